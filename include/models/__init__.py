@@ -1,0 +1,89 @@
+"""The models behind the steps: protocols, wrappers and profiles.
+
+A wrapper takes and gives NumPy arrays, in batches, so that a step never knows which framework runs behind it. Images
+are uint8 RGB arrays of shape [height, width, 3]; boxes are float32 x1, y1, x2, y2 in pixels of the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+
+@dataclass(frozen=True, slots=True)
+class Detections:
+    """People found in one image, best first.
+
+    boxes: float32 [people, 4], clipped to the image; scores: float32 [people], 0 to 1.
+    """
+
+    boxes: np.ndarray
+    scores: np.ndarray
+
+
+@dataclass(frozen=True, slots=True)
+class Poses:
+    """Body poses of the people of one image, in the order of the boxes given.
+
+    keypoints: float32 [people, 17, 3], COCO-17 order, x and y in pixels of the image (also when outside of it) and a
+    score from 0 to 1; scores: float32 [people], mean keypoint score; world: float32 [people, 33, 3], BlazePose landmarks
+    in metres around the middle of the hips (x to the image's right, y down, z away from the camera), or None where the
+    model gives no depth.
+    """
+
+    keypoints: np.ndarray
+    scores: np.ndarray
+    world: np.ndarray | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Mesh:
+    """The face mesh of one person.
+
+    landmarks: float32 [478, 3], MediaPipe topology, x, y and z in pixels of the image; blendshapes: float32 [52], 0 to
+    1, in the order of ``BLENDSHAPES``; yaw, pitch, roll: degrees, seen from the camera: positive yaw turns the face
+    to the image's right, positive pitch lifts it, positive roll tilts its top to the image's right; score: 0 to 1.
+    """
+
+    landmarks: np.ndarray
+    blendshapes: np.ndarray
+    yaw: float
+    pitch: float
+    roll: float
+    score: float
+
+
+class Detector(Protocol):
+    """Finds people."""
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]: ...
+
+
+class PoseEstimator(Protocol):
+    """Estimates the pose of each person; ``boxes`` has one float32 [people, 4] array an image."""
+
+    def estimate(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[Poses]: ...
+
+
+class MeshEstimator(Protocol):
+    """Fits a face mesh to each person whose face is seen, found from the person's keypoints (as in ``Poses``)."""
+
+    def estimate(
+        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray], keypoints: Sequence[np.ndarray]
+    ) -> list[list[Mesh | None]]: ...
+
+
+class Clip(Protocol):
+    """Embeds images and texts in one space; rows are float32 unit vectors, so that a dot product is the similarity.
+
+    ``name`` is the model's name as written with every similarity (``ViT-B-32-quickgelu/openai``).
+    """
+
+    name: str
+
+    def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray: ...
+
+    def encode_texts(self, texts: Sequence[str]) -> np.ndarray: ...

@@ -1,0 +1,178 @@
+"""The command line: `bin/laion-people`. Progress goes to stderr, results to stdout."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from laion_people import audit, funnel, metadata, settings
+from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.manifest import Manifest
+from laion_people.runner import Runner, manifest_path
+from laion_people.step import ReleaseStep
+from laion_people.steps.registry import STEPS
+from laion_people.store import Store, open_store
+
+BEFORE_CLUSTERS = ("download", "detect", "pose", "mesh", "clip_filter")
+AFTER_CLUSTERS = ("assign", "compose", "caption")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command; returns the exit code: 0 done, 1 a step failed, 2 bad usage or configuration."""
+    args = _parser().parse_args(argv)
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    try:
+        return int(args.command(args) or 0)
+    except LaionPeopleError as error:
+        if args.debug:
+            raise
+        print(f"laion-people: {error}", file=sys.stderr)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("laion-people: stopped; run the same command again to go on", file=sys.stderr)
+        return 1
+
+
+def _run(args: argparse.Namespace) -> None:
+    runner = _runner(args)
+    step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
+    if isinstance(runner.steps[step], ReleaseStep):
+        manifest = runner.run_release(step, partitions, args.force)
+    elif len(partitions) == 1:
+        manifest = runner.run(step, partitions[0], args.shards, args.force)
+    else:
+        raise UsageError(f"{step} takes one partition; cluster and label take several")
+    print(json.dumps(_result(runner.store, manifest)))
+
+
+def _pipeline(args: argparse.Namespace) -> None:
+    runner = _runner(args)
+    partitions = [metadata.check_partition(p) for p in args.partition]
+    known = metadata.partitions(runner.store)
+    for partition in partitions:
+        made_elsewhere = partition not in known and runner.store.list(f"images/{partition}")
+        for step in BEFORE_CLUSTERS[1:] if made_elsewhere else BEFORE_CLUSTERS:
+            runner.run(step, partition, force=args.force)
+    for step in ("cluster", "label"):
+        runner.run_release(step, partitions, args.force)
+    for partition in partitions:
+        for step in AFTER_CLUSTERS:
+            runner.run(step, partition, force=args.force)
+    print(funnel.format_status(runner.store, partitions))
+
+
+def _status(args: argparse.Namespace) -> None:
+    store = _store(args)
+    partitions = [metadata.check_partition(args.partition)] if args.partition else None
+    print(
+        json.dumps(funnel.status(store, partitions), indent=1) if args.json else funnel.format_status(store, partitions)
+    )
+
+
+def _report(args: argparse.Namespace) -> None:
+    from laion_people.report import write_report
+
+    print(write_report(_store(args), args.out))
+
+
+def _audit(args: argparse.Namespace) -> int:
+    runner = _runner(args)
+    faults = audit.audit(runner, metadata.check_partition(args.partition), args.stage)
+    for fault in faults:
+        print(f"laion-people: {fault}", file=sys.stderr)
+    return 1 if faults else 0
+
+
+def _partitions(args: argparse.Namespace) -> None:
+    print(json.dumps(list(metadata.partitions(_store(args)))))
+
+
+def _shard_groups(args: argparse.Namespace) -> None:
+    runner = _runner(args)
+    planned = runner.planned("download", metadata.check_partition(args.partition))
+    groups = [planned[i : i + args.size] for i in range(0, len(planned), args.size)]
+    print(json.dumps([f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups]))
+
+
+def _settings(args: argparse.Namespace) -> None:
+    print(settings.describe(settings.from_environment()))
+
+
+def _store(args: argparse.Namespace) -> Store:
+    return open_store(settings.from_environment(store=args.store).store)
+
+
+def _runner(args: argparse.Namespace) -> Runner:
+    from include.models.profiles import load_profile
+
+    chosen = settings.from_environment(store=args.store, profile=args.profile, clusters=args.clusters)
+    return Runner(open_store(chosen.store), chosen, load_profile(chosen.profile), STEPS)
+
+
+def _result(store: Store, manifest: Manifest) -> dict[str, str | int]:
+    """What goes through XCom: where the manifest is, never data."""
+    path = manifest_path(manifest.step, manifest.partition)
+    return {
+        "manifest": f"{store.uri}/{path}",
+        "sha256": store.sha256(path),
+        "rows": manifest.rows,
+        "shards": len(manifest.shards),
+    }
+
+
+def _shards(text: str) -> list[int]:
+    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", text):
+        raise argparse.ArgumentTypeError(f"{text!r} should look like 0,3-5")
+    ranges = [part.partition("-") for part in text.split(",")]
+    return [i for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="laion-people", description="Turns LAION partitions into a data set of people."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    debug = argparse.ArgumentParser(add_help=False)
+    debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    store = argparse.ArgumentParser(add_help=False, parents=[debug])
+    store.add_argument("--store", metavar="URI", help="folder, file:///... or s3://bucket/prefix (LAION_PEOPLE_STORE)")
+    work = argparse.ArgumentParser(add_help=False, parents=[store])
+    work.add_argument("--profile", metavar="NAME", help="which models (LAION_PEOPLE_PROFILE)")
+    work.add_argument("--clusters", metavar="VERSION", help="cluster version; default the newest")
+
+    def add(name: str, command: object, parent: argparse.ArgumentParser, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, parents=[parent], help=help, description=help[0].upper() + help[1:] + ".")
+        sub.set_defaults(command=command)
+        return sub
+
+    run = add("run", _run, work, "run one step on a partition (cluster and label: on several)")
+    run.add_argument("step", choices=list(STEPS), metavar="STEP", help=", ".join(STEPS))
+    run.add_argument("partition", nargs="+", metavar="PARTITION", help="for example laion2B-en/00042")
+    run.add_argument("--shards", type=_shards, metavar="LIST", help="only these shards, for example 0,3-5")
+    run.add_argument("--force", action="store_true", help="make shards again that are done")
+    pipeline = add("pipeline", _pipeline, work, "run every step in order, without Airflow")
+    pipeline.add_argument("partition", nargs="+", metavar="PARTITION")
+    pipeline.add_argument("--force", action="store_true", help="make shards again that are done")
+    status = add("status", _status, store, "show what is done, and what was lost where")
+    status.add_argument("partition", nargs="?", metavar="PARTITION")
+    status.add_argument("--json", action="store_true", help="for programs")
+    report = add("report", _report, store, "write a self-contained HTML report")
+    report.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    check = add("audit", _audit, work, "recount every shard of a partition against its receipts")
+    check.add_argument("partition", metavar="PARTITION")
+    check.add_argument("--stage", choices=["extract", "caption"], default="extract")
+    add("partitions", _partitions, store, "list the partitions of the store's metadata as JSON")
+    groups = add("shard-groups", _shard_groups, work, "list a partition's shards in groups, as JSON, for mapped tasks")
+    groups.add_argument("partition", metavar="PARTITION")
+    groups.add_argument("--size", type=int, default=16, help="shards in a group (default 16)")
+    add("settings", _settings, debug, "list all settings, their values and meaning")
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())

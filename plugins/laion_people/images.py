@@ -1,0 +1,139 @@
+"""Images of a shard: reading img2dataset-style tars, decoding with care, and batches that are decoded ahead."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import tarfile
+import warnings
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from laion_people.errors import LaionPeopleError
+
+IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
+
+
+class ImageError(Exception):
+    """An image that cannot be used; the message is the reason that is counted (``truncated``, ``not_an_image``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One sample of a tar: its key, the encoded image and the fields of its json."""
+
+    key: str
+    image: bytes
+    fields: dict[str, Any] = field(default_factory=dict)
+
+
+def samples(tar: Path) -> Iterator[Sample]:
+    """The samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged."""
+    key, image = "", b""
+    fields: dict[str, Any] = {}
+    try:
+        with tarfile.open(tar, "r|") as archive:
+            for member in archive:
+                stem, _, suffix = member.name.rpartition(".")
+                if stem != key:
+                    if image:
+                        yield Sample(key, image, fields)
+                    key, image, fields = stem, b"", {}
+                file = archive.extractfile(member)
+                if file is None:
+                    continue
+                if suffix in IMAGE_SUFFIXES:
+                    image = file.read()
+                elif suffix == "json":
+                    fields = json.loads(file.read())
+    except (tarfile.TarError, ValueError, EOFError) as error:
+        raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
+    if image:
+        yield Sample(key, image, fields)
+
+
+class TarImages:
+    """The encoded images of a shard by key, read one at a time in any order."""
+
+    def __init__(self, tar: Path):
+        self._tar = tar
+        with tarfile.open(tar, "r:") as archive:
+            members = [(*m.name.rpartition("."), m.offset_data, m.size) for m in archive]
+        self._places = {key: (start, size) for key, _, suffix, start, size in members if suffix in IMAGE_SUFFIXES}
+
+    def keys(self) -> list[str]:
+        return list(self._places)
+
+    def read(self, key: str) -> bytes:
+        start, size = self._places[key]
+        with self._tar.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A right-side-up RGB image; transparency is laid on white; of an animation, the first frame.
+
+    Raises ImageError with the reason: not_an_image, decompression_bomb or truncated. Pixels are only read once the size
+    in the header is known to be at most ``max_pixels``.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow's own bomb and EXIF warnings: the size is checked here
+        try:
+            image: Image.Image = Image.open(io.BytesIO(data))
+        except Image.DecompressionBombError:
+            raise ImageError("decompression_bomb") from None
+        except (OSError, ValueError, SyntaxError, TypeError):
+            raise ImageError("not_an_image") from None
+        if image.width * image.height > max_pixels:
+            raise ImageError("decompression_bomb")
+        try:
+            image.load()
+            image = ImageOps.exif_transpose(image)
+            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+                image = image.convert("RGBA")
+                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+            return image.convert("RGB")
+        except (OSError, ValueError, SyntaxError, TypeError, IndexError, EOFError):
+            raise ImageError("truncated") from None
+
+
+def decode_ahead(items: Iterable[Any], image: Any, ahead: int = 32) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
+    """Each item with its decoded uint8 RGB array [height, width, 3], in order; threads decode up to ``ahead`` early.
+
+    ``image(item)`` gives the encoded bytes; an image that cannot be decoded comes as its ImageError.
+    """
+
+    def work(item: Any) -> np.ndarray | ImageError:
+        try:
+            return np.asarray(decode(image(item)))
+        except ImageError as error:
+            return error
+
+    source = iter(items)
+    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+        waiting = deque((item, pool.submit(work, item)) for item in islice(source, ahead))
+        while waiting:
+            item, future = waiting.popleft()
+            yield item, future.result()
+            waiting.extend((late, pool.submit(work, late)) for late in islice(source, 1))
+
+
+def crop(image: np.ndarray, box: np.ndarray, padding: float) -> np.ndarray:
+    """The part of an image in a box that is widened by ``padding`` of its size on each side, clipped; never empty."""
+    height, width = image.shape[:2]
+    x1, y1, x2, y2 = (float(v) for v in box)
+    dx, dy = (x2 - x1) * padding, (y2 - y1) * padding
+    left, top = min(max(int(x1 - dx), 0), width - 1), min(max(int(y1 - dy), 0), height - 1)
+    right, bottom = max(min(int(x2 + dx + 0.999), width), left + 1), max(min(int(y2 + dy + 0.999), height), top + 1)
+    return image[top:bottom, left:right]

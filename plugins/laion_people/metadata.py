@@ -1,0 +1,134 @@
+"""LAION metadata: the partitions of a store, and their rows in one shape whatever the collection calls its columns."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.store import Store
+
+PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PART_NUMBER = re.compile(r"part-(\d{5})-.*")
+UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; a null counts as unsafe
+
+
+@dataclass(frozen=True, slots=True)
+class MetadataRow:
+    """One row of a metadata part. ``flagged``: the collection itself calls the image unsafe for work."""
+
+    sample_id: int
+    url: str | None
+    caption: str
+    flagged: bool
+    width: int | None
+    height: int | None
+
+
+def check_partition(key: str) -> str:
+    """Returns a partition key that is safe in paths and URIs; raises UsageError for any other."""
+    if not PARTITION_KEY.fullmatch(key):
+        raise UsageError(f"partition {key!r}: should look like laion2B-en/00042")
+    return key
+
+
+def partitions(store: Store) -> dict[str, str]:
+    """All partitions: key -> path of the metadata part, in key order. Hidden files (.part-*.crc) are passed over."""
+    found: dict[str, str] = {}
+    for path in store.list("metadata"):
+        _, collection, *rest = path.split("/")
+        if len(rest) != 1 or rest[0].startswith(".") or not rest[0].endswith(".parquet"):
+            continue
+        stem = rest[0].removesuffix(".parquet")
+        number = PART_NUMBER.fullmatch(stem)
+        key = check_partition(f"{collection}/{number[1] if number else stem}")
+        if key in found:
+            raise LaionPeopleError(f"{path} and {found[key]} are both partition {key}: rename one")
+        found[key] = path
+    return dict(sorted(found.items()))
+
+
+def metadata_path(store: Store, partition: str) -> str:
+    """Path of a partition's metadata part. Raises LaionPeopleError when there is none."""
+    known = partitions(store)
+    if partition not in known:
+        some = ", ".join(list(known)[:5]) or "none"
+        raise LaionPeopleError(f"no metadata for partition {partition} in {store.uri}/metadata; there is: {some}")
+    return known[partition]
+
+
+def count_rows(store: Store, path: str) -> int:
+    with store.open(path) as file:
+        return int(_parquet(file, path).metadata.num_rows)
+
+
+def rows(store: Store, path: str, start: int, stop: int) -> Iterator[MetadataRow]:
+    """Rows ``start`` to ``stop`` (exclusive) of a part, reading only the row groups and columns that it must."""
+    with store.open(path) as file:
+        part = _parquet(file, path)
+        names = _columns(part.schema_arrow, path)
+        first = 0
+        for group in range(part.num_row_groups):
+            size = part.metadata.row_group(group).num_rows
+            if first < stop and first + size > start:
+                offset = first
+                for batch in part.iter_batches(10_000, row_groups=[group], columns=sorted(set(names.values()))):
+                    lo, hi = max(start - offset, 0), min(stop - offset, batch.num_rows)
+                    if lo < hi:
+                        yield from _rows(batch.slice(lo, hi - lo), names)
+                    offset += batch.num_rows
+            first += size
+
+
+def _parquet(file: object, path: str) -> pq.ParquetFile:
+    try:
+        return pq.ParquetFile(file)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise LaionPeopleError(f"{path} is not a Parquet file: {error}") from error
+
+
+def _columns(schema: pa.Schema, path: str) -> dict[str, str]:
+    """Our name -> the part's name, for laion2B-en (URL, TEXT, ...) and relaion2B (url, caption, ...) schemas."""
+    by_lower = {name.lower(): name for name in schema.names}
+    if "url" not in by_lower or not {"text", "caption"} & by_lower.keys():
+        raise LaionPeopleError(f"{path}: no URL and TEXT (or url and caption) columns among {', '.join(schema.names)}")
+    names = {"url": by_lower["url"], "caption": by_lower.get("text") or by_lower["caption"]}
+    for name in ("sample_id", "hash", "nsfw", "punsafe", "width", "height"):
+        if name in by_lower:
+            names[name] = by_lower[name]
+    return names
+
+
+def _rows(batch: pa.RecordBatch, names: dict[str, str]) -> Iterator[MetadataRow]:
+    columns = {ours: batch.column(theirs).to_pylist() for ours, theirs in names.items()}
+    empty = [None] * batch.num_rows
+    for i in range(batch.num_rows):
+        row = {ours: columns.get(ours, empty)[i] for ours in (*names, "sample_id", "hash", "width", "height")}
+        yield MetadataRow(
+            sample_id=sample_id(row),
+            url=row["url"],
+            caption=row["caption"] or "",
+            flagged=_flagged(row),
+            width=row["width"],
+            height=row["height"],
+        )
+
+
+def sample_id(row: dict[str, Any]) -> int:
+    """SAMPLE_ID, else the collection's hash, else 63 bits of the URL's sha256 (relaion2B parts have no SAMPLE_ID)."""
+    for name in ("sample_id", "SAMPLE_ID", "hash"):  # the second: as img2dataset copies it
+        if row.get(name) is not None:
+            return int(row[name])
+    return int.from_bytes(hashlib.sha256((row["url"] or "").encode()).digest()[:8]) >> 1
+
+
+def _flagged(row: dict[str, Any]) -> bool:
+    if "punsafe" in row:
+        return row["punsafe"] is None or row["punsafe"] > UNSAFE_ABOVE
+    return row.get("nsfw") == "NSFW"

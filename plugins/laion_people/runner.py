@@ -1,0 +1,318 @@
+"""Runs steps: finds the input of each shard, skips what is done, writes whole shards, counts and records them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import logging
+import os
+import tarfile
+import time
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_people import metadata
+from laion_people.errors import LaionPeopleError
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge
+from laion_people.settings import Settings
+from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Shard, Step
+from laion_people.store import Store
+
+log = logging.getLogger(__name__)
+
+ROW_GROUP = 1024  # rows that are held in memory before they are written
+HEARTBEAT_SECONDS = 30.0
+RELEASE_FILES = {"fit": "fit.json", "clusters": "clusters.parquet"}
+
+
+class Runner:
+    """Runs the steps of one store with one choice of settings and models.
+
+    ``models`` is an ``include.models.profiles.Profile`` or anything else with its ``load``, ``params`` and ``fingerprint``.
+    """
+
+    def __init__(self, store: Store, settings: Settings, models: Any, steps: dict[str, Step | ReleaseStep]):
+        self.store, self.models, self.steps = store, models, steps
+        if not settings.clusters:
+            settings = dataclasses.replace(settings, clusters=(versions(store) or [""])[-1])
+        self.settings = settings
+        self.run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID") or uuid.uuid4().hex
+        self.model = cache(models.load)
+        self._writers = {s.writes: s for s in steps.values() if isinstance(s, Step)}
+
+    def run(self, name: str, partition: str, shards: Sequence[int] | None = None, force: bool = False) -> Manifest:
+        """Runs a step on a partition, or on some of its shards; returns the partition's manifest so far.
+
+        Raises LaionPeopleError when an input is missing or damaged, or a chosen shard does not exist.
+        """
+        step, planned = self._step(name), self.planned(name, partition)
+        chosen = planned if shards is None else sorted(set(shards))
+        if missing := sorted(set(chosen) - set(planned)):
+            raise LaionPeopleError(f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}")
+        for done, index in enumerate(chosen, 1):
+            label = f"{name} {partition} shard {index:05d} ({done} of {len(chosen)})"
+            self._run_shard(step, partition, index, force, label)
+        if shards is None:
+            self._remove_surplus(step, partition, planned)
+        manifest = self.write_manifest(name, partition)
+        for follower in step.then:
+            self.run(follower, partition, shards, force)
+        return manifest
+
+    def planned(self, name: str, partition: str) -> list[int]:
+        """The shards that a step should make of a partition. Raises LaionPeopleError when there is nothing to read."""
+        step = self._step(name)
+        planned = step.plan(self.store, partition, self.settings)
+        if not planned:
+            raise LaionPeopleError(f"{name} {partition}: there is no {step.reads[0]} to read; run the step before it")
+        return planned
+
+    def run_release(self, name: str, partitions: Sequence[str], force: bool = False) -> Manifest:
+        """Runs a release-wide step; a step that opens a version re-uses one made from the same input and parameters."""
+        step = self.steps[name]
+        assert isinstance(step, ReleaseStep)
+        partitions = sorted(partitions)
+        shards = [(p, i) for p in partitions for i in self.receipts("mesh", p)]
+        if not shards:
+            raise LaionPeopleError(
+                f"{name}: no finished mesh shard in {', '.join(partitions)}; run the steps before it"
+            )
+        plan = Manifest(
+            step=name,
+            partition=self.settings.clusters,
+            run_id=self.run_id,
+            params=step.params(self.settings) | {"partitions": partitions},
+            inputs=tuple(dict.fromkeys(self._input(n, p, i) for p, i in shards for n in step.reads)),
+        )
+        if step.opens_version:
+            if not force and (same := self._same_version(plan)):
+                log.info("%s: version %s is made from the same input and parameters", name, same.partition)
+                self.settings = dataclasses.replace(self.settings, clusters=same.partition)
+                return same
+            plan = dataclasses.replace(plan, partition=f"v{len(versions(self.store)) + 1:04d}")
+            self.settings = dataclasses.replace(self.settings, clusters=plan.partition)
+        log.info("%s: version %s of %d partitions, %d shards", name, plan.partition, len(partitions), len(shards))
+        start = time.perf_counter()
+        release = Release(
+            plan.partition, partitions, settings=self.settings, store=self.store, local=self._local, shards=shards
+        )
+        rows, names = step.apply(release)
+        files = [_describe(release.path(n), self.store) for n in names]
+        manifest = dataclasses.replace(
+            plan,
+            shards=(ShardEntry(0, files[0].uri, rows, files[0].bytes, files[0].sha256, tuple(files[1:])),),
+            rows_in=release.rows_in,
+            rows=rows,
+            rejected=dict(sorted(release.rejected.items())),
+            seconds=round(time.perf_counter() - start, 3),
+            timings=_rounded(release.timings),
+        )
+        self.store.write(manifest_path(name, plan.partition), manifest.to_json())
+        log.info("%s: version %s has %d clusters; %.1f s", name, plan.partition, rows, manifest.seconds)
+        return manifest
+
+    def write_manifest(self, name: str, partition: str) -> Manifest:
+        """Sums the receipts of a partition into its manifest."""
+        receipts = self.receipts(name, partition)
+        if not receipts:
+            raise LaionPeopleError(f"{name} {partition}: no finished shard")
+        manifest = merge(list(receipts.values()))
+        self.store.write(manifest_path(name, partition), manifest.to_json())
+        return manifest
+
+    def receipts(self, name: str, partition: str) -> dict[int, Manifest]:
+        """The receipts of a partition's finished shards, by shard."""
+        folder = self._receipt_folder(self._step(name), partition)
+        found = [Manifest.from_json(self.store.read(p)) for p in self.store.list(folder)]
+        return {r.shards[0].index: r for r in found}
+
+    def damage(self, manifest: Manifest) -> str | None:
+        """What is wrong with the files of a manifest or receipt, or None."""
+        for file in (f for s in manifest.shards for f in s.files()):
+            if not self.store.exists(file.uri):
+                return f"{file.uri} is missing"
+            if self.store.sha256(file.uri) != file.sha256:
+                return f"{file.uri} is damaged"
+        return None
+
+    def _run_shard(self, step: Step, partition: str, index: int, force: bool, label: str) -> None:
+        inputs = {name: self._input(name, partition, index) for name in step.reads}
+        plan = Manifest(
+            step=step.name,
+            partition=partition,
+            run_id=self.run_id,
+            params=step.params(self.settings) | {role: self.models.params(role) for role in step.roles},
+            models={k: v for role in step.roles for k, v in self.models.fingerprint(role).items()},
+            inputs=tuple(inputs.values()),
+        )
+        receipt_path = f"{self._receipt_folder(step, partition)}/{index:05d}.json"
+        reason = "forced" if force else self._unfinished(receipt_path, plan)
+        if reason is None:
+            log.info("%s: done before", label)
+            return
+        log.info("%s: starts (%s)", label, reason)
+        self.store.delete(receipt_path)
+        start = time.perf_counter()
+        with ExitStack() as stack:
+            files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
+            shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files=files)
+            entry = self._write(step, shard, label)
+        receipt = dataclasses.replace(
+            plan,
+            shards=(entry,),
+            rows_in=shard.rows_in,
+            rows=entry.rows,
+            rejected=dict(sorted(shard.rejected.items())),
+            seconds=round(time.perf_counter() - start, 3),
+            timings=_rounded(shard.timings),
+        )
+        self.store.write(receipt_path, receipt.to_json())
+        lost = ", ".join(f"{n} {r}" for r, n in shard.rejected.most_common()) or "none"
+        log.info("%s: %d in, %d out, rejected: %s; %.1f s", label, shard.rows_in, entry.rows, lost, receipt.seconds)
+
+    def _write(self, step: Step, shard: Shard, label: str) -> ShardEntry:
+        """Writes the shard's files and returns their record."""
+        base = f"{self._folder(step.writes, shard.partition)}/{shard.index:05d}"
+        with ExitStack() as stack:
+            parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
+            tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
+            rows = _write_rows(step, shard, parquet, tar, label)
+        names = [f"{base}.parquet", *([f"{base}.tar"] if step.tar else [])]
+        for suffix, data in step.sidecars(shard, rows).items():
+            self.store.write(base + suffix, data)
+            names.append(base + suffix)
+        main = f"{base}.tar" if step.writes == "images" else f"{base}.parquet"
+        files = {name: _describe(name, self.store) for name in names}
+        entry = files.pop(main)
+        return ShardEntry(shard.index, entry.uri, rows, entry.bytes, entry.sha256, tuple(files.values()))
+
+    def _unfinished(self, receipt_path: str, plan: Manifest) -> str | None:
+        """Why a shard must be made, or None when it is there, whole and made from the same."""
+        if not self.store.exists(receipt_path):
+            return "new"
+        receipt = Manifest.from_json(self.store.read(receipt_path))
+        if receipt.made_from() != plan.made_from():
+            return "input, parameters or models have changed"
+        return self.damage(receipt)
+
+    def _same_version(self, plan: Manifest) -> Manifest | None:
+        for version in versions(self.store):
+            path = manifest_path(plan.step, version)
+            if self.store.exists(path):
+                manifest = Manifest.from_json(self.store.read(path))
+                if manifest.made_from() == plan.made_from() and not self.damage(manifest):
+                    return manifest
+        return None
+
+    def _input(self, name: str, partition: str, index: int) -> FileEntry:
+        """An input of a shard as its writer recorded it; what was made elsewhere (metadata, shards) is hashed."""
+        if name == "metadata":
+            return self._metadata(metadata.metadata_path(self.store, partition))
+        if name in RELEASE_FILES:
+            path = f"clusters/{self.settings.clusters}/{RELEASE_FILES[name]}"
+        else:
+            path = f"{self._folder(name, partition)}/{index:05d}.{'tar' if name == 'images' else 'parquet'}"
+            receipt = f"{self._receipt_folder(self._writers[name], partition)}/{index:05d}.json"
+            if self.store.exists(receipt):
+                files = Manifest.from_json(self.store.read(receipt)).shards[0].files()
+                return next(f for f in files if f.uri == path)
+        if not self.store.exists(path):
+            raise LaionPeopleError(f"{path} is missing: run the step that writes it")
+        return _describe(path, self.store)
+
+    @cache  # noqa: B019 - a metadata part is large, the same for every shard, and a Runner lives as long as its process
+    def _metadata(self, path: str) -> FileEntry:
+        return _describe(path, self.store)
+
+    @contextmanager
+    def _verified(self, entry: FileEntry) -> Iterator[Path]:
+        if not self.store.exists(entry.uri):
+            raise LaionPeopleError(f"{entry.uri} is missing: run again the step that writes it")
+        with self.store.local(entry.uri) as path:
+            with path.open("rb") as file:
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise LaionPeopleError(f"{entry.uri} is damaged: run again the step that writes it")
+            yield path
+
+    @contextmanager
+    def _local(self, name: str, partition: str, index: int) -> Iterator[Path]:
+        with self._verified(self._input(name, partition, index)) as path:
+            yield path
+
+    def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int]) -> None:
+        """Deletes shards of an earlier plan (other shard sizes) that this plan does not have."""
+        for index, receipt in self.receipts(step.name, partition).items():
+            if index not in planned:
+                self.store.delete(f"{self._receipt_folder(step, partition)}/{index:05d}.json")
+                for file in receipt.shards[0].files():
+                    self.store.delete(file.uri)
+
+    def _step(self, name: str) -> Step:
+        step = self.steps[name]
+        assert isinstance(step, Step), f"{name} is a release step"
+        return step
+
+    def _folder(self, table: str, partition: str) -> str:
+        return f"{table}/{self.settings.clusters}/{partition}" if table in VERSIONED_TABLES else f"{table}/{partition}"
+
+    def _receipt_folder(self, step: Step, partition: str) -> str:
+        version = f"{self.settings.clusters}/" if step.writes in VERSIONED_TABLES else ""
+        return f"manifests/{step.name}/{version}{partition}"
+
+
+def manifest_path(step: str, partition: str) -> str:
+    """Where a partition's manifest lies; of a release step, ``partition`` is the cluster version."""
+    return f"manifests/{step}/{partition}.json"
+
+
+def versions(store: Store) -> list[str]:
+    """Cluster versions, oldest first."""
+    return sorted({path.split("/")[1] for path in store.list("clusters")})
+
+
+def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> int:
+    """Streams a step's rows into its files; returns how many (of a tar step: how many have files)."""
+    schema = step.schema()
+    rows, buffer, beat = 0, [], time.monotonic()
+    with ExitStack() as stack:
+        writer = stack.enter_context(pq.ParquetWriter(parquet, schema, compression="zstd"))
+        tar = stack.enter_context(tarfile.open(tar_path, "w")) if tar_path else None
+        for row in step.apply(shard):
+            files = row.pop("files", None)
+            rows += 1 if files or not tar else 0
+            buffer.append(row)
+            with shard.clock("write"):
+                if tar and files:
+                    _add_files(tar, row[step.tar_key].rsplit("/", 1)[-1], files)
+                if len(buffer) == ROW_GROUP:
+                    writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=schema))
+                    buffer.clear()
+            if time.monotonic() - beat > HEARTBEAT_SECONDS:
+                log.info("%s: %d rows so far", label, rows)
+                beat = time.monotonic()
+        with shard.clock("write"):
+            writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=schema))
+    return rows
+
+
+def _add_files(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:
+    for suffix, data in files.items():
+        member = tarfile.TarInfo(f"{key}.{suffix}")  # time and owner stay zero: the same rows give the same bytes
+        member.size = len(data)
+        tar.addfile(member, BytesIO(data))
+
+
+def _describe(path: str, store: Store) -> FileEntry:
+    return FileEntry(path, store.size(path), store.sha256(path))
+
+
+def _rounded(seconds: dict[str, float]) -> dict[str, float]:
+    return {part: round(value, 3) for part, value in sorted(seconds.items())}

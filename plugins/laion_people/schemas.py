@@ -1,0 +1,97 @@
+"""The Parquet schemas of every table that steps write: the data contract in Arrow's words."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+text, f32, i32 = pa.string(), pa.float32(), pa.int32()
+box = pa.list_(f32, 4)  # x1, y1, x2, y2 in pixels of the stored image
+texts = pa.list_(text)
+
+
+def _schema(**columns: pa.DataType) -> pa.Schema:
+    """Required columns; a name that ends in ``_`` is nullable and loses the underscore."""
+    return pa.schema([pa.field(n.rstrip("_"), t, nullable=n.endswith("_")) for n, t in columns.items()])
+
+
+SCHEMAS: dict[str, pa.Schema] = {
+    "people": _schema(
+        person_id=text,
+        sample_id=pa.int64(),
+        key=text,
+        url=text,
+        caption=text,
+        image_width=i32,
+        image_height=i32,
+        bbox=box,
+        bbox_score=f32,
+    ),
+    "pose": _schema(
+        person_id=text,
+        keypoints=pa.list_(f32, 51),  # COCO-17: x, y in pixels, score
+        pose_score=f32,
+        world_landmarks_=pa.list_(f32),  # BlazePose 33: x, y, z in metres around the hips
+    ),
+    "mesh": _schema(
+        person_id=text,
+        face_landmarks_=pa.list_(f32),  # 478: x, y, z in pixels
+        blendshapes_=pa.list_(f32),  # 52
+        head_yaw_=f32,  # degrees
+        head_pitch_=f32,
+        head_roll_=f32,
+        face_score_=f32,
+    ),
+    "clip": _schema(person_id=text, similarity=f32, clip_model=text),
+    "subset_a": _schema(
+        person_id=text,
+        sample_id=pa.int64(),
+        url=text,
+        caption=text,
+        bbox=box,
+        bbox_score=f32,
+        similarity=f32,
+        clip_model=text,
+        threshold=f32,
+    ),
+    "clusters": _schema(
+        cluster_id=text,
+        kind=text,
+        size=pa.int64(),
+        medoid_person_id=text,
+        centroid=pa.list_(f32),
+        captions=texts,
+        reviewed=pa.bool_(),
+    ),
+    "assignments": _schema(
+        person_id=text,
+        pose_cluster_=text,
+        pose_distance_=f32,
+        face_cluster_=text,
+        face_distance_=f32,
+        head_cluster_=text,
+        head_distance_=f32,
+    ),
+    "subset_b": _schema(
+        composite_id=text,
+        caption=text,
+        aspect=text,
+        n_people=i32,
+        n_similar=i32,
+        people=pa.list_(pa.struct([pa.field("person_id", text), pa.field("bbox", box), pa.field("cluster_id", text)])),
+        background_key=text,
+        width=i32,
+        height=i32,
+    ),
+    "subset_c": _schema(
+        person_id=text,
+        url=text,
+        bbox=box,
+        caption=text,
+        kind=text,
+        cluster_id=text,
+        clip_score=f32,
+        margin=f32,
+        candidates=texts,
+        scores=pa.list_(f32),
+    ),
+}

@@ -1,0 +1,174 @@
+"""How a step is declared, and what it is given to work on.
+
+A step says what it reads and writes and turns the rows of one shard into others; the runner does the rest (reading,
+checking, writing, resuming, counting). A new step is one file under ``steps/`` and one line in ``steps/registry.py``.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from laion_people.schemas import SCHEMAS
+from laion_people.settings import Settings
+from laion_people.store import Store
+
+Row = dict[str, Any]
+VERSIONED_TABLES = ("assignments", "subset_b", "subset_c")  # tables that belong to a cluster version
+
+
+class Shard:
+    """One shard of a partition, as a step sees it: its input files, the models, and the counts that it keeps.
+
+    ``store`` is for what is no shard (metadata).
+    """
+
+    def __init__(
+        self,
+        partition: str,
+        index: int,
+        *,
+        settings: Settings,
+        store: Store,
+        model: Callable[[str], Any],
+        files: Mapping[str, Path],
+    ):
+        self.partition, self.index = partition, index
+        self.settings, self.store = settings, store
+        self.rows_in = 0
+        self.rejected: Counter[str] = Counter()
+        self.timings: dict[str, float] = defaultdict(float)
+        self._files, self._model = files, model
+
+    @property
+    def id(self) -> str:
+        """``<partition>/<shard>``, the start of every person_id."""
+        return f"{self.partition}/{self.index:05d}"
+
+    def path(self, name: str) -> Path:
+        """A local file with an input (a name of the step's ``reads``)."""
+        return self._files[name]
+
+    def model(self, role: str) -> Any:
+        """A model of the profile (``detector``, ``pose``, ``mesh``, ``clip``), loaded once a process."""
+        with self.clock("load"):
+            return self._model(role)
+
+    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
+        """An input table."""
+        return pq.read_table(self._files[name], columns=columns)
+
+    def reject(self, reason: str, rows: int = 1) -> None:
+        """Counts rows that were read and not used."""
+        if rows:
+            self.rejected[reason] += rows
+
+    @contextmanager
+    def clock(self, part: str) -> Iterator[None]:
+        """Adds the block's seconds to a part of the step's time (``model``, ``decode``, ...)."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[part] += time.perf_counter() - start
+
+
+class Step(ABC):
+    """A step that works shard by shard.
+
+    ``reads`` names its inputs: ``metadata``, ``images`` (the tar), a table of ``schemas.SCHEMAS`` of the same shard, or
+    a release file (``fit``, ``clusters``). ``writes`` names the table, ``roles`` the models that it uses.
+    The rows of a ``tar`` step may carry ``files`` (suffix -> bytes), which go into the shard's tar under ``tar_key``.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    writes: ClassVar[str]
+    roles: ClassVar[tuple[str, ...]] = ()
+    gpu: ClassVar[bool] = False
+    tar: ClassVar[bool] = False
+    tar_key: ClassVar[str] = "key"
+    then: ClassVar[tuple[str, ...]] = ()  # steps that always follow on the same shards
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        """The settings that decide the output: a shard made with others is redone."""
+        return {}
+
+    def schema(self) -> pa.Schema:
+        return SCHEMAS[self.writes]
+
+    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
+        """The shards of a partition: those of the first input."""
+        suffix = ".tar" if self.reads[0] == "images" else ".parquet"
+        folder = self.reads[0]
+        if folder in VERSIONED_TABLES:
+            folder += f"/{settings.clusters}"
+        names = [p.rsplit("/", 1)[-1] for p in store.list(f"{folder}/{partition}")]
+        return sorted(int(n.removesuffix(suffix)) for n in names if n.endswith(suffix) and n[: -len(suffix)].isdigit())
+
+    @abstractmethod
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        """Turns a shard's input into rows of the schema, counting ``shard.rows_in`` and every rejected row."""
+
+    def sidecars(self, shard: Shard, rows: int) -> dict[str, bytes]:
+        """Further files of the shard, by the end of their name (``_stats.json``), once all rows are written."""
+        return {}
+
+
+class Release:
+    """A set of partitions that are clustered together, and the folder ``clusters/<version>`` of their fit."""
+
+    def __init__(
+        self,
+        version: str,
+        partitions: Sequence[str],
+        *,
+        settings: Settings,
+        store: Store,
+        local: Callable[[str, str, int], AbstractContextManager[Path]],
+        shards: Sequence[tuple[str, int]],
+    ):
+        self.version, self.partitions, self.shards = version, tuple(partitions), tuple(shards)
+        self.settings, self.store = settings, store
+        self.local = local  # local(name, partition, index): a verified input of a shard as a local file
+        self.rows_in = 0
+        self.rejected: Counter[str] = Counter()
+        self.timings: dict[str, float] = defaultdict(float)
+
+    def table(self, name: str, partition: str, index: int, columns: list[str] | None = None) -> pa.Table:
+        """A table of one of the release's ``shards``."""
+        with self.local(name, partition, index) as path:
+            return pq.read_table(path, columns=columns)
+
+    def path(self, name: str) -> str:
+        """Store path of a file of this cluster version."""
+        return f"clusters/{self.version}/{name}"
+
+
+class ReleaseStep(ABC):
+    """A step that works on a whole release (cluster, label). It writes files below ``clusters/<version>``.
+
+    ``apply`` returns the number of rows (clusters) and the names of the files written, the main file first. A step with
+    ``opens_version`` starts a new cluster version unless one was made from the same input and parameters.
+    """
+
+    name: ClassVar[str]
+    summary: ClassVar[str]
+    reads: ClassVar[tuple[str, ...]]
+    opens_version: ClassVar[bool] = False
+    gpu: ClassVar[bool] = False
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {}
+
+    @abstractmethod
+    def apply(self, release: Release) -> tuple[int, list[str]]: ...

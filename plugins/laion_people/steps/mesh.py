@@ -1,0 +1,42 @@
+"""mesh: the 3D face mesh of every person whose face is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from laion_people.people import boxes, matrix, people_batches
+from laion_people.step import Row, Shard, Step
+
+
+class Mesh(Step):
+    """One row a person, in the order of people; a person whose face is not seen has nulls and is not rejected."""
+
+    name = "mesh"
+    summary = "fits a 478-point face mesh with blendshapes and head angles"
+    reads = ("images", "people", "pose")
+    writes = "mesh"
+    roles = ("mesh",)
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people = shard.table("people", ["person_id", "key", "bbox"])
+        ids, all_boxes = people["person_id"].to_pylist(), boxes(people)
+        keypoints = matrix(shard.table("pose", ["keypoints"])["keypoints"], 51).reshape(-1, 17, 3)
+        shard.rows_in = len(ids)
+        estimator = shard.model("mesh")
+        for batch in people_batches(shard, people["key"].to_pylist()):
+            spans = [slice(b.first, b.last) for b in batch]
+            with shard.clock("model"):
+                meshes = estimator.estimate(
+                    [b.image for b in batch], [all_boxes[s] for s in spans], [keypoints[s] for s in spans]
+                )
+            for span, found in zip(spans, meshes, strict=True):
+                for person_id, mesh in zip(ids[span], found, strict=True):
+                    yield {
+                        "person_id": person_id,
+                        "face_landmarks": mesh and mesh.landmarks.ravel(),
+                        "blendshapes": mesh and mesh.blendshapes,
+                        "head_yaw": mesh and mesh.yaw,
+                        "head_pitch": mesh and mesh.pitch,
+                        "head_roll": mesh and mesh.roll,
+                        "face_score": mesh and mesh.score,
+                    }

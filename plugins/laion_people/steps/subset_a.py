@@ -1,0 +1,33 @@
+"""subset_a: the people whose crop fits the caption. Follows clip_filter; another threshold makes it again, alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from laion_people.settings import Settings
+from laion_people.step import Row, Shard, Step
+
+
+class SubsetA(Step):
+    """One row for each person whose similarity is greater than the threshold."""
+
+    name = "subset_a"
+    summary = "keeps the people whose similarity is greater than the threshold"
+    reads = ("people", "clip")
+    writes = "subset_a"
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {"threshold": settings.threshold}
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people = shard.table("people", ["person_id", "sample_id", "url", "caption", "bbox", "bbox_score"])
+        threshold = np.float32(shard.settings.threshold)  # as it is stored beside the float32 similarity
+        for person, clip in zip(people.to_pylist(), shard.table("clip").to_pylist(), strict=True):
+            shard.rows_in += 1
+            if clip["similarity"] > threshold:
+                yield person | {k: clip[k] for k in ("similarity", "clip_model")} | {"threshold": threshold}
+            else:
+                shard.reject("below_threshold")

@@ -1,0 +1,217 @@
+"""The store: a folder or an S3 prefix that holds everything a run reads and writes.
+
+Paths are relative to the store, with forward slashes. A file is written whole or not at all: `writer` gives a temporary
+local file and puts it in place when the block ends without an error.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import tempfile
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from contextlib import contextmanager
+from io import BufferedReader
+from pathlib import Path
+from typing import Any, BinaryIO, cast
+from urllib.parse import unquote, urlsplit
+
+from laion_people.errors import LaionPeopleError, UsageError
+
+STALE_SECONDS = 24 * 3600
+
+
+class Store(ABC):
+    """What steps know of a store. Errors are LaionPeopleError with the path and the reason."""
+
+    uri: str
+
+    @abstractmethod
+    def exists(self, path: str) -> bool: ...
+
+    @abstractmethod
+    def list(self, folder: str) -> list[str]:
+        """Paths of all files below ``folder``, sorted; empty when there is none."""
+
+    @abstractmethod
+    def open(self, path: str) -> BinaryIO:
+        """A seekable binary file to read from."""
+
+    @abstractmethod
+    def size(self, path: str) -> int:
+        """Bytes of a file."""
+
+    @abstractmethod
+    def delete(self, path: str) -> None:
+        """Deletes a file if it exists."""
+
+    @abstractmethod
+    def _put(self, local: Path, path: str) -> None:
+        """Moves a local file into the store, replacing what is there in one go."""
+
+    @abstractmethod
+    def _temporary_folder(self) -> Path:
+        """A folder for files that are being written."""
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[Path]:
+        """A temporary local path; what is written there is in the store under ``path`` when the block has ended."""
+        handle, name = tempfile.mkstemp(dir=self._temporary_folder(), suffix="-" + path.rsplit("/", 1)[-1])
+        os.close(handle)
+        try:
+            yield Path(name)
+            self._put(Path(name), path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        """The file as a local file to read, for as long as the block lasts."""
+        with tempfile.TemporaryDirectory() as folder:
+            target = Path(folder) / path.rsplit("/", 1)[-1]
+            with self.open(path) as source, target.open("wb") as sink:
+                shutil.copyfileobj(source, sink, 1 << 20)
+            yield target
+
+    def read(self, path: str) -> bytes:
+        with self.open(path) as file:
+            return file.read()
+
+    def write(self, path: str, data: bytes) -> None:
+        with self.writer(path) as target:
+            target.write_bytes(data)
+
+    def sha256(self, path: str) -> str:
+        """Hex digest of a file, read as a stream."""
+        with self.open(path) as file:
+            return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+
+
+class LocalStore(Store):
+    """A folder of this machine."""
+
+    def __init__(self, root: Path):
+        self.root = root.resolve()
+        self.uri = self.root.as_uri()
+
+    def exists(self, path: str) -> bool:
+        return (self.root / path).is_file()
+
+    def list(self, folder: str) -> list[str]:
+        base = self.root / folder
+        return sorted(p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
+
+    def open(self, path: str) -> BinaryIO:
+        try:
+            return (self.root / path).open("rb")
+        except OSError as error:
+            raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror}") from error
+
+    def size(self, path: str) -> int:
+        return (self.root / path).stat().st_size
+
+    def delete(self, path: str) -> None:
+        (self.root / path).unlink(missing_ok=True)
+
+    @contextmanager
+    def local(self, path: str) -> Iterator[Path]:
+        self.open(path).close()
+        yield self.root / path
+
+    def _put(self, local: Path, path: str) -> None:
+        target = self.root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        local.chmod(0o644)  # mkstemp makes files that only their owner can read
+        local.replace(target)
+
+    def _temporary_folder(self) -> Path:
+        folder = self.root / ".writing"
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise LaionPeopleError(f"{self.uri} cannot be written: {error.strerror}") from error
+        for left_over in folder.iterdir():  # of a process that was killed
+            if time.time() - left_over.stat().st_mtime > STALE_SECONDS:
+                left_over.unlink(missing_ok=True)
+        return folder
+
+
+class S3Store(Store):
+    """An S3 bucket, through boto3: credentials, region and AWS_ENDPOINT_URL as boto3 reads them."""
+
+    def __init__(self, bucket: str, prefix: str):
+        import boto3
+        from botocore.config import Config
+
+        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
+        self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
+        retries = {"max_attempts": 8, "mode": "standard"}
+        self.client: Any = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+
+    def exists(self, path: str) -> bool:
+        from botocore.exceptions import ClientError
+
+        with self._errors(path):
+            try:
+                self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                    return False
+                raise
+        return True
+
+    def list(self, folder: str) -> list[str]:
+        with self._errors(folder):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+            )
+            return sorted(o["Key"][len(self.prefix) :] for page in pages for o in page.get("Contents", []))
+
+    def open(self, path: str) -> BinaryIO:
+        import smart_open
+
+        with self._errors(path):
+            file = smart_open.open(
+                f"s3://{self.bucket}/{self.prefix}{path}", "rb", transport_params={"client": self.client}
+            )
+        return cast(BinaryIO, file)
+
+    def size(self, path: str) -> int:
+        with self._errors(path):
+            return int(self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"])
+
+    def delete(self, path: str) -> None:
+        with self._errors(path):
+            self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
+
+    def _put(self, local: Path, path: str) -> None:
+        with self._errors(path):
+            self.client.upload_file(str(local), self.bucket, self.prefix + path)
+
+    def _temporary_folder(self) -> Path:
+        return Path(tempfile.gettempdir())
+
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        from boto3.exceptions import Boto3Error
+        from botocore.exceptions import BotoCoreError, ClientError
+
+        try:
+            yield
+        except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
+            raise LaionPeopleError(f"{self.uri}/{path}: {error}; check the address and the credentials") from error
+
+
+def open_store(uri: str) -> Store:
+    """The store at a URI: a folder, ``file:///folder`` or ``s3://bucket/prefix``. Raises UsageError for others."""
+    parts = urlsplit(uri)
+    if parts.scheme == "s3" and parts.netloc:
+        return S3Store(parts.netloc, parts.path.strip("/"))
+    if parts.scheme == "file" and not parts.netloc and parts.path:
+        return LocalStore(Path(unquote(parts.path)))
+    if not parts.scheme and uri:
+        return LocalStore(Path(uri).expanduser())
+    raise UsageError(f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix")

@@ -1,0 +1,211 @@
+"""What the runner promises: whole shards, nothing done twice, nothing lost, every row counted."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from laion_people.errors import LaionPeopleError
+from laion_people.runner import Runner, manifest_path
+from laion_people.settings import Settings
+from laion_people.step import ReleaseStep, Row, Shard, Step
+from laion_people.steps.clip_filter import ClipFilter
+from laion_people.steps.detect import Detect
+from laion_people.steps.download import Download
+from laion_people.steps.mesh import Mesh
+from laion_people.steps.pose import Pose
+from laion_people.steps.subset_a import SubsetA
+from laion_people.store import LocalStore, Store
+from tests.fakes import FakeModels, image_shard, tar_of
+
+PARTITION = "laion2B-en/00042"
+EXTRACT = ("detect", "pose", "mesh", "clip_filter")
+STEPS: dict[str, Step | ReleaseStep] = {
+    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), ClipFilter(), SubsetA())
+}
+
+
+def runner(
+    store: Store, settings: Settings | None = None, steps: dict[str, Step | ReleaseStep] | None = None
+) -> Runner:
+    return Runner(store, settings or Settings(), FakeModels(), steps or STEPS)
+
+
+@pytest.fixture
+def extracted(store: LocalStore) -> LocalStore:
+    for index in (0, 1, 2):
+        image_shard(store, PARTITION, index)
+    for step in EXTRACT:
+        runner(store).run(step, PARTITION)
+    return store
+
+
+def files(store: LocalStore, *tables: str) -> dict[str, tuple[bytes, int]]:
+    paths = [p for t in tables for p in store.list(t)]
+    return {p: (store.read(p), (store.root / p).stat().st_mtime_ns) for p in paths}
+
+
+def test_every_row_read_is_used_or_rejected_under_a_reason(extracted: LocalStore) -> None:
+    for step in ("detect", "pose", "mesh", "clip_filter", "subset_a"):
+        manifest = runner(extracted).write_manifest(step, PARTITION)
+        assert manifest.rows == sum(s.rows for s in manifest.shards) > 0
+        if step != "detect":  # one image can hold several people
+            assert manifest.rows_in == manifest.rows + sum(manifest.rejected.values())
+    detected = runner(extracted).write_manifest("detect", PARTITION)
+    with_people = {r["key"] for i in range(3) for r in rows(extracted, "people", i)}
+    assert detected.rows_in == 36 == len(with_people) + detected.rejected["no_people"]
+
+
+def rows(store: LocalStore, table: str, index: int) -> list[dict]:
+    return pq.read_table(store.root / table / PARTITION / f"{index:05d}.parquet").to_pylist()
+
+
+def test_tables_of_a_shard_are_row_aligned(extracted: LocalStore) -> None:
+    for index in range(3):
+        ids = [[r["person_id"] for r in rows(extracted, t, index)] for t in ("people", "pose", "mesh", "clip")]
+        assert ids[0] == ids[1] == ids[2] == ids[3]
+        assert len(set(ids[0])) == len(ids[0])
+
+
+def test_a_second_run_leaves_every_byte_alone_and_loads_no_model(extracted: LocalStore) -> None:
+    before = files(extracted, "people", "pose", "mesh", "clip", "subset_a")
+    again = runner(extracted)
+    for step in EXTRACT:
+        again.run(step, PARTITION)
+    assert files(extracted, "people", "pose", "mesh", "clip", "subset_a") == before
+    assert again.models.loaded == []
+
+
+@pytest.mark.parametrize("harm", ["delete", "flip", "truncate"])
+def test_a_damaged_shard_is_noticed_and_made_again_alone(extracted: LocalStore, harm: str) -> None:
+    before = files(extracted, "people")
+    path = extracted.root / "people" / PARTITION / "00001.parquet"
+    data = bytearray(path.read_bytes())
+    if harm == "delete":
+        path.unlink()
+    else:
+        data[len(data) // 2] ^= 1
+        path.write_bytes(data[: -40 if harm == "truncate" else None])
+    runner(extracted).run("detect", PARTITION)
+    after = files(extracted, "people")
+    assert {p: b for p, (b, _) in after.items()} == {p: b for p, (b, _) in before.items()}
+    assert [p for p in after if after[p][1] != before[p][1]] == [f"people/{PARTITION}/00001.parquet"]
+
+
+def test_damaged_input_stops_the_step_with_what_to_do(extracted: LocalStore) -> None:
+    path = extracted.root / "people" / PARTITION / "00002.parquet"
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(LaionPeopleError, match=r"people/.*00002.parquet is damaged: run again"):
+        runner(extracted).run("pose", PARTITION, force=True)
+
+
+def test_another_threshold_makes_subset_a_again_without_inference(extracted: LocalStore) -> None:
+    clip = files(extracted, "clip")
+    stricter = runner(extracted, Settings(threshold=0.6))
+    stricter.run("clip_filter", PARTITION)
+    assert files(extracted, "clip") == clip and stricter.models.loaded == []
+    kept = [r for i in range(3) for r in rows(extracted, "subset_a", i)]
+    scored = [r for i in range(3) for r in rows(extracted, "clip", i)]
+    assert {r["person_id"] for r in kept} == {r["person_id"] for r in scored if r["similarity"] > kept[0]["threshold"]}
+    assert {round(r["threshold"], 3) for r in kept} == {0.6}
+
+
+def test_changed_input_is_worked_on_again_downstream(extracted: LocalStore) -> None:
+    image_shard(extracted, PARTITION, 1, images=5)
+    for step in EXTRACT:
+        runner(extracted).run(step, PARTITION)
+    assert len({r["key"] for r in rows(extracted, "people", 1)}) <= 5
+    assert [r["person_id"] for r in rows(extracted, "mesh", 1)] == [
+        r["person_id"] for r in rows(extracted, "people", 1)
+    ]
+
+
+def test_shards_can_be_run_apart_and_the_manifest_sums_them(store: LocalStore) -> None:
+    for index in (0, 1, 2, 7):
+        image_shard(store, PARTITION, index)
+    assert len(runner(store).run("detect", PARTITION, [7]).shards) == 1
+    manifest = runner(store).run("detect", PARTITION, [0, 1, 2])
+    assert [s.index for s in manifest.shards] == [0, 1, 2, 7]
+    assert store.read(manifest_path("detect", PARTITION)) == manifest.to_json()
+    with pytest.raises(LaionPeopleError, match="no shard 3 among 0 to 7"):
+        runner(store).run("detect", PARTITION, [3])
+
+
+def test_shards_that_an_earlier_plan_had_are_removed(extracted: LocalStore) -> None:
+    extracted.delete(f"images/{PARTITION}/00002.tar")
+    manifest = runner(extracted).run("detect", PARTITION)
+    assert [s.index for s in manifest.shards] == [0, 1]
+    assert not extracted.exists(f"people/{PARTITION}/00002.parquet")
+
+
+def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) -> None:
+    with pytest.raises(LaionPeopleError, match="there is no images to read; run the step before it"):
+        runner(store).run("detect", PARTITION)
+
+
+def test_undecodable_and_empty_images_are_counted_not_fatal(store: LocalStore) -> None:
+    with store.writer(f"images/{PARTITION}/00000.tar") as path:
+        tar_of({"000000000": b"no image", "000000001": b"\xff\xd8\xff\xe0 cut"}, path)
+    manifest = runner(store).run("detect", PARTITION)
+    assert (manifest.rows_in, manifest.rows, manifest.rejected) == (2, 0, {"not_an_image": 2})
+    for step in EXTRACT[1:]:
+        assert runner(store).run(step, PARTITION).rows == 0
+
+
+def test_a_cut_tar_is_an_error_that_names_the_file(store: LocalStore) -> None:
+    image_shard(store, PARTITION, 0)
+    path = store.root / "images" / PARTITION / "00000.tar"
+    path.write_bytes(path.read_bytes()[:3000])
+    with pytest.raises(LaionPeopleError, match=r"00000.tar is damaged"):
+        runner(store).run("detect", PARTITION)
+    assert store.list("people") == []
+
+
+class Dies(Pose):
+    """A pose step that fails after a few rows."""
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        for count, row in enumerate(super().apply(shard)):
+            if count == 3:
+                raise OSError("disk on fire")
+            yield row
+
+
+def test_a_step_that_fails_in_the_middle_leaves_no_file(extracted: LocalStore) -> None:
+    before = files(extracted, "pose")
+    with pytest.raises(OSError, match="disk on fire"):
+        runner(extracted, steps=STEPS | {"pose": Dies()}).run("pose", PARTITION, [1], force=True)
+    assert files(extracted, "pose") == before
+    assert list((extracted.root / ".writing").iterdir()) == []
+
+
+MEASURE = """
+import resource, sys
+from pathlib import Path
+from laion_people.runner import Runner
+from laion_people.settings import Settings
+from laion_people.store import LocalStore
+from tests.fakes import FakeModels, image_shard
+from tests.test_runner import EXTRACT, PARTITION, STEPS
+store, runner = LocalStore(Path(sys.argv[1])), None
+peaks = []
+for index in range(50):
+    image_shard(store, PARTITION, index, images=40)
+runner = Runner(store, Settings(), FakeModels(), STEPS)
+for last in (1, 50):
+    for step in EXTRACT:
+        runner.run(step, PARTITION, range(last))
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+print(*peaks)
+"""
+
+
+def test_memory_stays_flat_from_1_to_50_shards(tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    one, fifty = (float(v) for v in done.stdout.split())
+    assert fifty < one + 40, f"{one:.0f} MiB after one shard, {fifty:.0f} MiB after fifty"

@@ -1,0 +1,35 @@
+from __future__ import annotations
+
+import pytest
+
+from laion_people.errors import UsageError
+from laion_people.settings import Settings, describe, from_environment
+
+
+def test_variables_set_values_and_overrides_win() -> None:
+    environ = {"LAION_PEOPLE_STORE": "s3://b/p", "LAION_PEOPLE_URL_TIMEOUT": "2.5", "PATH": "/bin"}
+    read = from_environment(environ, profile="packaged", store=None)
+    assert (read.store, read.url_timeout, read.profile) == ("s3://b/p", 2.5, "packaged")
+    assert from_environment(environ, store="./here").store == "./here"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("ALLOW_PRIVATE_ADDRESSES", "yes", "should be 0 or 1"),
+        ("SHARD_ROWS", "many", "should be a whole number"),
+        ("THRESHOLD", "high", "should be a number"),
+        ("RUNNER", "docker", "should be one of process, kubernetes"),
+        ("TRESHOLD", "0.2", "unknown setting LAION_PEOPLE_TRESHOLD"),
+    ],
+)
+def test_a_wrong_value_is_refused_with_what_it_should_be(name: str, value: str, says: str) -> None:
+    with pytest.raises(UsageError, match=says):
+        from_environment({f"LAION_PEOPLE_{name}": value})
+
+
+def test_the_table_names_every_setting_with_its_value() -> None:
+    table = describe(Settings(threshold=0.25))
+    assert len(table.splitlines()) == len(Settings.__slots__)
+    assert all(f"LAION_PEOPLE_{name.upper()} " in table for name in Settings.__slots__)
+    assert "0.25" in table
