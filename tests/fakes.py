@@ -70,7 +70,7 @@ class FakeMesh:
             return None
         rng = np.random.default_rng(_kind(image))
         angle = np.linspace(0, 2 * np.pi, 478)
-        face = np.c_[np.cos(angle), np.sin(angle), 0.1 * np.cos(3 * angle)] * 10 + [*keypoints[0, :2], 0]
+        face = np.c_[np.cos(angle), np.sin(angle), 0.1 * np.cos(3 * angle)] * 20 + [*keypoints[0, :2], 0]
         shapes = rng.uniform(0, 0.05, 52)
         shapes[[44, 45]] = _kind(image) % 2 * 0.8  # mouthSmileLeft, mouthSmileRight
         return Mesh(face.astype(np.float32), shapes.astype(np.float32), rng.choice([-30.0, 0, 30]), 0.0, 0.0, 0.9)
@@ -89,7 +89,7 @@ class FakeClip:
 
 
 def _units(seeds: Sequence[int]) -> np.ndarray:
-    vectors = np.stack([np.random.default_rng(s).normal(size=8) for s in seeds]).astype(np.float32)
+    vectors = np.array([np.random.default_rng(s).normal(size=8) for s in seeds], np.float32).reshape(-1, 8)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 

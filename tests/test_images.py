@@ -69,7 +69,7 @@ def test_garbage_never_escapes_as_another_error(noise: bytes, at: int) -> None:
 def test_samples_come_in_tar_order_with_their_json(tmp_path: Path) -> None:
     tar_of({"b": jpeg(1), "a": jpeg(2), "c": b""}, tmp_path / "x.tar")
     read = list(samples(tmp_path / "x.tar"))
-    assert [s.key for s in read] == ["b", "a"]
+    assert [(s.key, len(s.image)) for s in read] == [("b", len(jpeg(1))), ("a", len(jpeg(2))), ("c", 0)]
     assert read[0].fields["caption"] == "picture b" and read[1].image == jpeg(2)
 
 

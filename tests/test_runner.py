@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -192,7 +193,7 @@ from laion_people.settings import Settings
 from laion_people.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 from tests.test_runner import EXTRACT, PARTITION, STEPS
-store, runner = LocalStore(Path(sys.argv[1])), None
+store = LocalStore(Path(sys.argv[1]))
 peaks = []
 for index in range(50):
     image_shard(store, PARTITION, index, images=40)
@@ -206,6 +207,8 @@ print(*peaks)
 
 
 def test_memory_stays_flat_from_1_to_50_shards(tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-c", MEASURE, str(tmp_path)], capture_output=True, text=True, check=True)
+    environ = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", MEASURE, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
     one, fifty = (float(v) for v in done.stdout.split())
     assert fifty < one + 40, f"{one:.0f} MiB after one shard, {fifty:.0f} MiB after fifty"

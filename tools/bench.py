@@ -3,7 +3,7 @@
     make bench                       # or: python tools/bench.py --copies 8
 
 The sample's rows are repeated under distinct URLs, served on loopback and taken through all steps in a fresh store.
-`model`, `decode` (waiting for decoded images), `fetch` (waiting for the network) and `write` are measured inside the
+`model`, `decode` (waiting for decoded images), `wait` (for the network) and `write` are measured inside the
 steps; `framework` is all the rest: reading tables and tars, hashing, checking, cropping, counting. Loading models is
 left out, since it is paid once a process.
 """
@@ -30,7 +30,7 @@ from laion_people.store import LocalStore
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 PARTITION = "bench/00000"
-PARTS = ("model", "decode", "fetch", "write")
+PARTS = ("model", "decode", "wait", "write")
 EXTRACTION = ("detect", "pose", "mesh")
 
 

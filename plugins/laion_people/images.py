@@ -5,8 +5,10 @@ from __future__ import annotations
 import io
 import json
 import os
+import struct
 import tarfile
 import warnings
+import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +23,13 @@ from PIL import Image, ImageOps
 from laion_people.errors import LaionPeopleError
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
+# What Pillow and its decoders raise for broken files.
+BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
+
+Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the caller's limit
+warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on broken EXIF; a block would not be safe with threads
 
 
 class ImageError(Exception):
@@ -39,27 +47,34 @@ class Sample:
 
 def samples(tar: Path) -> Iterator[Sample]:
     """The samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged."""
-    key, image = "", b""
+    key, image = "", None
     fields: dict[str, Any] = {}
     try:
         with tarfile.open(tar, "r|") as archive:
             for member in archive:
                 stem, _, suffix = member.name.rpartition(".")
                 if stem != key:
-                    if image:
+                    if image is not None:
                         yield Sample(key, image, fields)
-                    key, image, fields = stem, b"", {}
+                    key, image, fields = stem, None, {}
                 file = archive.extractfile(member)
-                if file is None:
-                    continue
-                if suffix in IMAGE_SUFFIXES:
+                if file and suffix in IMAGE_SUFFIXES:
                     image = file.read()
-                elif suffix == "json":
-                    fields = json.loads(file.read())
-    except (tarfile.TarError, ValueError, EOFError) as error:
+                elif file and suffix == "json":
+                    fields = dict(json.loads(file.read()))
+            _check_end(tar, archive.offset)
+    except (tarfile.TarError, ValueError, TypeError, EOFError) as error:
         raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
-    if image:
+    if image is not None:
         yield Sample(key, image, fields)
+
+
+def _check_end(tar: Path, offset: int) -> None:
+    """Raises ReadError unless a tar ends with a block of zeros at ``offset``: tarfile takes any end for the end."""
+    with tar.open("rb") as file:
+        file.seek(offset)
+        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+            raise tarfile.ReadError("it has been cut off")
 
 
 class TarImages:
@@ -81,31 +96,41 @@ class TarImages:
             return file.read(size)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """A right-side-up RGB image; transparency is laid on white; of an animation, the first frame.
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """An image whose header alone is read so far.
 
-    Raises ImageError with the reason: not_an_image, decompression_bomb or truncated. Pixels are only read once the size
-    in the header is known to be at most ``max_pixels``.
+    Raises ImageError: not_an_image, or decompression_bomb when the header tells of more than ``max_pixels``.
     """
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Pillow's own bomb and EXIF warnings: the size is checked here
-        try:
-            image: Image.Image = Image.open(io.BytesIO(data))
-        except Image.DecompressionBombError:
-            raise ImageError("decompression_bomb") from None
-        except (OSError, ValueError, SyntaxError, TypeError):
-            raise ImageError("not_an_image") from None
-        if image.width * image.height > max_pixels:
-            raise ImageError("decompression_bomb")
-        try:
-            image.load()
-            image = ImageOps.exif_transpose(image)
-            if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-                image = image.convert("RGBA")
-                image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-            return image.convert("RGB")
-        except (OSError, ValueError, SyntaxError, TypeError, IndexError, EOFError):
-            raise ImageError("truncated") from None
+    try:
+        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
+    except BROKEN:
+        raise ImageError("not_an_image") from None
+    if image.width * image.height > max_pixels:
+        raise ImageError("decompression_bomb")
+    return image
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image right-side-up and as RGB; transparency is laid on white; of an animation, the first frame.
+
+    Raises ImageError: truncated.
+    """
+    try:
+        image.load()
+        ImageOps.exif_transpose(image, in_place=True)
+        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+            image = image if image.mode == "RGBA" else image.convert("RGBA")
+            white = Image.new("RGB", image.size, "white")
+            white.paste(image, mask=image)
+            return white
+        return image if image.mode == "RGB" else image.convert("RGB")
+    except BROKEN:
+        raise ImageError("truncated") from None
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+    """A right-side-up RGB image. Raises ImageError as ``open_image`` and ``to_rgb`` do."""
+    return to_rgb(open_image(data, max_pixels))
 
 
 def decode_ahead(items: Iterable[Any], image: Any, ahead: int = 32) -> Iterator[tuple[Any, np.ndarray | ImageError]]:

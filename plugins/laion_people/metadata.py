@@ -17,18 +17,30 @@ from laion_people.store import Store
 PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
 UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; a null counts as unsafe
+COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as far as the part has them
+    "WIDTH": pa.int32(),
+    "HEIGHT": pa.int32(),
+    "LICENSE": pa.string(),
+    "NSFW": pa.string(),
+    "similarity": pa.float64(),
+    "hash": pa.int64(),
+    "punsafe": pa.float32(),
+    "pwatermark": pa.float32(),
+}
 
 
 @dataclass(frozen=True, slots=True)
 class MetadataRow:
-    """One row of a metadata part. ``flagged``: the collection itself calls the image unsafe for work."""
+    """One row of a metadata part. ``flagged``: the collection itself calls the image unsafe for work.
+
+    ``collection`` has the values of COLLECTION_COLUMNS, None where the part has no such column.
+    """
 
     sample_id: int
     url: str | None
     caption: str
     flagged: bool
-    width: int | None
-    height: int | None
+    collection: dict[str, Any]
 
 
 def check_partition(key: str) -> str:
@@ -55,11 +67,11 @@ def partitions(store: Store) -> dict[str, str]:
 
 
 def metadata_path(store: Store, partition: str) -> str:
-    """Path of a partition's metadata part. Raises LaionPeopleError when there is none."""
+    """Path of a partition's metadata part. Raises UsageError when there is none."""
     known = partitions(store)
     if partition not in known:
         some = ", ".join(list(known)[:5]) or "none"
-        raise LaionPeopleError(f"no metadata for partition {partition} in {store.uri}/metadata; there is: {some}")
+        raise UsageError(f"no metadata for partition {partition} in {store.uri}/metadata; there is: {some}")
     return known[partition]
 
 
@@ -81,7 +93,7 @@ def rows(store: Store, path: str, start: int, stop: int) -> Iterator[MetadataRow
                 for batch in part.iter_batches(10_000, row_groups=[group], columns=sorted(set(names.values()))):
                     lo, hi = max(start - offset, 0), min(stop - offset, batch.num_rows)
                     if lo < hi:
-                        yield from _rows(batch.slice(lo, hi - lo), names)
+                        yield from _rows(batch.slice(lo, hi - lo), names, path)
                     offset += batch.num_rows
             first += size
 
@@ -99,24 +111,28 @@ def _columns(schema: pa.Schema, path: str) -> dict[str, str]:
     if "url" not in by_lower or not {"text", "caption"} & by_lower.keys():
         raise LaionPeopleError(f"{path}: no URL and TEXT (or url and caption) columns among {', '.join(schema.names)}")
     names = {"url": by_lower["url"], "caption": by_lower.get("text") or by_lower["caption"]}
-    for name in ("sample_id", "hash", "nsfw", "punsafe", "width", "height"):
+    for name in ("sample_id", *(name.lower() for name in COLLECTION_COLUMNS)):
         if name in by_lower:
             names[name] = by_lower[name]
     return names
 
 
-def _rows(batch: pa.RecordBatch, names: dict[str, str]) -> Iterator[MetadataRow]:
-    columns = {ours: batch.column(theirs).to_pylist() for ours, theirs in names.items()}
-    empty = [None] * batch.num_rows
+def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[MetadataRow]:
+    types = {name.lower(): type for name, type in COLLECTION_COLUMNS.items()}
+    try:
+        arrays = {ours: batch.column(theirs) for ours, theirs in names.items()}
+        arrays = {n: a.cast(types[n], safe=False) if n in types else a for n, a in arrays.items()}
+    except pa.ArrowException as error:
+        raise LaionPeopleError(f"{path} has a column that is not of LAION's types: {error}") from error
+    columns = {ours: array.to_pylist() for ours, array in arrays.items()}
     for i in range(batch.num_rows):
-        row = {ours: columns.get(ours, empty)[i] for ours in (*names, "sample_id", "hash", "width", "height")}
+        row = {ours: column[i] for ours, column in columns.items()}
         yield MetadataRow(
             sample_id=sample_id(row),
             url=row["url"],
             caption=row["caption"] or "",
             flagged=_flagged(row),
-            width=row["width"],
-            height=row["height"],
+            collection={name: row.get(name.lower()) for name in COLLECTION_COLUMNS},
         )
 
 

@@ -9,7 +9,7 @@ import os
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from functools import cache
 from io import BytesIO
@@ -36,10 +36,10 @@ RELEASE_FILES = {"fit": "fit.json", "clusters": "clusters.parquet"}
 class Runner:
     """Runs the steps of one store with one choice of settings and models.
 
-    ``models`` is an ``include.models.profiles.Profile`` or anything else with its ``load``, ``params`` and ``fingerprint``.
+    ``models`` is an ``include.models.profiles.Profile``, or has its ``load``, ``params`` and ``fingerprint``.
     """
 
-    def __init__(self, store: Store, settings: Settings, models: Any, steps: dict[str, Step | ReleaseStep]):
+    def __init__(self, store: Store, settings: Settings, models: Any, steps: Mapping[str, Step | ReleaseStep]):
         self.store, self.models, self.steps = store, models, steps
         if not settings.clusters:
             settings = dataclasses.replace(settings, clusters=(versions(store) or [""])[-1])
@@ -99,6 +99,8 @@ class Runner:
                 return same
             plan = dataclasses.replace(plan, partition=f"v{len(versions(self.store)) + 1:04d}")
             self.settings = dataclasses.replace(self.settings, clusters=plan.partition)
+            for left_over in self.store.list(f"clusters/{plan.partition}"):  # of a fit that was killed
+                self.store.delete(left_over)
         log.info("%s: version %s of %d partitions, %d shards", name, plan.partition, len(partitions), len(shards))
         start = time.perf_counter()
         release = Release(
@@ -155,15 +157,18 @@ class Runner:
         )
         receipt_path = f"{self._receipt_folder(step, partition)}/{index:05d}.json"
         reason = "forced" if force else self._unfinished(receipt_path, plan)
-        if reason is None:
+        again = step.again(Manifest.from_json(self.store.read(receipt_path))) if reason is None else None
+        if reason is None and again is None:
             log.info("%s: done before", label)
             return
-        log.info("%s: starts (%s)", label, reason)
-        self.store.delete(receipt_path)
+        log.info("%s: starts (%s)", label, reason or again)
+        if reason:
+            self.store.delete(receipt_path)
         start = time.perf_counter()
         with ExitStack() as stack:
             files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
             shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files=files)
+            shard.again = again is not None
             entry = self._write(step, shard, label)
         receipt = dataclasses.replace(
             plan,
@@ -185,10 +190,10 @@ class Runner:
             parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
             tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
             rows = _write_rows(step, shard, parquet, tar, label)
-        names = [f"{base}.parquet", *([f"{base}.tar"] if step.tar else [])]
-        for suffix, data in step.sidecars(shard, rows).items():
-            self.store.write(base + suffix, data)
-            names.append(base + suffix)
+            sidecars = {base + suffix: data for suffix, data in step.sidecars(shard, rows).items()}
+            for name, data in sidecars.items():  # before the tar: they tell whose it is, should the process be killed
+                self.store.write(name, data)
+        names = [f"{base}.parquet", *([f"{base}.tar"] if step.tar else []), *sidecars]
         main = f"{base}.tar" if step.writes == "images" else f"{base}.parquet"
         files = {name: _describe(name, self.store) for name in names}
         entry = files.pop(main)
@@ -274,8 +279,8 @@ def manifest_path(step: str, partition: str) -> str:
 
 
 def versions(store: Store) -> list[str]:
-    """Cluster versions, oldest first."""
-    return sorted({path.split("/")[1] for path in store.list("clusters")})
+    """The finished cluster versions, oldest first."""
+    return [path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list("manifests/cluster")]
 
 
 def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> int:

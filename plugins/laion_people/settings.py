@@ -31,7 +31,7 @@ class Settings:
     url_max_bytes: int = _setting(20_000_000, "largest body of a response, in bytes")
     url_threads: int = _setting(64, "requests in flight")
     allow_private_addresses: bool = _setting(False, "fetch from loopback, private and link-local addresses too")
-    respect_opt_out: bool = _setting(True, "refuse images whose X-Robots-Tag says noai or noimageai")
+    respect_opt_out: bool = _setting(True, "refuse images whose owner says noai, noimageai, noml or TDM-Reservation")
     nsfw_filter: bool = _setting(True, "refuse rows that the metadata flags (NSFW, or punsafe above 0.5)")
     image_size: int = _setting(384, "shortest side of stored images in pixels; never enlarged")
     image_min_size: int = _setting(32, "images whose shorter side is smaller, in pixels, are refused")
@@ -46,6 +46,9 @@ class Settings:
     face_clusters: int = _setting(0, "number of facial-expression clusters; 0: chosen by rule")
     head_clusters: int = _setting(0, "number of head-direction clusters; 0: chosen by rule")
     composites: int = _setting(0, "composed images per shard; 0: one for every four people")
+    backgrounds: str = _setting(
+        "", "folder of the store with person-free images for Subset B; empty: the partition's own"
+    )
     seed: int = _setting(0, "seed of everything that draws")
 
 

@@ -17,6 +17,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_people.manifest import Manifest
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.store import Store
@@ -43,6 +44,8 @@ class Shard:
     ):
         self.partition, self.index = partition, index
         self.settings, self.store = settings, store
+        self.started = time.time()
+        self.again = False  # the shard is finished and valid, and `Step.again` wants it worked on once more
         self.rows_in = 0
         self.rejected: Counter[str] = Counter()
         self.timings: dict[str, float] = defaultdict(float)
@@ -114,6 +117,10 @@ class Step(ABC):
             folder += f"/{settings.clusters}"
         names = [p.rsplit("/", 1)[-1] for p in store.list(f"{folder}/{partition}")]
         return sorted(int(n.removesuffix(suffix)) for n in names if n.endswith(suffix) and n[: -len(suffix)].isdigit())
+
+    def again(self, receipt: Manifest) -> str | None:
+        """Why a finished and valid shard is worked on once more (``shard.again`` tells ``apply``); None leaves it."""
+        return None
 
     @abstractmethod
     def apply(self, shard: Shard) -> Iterator[Row]:

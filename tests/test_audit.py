@@ -1,0 +1,119 @@
+"""The audit: what is not in the store as its receipts say turns red, with step, shard and reason."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+
+import pyarrow.parquet as pq
+import pytest
+
+from laion_people.audit import audit, progress
+from laion_people.manifest import Manifest
+from laion_people.runner import Runner
+from laion_people.settings import Settings
+from laion_people.steps.registry import STEPS
+from laion_people.store import LocalStore
+from tests.fakes import FakeModels, image_shard
+
+PARTITION = "laion2B-en/00042"
+Damage = Callable[[LocalStore], object]
+
+
+def runner(store: LocalStore) -> Runner:
+    return Runner(store, Settings(), FakeModels(), STEPS)
+
+
+@pytest.fixture
+def extracted(store: LocalStore) -> LocalStore:
+    for index in (0, 1):
+        image_shard(store, PARTITION, index)
+    for step in ("detect", "pose", "mesh", "clip_filter"):
+        runner(store).run(step, PARTITION)
+    return store
+
+
+def change_receipt(store: LocalStore, step: str, change: Callable[[Manifest], Manifest]) -> None:
+    path = f"manifests/{step}/{PARTITION}/00001.json"
+    store.write(path, change(Manifest.from_json(store.read(path))).to_json())
+
+
+def count_one_more(receipt: Manifest) -> Manifest:
+    entry = dataclasses.replace(receipt.shards[0], rows=receipt.rows + 1)
+    return dataclasses.replace(receipt, shards=(entry,), rows=entry.rows, rows_in=receipt.rows_in + 1)
+
+
+def reverse_people(store: LocalStore) -> None:
+    path = f"clip/{PARTITION}/00001.parquet"
+    table = pq.read_table(store.root / path)
+    pq.write_table(table.take(list(reversed(range(len(table))))), store.root / path)
+    file = {"bytes": store.size(path), "sha256": store.sha256(path)}
+    change_receipt(
+        store,
+        "clip_filter",
+        lambda r: dataclasses.replace(r, shards=(dataclasses.replace(r.shards[0], **file),)),
+    )
+
+
+def detect_again_with_another_result(store: LocalStore) -> None:
+    image_shard(store, PARTITION, 1, images=9)
+    runner(store).run("detect", PARTITION, [1])
+
+
+def test_a_whole_partition_has_no_fault_and_complete_manifests(extracted: LocalStore) -> None:
+    extracted.delete(f"manifests/pose/{PARTITION}.json")
+    assert audit(runner(extracted), PARTITION, "extract") == []
+    manifest = Manifest.from_json(extracted.read(f"manifests/pose/{PARTITION}.json"))
+    assert [shard.index for shard in manifest.shards] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("damage", "step", "reason"),
+    [
+        (lambda s: s.delete(f"pose/{PARTITION}/00001.parquet"), "pose", "is missing"),
+        (lambda s: s.delete(f"manifests/mesh/{PARTITION}/00001.json"), "mesh", "never finished"),
+        (lambda s: s.write(f"clip/{PARTITION}/00001.parquet", b"half"), "clip_filter", "is damaged"),
+        (lambda s: change_receipt(s, "pose", count_one_more), "pose", "its receipt says"),
+        (
+            lambda s: change_receipt(s, "mesh", lambda r: dataclasses.replace(r, rows_in=r.rows_in + 3)),
+            "mesh",
+            "rows are neither written nor rejected",
+        ),
+        (reverse_people, "clip_filter", "does not have the people of detect in their order"),
+        (detect_again_with_another_result, "pose", "was made from an earlier people/"),
+    ],
+)
+def test_a_fault_is_named_with_step_shard_and_reason(
+    extracted: LocalStore, damage: Damage, step: str, reason: str
+) -> None:
+    damage(extracted)
+    faults = [f for f in audit(runner(extracted), PARTITION, "extract") if f.startswith(f"{step} ")]
+    assert len(faults) == 1
+    assert f"{step} {PARTITION} shard 00001: " in faults[0]
+    assert reason in faults[0]
+
+
+def test_shards_beyond_the_plan_are_a_fault(extracted: LocalStore) -> None:
+    extracted.delete(f"images/{PARTITION}/00001.tar")
+    assert f"detect {PARTITION} shard 00001: is not among the 1 planned; run `detect` again" in audit(
+        runner(extracted), PARTITION, "extract"
+    )
+
+
+def test_a_partition_without_metadata_or_images_is_an_error_not_a_clean_audit(store: LocalStore) -> None:
+    with pytest.raises(Exception, match="no metadata for partition"):
+        audit(runner(store), PARTITION, "extract")
+
+
+def test_a_partition_counts_as_extracted_only_when_every_step_has_every_shard(store: LocalStore) -> None:
+    image_shard(store, PARTITION, 0)
+    for step in ("detect", "pose", "mesh", "clip_filter"):
+        runner(store).run(step, PARTITION)
+    people = pq.read_table(store.root / f"people/{PARTITION}/00000.parquet", columns=["url", "caption"])
+    with store.writer("metadata/laion2B-en/part-00042-0-c000.snappy.parquet") as path:
+        pq.write_table(people, path)
+    assert progress(runner(store)) == {"extracted": [], "pending": [PARTITION]}
+    store.write(f"manifests/download/{PARTITION}.json", store.read(f"manifests/detect/{PARTITION}.json"))
+    assert progress(runner(store)) == {"extracted": [PARTITION], "pending": []}
+    more_rows = Runner(store, Settings(shard_rows=5), FakeModels(), STEPS)  # so that more shards are planned
+    assert progress(more_rows) == {"extracted": [], "pending": [PARTITION]}

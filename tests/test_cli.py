@@ -1,0 +1,78 @@
+"""The command line as a user meets it: exit codes, one-line errors, results on stdout."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from laion_people.cli import main
+from laion_people.store import LocalStore
+from tests.fakes import image_shard
+
+COMMAND = Path(__file__).parent.parent / "bin" / "laion-people"
+
+
+def call(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([COMMAND, *args], capture_output=True, text=True, env=os.environ | environ)
+
+
+@pytest.mark.parametrize(
+    ("args", "environ", "code", "says"),
+    [
+        (["run", "detect", "nothing/here", "--store", "{tmp}"], {}, 1, "there is no images to read"),
+        (["run", "detect", "../etc", "--store", "{tmp}"], {}, 2, "should look like laion2B-en/00042"),
+        (["run", "paint", "a/b"], {}, 2, "invalid choice"),
+        (["run", "detect", "a/b", "--shards", "3-x"], {}, 2, "should look like 0,3-5"),
+        (["run", "detect", "a/b", "c/d", "--store", "{tmp}"], {}, 2, "takes one partition"),
+        (["pipeline", "a/b", "--store", "{tmp}"], {}, 2, "no metadata for partition a/b"),
+        (["run", "detect", "a/b", "--profile", "huge", "--store", "{tmp}"], {}, 2, "huge"),
+        (["settings"], {"LAION_PEOPLE_TRESHOLD": "1"}, 2, "unknown setting LAION_PEOPLE_TRESHOLD"),
+        (["status", "--store", "ftp://x"], {}, 2, "should be a folder, file:///folder or s3://bucket/prefix"),
+    ],
+)
+def test_errors_are_one_readable_line_with_the_right_exit_code(
+    tmp_path: Path,
+    capfd: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    args: list[str],
+    environ: dict[str, str],
+    code: int,
+    says: str,
+) -> None:
+    for name, value in environ.items():
+        monkeypatch.setenv(name, value)
+    try:
+        returned = main([a.format(tmp=tmp_path) for a in args])
+    except SystemExit as stop:
+        returned = int(stop.code or 0)
+    err = capfd.readouterr().err
+    assert returned == code
+    assert says in err
+    assert "Traceback" not in err
+
+
+def test_debug_shows_the_traceback(tmp_path: Path) -> None:
+    done = call("run", "detect", "a/b", "--store", str(tmp_path), "--debug")
+    assert done.returncode == 1 and "Traceback" in done.stderr
+
+
+def test_a_step_prints_its_result_as_json_on_the_last_line_and_only_there(tmp_path: Path) -> None:
+    image_shard(LocalStore(tmp_path), "a/b", 0)
+    done = call("run", "detect", "a/b", "--store", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result.keys() == {"manifest", "sha256", "rows", "shards"}
+    assert result["manifest"] == f"{tmp_path.as_uri()}/manifests/detect/a/b.json"
+    assert "detect a/b shard 00000 (1 of 1): 12 in, " in done.stderr
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["pipeline"], ["status"], ["report"], ["settings"], ["audit"]])
+def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([*command, "--help"])
+    assert stop.value.code == 0
+    assert "usage: laion-people" in capsys.readouterr().out

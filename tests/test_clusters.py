@@ -1,0 +1,186 @@
+"""Distances, fits on disk, and finding clusters that mean something and keep their names."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from sklearn.metrics import v_measure_score
+
+from laion_people.clusters import SPACES, Fit, Kind, load_fit
+from laion_people.errors import LaionPeopleError
+from laion_people.fitting import embed, fit_kind
+from laion_people.schemas import SCHEMAS
+from tests import skeletons
+
+POSE, FACE, HEAD = (SPACES[kind] for kind in ("pose", "face", "head"))
+NO_MESH = pa.Table.from_pylist([], schema=SCHEMAS["mesh"])
+NAMES = [name for name in skeletons.POSES for _ in range(15)]
+
+
+def features(people: skeletons.People) -> np.ndarray:
+    return POSE.extract(people.table([f"p/{i}" for i in range(len(people.names))]), NO_MESH)
+
+
+def fit(people: skeletons.People, k: int = 0, seed: int = 0, previous: Fit | None = None) -> tuple[Kind, np.ndarray]:
+    ids = [f"p/{i}" for i in range(len(people.names))]
+    return fit_kind("pose", POSE, features(people), ids, k, seed, previous)
+
+
+def version(name: str, kind: Kind) -> Fit:
+    return Fit(name, {"pose": kind, "face": Kind(FACE, (), 1, 2), "head": Kind(HEAD, (), 1, 2)})
+
+
+@given(st.integers(0, 500))
+def test_a_pose_and_its_mirror_image_are_at_distance_zero(seed: int) -> None:
+    pose = features(skeletons.people(["wave", "run"], seed))
+    assert POSE.distances(pose, POSE.mirrored(pose)) == pytest.approx([0, 0], abs=1e-5)
+    assert np.allclose(POSE.mirrored(POSE.mirrored(pose)), pose)
+    assert np.allclose(embed(POSE, pose), embed(POSE, POSE.mirrored(pose)), atol=1e-5)
+
+
+@given(st.integers(0, 500))
+def test_distances_are_symmetric_and_kept_by_the_points_that_k_means_sees(seed: int) -> None:
+    one, other = features(skeletons.people(["tree", "wave"], seed))
+    distance = POSE.distances(one, other)
+    assert distance == pytest.approx(POSE.distances(other, one), abs=1e-5)
+    points = embed(POSE, np.stack([one, other]))
+    assert distance - 1e-4 <= np.linalg.norm(points[0] - points[1]) <= 1.5 * distance
+
+
+def test_only_what_both_people_show_counts() -> None:
+    whole = features(skeletons.people(["arms up"], 0))
+    cut = whole.copy()
+    cut[:, 15:] = np.nan  # the legs
+    assert POSE.distances(whole, cut) == pytest.approx([0])
+    assert np.isnan(POSE.distances(whole, np.full_like(whole, np.nan))).all()
+
+
+def test_a_wink_of_either_eye_is_the_same_expression_but_heads_turned_apart_are_not() -> None:
+    wink = np.zeros((2, len(FACE.names)), np.float32)
+    wink[0, FACE.names.index("eyeBlinkLeft")] = wink[1, FACE.names.index("eyeBlinkRight")] = 0.9
+    assert FACE.distances(wink[0], wink[1]) == pytest.approx(0)
+    assert HEAD.distances(np.radians([40.0, 0, 0]), np.radians([-40.0, 0, 0])) == pytest.approx(np.radians(80))
+
+
+@pytest.mark.parametrize("depth", [True, False])
+def test_clusters_are_the_true_poses_whatever_the_view(depth: bool) -> None:
+    people = skeletons.people(NAMES, 1, depth=depth)
+    kind, labels = fit(people)
+    assert v_measure_score(people.names, labels) >= 0.85
+    assert 8 <= len(kind.clusters) <= 30
+
+
+def test_near_people_are_alike_and_far_people_are_not() -> None:
+    people = skeletons.people(NAMES, 1)
+    kind, labels = fit(people)
+    first, second = np.triu_indices(len(NAMES), 1)
+    x, names = features(people), np.array(NAMES)
+    distances, same = kind.distances(x[first], x[second]), names[first] == names[second]
+    one_cluster = labels[first] == labels[second]
+    near, far = one_cluster & (distances < kind.near), ~one_cluster & (distances > kind.far)
+    assert near.sum() > 300 and same[near].mean() >= 0.97
+    assert far.sum() > 3000 and (~same[far]).mean() >= 0.99
+
+
+def test_cut_people_join_clusters_of_upper_bodies_by_their_arms() -> None:
+    names = [name for name in skeletons.ARM_POSES for _ in range(30)]
+    people = skeletons.people(names, 4, cut=0.5)
+    kind, labels = fit(people)
+    parts = POSE.part(features(people))
+    assert set(parts) == {"whole body", "upper body"}
+    for part in set(parts):
+        assert {c.part for i, c in enumerate(kind.clusters) if i in labels[parts == part]} == {part}
+        assert v_measure_score(np.array(names)[parts == part], labels[parts == part]) >= 0.75
+    for cluster in kind.clusters:
+        if cluster.part == "upper body":
+            assert cluster.shares["legs"] == {} and np.isnan(cluster.centroid[15:]).all()
+
+
+def test_somebody_whose_arms_are_hidden_has_no_pose() -> None:
+    people = skeletons.people(NAMES, 1)
+    kind, _ = fit(people)
+    people.keypoints[:3, [7, 8, 9, 10], 2] = 0
+    clusters, distances = kind.nearest(features(people)[:4])
+    assert clusters.tolist()[:3] == [-1, -1, -1] and clusters[3] >= 0
+    assert np.isnan(distances[:3]).all() and distances[3] < 1
+
+
+def test_one_unseen_wrist_does_not_decide() -> None:
+    people = skeletons.people(NAMES, 1)
+    kind, labels = fit(people)
+    people.keypoints[:, 9, 2] = 0
+    clusters, _ = kind.nearest(features(people))
+    assert (clusters == labels).mean() > 0.85
+
+
+def test_the_number_of_clusters_can_be_given() -> None:
+    assert len(fit(skeletons.people(NAMES, 1), k=5)[0].clusters) == 5
+
+
+def test_the_rule_and_the_quality_are_on_record() -> None:
+    kind, labels = fit(skeletons.people(NAMES, 1))
+    part = kind.summary["parts"]["whole body"]
+    assert part["curve"][-1]["near_centre"] >= 0.9 > part["curve"][-2]["near_centre"]
+    assert part["silhouette"] > 0.1 and part["two_seeds"]["adjusted_rand"] > 0.6
+    assert [c.size for c in kind.clusters] == np.bincount(labels).tolist()
+    for index, cluster in enumerate(kind.clusters):
+        assert labels[int(cluster.medoid_person_id.removeprefix("p/"))] == index
+
+
+def test_ids_stay_with_their_clusters_when_others_are_fitted() -> None:
+    old, _ = fit(skeletons.people(NAMES, 1), k=12)
+    again, _ = fit(skeletons.people(NAMES, 1), k=12, seed=5, previous=version("v0001", old))
+    fewer = [name for name in NAMES if name not in ("sit", "wave")]
+    new, _ = fit(skeletons.people(fewer, 9), k=10, previous=version("v0001", old))
+    for kind in (again, new):
+        before = {c.cluster_id: c.centroid for c in old.clusters}
+        kept = [c for c in kind.clusters if c.cluster_id in before]
+        assert len(kept) >= len(kind.clusters) - 2
+        assert all(POSE.distances(c.centroid, before[c.cluster_id]) < POSE.tolerance for c in kept)
+        mapped = kind.summary["previous"]["map"]
+        assert mapped.keys() == before.keys()
+        assert {v for v in mapped.values() if v} == {c.cluster_id for c in kept}
+    assert sum(v is None for v in new.summary["previous"]["map"].values()) >= 2
+
+
+def test_a_retired_id_is_not_given_again() -> None:
+    old, _ = fit(skeletons.people(["stand"] * 20 + ["sit"] * 20, 1), k=2)
+    middle, _ = fit(skeletons.people(["stand"] * 20, 1), k=1, previous=version("v0001", old))
+    new, _ = fit(skeletons.people(["stand"] * 20 + ["arms up"] * 20, 1), k=2, previous=version("v0002", middle))
+    assert {c.cluster_id for c in new.clusters} - {c.cluster_id for c in old.clusters} == {"pose-0003"}
+
+
+def test_a_fit_is_the_same_after_it_was_written() -> None:
+    kind, _ = fit(skeletons.people(NAMES, 4, cut=0.3))
+    data = version("v0001", kind).to_json()
+    loaded = load_fit(data)
+    assert loaded.to_json() == data
+    x = features(skeletons.people(NAMES, 5))
+    assert (loaded.kinds["pose"].nearest(x)[0] == kind.nearest(x)[0]).all()
+    assert loaded.kinds["pose"].near == pytest.approx(kind.near, abs=1e-5)
+
+
+@pytest.mark.parametrize("data", [b"", b"[]", b"{}", b'{"version": "v0001", "kinds": {"pose": {}}}', b"\xff"])
+def test_what_is_no_fit_is_refused_in_one_line(data: bytes) -> None:
+    with pytest.raises(LaionPeopleError, match=r"^not a fit.json: [^\n]+$"):
+        load_fit(data)
+
+
+def test_a_fit_of_other_features_is_refused() -> None:
+    document = json.loads(version("v0007", Kind(POSE, (), 1, 2)).to_json())
+    document["kinds"]["pose"]["features"] = ["other"]
+    with pytest.raises(LaionPeopleError, match="v0007 was made with other pose features"):
+        load_fit(json.dumps(document).encode())
+
+
+@pytest.mark.parametrize("count", [0, 1, 2, 5])
+def test_few_people_are_no_problem(count: int) -> None:
+    kind, labels = fit(skeletons.people(["stand", "sit", "wave", "run", "tree"][:count], 0))
+    assert len(labels) == count and (labels >= 0).all()
+    assert sum(c.size for c in kind.clusters) == count
+    assert 0 < kind.near <= kind.far

@@ -1,0 +1,196 @@
+from __future__ import annotations
+
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from laion_people.errors import LaionPeopleError
+from laion_people.examples import spread
+from laion_people.report import histogram, ticks, write_report
+from laion_people.runner import manifest_path
+from laion_people.store import LocalStore
+from tests.synthetic_store import make_store
+
+HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
+CAPTIONS = (HOSTILE, "", "רץ מהר " * 80, "x" * 5000, "two people {{ 7 * 7 }} & a dog", "a\x00b\u202etxt.exe")
+SECTIONS = ("funnel", "people", "captions", "clusters", "subset-b", "subset-c", "rejects", "times", "models", "again")
+LOADS = ("src", "srcset", "href", "action", "poster", "data", "background", "xlink:href", "formaction")
+
+
+class Page(HTMLParser):
+    """Elements, addresses that a browser would load, ids and text of a page."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.source = path.read_text(encoding="utf-8")
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text = ""
+        self.feed(self.source)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+    def all(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+    @property
+    def ids(self) -> list[str | None]:
+        return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> LocalStore:
+    store = LocalStore(tmp_path_factory.mktemp("finished"))
+    make_store(store, images=16, captions=CAPTIONS)
+    return store
+
+
+@pytest.fixture(scope="module")
+def page(finished: LocalStore, tmp_path_factory: pytest.TempPathFactory) -> Page:
+    return Page(write_report(finished, tmp_path_factory.mktemp("report") / "made" / "here"))
+
+
+def test_the_page_loads_nothing_from_anywhere(page: Page) -> None:
+    for tag, attrs in page.tags:
+        for name in LOADS:
+            if address := attrs.get(name):
+                assert address.startswith(("#", "data:image/webp;base64,")), (tag, address)
+        assert not any(name.startswith("on") or name == "style" for name in attrs), (tag, attrs)
+    assert not {"script", "iframe", "object", "embed", "link", "base", "form"} & {tag for tag, _ in page.tags}
+    style = page.source.split("<style>")[1].split("</style>")[0]
+    assert "url(" not in style and "@import" not in style
+
+
+def test_the_policy_allows_data_images_and_this_style_alone(page: Page) -> None:
+    [policy] = [m["content"] for m in page.all("meta") if m.get("http-equiv") == "Content-Security-Policy"]
+    assert policy is not None and policy.startswith("default-src 'none'; img-src data:; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_every_section_is_there_and_the_navigation_leads_to_each(page: Page) -> None:
+    assert set(SECTIONS) <= set(page.ids)
+    assert {link["href"] for link in page.all("a")} == {f"#{name}" for name in SECTIONS}
+    assert len(page.ids) == len(set(page.ids))
+    assert "Nothing yet" not in page.text
+
+
+def test_hostile_captions_are_text(page: Page) -> None:
+    assert HOSTILE in page.text
+    assert "<script" not in page.source.replace("&lt;script", "")
+    assert "{{ 7 * 7 }}" in page.text and "two people 49" not in page.text
+
+
+def test_captions_of_any_direction_and_length_stay_in_their_place(page: Page) -> None:
+    captions = [attrs for tag, attrs in page.tags if tag == "span" and attrs.get("class") == "caption"]
+    assert captions and all(attrs.get("dir") == "auto" for attrs in captions)
+    assert "x" * 1000 not in page.source
+    assert "(empty caption)" in page.text
+
+
+def test_every_picture_says_what_it_shows(page: Page) -> None:
+    pictures = page.all("img")
+    assert len(pictures) > 40
+    assert all(p["alt"] and p["width"] and p["height"] for p in pictures)
+    assert any("2 people, boxes, skeletons" in (p["alt"] or "") for p in pictures)
+
+
+def test_the_limits_of_the_built_in_clip_are_said_plainly(page: Page) -> None:
+    assert "knows only the built-in sample" in page.text
+
+
+def test_counts_reasons_models_and_quality_are_shown(page: Page) -> None:
+    words = " ".join(page.text.split())
+    for told in ("http 404 5", "below threshold", "clip-sample", "silhouette 0.41", "threshold 0.3", "pose-0000"):
+        assert told in words, told
+
+
+def test_the_page_stays_small(finished: LocalStore, tmp_path: Path) -> None:
+    assert write_report(finished, tmp_path).stat().st_size < 15_000_000
+
+
+def test_many_partitions_begin_with_a_table(store: LocalStore, tmp_path: Path) -> None:
+    for i in range(4):
+        make_store(store, f"demo/{i:05d}", images=6)
+    page = Page(write_report(store, tmp_path))
+    assert page.ids.index("partitions") < page.ids.index("funnel")
+    assert all(f"demo/{i:05d}" in page.text for i in range(4))
+
+
+def test_a_run_that_stopped_early_is_reported_as_far_as_it_went(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=6)
+    for step in ("assign", "compose", "caption", "clip_filter", "subset_a", "mesh", "pose"):
+        store.delete(manifest_path(step, "demo/00000"))
+    for path in (*store.list("manifests/cluster"), *store.list("manifests/label")):
+        store.delete(path)
+    page = Page(write_report(store, tmp_path))
+    assert set(SECTIONS) <= set(page.ids)
+    assert page.text.count("Nothing yet") == 4
+
+
+def test_a_partition_without_people_is_reported(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=1)
+    assert "the step detect has written no rows" in Page(write_report(store, tmp_path)).text
+
+
+def test_a_store_in_which_nothing_was_run_is_an_error(store: LocalStore, tmp_path: Path) -> None:
+    with pytest.raises(LaionPeopleError, match="no step has been run"):
+        write_report(store, tmp_path)
+
+
+def test_a_table_of_other_people_is_one_readable_error(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=6)
+    make_store(LocalStore(tmp_path), images=10)
+    store.write("pose/demo/00000/00000.parquet", LocalStore(tmp_path).read("pose/demo/00000/00000.parquet"))
+    with pytest.raises(LaionPeopleError, match=r"pose/.* has 13 rows for 7 people: run `pose` again"):
+        write_report(store, tmp_path)
+
+
+def test_an_image_that_is_gone_is_one_readable_error(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=6)
+    store.write("images/demo/00000/00000.tar", b"\0" * 10240)  # an empty tar
+    with pytest.raises(LaionPeopleError, match=r"images/demo/00000/00000\.tar: .* is missing"):
+        write_report(store, tmp_path)
+
+
+def test_a_folder_that_cannot_be_written_is_one_readable_error(finished: LocalStore, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("in the way")
+    with pytest.raises(LaionPeopleError, match="cannot be written"):
+        write_report(finished, tmp_path / "file")
+
+
+def test_no_bar_of_the_histogram_crosses_the_threshold() -> None:
+    similarity = np.random.default_rng(0).normal(0.2, 0.1, 500).astype(np.float32)
+    bins = histogram(similarity, 0.3)
+    assert sum(b.people for b in bins) == 500
+    assert sum(b.people for b in bins if b.accepted) == (similarity > 0.3).sum()
+    assert all(b.start >= 0.3 - 1e-6 if b.accepted else b.stop <= 0.3 + 1e-6 for b in bins)
+
+
+@pytest.mark.parametrize("similarity", [[0.25], [0.3, 0.3], [-1.0, 1.0], []])
+def test_a_histogram_of_few_or_extreme_values_counts_them_all(similarity: list[float]) -> None:
+    bins = histogram(np.array(similarity, np.float32), 0.3)
+    assert sum(b.people for b in bins) == len(similarity)
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0.05, 0.42), (-1.0, 1.0), (0.299, 0.303)])
+def test_ticks_are_round_and_a_handful(start: float, stop: float) -> None:
+    values = ticks(start, stop)
+    assert 2 <= len(values) <= 12 and start <= values[0] and values[-1] <= stop + 1e-9
+
+
+def test_examples_are_spread_from_the_first_to_the_last() -> None:
+    assert spread(list(range(100)), 4) == [0, 33, 66, 99]
+    assert spread([1, 2], 4) == [1, 2]
+    assert spread(list(range(5)), 1) == [0]
+    assert spread([1], 0) == []
+
+
+def test_clusters_of_an_older_version_are_not_shown(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=6)
+    store.write(manifest_path("cluster", "v0000"), store.read(manifest_path("cluster", "v0001")))
+    assert "version v0001" in " ".join(Page(write_report(store, tmp_path)).text.split())
