@@ -12,6 +12,26 @@ from typing import Protocol
 
 import numpy as np
 
+# The order of a pose's keypoints (COCO); left and right are the person's own.
+_KEYPOINTS = """
+nose left_eye right_eye left_ear right_ear left_shoulder right_shoulder left_elbow right_elbow left_wrist
+right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle
+"""
+COCO_KEYPOINTS = tuple(_KEYPOINTS.split())
+
+# The order of a mesh's blendshapes: MediaPipe's, which are ARKit's less tongueOut, with _neutral first.
+_SHAPES = """
+_neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft
+cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight
+eyeLookOutLeft eyeLookOutRight eyeLookUpLeft eyeLookUpRight eyeSquintLeft eyeSquintRight eyeWideLeft
+eyeWideRight jawForward jawLeft jawOpen jawRight mouthClose mouthDimpleLeft mouthDimpleRight mouthFrownLeft
+mouthFrownRight mouthFunnel mouthLeft mouthLowerDownLeft mouthLowerDownRight mouthPressLeft mouthPressRight
+mouthPucker mouthRight mouthRollLower mouthRollUpper mouthShrugLower mouthShrugUpper mouthSmileLeft
+mouthSmileRight mouthStretchLeft mouthStretchRight mouthUpperUpLeft mouthUpperUpRight noseSneerLeft
+noseSneerRight
+"""
+BLENDSHAPES = tuple(_SHAPES.split())
+
 
 @dataclass(frozen=True, slots=True)
 class Detections:
@@ -28,10 +48,10 @@ class Detections:
 class Poses:
     """Body poses of the people of one image, in the order of the boxes given.
 
-    keypoints: float32 [people, 17, 3], COCO-17 order, x and y in pixels of the image (also when outside of it) and a
-    score from 0 to 1; scores: float32 [people], mean keypoint score; world: float32 [people, 33, 3], BlazePose landmarks
-    in metres around the middle of the hips (x to the image's right, y down, z away from the camera), or None where the
-    model gives no depth.
+    keypoints: float32 [people, 17, 3], ``COCO_KEYPOINTS``, x and y in pixels of the image (also when outside of it) and
+    a score from 0 to 1; scores: float32 [people], mean keypoint score; world: float32 [people, 33, 3], BlazePose
+    landmarks in metres around the middle of the hips (x to the image's right, y down, z away from the camera; NaN for a
+    person in whom the model sees no body), or None where the model gives no depth.
     """
 
     keypoints: np.ndarray

@@ -1,0 +1,180 @@
+"""MediaPipe Face Landmarker: 478 landmarks, 52 blendshapes and the head's direction.
+
+https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker. Its face detector looks at 128 px, so small faces
+need a head crop. That is cut around the body's keypoints; the detector alone then finds and scores the face in it, and
+the landmarker gets a closer crop around that.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import zipfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import mediapipe
+import numpy as np
+from mediapipe.tasks.python import BaseOptions, vision
+
+from include.models import Mesh, native_logs
+from include.models.regions import square
+from include.models.runtime import Pool
+
+CROP = 256  # pixels: the landmark network's input
+FACE_PADDINGS = (2.0, 2.5)  # sides of the landmarker's crops, in sides of the detected face, tried in turn
+FACE_KEYPOINTS = slice(0, 5)  # nose, eyes, ears
+LEFT_SIDE, RIGHT_SIDE, SHOULDERS = [1, 3], [2, 4], [5, 6]  # eye and ear of either side, in COCO-17
+MIN_KEYPOINT_SCORE = 0.15
+MIN_HEAD = 16.0  # pixels: side of a head crop below which there is no expression to see
+MAX_OFFSET = 0.75  # distance of a face from where the keypoints have it, in its own sides; further off it is another's
+MIN_SECOND_DETECTION = 0.1  # of the landmarker's own detector, which only has to place the face found before
+MIRRORED = 0.05  # of the head crop's side: how far the left of a head may lie left of its right, by chance
+TILTED = math.radians(40)  # faces are found when upright, give or take this
+
+
+@dataclass(frozen=True, slots=True)
+class _Face:
+    """A detected face: centre x, y and side in pixels of the image, and its score."""
+
+    centre: np.ndarray
+    side: float
+    score: float
+
+
+class _Tasks:
+    """The detector and the landmarker, both from the one bundle. For one thread: MediaPipe's tasks can't be shared."""
+
+    def __init__(self, bundle: Path, min_detection_score: float, min_presence: float) -> None:
+        with zipfile.ZipFile(bundle) as archive:
+            detector = archive.read("face_detector.tflite")
+        with native_logs.hidden():
+            self.detector = vision.FaceDetector.create_from_options(
+                vision.FaceDetectorOptions(
+                    base_options=BaseOptions(model_asset_buffer=detector), min_detection_confidence=min_detection_score
+                )
+            )
+            self.landmarker = vision.FaceLandmarker.create_from_options(
+                vision.FaceLandmarkerOptions(
+                    base_options=BaseOptions(model_asset_path=str(bundle)),
+                    num_faces=2,  # a neighbour's face may be in the crop
+                    min_face_detection_confidence=MIN_SECOND_DETECTION,
+                    min_face_presence_confidence=min_presence,
+                    output_face_blendshapes=True,
+                    output_facial_transformation_matrixes=True,
+                )
+            )
+            nothing = _as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8))
+            self.detector.detect(nothing)
+            self.landmarker.detect(nothing)
+
+
+class FaceMesh:
+    """Finds the face of each person and fits the mesh."""
+
+    def __init__(
+        self, landmarker: Path, *, min_detection_score: float, min_presence: float, threads: int | None = None
+    ) -> None:
+        """min_detection_score: of the face detector; min_presence: of the landmark network; threads: default all."""
+        self._options = landmarker, min_detection_score, min_presence
+        self._pool = Pool(threads)
+        self._local = threading.local()
+
+    def estimate(
+        self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray], keypoints: Sequence[np.ndarray]
+    ) -> list[list[Mesh | None]]:
+        people = [
+            (image, box, body)
+            for image, its_boxes, bodies in zip(images, boxes, keypoints, strict=True)
+            for box, body in zip(its_boxes, bodies, strict=True)
+        ]
+        meshes = iter(self._pool.map(self._estimate, *zip(*people, strict=True)) if people else [])
+        return [[next(meshes) for _ in its_boxes] for its_boxes in boxes]
+
+    def _estimate(self, image: np.ndarray, box: np.ndarray, body: np.ndarray) -> Mesh | None:
+        if not hasattr(self._local, "tasks"):
+            self._local.tasks = _Tasks(*self._options)
+        centre, side = _head(box, body)
+        if side < MIN_HEAD:
+            return None
+        for angle in _angles(body, side):
+            face = self._find(image, centre, side, angle)
+            if face is not None:
+                return self._fit(image, face, angle)
+        return None
+
+    def _find(self, image: np.ndarray, centre: np.ndarray, side: float, angle: float) -> _Face | None:
+        """The face nearest to the centre of the head crop, if any is near."""
+        region = square(image, centre, side, CROP, angle)
+        faces = []
+        for found in self._local.tasks.detector.detect(_as_mediapipe(region.pixels)).detections:
+            box = found.bounding_box
+            middle = np.array([box.origin_x + box.width / 2, box.origin_y + box.height / 2])
+            faces.append(
+                _Face(region.points_to_image(middle), box.width * region.scale, float(found.categories[0].score))
+            )
+        nearest = min(faces, key=lambda face: math.dist(face.centre, centre), default=None)
+        return nearest if nearest and math.dist(nearest.centre, centre) <= MAX_OFFSET * nearest.side else None
+
+    def _fit(self, image: np.ndarray, face: _Face, angle: float) -> Mesh | None:
+        """The mesh of the face, or None where the landmarker sees none; on small faces a second crop often helps."""
+        for padding in FACE_PADDINGS:
+            region = square(image, face.centre, padding * face.side, CROP, angle)
+            result = self._local.tasks.landmarker.detect(_as_mediapipe(region.pixels))
+            for index, points in enumerate(result.face_landmarks):
+                mesh = np.array([(point.x, point.y, point.z) for point in points]) * CROP
+                landmarks = np.column_stack([region.points_to_image(mesh[:, :2]), mesh[:, 2] * region.scale])
+                if math.dist(landmarks[:, :2].mean(0), face.centre) > MAX_OFFSET / 2 * face.side:
+                    continue  # a neighbour's
+                blendshapes = np.array([shape.score for shape in result.face_blendshapes[index]], np.float32)
+                rotation = result.facial_transformation_matrixes[index][:3, :3]
+                return Mesh(landmarks.astype(np.float32), blendshapes, *head_angles(rotation, angle), face.score)
+        return None
+
+
+def head_angles(rotation: np.ndarray, angle: float = 0.0) -> tuple[float, float, float]:
+    """Yaw, pitch and roll in degrees, as in ``Mesh``, of a face in a crop that was turned clockwise by ``angle``.
+
+    ``rotation`` [3, 3] turns the canonical face into the camera's space, x to the right, y up, z towards the camera
+    (MediaPipe's geometry pipeline). It is taken apart as a roll, then a pitch, then a yaw of the head.
+    """
+    cos, sin = math.cos(angle), math.sin(angle)
+    turned = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) @ rotation
+    turned /= np.linalg.norm(turned, axis=0)
+    yaw = math.atan2(turned[0, 2], turned[2, 2])
+    pitch = math.asin(np.clip(turned[1, 2], -1, 1))
+    roll = -math.atan2(turned[1, 0], turned[1, 1])
+    return math.degrees(yaw), math.degrees(pitch), math.degrees(roll)
+
+
+def _head(box: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, float]:
+    """Centre and side, in pixels, of a square around the head."""
+    points = body[FACE_KEYPOINTS]
+    points = points[points[:, 2] >= MIN_KEYPOINT_SCORE, :2]
+    shoulders = math.dist(*body[SHOULDERS, :2])
+    width, height = box[2:] - box[:2]
+    if len(points) < 2:  # where the head of a standing person would be
+        return np.array([box[0] + width / 2, box[1] + 0.15 * height]), float(0.5 * min(width, height))
+    spread = np.ptp(points, axis=0).max()
+    return points.mean(0), float(2.3 * max(0.11 * height, 0.45 * shoulders, 1.6 * spread))
+
+
+def _angles(body: np.ndarray, side: float) -> Iterator[float]:
+    """Angles, clockwise on the screen, by which to turn the head crop in search of the face.
+
+    Upright first, unless the person's left eye and ear lie left of the right ones: that is the back of a head, in
+    which the detector sees faces at times. Then as eyes and ears lie, if that is far from upright and not upside down
+    against the shoulders, which once more is the back of a head.
+    """
+    across = body[LEFT_SIDE, :2].mean(0) - body[RIGHT_SIDE, :2].mean(0)
+    if across[0] > -MIRRORED * side:
+        yield 0.0
+    angle = math.atan2(across[1], across[0])
+    up = math.sin(angle), -math.cos(angle)
+    if abs(angle) > TILTED and (body[FACE_KEYPOINTS, :2].mean(0) - body[SHOULDERS, :2].mean(0)) @ up > 0:
+        yield angle
+
+
+def _as_mediapipe(image: np.ndarray) -> mediapipe.Image:
+    return mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))

@@ -1,0 +1,45 @@
+"""How models run: ONNX Runtime sessions and a pool of threads over the images of a batch.
+
+Each model runs on one thread and the pool gives every thread another image. That keeps all cores busy, preprocessing
+included, where one small model spread over many cores mostly waits, and makes results independent of the core count.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+import cv2
+import onnxruntime
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+cv2.setNumThreads(1)  # OpenCV's own threads would compete with the pool's
+
+
+def available_cores() -> int:
+    """Cores that this process may use, which in a container are fewer than the machine's."""
+    return len(os.sched_getaffinity(0))
+
+
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """Opens an ONNX model for one thread; the session itself may be used by many threads at once."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = options.inter_op_num_threads = 1
+    options.log_severity_level = 3  # errors only: folding constants is reported as a warning
+    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+
+
+class Pool:
+    """Maps a function over items with the given number of threads, in order."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = threads or available_cores()
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model") if self.threads > 1 else None
+
+    def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:
+        return list((self._executor.map if self._executor else map)(function, *items))

@@ -1,0 +1,110 @@
+"""How well the packaged models do on the built-in sample, at the size that the pipeline stores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from include.models import Detections, Mesh, Poses
+from include.models.profiles import load_profile
+from tests.models import sample
+
+PROFILE = load_profile("packaged")
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """The sample with what the models made of it, and true person -> found person for each image."""
+
+    truth: list[sample.Truth]
+    found: list[Detections]
+    poses: list[Poses]
+    meshes: list[list[Mesh | None]]
+    pairs: list[dict[int, int]]
+
+    def matched(self) -> list[tuple[dict, Mesh | None]]:
+        """The facts and the mesh of each person found."""
+        return [
+            (truth.people[person], meshes[index])
+            for truth, meshes, pairs in zip(self.truth, self.meshes, self.pairs, strict=True)
+            for person, index in pairs.items()
+        ]
+
+
+@pytest.fixture(scope="module")
+def results() -> Results:
+    truth = sample.load()
+    images = [t.image for t in truth]
+    found = PROFILE.load("detector").detect(images)
+    boxes = [f.boxes for f in found]
+    poses = PROFILE.load("pose").estimate(images, boxes)
+    meshes = PROFILE.load("mesh").estimate(images, boxes, [p.keypoints for p in poses])
+    return Results(truth, found, poses, meshes, [sample.match(t, f) for t, f in zip(truth, found, strict=True)])
+
+
+def test_nearly_everyone_is_found_and_nearly_nothing_else(results: Results):
+    hits = sum(len(pairs) for pairs in results.pairs)
+    assert hits / sum(len(t.boxes) for t in results.truth) >= 0.95
+    assert hits / sum(len(f.boxes) for f in results.found) >= 0.95
+
+
+def test_boxes_lie_in_the_image_best_first(results: Results):
+    for truth, found in zip(results.truth, results.found, strict=True):
+        height, width = truth.image.shape[:2]
+        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert (np.diff(found.scores) <= 0).all()
+
+
+def test_joints_are_close(results: Results):
+    """Median error over all joints that can be seen: at most 2 % of the box's long side."""
+    errors = []
+    for truth, poses, pairs in zip(results.truth, results.poses, results.pairs, strict=True):
+        for person, index in pairs.items():
+            seen = truth.joints[person, :, 2] > 0
+            distances = np.linalg.norm(poses.keypoints[index, seen, :2] - truth.joints[person, seen, :2], axis=1)
+            errors.extend(distances / (truth.boxes[person, 2:] - truth.boxes[person, :2]).max())
+    assert np.median(errors) <= 0.02
+
+
+def test_visible_faces_get_a_mesh_and_backs_of_heads_none(results: Results):
+    visible = [mesh is not None for person, mesh in results.matched() if person["face_visible"]]
+    assert np.mean(visible) >= 0.9
+    assert not [person for person, mesh in results.matched() if person["head_direction"] == "back" and mesh]
+
+
+def test_meshes_lie_on_their_own_person(results: Results):
+    for truth, meshes, pairs in zip(results.truth, results.meshes, results.pairs, strict=True):
+        for person, index in pairs.items():
+            if meshes[index] is not None and truth.people[person]["face_visible"]:
+                eyes = truth.joints[person, [1, 2], :2].mean(0)
+                offset = np.linalg.norm(meshes[index].landmarks[:, :2].mean(0) - eyes)
+                assert offset < np.ptp(meshes[index].landmarks[:, 1])
+
+
+def test_head_angles_follow_the_true_ones(results: Results):
+    pairs = [(person["head"], mesh) for person, mesh in results.matched() if mesh and person["face_visible"]]
+    for angle, tolerance in (("yaw", 10), ("pitch", 10), ("roll", 5)):
+        truth, found = np.array([(head[angle], getattr(mesh, angle)) for head, mesh in pairs]).T
+        assert np.median(np.abs(truth - found)) <= tolerance
+    yaws = np.array([(head["yaw"], mesh.yaw) for head, mesh in pairs])
+    assert np.corrcoef(yaws.T)[0, 1] > 0.9
+
+
+def test_one_by_one_gives_the_same_as_a_batch(results: Results):
+    detector, pose, mesh = (PROFILE.load(role, threads=1) for role in ("detector", "pose", "mesh"))
+    for i in range(6):
+        truth, found, poses, meshes = results.truth[i], results.found[i], results.poses[i], results.meshes[i]
+        (alone,) = detector.detect([truth.image])
+        np.testing.assert_array_equal(alone.boxes, found.boxes)
+        (its_poses,) = pose.estimate([truth.image], [found.boxes])
+        np.testing.assert_array_equal(its_poses.keypoints, poses.keypoints)
+        np.testing.assert_array_equal(its_poses.world, poses.world)
+        (its_meshes,) = mesh.estimate([truth.image], [found.boxes], [poses.keypoints])
+        assert [m is None for m in its_meshes] == [m is None for m in meshes]
+        for one, other in zip(its_meshes, meshes, strict=True):
+            if one and other:
+                np.testing.assert_allclose(one.landmarks, other.landmarks, atol=1e-3)
+                np.testing.assert_allclose(one.blendshapes, other.blendshapes, atol=1e-3)

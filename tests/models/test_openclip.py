@@ -1,0 +1,85 @@
+"""The OpenCLIP wrapper, on a tiny model with random weights that is loaded the way real ones are."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+CONFIG = {
+    "embed_dim": 32,
+    "vision_cfg": {"image_size": 64, "layers": 1, "width": 64, "patch_size": 16, "head_width": 32},
+    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
+}
+
+
+@pytest.fixture(scope="module", params=["safetensors", "pt"])
+def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory):
+    from include.models.openclip import OpenClip  # declares torchvision's operators before open_clip is imported
+
+    import open_clip  # isort: skip
+    import torch
+    from safetensors.torch import save_file
+
+    folder = tmp_path_factory.mktemp("clip")
+    config, weights = folder / "clip_tiny.json", folder / f"clip_tiny.{request.param}"
+    config.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(config)
+    torch.manual_seed(0)
+    state = {k: v.half().contiguous() for k, v in open_clip.create_model("clip_tiny").state_dict().items()}
+    save_file(state, weights) if request.param == "safetensors" else torch.save(state, weights)
+    return OpenClip(weights, model="clip_tiny", tag="test", config=config, batch_size=2)
+
+
+def images() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    return [rng.integers(0, 255, (*size, 3), dtype=np.uint8) for size in ((64, 64), (1, 1), (50, 170), (300, 20))]
+
+
+def test_images_become_unit_vectors_whatever_the_batch(clip):
+    together = clip.encode_images(images())
+    assert together.dtype == np.float32 and together.shape == (4, 32)
+    np.testing.assert_allclose(np.linalg.norm(together, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(together, np.concatenate([clip.encode_images([i]) for i in images()]), atol=1e-5)
+
+
+def test_texts_of_any_length_and_language(clip):
+    texts = ["", "a person sits", "東京スカイツリー 夜景", "a person sits " * 200, "a person sits " * 300]
+    vectors = clip.encode_texts(texts)
+    assert vectors.dtype == np.float32 and vectors.shape == (5, 32)
+    np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
+    np.testing.assert_allclose(vectors[3], vectors[4], atol=1e-5)  # both are cut off at 77 tokens
+    assert np.abs(vectors[1] - vectors[2]).max() > 1e-3
+
+
+def test_nothing_in_nothing_out(clip):
+    assert clip.encode_images([]).shape == (0, 32)
+    assert clip.encode_texts([]).shape == (0, 32)
+
+
+def test_name_says_model_and_weights(clip):
+    assert clip.name == "clip_tiny/test"
+
+
+def test_pickled_code_is_not_run(clip, tmp_path: Path):
+    import torch
+
+    from include.models.openclip import OpenClip
+
+    class Harm:
+        def __reduce__(self) -> tuple:
+            return Path.touch, (tmp_path / "harm",)
+
+    torch.save({"state_dict": Harm()}, tmp_path / "bad.pt")
+    with pytest.raises(Exception, match=r"(?i)weights.only"):
+        OpenClip(tmp_path / "bad.pt", model="clip_tiny", tag="test", batch_size=2)
+    assert not (tmp_path / "harm").exists()
+
+
+def test_torchvision_is_importable_in_a_fresh_process():
+    code = "import include.models.torchvision_cpu, torchvision.transforms, open_clip"
+    subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})

@@ -1,0 +1,90 @@
+"""The packaged models themselves, on images that hold nothing and (in test_accuracy.py) on the built-in sample."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from include.models.profiles import load_profile
+
+PROFILE = load_profile("packaged")
+
+
+@pytest.fixture(scope="module")
+def detector():
+    return PROFILE.load("detector")
+
+
+@pytest.fixture(scope="module")
+def pose():
+    return PROFILE.load("pose")
+
+
+@pytest.fixture(scope="module")
+def mesh():
+    return PROFILE.load("mesh")
+
+
+def peopleless() -> list[np.ndarray]:
+    rng = np.random.default_rng(0)
+    slope = np.linspace(0, 255, 300)[None, :, None] * np.ones((200, 1, 3))
+    noise = rng.integers(0, 255, (150, 220, 3), dtype=np.uint8)
+    return [
+        noise,
+        slope.astype(np.uint8),
+        *(np.full((*size, 3), 90, np.uint8) for size in ((1, 1), (2, 900), (900, 3))),
+    ]
+
+
+def test_no_people_are_found_where_there_are_none(detector):
+    for found in detector.detect(peopleless()):
+        assert found.boxes.shape == (0, 4) and found.boxes.dtype == np.float32
+        assert found.scores.shape == (0,) and found.scores.dtype == np.float32
+
+
+def test_empty_batches(detector, pose, mesh):
+    assert detector.detect([]) == [] and pose.estimate([], []) == [] and mesh.estimate([], [], []) == []
+
+
+def test_images_without_boxes(pose, mesh):
+    none = [np.empty((0, 4), np.float32)] * len(peopleless())
+    poses = pose.estimate(peopleless(), none)
+    assert all(
+        p.keypoints.shape == (0, 17, 3) and p.scores.shape == (0,) and p.world.shape == (0, 33, 3) for p in poses
+    )
+    assert mesh.estimate(peopleless(), none, [p.keypoints for p in poses]) == [[]] * len(none)
+
+
+def test_wrong_boxes_do_no_harm(pose, mesh):
+    """Boxes that hold nobody, are empty, or lie outside: finite keypoints with low scores, and no mesh."""
+    images = peopleless()
+    boxes = [np.array([[0, 0, 1, 1], [5, 5, 5, 5], [1000, 1000, 1100, 1200]], np.float32)] * len(images)
+    poses = pose.estimate(images, boxes)
+    for estimate in poses:
+        assert estimate.keypoints.dtype == np.float32 and estimate.keypoints.shape == (3, 17, 3)
+        assert np.isfinite(estimate.keypoints).all() and (estimate.keypoints[:, :, 2] < 0.5).all()
+    assert mesh.estimate(images, boxes, [p.keypoints for p in poses]) == [[None] * 3] * len(images)
+
+
+def turn(axis: int, degrees: float) -> np.ndarray:
+    """Rotation about x (right), y (up) or z (towards the camera), counter-clockwise seen from the axis' tip."""
+    cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
+    a, b = [(1, 2), (2, 0), (0, 1)][axis]
+    matrix = np.eye(3)
+    matrix[a, a] = matrix[b, b] = cos
+    matrix[a, b], matrix[b, a] = -sin, sin
+    return matrix
+
+
+@pytest.mark.parametrize("yaw", [-80, 0, 35])
+@pytest.mark.parametrize("pitch", [-40, 0, 25])
+@pytest.mark.parametrize("roll", [-100, 0, 15])
+def test_head_angles_of_known_rotations(yaw: float, pitch: float, roll: float):
+    from include.models.facemesh import head_angles
+
+    rotation = turn(1, yaw) @ turn(0, -pitch) @ turn(2, -roll)
+    np.testing.assert_allclose(head_angles(2.5 * rotation), (yaw, pitch, roll), atol=1e-6)
+    # The same head in a crop that was turned clockwise by 30 degrees looks turned back by as much.
+    np.testing.assert_allclose(head_angles(turn(2, 30) @ rotation, math.radians(30)), (yaw, pitch, roll), atol=1e-6)
