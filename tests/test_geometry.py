@@ -83,8 +83,30 @@ def test_a_turned_moved_and_scaled_face_is_the_same_face(
     assert np.allclose(geometry.canonical_faces(seen), geometry.canonical_faces(face), atol=1e-3)
 
 
-def test_expressions_leave_out_where_the_eyes_look() -> None:
-    shapes = np.arange(52, dtype=np.float32)[None]
-    names = dict(zip(geometry.EXPRESSIONS, geometry.expressions(shapes)[0], strict=True))
-    assert names["mouthSmileLeft"] == 44 and names["jawOpen"] == 25
-    assert not any(name.startswith("eyeLook") for name in names)
+def expression(face: np.ndarray, shapes: np.ndarray | None = None) -> dict[str, float]:
+    found = geometry.expressions(np.zeros((1, 52)) if shapes is None else shapes, face)
+    return dict(zip(geometry.EXPRESSIONS, found[0].tolist(), strict=True))
+
+
+def test_expressions_are_blendshapes_and_measures_of_the_face_whichever_way_it_looks() -> None:
+    face = np.random.default_rng(5).normal(0, 30, (1, 478, 3))
+    named = expression(face, np.arange(52.0)[None])
+    assert named["mouthSmileLeft"] == 44 and named["jawOpen"] == 25
+    turned = expression(face @ rotation(30, 10, -20).T * 2 + 200, np.arange(52.0)[None])
+    assert turned == pytest.approx(named, rel=1e-3)
+
+
+def test_an_opened_mouth_is_measured() -> None:
+    face = np.random.default_rng(5).normal(0, 30, (1, 478, 3))
+    face[0, [33, 263, 2, 168]] = [[-40, 0, 0], [40, 0, 0], [0, 40, 0], [0, -5, 0]]
+    face[0, 13] = face[0, 14] = [0, 55, 0]
+    closed = expression(face)["mouthOpening"]
+    face[0, 14] = [0, 75, 0]
+    assert closed == pytest.approx(0) and expression(face)["mouthOpening"] == pytest.approx(0.25 / 0.16)
+
+
+def test_faces_too_small_to_read_and_unseen_ones_have_no_expression() -> None:
+    face = np.random.default_rng(5).normal(0, 30, (1, 478, 3))
+    small = face * (geometry.MIN_FACE - 1) / np.ptp(face[..., 1])
+    assert all(np.isnan(v) for v in expression(small).values())
+    assert all(np.isnan(v) for v in expression(face * np.nan).values())

@@ -113,9 +113,12 @@ def test_unseen_limbs_have_no_facts() -> None:
     ("shapes", "fact", "name"),
     [
         ({"mouthSmileLeft": 0.8, "mouthSmileRight": 0.7}, "mouth", "smiling"),
-        ({"mouthSmileLeft": 0.8, "mouthSmileRight": 0.7, "jawOpen": 0.5}, "mouth", "smiling open"),
+        ({"mouthSmileLeft": 0.8, "mouthSmileRight": 0.7, "mouthOpening": 0.9}, "mouth", "smiling open"),
+        ({"mouthCornerLift": -0.9}, "mouth", "turned down"),
         ({"jawOpen": 0.7}, "mouth", "open"),
-        ({"mouthPucker": 0.95}, "mouth", "puckered"),
+        ({"mouthOpening": 1.5}, "mouth", "open"),
+        ({"mouthWidth": 6.3, "mouthCornerLift": 1.6}, "mouth", "smiling"),
+        ({"mouthPucker": 0.95, "mouthWidth": 4.4}, "mouth", "puckered"),
         ({"browDownLeft": 0.9, "browDownRight": 0.9}, "brows", "lowered"),
         ({"browInnerUp": 0.8, "browOuterUpLeft": 0.8, "browOuterUpRight": 0.8}, "brows", "raised"),
         ({"eyeBlinkLeft": 0.8, "eyeBlinkRight": 0.8}, "eyes", "closed"),
@@ -124,8 +127,15 @@ def test_unseen_limbs_have_no_facts() -> None:
     ],
 )
 def test_expressions_are_named(shapes: dict[str, float], fact: str, name: str) -> None:
-    values = np.array([[shapes.get(n, 0.0) for n in geometry.EXPRESSIONS]], np.float32)
+    at_rest = {"mouthWidth": 5.2, "eyeOpening": 1.5, "browHeight": 1.7}
+    values = np.array([[(at_rest | shapes).get(n, 0.0) for n in geometry.EXPRESSIONS]], np.float32)
     assert face_facts(values)[fact].tolist() == [name]
+
+
+def test_unseen_faces_and_heads_have_no_facts() -> None:
+    faces, heads = np.full((1, len(geometry.EXPRESSIONS)), np.nan), np.full((1, 3), np.nan)
+    for facts in (face_facts(faces), head_facts(heads)):
+        assert {str(value) for values in facts.values() for value in values} == {""}
 
 
 def test_a_quiet_face_is_called_neutral() -> None:

@@ -1,0 +1,266 @@
+"""A cluster version: what people are compared by, how far apart two of them are, and which cluster is nearest.
+
+``load_fit(store.read("clusters/v0001/fit.json"))`` gives a `Fit`. Of a shard's tables, its kinds tell::
+
+    kind = fit.kinds["pose"]                      # or "face", "head"
+    features = kind.features(pose, mesh)          # float32 [people, d]; NaN where a person does not show a part
+    kind.distances(features[3], features)         # float32 [people]; NaN where the two show nothing in common
+    clusters, distances = kind.nearest(features)  # indices of kind.clusters; -1 and NaN where too little is seen
+    kind.near, kind.far                           # closer than near: alike; farther than far: clearly different
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from laion_people import facetext, geometry, posetext
+from laion_people.errors import LaionPeopleError
+from laion_people.people import matrix
+
+BLOCK = 4096  # people whose distances to all clusters are in memory at a time
+
+
+@dataclass(frozen=True, slots=True)
+class Space:
+    """What one kind of cluster compares: the columns that it reads, names of features, and what a mirror does to them.
+
+    ``extract`` turns the pose and mesh tables of one shard into float32 [people, d], NaN where a part is not seen. A
+    mirrored person has feature ``order[i]`` times ``sign[i]`` at place i. ``scale`` turns a root mean square of
+    feature differences into a distance; people nearer to a cluster's centre than ``tolerance`` are like it.
+    ``part(features)`` names which part of a person is seen, "" where too little is; ``facts(features)`` is what
+    captions can say of each person, "" where nothing is certain.
+    """
+
+    names: tuple[str, ...]
+    order: np.ndarray
+    sign: np.ndarray
+    scale: float
+    tolerance: float
+    pose_columns: tuple[str, ...]
+    mesh_columns: tuple[str, ...]
+    extract: Callable[[pa.Table, pa.Table], np.ndarray]
+    part: Callable[[np.ndarray], np.ndarray]
+    facts: Callable[[np.ndarray], dict[str, np.ndarray]]
+
+    def mirrored(self, features: np.ndarray) -> np.ndarray:
+        """The features of the mirror images."""
+        return features[..., self.order] * self.sign
+
+    def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """Distances between features [..., d] that broadcast, float32; of a person and her mirror image the smaller.
+
+        Only what both show counts (partial distances; Dixon 1979, doi:10.1109/TSMC.1979.4310090); NaN where that is
+        nothing.
+        """
+        direct = _mean_square(features - others)
+        mirrored = _mean_square(self.mirrored(features) - others)
+        return (self.scale * np.sqrt(np.minimum(direct, mirrored))).astype(np.float32)
+
+
+def _mean_square(differences: np.ndarray) -> np.ndarray:
+    seen = ~np.isnan(differences)
+    total = np.where(seen, differences, 0.0)
+    count = seen.sum(-1)
+    return np.where(count > 0, np.einsum("...d,...d->...", total, total) / np.maximum(count, 1), np.nan)
+
+
+def _pose_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
+    keypoints = matrix(pose["keypoints"], 51).reshape(-1, 17, 3)
+    world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
+    limbs = geometry.limb_directions(keypoints, world)
+    limbs[~_seen_both(limbs, geometry.LEG_LIMBS), geometry.LEG_LIMBS] = np.nan  # half a leg tells no pose
+    return limbs.reshape(len(limbs), 3 * len(geometry.LIMBS))
+
+
+def _pose_part(features: np.ndarray) -> np.ndarray:
+    """Whole body or upper body, by the legs; "" for those whose arms are not seen."""
+    limbs = features.reshape(-1, len(geometry.LIMBS), 3)
+    upper = ~np.isnan(limbs[:, 0, 0]) & _seen_both(limbs, geometry.ARM_LIMBS)
+    return np.where(upper, np.where(_seen_both(limbs, geometry.LEG_LIMBS), "whole body", "upper body"), "")
+
+
+def _seen_both(limbs: np.ndarray, pair: slice) -> np.ndarray:
+    """Whether both arms or legs are seen, but for one forearm or shin at most; ``pair``: two upper limbs, two lower."""
+    seen = ~np.isnan(limbs[:, pair, 0])
+    return seen[:, :2].all(axis=1) & seen[:, 2:].any(axis=1)
+
+
+def _face_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
+    landmarks = matrix(mesh["face_landmarks"], 3 * 478).reshape(-1, 478, 3)
+    return geometry.expressions(matrix(mesh["blendshapes"], 52), landmarks)
+
+
+def _head_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
+    angles = [np.asarray(mesh[f"head_{name}"], np.float64) for name in ("yaw", "pitch", "roll")]
+    return np.radians(np.stack(angles, axis=1)).astype(np.float32)
+
+
+def _all_seen(features: np.ndarray) -> np.ndarray:
+    return np.where(np.isnan(features).any(axis=1), "", "face")
+
+
+def _swapped(names: tuple[str, ...]) -> np.ndarray:
+    """Where each feature's counterpart of the other side is."""
+    other = [n.replace("Left", "*").replace("Right", "Left").replace("*", "Right") for n in names]
+    return np.array([names.index(name) for name in other])
+
+
+_POSE_NAMES = tuple(f"{limb}_{axis}" for limb in geometry.LIMBS for axis in ("left", "up", "forward"))
+SPACES: dict[str, Space] = {
+    "pose": Space(
+        names=_POSE_NAMES,
+        order=np.array([3 * limb + axis for limb in geometry.MIRRORED_LIMBS for axis in range(3)]),
+        sign=np.tile(np.array([-1.0, 1, 1], np.float32), len(geometry.LIMBS)),
+        tolerance=0.3,  # limbs differ by 17 degrees
+        scale=3**0.5,  # root mean square over limbs, each of which has three features
+        pose_columns=("keypoints", "world_landmarks"),
+        mesh_columns=(),
+        extract=_pose_features,
+        part=_pose_part,
+        facts=lambda features: posetext.pose_facts(features.reshape(-1, len(geometry.LIMBS), 3)),
+    ),
+    "face": Space(
+        names=geometry.EXPRESSIONS,
+        order=_swapped(geometry.EXPRESSIONS),
+        sign=np.ones(len(geometry.EXPRESSIONS), np.float32),
+        tolerance=1.0,  # half of a broad smile or a wide open mouth
+        scale=len(geometry.EXPRESSIONS) ** 0.5,
+        pose_columns=(),
+        mesh_columns=("blendshapes", "face_landmarks"),
+        extract=_face_features,
+        part=_all_seen,
+        facts=facetext.face_facts,
+    ),
+    "head": Space(
+        names=("yaw", "pitch", "roll"),
+        order=np.arange(3),  # where a head points in the picture is not the same in the mirror
+        sign=np.ones(3, np.float32),
+        tolerance=0.25,  # 14 degrees
+        scale=3**0.5,
+        pose_columns=(),
+        mesh_columns=("head_yaw", "head_pitch", "head_roll"),
+        extract=_head_features,
+        part=_all_seen,
+        facts=facetext.head_facts,
+    ),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """One cluster of a fit.
+
+    size: people of the fit's sample in it; part: what its people show ("whole body", "upper body", "face"); centroid:
+    float32 [d], NaN in features of what is not shown; shares: how many of the members have each fact, as
+    ``{"legs": {"sitting": 0.9, ...}, ...}`` (see `laion_people.posetext`).
+    """
+
+    cluster_id: str
+    part: str
+    size: int
+    medoid_person_id: str
+    centroid: np.ndarray
+    shares: dict[str, dict[str, float]]
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """The clusters of one kind (pose, face, head), and the bounds of what is alike (near) and different (far)."""
+
+    space: Space
+    clusters: tuple[Cluster, ...]
+    near: float
+    far: float
+    summary: dict[str, Any] = field(default_factory=dict)  # how they were found: rule, curve, quality, map of old ids
+
+    def features(self, pose: pa.Table, mesh: pa.Table) -> np.ndarray:
+        """Features float32 [people, d] of a shard's pose and mesh tables (the columns of ``space`` are enough)."""
+        return self.space.extract(pose, mesh)
+
+    def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
+        """See `Space.distances`."""
+        return self.space.distances(features, others)
+
+    def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """The nearest cluster of each person among those of the part that she shows, and the distance."""
+        best = np.full(len(features), -1)
+        distance = np.full(len(features), np.nan, np.float32)
+        shown = self.space.part(features)
+        for part in sorted({c.part for c in self.clusters}):
+            indices = np.array([i for i, c in enumerate(self.clusters) if c.part == part])
+            centroids = np.stack([self.clusters[i].centroid for i in indices])
+            rows = np.flatnonzero(shown == part)
+            for block in np.split(rows, range(BLOCK, len(rows), BLOCK)):
+                found = self.space.distances(features[block, None], centroids[None])
+                best[block] = indices[found.argmin(axis=1)]
+                distance[block] = found.min(axis=1)
+        return best, distance
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """A frozen fit: what ``fit.json`` holds. ``kinds`` has pose, face and head."""
+
+    version: str
+    kinds: dict[str, Kind]
+
+    def to_json(self) -> bytes:
+        """Plain JSON; floats have five digits, unseen features are null."""
+        kinds = {
+            name: {
+                "features": list(kind.space.names),
+                "near": _rounded(kind.near),
+                "far": _rounded(kind.far),
+                "k": len(kind.clusters),
+                **_rounded(kind.summary),
+                "clusters": [
+                    {
+                        "cluster_id": c.cluster_id,
+                        "part": c.part,
+                        "size": c.size,
+                        "medoid_person_id": c.medoid_person_id,
+                        "centroid": _rounded(c.centroid.tolist()),
+                        "shares": _rounded(c.shares),
+                    }
+                    for c in kind.clusters
+                ],
+            }
+            for name, kind in self.kinds.items()
+        }
+        return (json.dumps({"version": self.version, "kinds": kinds}, indent=1, allow_nan=False) + "\n").encode()
+
+
+def load_fit(data: bytes) -> Fit:
+    """Raises LaionPeopleError when ``data`` is no fit, or one of other features than this release computes."""
+    try:
+        document = json.loads(data)
+        kinds = {}
+        for name, space in SPACES.items():
+            fields = document["kinds"][name]
+            if tuple(fields.pop("features")) != space.names:
+                raise LaionPeopleError(f"fit {document['version']} was made with other {name} features: fit a new one")
+            clusters = tuple(
+                Cluster(**c | {"centroid": np.array(c["centroid"], np.float32)}) for c in fields.pop("clusters")
+            )
+            near, far = fields.pop("near"), fields.pop("far")
+            kinds[name] = Kind(space, clusters, near, far, fields)
+        return Fit(document["version"], kinds)
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise LaionPeopleError(f"not a fit.json: {error!r}") from error
+
+
+def _rounded(value: Any) -> Any:
+    """Five digits are more than the features are good for, and spare tiny differences between machines."""
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_rounded(item) for item in value]
+    if isinstance(value, float | np.floating):
+        return round(float(value), 5) if np.isfinite(value) else None
+    return value

@@ -1,0 +1,82 @@
+"""cluster: a frozen fit of pose, face and head clusters on a sample of a release, with contact sheets."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+
+from laion_people.clusters import SPACES, Fit, load_fit
+from laion_people.contactsheets import Place, pick, write_sheets
+from laion_people.errors import LaionPeopleError
+from laion_people.fitting import fit_kind
+from laion_people.settings import Settings
+from laion_people.step import Release, ReleaseStep
+
+
+class Cluster(ReleaseStep):
+    """Writes ``fit.json`` and one contact sheet a cluster; its rows are the clusters.
+
+    Reads shards in a drawn order until it has the sample, so that memory and time don't grow with the release.
+    """
+
+    name = "cluster"
+    summary = "finds pose, face and head clusters on a sample of the release and freezes them as a version"
+    reads = ("images", "people", "pose", "mesh")
+    opens_version = True
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in SPACES), "seed")}
+
+    def apply(self, release: Release) -> tuple[int, list[str]]:
+        places, ids, features = _sample(release)
+        previous = _previous(release)
+        kinds, sheets = {}, {}
+        for name, space in SPACES.items():
+            k = getattr(release.settings, f"{name}_clusters")
+            kind, labels = fit_kind(name, space, features[name], ids, k, release.settings.seed, previous)
+            _, distances = kind.nearest(features[name])
+            kinds[name] = kind
+            for index, cluster in enumerate(kind.clusters):
+                members = pick(np.flatnonzero(labels == index), distances)
+                sheets[cluster.cluster_id] = [places[member] for member in members]
+        if not sheets:
+            raise LaionPeopleError(f"cluster: none of {len(ids)} people shows enough of a body or a face")
+        release.store.write(release.path("fit.json"), Fit(release.version, kinds).to_json())
+        return len(sheets), ["fit.json", *write_sheets(release, sheets)]
+
+
+def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray]]:
+    """Where the sample's people are, their ids, and their features by kind; counts the rows that are read."""
+    size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
+    columns = {
+        table: sorted({c for space in SPACES.values() for c in getattr(space, f"{table}_columns")})
+        for table in ("pose", "mesh")
+    }
+    places: list[Place] = []
+    ids: list[str] = []
+    features: dict[str, list[np.ndarray]] = {name: [] for name in SPACES}
+    for shard in rng.permutation(len(release.shards)):
+        if len(ids) >= size:
+            break
+        partition, index = release.shards[shard]
+        pose = release.table("pose", partition, index, ["person_id", *columns["pose"]])
+        mesh = release.table("mesh", partition, index, columns["mesh"])
+        release.rows_in += len(pose)
+        rows = np.sort(rng.permutation(len(pose))[: size - len(ids)])
+        seen = np.zeros(len(rows), bool)
+        for name, space in SPACES.items():
+            found = space.extract(pose, mesh)[rows]
+            features[name].append(found)
+            seen |= space.part(found) != ""
+        release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
+        places += [(partition, index, int(row)) for row in rows]
+        ids += pose["person_id"].take(rows).to_pylist()
+    return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}
+
+
+def _previous(release: Release) -> Fit | None:
+    """The newest version before this one, whose ids are kept."""
+    paths = [p for p in release.store.list("clusters") if p.endswith("/fit.json") and p < release.path("fit.json")]
+    return load_fit(release.store.read(max(paths))) if paths else None
