@@ -1,0 +1,58 @@
+"""Pasting people into a picture: where each cut-out goes, and the drawing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from PIL import Image
+
+HEIGHT = 512  # pixels of a composed picture
+WIDTHS = (512, 768)  # pixels, narrowest and widest; as wide as the people need
+MAX_ENLARGED = 2.0  # people are not enlarged more
+MAX_BACKGROUND_ENLARGED = 3.0  # img2dataset's default of 256 px is enough for the widest picture
+TALLEST, SHORTEST = 0.86, 0.4  # share of the picture's height that people have
+GAP = 0.02  # share of the picture's width that stays free beside each person, at least
+GROUND = 0.95  # share of the picture's height at which feet stand
+
+
+def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:
+    """Places cut-outs side by side: the picture's width in pixels, and int [people, 4] rectangles x1, y1, x2, y2.
+
+    ``sizes`` are the widths and heights of the cut-outs, in pixels, [people, 2]. People who are ``cut`` off above their
+    feet are cut off by the picture's lower edge too; others stand on one line. Heights differ by a tenth at most;
+    rectangles never touch. None when people would be too small, or enlarged too much.
+    """
+    jitter = rng.uniform(0.9, 1.0, len(sizes))
+    ratios = jitter * sizes[:, 0] / sizes[:, 1]  # widths for a height of 1
+    used = 1 - GAP * (len(sizes) + 1)
+    tallest = min(TALLEST * HEIGHT, MAX_ENLARGED * (sizes[:, 1] / jitter).min(), WIDTHS[1] * used / ratios.sum())
+    if tallest < SHORTEST * HEIGHT:
+        return None
+    tallest = max(tallest * rng.uniform(0.85, 1.0), SHORTEST * HEIGHT)
+    width = int(np.clip(tallest * ratios.sum() / used * rng.uniform(1.1, 1.4), *WIDTHS))
+    heights, widths = np.floor(tallest * jitter), np.floor(tallest * ratios)
+    spare = width * used - widths.sum()
+    gaps = GAP * width + spare * rng.dirichlet(np.full(len(sizes) + 1, 8.0))
+    left = np.floor(np.cumsum(gaps[:-1] + np.concatenate([[0], widths[:-1]])))
+    bottom = np.full(len(sizes), HEIGHT if cut else round(GROUND * HEIGHT))
+    return width, np.stack([left, bottom - heights, left + widths, bottom], axis=1).astype(int)
+
+
+def fits(background: Image.Image) -> bool:
+    """Whether a background is large enough for the widest picture."""
+    return max(WIDTHS[1] / background.width, HEIGHT / background.height) <= MAX_BACKGROUND_ENLARGED
+
+
+def canvas(background: Image.Image, width: int) -> Image.Image:
+    """The middle of a background, filling a picture of ``width`` x ``HEIGHT`` pixels."""
+    scale = max(width / background.width, HEIGHT / background.height)
+    w, h = width / scale, HEIGHT / scale
+    left, top = (background.width - w) / 2, (background.height - h) / 2
+    return background.resize((width, HEIGHT), Image.Resampling.LANCZOS, box=(left, top, left + w, top + h))
+
+
+def paste(picture: Image.Image, cutouts: Sequence[Image.Image], places: np.ndarray) -> None:
+    """Pastes cut-outs into the rectangles ``places`` of a picture."""
+    for cutout, (x1, y1, x2, y2) in zip(cutouts, places.tolist(), strict=True):
+        picture.paste(cutout.resize((x2 - x1, y2 - y1), Image.Resampling.LANCZOS), (x1, y1))

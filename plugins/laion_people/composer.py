@@ -1,0 +1,265 @@
+"""Who is shown with whom in Subset B, so that it is beyond doubt who is alike and who is not."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+
+from laion_people import similartext
+from laion_people.clusters import Kind, load_fit
+from laion_people.collage import arrange
+from laion_people.geometry import ARM_LIMBS, LEG_LIMBS, SEEN, seen_limbs
+from laion_people.people import boxes, face_boxes, matrix
+from laion_people.step import Shard
+
+PADDING = 0.04  # share of a box's width and height that is cut out around it
+MIN_HEIGHT = 128  # pixels of a person's box; smaller people would be blurred when pasted
+MIN_FACE = {"pose": 0, "face": 40, "head": 24}  # pixels: height of a face, before and after pasting, to see the aspect
+MIN_FACE_SCORE = 0.5
+MAX_YAW, MAX_PITCH = 40, 20  # degrees: blendshapes of faces that are turned further tell more of the turn
+TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so, as in facetext
+DOUBT = 5  # degrees from such a border within which nobody is shown for the head's position: what the angles may be off
+MAX_OVERLAP = 0.1  # share of a cut-out that boxes of other people may cover
+CANDIDATES = 512  # people who are looked at, at most, to join a group
+ANCHORS = 32  # people who are tried as the first of a group before its kind is given up
+HEAD, SHOULDERS, ANKLES = slice(0, 5), [5, 6], [15, 16]  # COCO-17
+
+
+class People:
+    """The people of a shard: their tables as arrays with one row a person.
+
+    images: int, which image each is in; boxes: float32 [people, 4]; cutouts: int [people, 4], pixels that are pasted;
+    cut: bool, the feet are not seen; unfit: str, why a person cannot be shown alone, "" if nothing is against it;
+    face_heights: float32, pixels, 0 where no face is seen; directions: str, of heads, "" where in doubt; clear_faces:
+    bool by aspect; clusters: str by aspect, "" for none.
+    """
+
+    def __init__(self, shard: Shard):
+        people = shard.table("people", ["person_id", "key", "bbox", "image_width", "image_height"])
+        self.ids, self.keys = people["person_id"].to_pylist(), people["key"].to_pylist()
+        self.images = np.unique(self.keys, return_inverse=True)[1]
+        self.boxes = boxes(people)
+        size = np.stack([people["image_width"], people["image_height"]], axis=1)
+        self.cutouts = _padded(self.boxes, size)
+        self._keypoints = matrix(shard.table("pose", ["keypoints"])["keypoints"], 51).reshape(-1, 17, 3)
+        seen = self._keypoints[..., 2] >= SEEN
+        self.cut = ~(seen[:, ANKLES].any(axis=1) & (self.boxes[:, 3] < 0.99 * size[:, 1]))
+        headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
+        small = self.boxes[:, 3] - self.boxes[:, 1] < MIN_HEIGHT
+        reasons = [_crowded(self.images, self.boxes, self.cutouts), headless, small]
+        self.unfit = np.select(reasons, ["crowded", "truncated", "too_small"], "")
+        mesh = shard.table("mesh", ["face_landmarks", "face_score", "head_yaw", "head_pitch"])
+        faces = face_boxes(mesh)
+        self.face_heights = np.nan_to_num(faces[:, 3] - faces[:, 1])
+        score, yaw, pitch = (np.asarray(mesh[c].fill_null(0)) for c in ("face_score", "head_yaw", "head_pitch"))
+        self.directions = _directions(yaw, pitch)
+        certain = (score >= MIN_FACE_SCORE) & _inside(self._keypoints[:, 0, :2], faces)
+        frontal = (abs(yaw) <= MAX_YAW) & (abs(pitch) <= MAX_PITCH)
+        self.clear_faces = {
+            "face": certain & (self.face_heights >= MIN_FACE["face"]) & frontal,
+            "head": certain & (self.face_heights >= MIN_FACE["head"]) & (self.directions != ""),
+        }
+        assignments = shard.table("assignments", [f"{aspect}_cluster" for aspect in similartext.ASPECTS])
+        self.clusters = {
+            aspect: np.array(assignments[f"{aspect}_cluster"].fill_null("").to_pylist(), object)
+            for aspect in similartext.ASPECTS
+        }
+
+    def clear_pose(self, parts: np.ndarray) -> np.ndarray:
+        """Whether all limbs of the part of the body that is shown (see `clusters.Space.part`) are seen."""
+        limbs = seen_limbs(self._keypoints)
+        legs = limbs[:, LEG_LIMBS].all(axis=1) | (parts != "whole body")
+        return limbs[:, 0] & limbs[:, ARM_LIMBS].all(axis=1) & legs
+
+
+def _inside(noses: np.ndarray, faces: np.ndarray) -> np.ndarray:
+    """Whether the nose that the pose tells of is on the face mesh, or less than a tenth off; if not, one is wrong."""
+    margin = 0.1 * (faces[:, 2:] - faces[:, :2])
+    return ((noses >= faces[:, :2] - margin) & (noses <= faces[:, 2:] + margin)).all(axis=1)
+
+
+def _directions(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
+    """What head directions are called, from angles in degrees; "" where another name may be right too: str [people]."""
+    straight = abs(yaw) < TURNED
+    doubt = abs(abs(yaw) - TURNED) < DOUBT
+    doubt |= straight & (np.minimum(abs(pitch - LIFTED), abs(pitch - LOWERED)) < DOUBT)
+    names = ["", "left", "right", "up", "down"]
+    return np.select([doubt, yaw <= -TURNED, yaw >= TURNED, pitch >= LIFTED, pitch <= LOWERED], names, "ahead")
+
+
+def _padded(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
+    padding = (boxes[:, 2:] - boxes[:, :2]) * PADDING
+    corner, opposite = np.maximum(boxes[:, :2] - padding, 0), np.minimum(boxes[:, 2:] + padding, size)
+    return np.concatenate([np.floor(corner), np.ceil(opposite)], axis=1).astype(int)
+
+
+def _crowded(images: np.ndarray, boxes: np.ndarray, cutouts: np.ndarray) -> np.ndarray:
+    """Whether other people of the image cover too much of a cut-out: bool [people]."""
+    crowded = np.zeros(len(images), bool)
+    order = np.argsort(images, kind="stable")
+    for rows in np.split(order, np.flatnonzero(np.diff(images[order])) + 1):
+        for row in rows:
+            x1, y1, x2, y2 = cutouts[row]
+            others = np.clip(boxes[rows[rows != row]], [x1, y1, x1, y1], [x2, y2, x2, y2])
+            shared = (others[:, 2:] - others[:, :2]).prod(axis=1).sum()
+            crowded[row] = shared > MAX_OVERLAP * (x2 - x1) * (y2 - y1)
+    return crowded
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The people of a shard who can be shown for one aspect.
+
+    rows: int [people], their rows in the shard's tables; clusters: str [people]; names: str [people], what a viewer
+    calls what they do: the head's direction, elsewhere the cluster; images: int [people], which image each is cut from;
+    cut: bool [people], the feet are not seen; features: float32 [people, d], what ``kind`` measures distances between;
+    kind: the aspect's part of the fit, with its bounds ``near`` and ``far``.
+    """
+
+    aspect: str
+    rows: np.ndarray
+    clusters: np.ndarray
+    names: np.ndarray
+    images: np.ndarray
+    cut: np.ndarray
+    features: np.ndarray
+    kind: Kind
+
+    def group(self, anchor: int, size: int, similar: int, order: np.ndarray) -> list[int] | None:
+        """``size`` people from different images, of whom ``similar`` (0, or from 2 up to ``size``) are alike; or None.
+
+        Alike are those of one cluster and name who are pairwise nearer than ``near``. All other pairs are of different
+        clusters and names, and farther apart than ``far``. People are indices of this pool, tried in the given
+        ``order``; the first is ``anchor``. All have the same framing: with feet, or cut off above them.
+        """
+        people = [anchor]
+        framed = order[self.cut[order] == self.cut[anchor]]
+        mates, others = self._alike(framed, anchor), self._different(framed, anchor)
+        while len(people) < size:
+            fitting = mates if len(people) < similar else others
+            if not len(fitting):
+                return None
+            people.append(int(fitting[0]))
+            mates, others = self._alike(mates, people[-1]), self._different(others, people[-1])
+        return people
+
+    def _alike(self, candidates: np.ndarray, person: int) -> np.ndarray:
+        same = (self.clusters[candidates] == self.clusters[person]) & (self.names[candidates] == self.names[person])
+        candidates = candidates[same & (self.images[candidates] != self.images[person])][:CANDIDATES]
+        return candidates[self._distances(candidates, person) < self.kind.near]
+
+    def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
+        other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
+        candidates = candidates[other & (self.images[candidates] != self.images[person])][:CANDIDATES]
+        return candidates[self._distances(candidates, person) > self.kind.far]
+
+    def _distances(self, candidates: np.ndarray, person: int) -> np.ndarray:
+        return self.kind.distances(self.features[candidates], self.features[person])
+
+
+@dataclass(frozen=True, slots=True)
+class Composition:
+    """Who is shown, and where: rows of the people table, their clusters and rectangles (int [people, 4], pixels)."""
+
+    aspect: str
+    people: np.ndarray
+    clusters: list[str]
+    n_similar: int
+    caption: str
+    width: int
+    places: np.ndarray
+
+
+class Composer:
+    """Draws compositions, of every aspect and situation in equal numbers as long as there are people for it."""
+
+    def __init__(self, people: People, pools: list[Pool], rng: np.random.Generator):
+        self._people, self._rng = people, rng
+        self._pools = {pool.aspect: pool for pool in pools}
+        self._uses = np.zeros(len(people.ids), int)
+        self._tried = np.zeros(len(people.ids), bool)
+        self._shown: set[tuple[str, frozenset[int]]] = set()
+
+    def __iter__(self) -> Iterator[Composition]:
+        kinds = list(itertools.product(self._pools, similartext.SITUATIONS))
+        made = {kinds[i]: 0 for i in self._rng.permutation(len(kinds))}
+        while made:
+            kind = min(made, key=made.__getitem__)
+            composition = self._draw(*kind)
+            if composition is None:
+                del made[kind]
+                continue
+            made[kind] += 1
+            self._uses[composition.people] += 1
+            self._shown.add((composition.aspect, frozenset(composition.people.tolist())))
+            yield composition
+
+    def unused(self) -> Counter[str]:
+        """How many people are in no composition, by reason."""
+        pooled = np.zeros(len(self._uses), bool)
+        for pool in self._pools.values():
+            pooled[pool.rows] = True
+        unfit = self._people.unfit
+        clustered = np.any([c != "" for c in self._people.clusters.values()], axis=0)
+        reasons = np.select(
+            [~clustered, unfit != "", ~pooled, self._tried], ["no_cluster", unfit, "unclear", "no_partner"], "not_drawn"
+        )
+        return Counter(reasons[self._uses == 0].tolist())
+
+    def _draw(self, aspect: str, situation: str) -> Composition | None:
+        pool, smallest = self._pools[aspect], 3 if situation == "some" else 2
+        order = self._rng.permutation(len(pool.rows))
+        order = order[np.argsort(self._uses[pool.rows[order]], kind="stable")]
+        for anchor in order[:ANCHORS].tolist():
+            for size in range(int(self._rng.integers(smallest, 5)), smallest - 1, -1):
+                similar = {"all": size, "some": int(self._rng.integers(2, max(size, 3))), "different": 0}[situation]
+                group = pool.group(anchor, size, similar, order)
+                if group and (composition := self._place(pool, self._rng.permutation(group), similar)):
+                    return composition
+            self._tried[pool.rows[anchor]] = True
+        return None
+
+    def _place(self, pool: Pool, group: np.ndarray, similar: int) -> Composition | None:
+        rows = pool.rows[group]
+        if (pool.aspect, frozenset(rows.tolist())) in self._shown:
+            return None
+        cutouts = self._people.cutouts[rows]
+        arranged = arrange(cutouts[:, 2:] - cutouts[:, :2], bool(pool.cut[group[0]]), self._rng)
+        if arranged is None:
+            return None
+        width, places = arranged
+        enlarged = (places[:, 3] - places[:, 1]) / (cutouts[:, 3] - cutouts[:, 1])
+        if (self._people.face_heights[rows] * enlarged).min() < MIN_FACE[pool.aspect]:
+            return None
+        caption = similartext.caption(pool.aspect, len(group), similar, self._rng)
+        return Composition(pool.aspect, rows, pool.clusters[group].tolist(), similar, caption, width, places)
+
+
+def pools(shard: Shard, people: People) -> list[Pool]:
+    """The people who can be shown for each aspect: in a cluster, alone in their cut-out, and clearly seen."""
+    found = []
+    fit = load_fit(shard.path("fit").read_bytes())
+    for aspect, kind in fit.kinds.items():
+        pose, mesh = (shard.table(n, list(getattr(kind.space, f"{n}_columns"))) for n in ("pose", "mesh"))
+        features = kind.features(pose, mesh)
+        is_pose = aspect == "pose"
+        clear = people.clear_pose(kind.space.part(features)) if is_pose else people.clear_faces[aspect]
+        names = people.directions if aspect == "head" else people.clusters[aspect]
+        rows = np.flatnonzero((people.clusters[aspect] != "") & clear & (people.unfit == ""))
+        found.append(
+            Pool(
+                aspect=aspect,
+                rows=rows,
+                clusters=people.clusters[aspect][rows],
+                names=names[rows],
+                images=people.images[rows],
+                cut=people.cut[rows],
+                features=features[rows],
+                kind=kind,
+            )
+        )
+    return found

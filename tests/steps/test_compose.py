@@ -1,0 +1,308 @@
+"""What Subset B promises: pictures that are put together with care, and captions that are true."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
+
+from laion_people.clusters import SPACES, Fit, Kind
+from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange
+from laion_people.geometry import BLENDSHAPES
+from laion_people.schemas import SCHEMAS
+from laion_people.settings import Settings
+from laion_people.similartext import ASPECTS, TEMPLATES, fill, situation
+from laion_people.step import Row, Shard
+from laion_people.steps.compose import Compose
+from laion_people.store import LocalStore
+from tests import skeletons
+from tests.fakes import tar_of
+
+PARTITION = "laion2B-en/00042"
+POSES = ("stand", "arms out", "arms up", "sit")
+NOSE = (150, 70)
+NEAR, FAR = {"pose": 0.45, "face": 0.3, "head": 0.2}, {"pose": 0.6, "face": 0.6, "head": 0.4}
+
+
+@dataclass
+class Scene:
+    """A shard to compose: one image a person, in which she fills the middle, and images without people."""
+
+    people: int = 48
+    backgrounds: int = 6
+    size: tuple[int, int] = (300, 420)
+    box: tuple[float, float, float, float] = (80, 30, 220, 400)
+    poses: Sequence[str] = POSES
+    clustered: Sequence[str] = ASPECTS
+    hidden: Sequence[int] = ()  # joints that nobody shows
+    turns: Sequence[float] = (-35, 0, 35)  # yaw of heads, degrees
+    nose: tuple[float, float] = NOSE  # of the pose
+    change: dict[str, Any] = field(default_factory=dict)  # columns of the people table that are set for everybody
+
+    def write(self, folder: Path) -> dict[str, Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        keys = [f"{i:09d}" for i in range(self.people)]
+        tar_of(
+            {key: self._image(i + 1) for i, key in enumerate(keys)}
+            | {f"{10_000 + i:09d}": self._image(-1, (640, 420)) for i in range(self.backgrounds)},
+            folder / "images.tar",
+        )
+        ids = [f"{PARTITION}/00000/{key}/0" for key in keys]
+        names = [self.poses[i % len(self.poses)] for i in range(self.people)]
+        bodies = skeletons.people(names, 7, jitter=0.03)
+        bodies.keypoints[:, self.hidden, 2] = 0
+        bodies.keypoints[:, 0, :2] = self.nose
+        rng = np.random.default_rng(3)
+        turns = [self.turns[i % len(self.turns)] for i in range(self.people)]
+        yaw = turns + rng.normal(0, 1, self.people)
+        smile = np.array([i // 2 % 2 for i in range(self.people)])
+        tables = {
+            "people": [self._person(i, d, k) for i, (d, k) in enumerate(zip(ids, keys, strict=True))],
+            "pose": bodies.table(ids).to_pylist(),
+            "mesh": [self._mesh(d, yaw[i], smile[i]) for i, d in enumerate(ids)],
+            "assignments": [
+                self._assignment(d, pose=names[i], face=f"smile {smile[i]}", head=f"yaw {turns[i]}")
+                for i, d in enumerate(ids)
+            ],
+        }
+        for name, rows in tables.items():
+            pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), folder / f"{name}.parquet")
+        kinds = {a: Kind(SPACES[a], (), NEAR[a], FAR[a]) for a in ASPECTS}
+        (folder / "fit.json").write_bytes(Fit("v0001", kinds).to_json())
+        return {n: folder / f"{n}.parquet" for n in tables} | {
+            "images": folder / "images.tar",
+            "fit": folder / "fit.json",
+        }
+
+    def _image(self, shade: int, size: tuple[int, int] | None = None) -> bytes:
+        """Grey around a box in a shade of its own; -1: no box."""
+        picture = Image.new("RGB", size or self.size, (90, 90, 90))
+        if shade >= 0:
+            picture.paste((255 - shade, shade, 0), tuple(int(v) for v in self.box))
+        file = io.BytesIO()
+        picture.save(file, "JPEG", quality=95)
+        return file.getvalue()
+
+    def _person(self, i: int, person_id: str, key: str) -> Row:
+        person = dict.fromkeys(("url", "caption"), "") | {"person_id": person_id, "sample_id": i, "key": key}
+        box = {"image_width": self.size[0], "image_height": self.size[1], "bbox": self.box, "bbox_score": 0.9}
+        return person | box | self.change
+
+    def _mesh(self, person_id: str, yaw: float, smile: int) -> Row:
+        angle = np.linspace(0, 2 * np.pi, 478)
+        face = np.c_[NOSE[0] + 25 * np.cos(angle), NOSE[1] + 30 * np.sin(angle), 0 * angle]
+        shapes = np.zeros(52)
+        shapes[[BLENDSHAPES.index("mouthSmileLeft"), BLENDSHAPES.index("mouthSmileRight")]] = 0.8 * smile
+        angles = {"head_yaw": yaw, "head_pitch": 0.0, "head_roll": 0.0}
+        return {
+            "person_id": person_id,
+            "face_landmarks": face.ravel(),
+            "blendshapes": shapes,
+            "face_score": 0.9,
+        } | angles
+
+    def _assignment(self, person_id: str, **clusters: str) -> Row:
+        row: Row = {"person_id": person_id}
+        for aspect in ASPECTS:
+            known = aspect in self.clustered
+            row |= {
+                f"{aspect}_cluster": clusters[aspect] if known else None,
+                f"{aspect}_distance": 0.1 if known else None,
+            }
+        return row
+
+
+def compose(files: dict[str, Path], folder: Path, index: int = 0, **settings: Any) -> tuple[list[Row], Shard]:
+    shard = Shard(
+        PARTITION, index, settings=Settings(**settings), store=LocalStore(folder / "store"), model=None, files=files
+    )
+    return list(Compose().apply(shard)), shard
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    return Scene().write(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="module")
+def composed(files: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> tuple[list[Row], Shard]:
+    return compose(files, tmp_path_factory.mktemp("composed"), composites=27)
+
+
+def test_rows_fit_the_schema_and_every_aspect_and_situation_comes_as_often(composed: tuple[list[Row], Shard]) -> None:
+    rows, _ = composed
+    pa.Table.from_pylist([{k: v for k, v in r.items() if k != "files"} for r in rows], schema=SCHEMAS["subset_b"])
+    assert [r["composite_id"] for r in rows] == [f"{PARTITION}/00000/{i:05d}" for i in range(27)]
+    kinds = Counter((r["aspect"], situation(r["n_people"], r["n_similar"])) for r in rows)
+    assert len(kinds) == 9
+    assert max(kinds.values()) - min(kinds.values()) <= 1
+    assert {r["n_people"] for r in rows} == {2, 3, 4}
+
+
+def test_similar_people_share_a_cluster_and_are_near_and_all_other_pairs_are_far(
+    files: dict[str, Path], composed: tuple[list[Row], Shard]
+) -> None:
+    pose, mesh = pq.read_table(files["pose"]), pq.read_table(files["mesh"])
+    row_of = {person_id: i for i, person_id in enumerate(pose["person_id"].to_pylist())}
+    for row in composed[0]:
+        kind = Kind(SPACES[row["aspect"]], (), NEAR[row["aspect"]], FAR[row["aspect"]])
+        features = kind.features(pose, mesh)
+        clusters = Counter(p["cluster_id"] for p in row["people"])
+        assert row["n_similar"] == (clusters.most_common(1)[0][1] if len(clusters) < row["n_people"] else 0)
+        assert sum(n > 1 for n in clusters.values()) <= 1
+        for one, other in itertools.combinations(row["people"], 2):
+            distance = kind.distances(features[row_of[one["person_id"]]], features[row_of[other["person_id"]]])
+            if one["cluster_id"] == other["cluster_id"]:
+                assert distance < kind.near
+            else:
+                assert distance > kind.far
+
+
+def test_the_caption_is_one_of_the_templates_for_what_is_shown(composed: tuple[list[Row], Shard]) -> None:
+    for row in composed[0]:
+        aspect, n, k = row["aspect"], row["n_people"], row["n_similar"]
+        assert row["caption"] in {fill(t, aspect, n, k) for t in TEMPLATES[aspect][situation(n, k)]}
+
+
+def test_people_come_from_different_images_and_no_group_is_shown_twice(composed: tuple[list[Row], Shard]) -> None:
+    groups = []
+    for row in composed[0]:
+        keys = [p["person_id"].split("/")[-2] for p in row["people"]]
+        assert len(set(keys)) == len(keys) == row["n_people"]
+        assert int(row["background_key"]) >= 10_000
+        groups.append((row["aspect"], frozenset(keys)))
+    assert len(set(groups)) == len(groups)
+
+
+def test_each_person_is_seen_in_the_picture_where_the_row_says(composed: tuple[list[Row], Shard]) -> None:
+    for row in composed[0]:
+        picture = Image.open(io.BytesIO(row["files"]["jpg"]))
+        assert picture.size == (row["width"], row["height"])
+        pixels = np.asarray(picture, int)
+        for person in row["people"]:
+            shade = int(person["person_id"].split("/")[-2]) + 1
+            x1, y1, x2, y2 = (round(v) for v in person["bbox"])
+            inside = pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].reshape(-1, 3)
+            assert np.abs(inside - [255 - shade, shade, 0]).mean() < 4
+            assert np.abs(pixels[y1:y2, max(x1 - 14, 0)] - 90).mean() < 8  # the background, beyond the padding
+
+
+def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[list[Row], Shard]) -> None:
+    for row in composed[0]:
+        assert row["files"]["txt"].decode() == row["caption"]
+        fields = json.loads(row["files"]["json"])
+        assert fields["key"] == row["composite_id"].rsplit("/", 1)[-1]
+        assert {k: fields[k] for k in row if k != "files"} == {k: v for k, v in row.items() if k != "files"}
+
+
+def test_the_same_input_and_seed_give_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
+    rows, again, other, elsewhere = (
+        compose(files, tmp_path, composites=9, **more)[0] for more in ({}, {}, {"seed": 1}, {"index": 1})
+    )
+    assert rows == again
+    assert [r["files"] for r in rows] != [r["files"] for r in other]
+    assert [r["people"] for r in rows] != [r["people"] for r in elsewhere]
+
+
+def test_there_is_one_picture_for_every_four_people_and_everybody_is_used_before_anybody_is_often(
+    files: dict[str, Path], tmp_path: Path
+) -> None:
+    rows, shard = compose(files, tmp_path)
+    assert len(rows) == 12
+    uses = Counter(p["person_id"] for r in rows for p in r["people"])
+    assert max(uses.values()) <= 2
+    assert shard.rows_in == 48 == len(uses) + sum(shard.rejected.values())
+    assert set(shard.rejected) <= {"not_drawn", "no_partner"}
+
+
+def test_a_given_folder_of_backgrounds_is_used_instead(files: dict[str, Path], tmp_path: Path) -> None:
+    store = LocalStore(tmp_path / "store")
+    file = io.BytesIO()
+    Image.new("RGB", (800, 600), "white").save(file, "JPEG")
+    store.write("backgrounds/room.jpg", file.getvalue())
+    store.write("backgrounds/notes.txt", b"not an image")
+    rows, _ = compose(files, tmp_path, composites=3, backgrounds="backgrounds")
+    assert [r["background_key"] for r in rows] == ["backgrounds/room.jpg"] * 3
+
+
+@pytest.mark.parametrize(
+    ("scene", "reasons"),
+    [
+        (Scene(backgrounds=0), {"no_background": 48}),
+        (Scene(people=1), {"no_partner": 1}),
+        (Scene(people=0), {}),
+        (Scene(clustered=()), {"no_cluster": 48}),
+        (Scene(box=(80, 30, 120, 150)), {"too_small": 48}),
+        (Scene(hidden=[5]), {"truncated": 48}),
+        (Scene(hidden=[9], clustered=("pose",)), {"unclear": 48}),
+        (Scene(turns=[20], clustered=("head",)), {"unclear": 48}),
+        (Scene(turns=[50], clustered=("face",)), {"unclear": 48}),
+        (Scene(nose=(190, 70), clustered=("face", "head")), {"unclear": 48}),
+    ],
+    ids=[
+        *("no backgrounds", "one person", "nobody", "no cluster", "tiny people", "no shoulder", "no wrist"),
+        *("heads between two directions", "expressions seen from the side", "noses beside the face mesh"),
+    ],
+)
+def test_where_nothing_can_be_composed_everybody_is_rejected_with_the_reason(
+    scene: Scene, reasons: dict[str, int], tmp_path: Path
+) -> None:
+    rows, shard = compose(scene.write(tmp_path), tmp_path, composites=5)
+    assert rows == []
+    assert shard.rejected == reasons
+
+
+def test_people_who_are_all_in_one_cluster_are_never_called_different(tmp_path: Path) -> None:
+    files = Scene(people=12, poses=("stand",), clustered=("pose",)).write(tmp_path)
+    rows, _ = compose(files, tmp_path, composites=8)
+    assert rows
+    assert all(r["aspect"] == "pose" and r["n_similar"] == r["n_people"] for r in rows)
+
+
+def test_a_few_people_are_not_shown_again_and_again(tmp_path: Path) -> None:
+    files = Scene(people=2, poses=("stand",), clustered=("pose",)).write(tmp_path)
+    assert len(compose(files, tmp_path, composites=50)[0]) == 1
+
+
+def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:
+    files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, one over the other
+    rows, shard = compose(files, tmp_path, composites=5)
+    assert rows == []
+    assert shard.rejected == {"crowded": 8}
+
+
+@given(
+    sizes=st.lists(st.tuples(st.integers(40, 900), st.integers(128, 1200)), min_size=2, max_size=4),
+    cut=st.booleans(),
+    seed=st.integers(0, 2**32 - 1),
+)
+def test_people_stand_beside_each_other_inside_the_picture_at_comparable_heights(
+    sizes: list[tuple[int, int]], cut: bool, seed: int
+) -> None:
+    arranged = arrange(np.array(sizes), cut, np.random.default_rng(seed))
+    if arranged is None:
+        return
+    width, places = arranged
+    assert WIDTHS[0] <= width <= WIDTHS[1]
+    assert (places[:, :2] >= 0).all()
+    assert (places[:, 2] <= width).all()
+    assert (places[:, 3] <= HEIGHT).all()
+    assert (places[1:, 0] > places[:-1, 2]).all()
+    assert places[0, 0] >= int(GAP * width)
+    assert len(set(places[:, 3])) == 1
+    heights = places[:, 3] - places[:, 1]
+    assert heights.min() > 0.89 * heights.max()
+    assert (heights <= MAX_ENLARGED * np.array(sizes)[:, 1]).all()
