@@ -2,6 +2,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import subprocess
+import sys
 
 import pytest
 
@@ -15,15 +18,9 @@ from laion_people.funnel import (
     partition_funnel,
     status,
 )
-from laion_people.manifest import Manifest
 from laion_people.runner import manifest_path
 from laion_people.store import LocalStore
-from tests.synthetic_store import make_store
-
-
-def change(store: LocalStore, step: str, partition: str, **fields: object) -> None:
-    path = manifest_path(step, partition)
-    store.write(path, dataclasses.replace(Manifest.from_json(store.read(path)), **fields).to_json())
+from tests.synthetic_store import change_manifest, make_store
 
 
 def rows(store: LocalStore, partition: str = "demo/00000") -> dict[str, int]:
@@ -106,7 +103,7 @@ def test_a_step_that_has_not_done_all_shards_shows_how_many(store: LocalStore) -
     for partition in ("demo/00000", "demo/00001"):
         make_store(store, partition, images=4)
     shards = manifests(store, "demo/00000")["detect"].shards
-    change(store, "detect", "demo/00000", shards=(*shards, dataclasses.replace(shards[0], index=1)))
+    change_manifest(store, "detect", "demo/00000", shards=(*shards, dataclasses.replace(shards[0], index=1)))
     line = next(line for line in format_status(store).splitlines() if line.startswith("  00000"))
     assert "1/2" in line
 
@@ -116,7 +113,7 @@ def test_text_fits_a_terminal_whatever_the_names_and_counts(store: LocalStore) -
     for partition in partitions:
         make_store(store, partition, images=4)
         reasons = {f"a_long_reason_for_losing_a_row_{i}": 10**7 + i for i in range(12)}
-        change(store, "download", partition, rows=18_123_456, rejected=reasons, rows_in=18_123_456)
+        change_manifest(store, "download", partition, rows=18_123_456, rejected=reasons, rows_in=18_123_456)
     for text in (format_status(store), format_status(store, partitions[:1])):
         assert max(len(line) for line in text.splitlines()) <= WIDTH
         assert "20,000,022 a_long_reason_for_losing_a_row_11" in text or "10,000,011 a_long_reason" in text
@@ -125,12 +122,21 @@ def test_text_fits_a_terminal_whatever_the_names_and_counts(store: LocalStore) -
 def test_the_limits_of_the_built_in_clip_are_said_plainly_and_only_where_it_was_used(store: LocalStore) -> None:
     make_store(store, images=4)
     assert "built-in sample" in " ".join(format_status(store).split())
-    change(store, "clip_filter", "demo/00000", models={"another-clip": "0" * 64})
+    change_manifest(store, "clip_filter", "demo/00000", models={"another-clip": "0" * 64})
     assert "built-in sample" not in " ".join(format_status(store).split())
 
 
 def test_an_empty_store_says_where_metadata_belongs(store: LocalStore) -> None:
     assert format_status(store).endswith("/metadata/<collection>/")
+
+
+def test_status_ends_well_right_after_reading_tables(store: LocalStore) -> None:
+    make_store(store, images=4)
+    command = [sys.executable, "-m", "laion_people.cli", "status", "--store", store.uri]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    for _ in range(3):  # Arrow's threads used to abort most, not all, of such processes
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_damaged_mesh_table_is_one_readable_error(store: LocalStore) -> None:

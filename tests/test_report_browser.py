@@ -16,7 +16,7 @@ import pytest
 
 from laion_people.report import write_report
 from laion_people.store import LocalStore
-from tests.synthetic_store import make_store
+from tests.synthetic_store import change_manifest, make_store
 from tests.test_report import CAPTIONS
 
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
@@ -47,6 +47,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]
     store = LocalStore(tmp_path_factory.mktemp("store"))
     for partition in ("demo/00000", "relaion2B-en-research-safe/00001"):
         make_store(store, partition, images=9, captions=CAPTIONS)
+        lost = {f"a_long_reason_for_losing_a_row_{i}": 10**6 + i for i in range(12)}
+        change_manifest(store, "download", partition, rows_in=2_318_123_456, rows=2_306_123_390, rejected=lost)
     folder = tmp_path_factory.mktemp("site")
     write_report(store, folder)
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(QuietHandler, directory=folder))
