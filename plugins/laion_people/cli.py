@@ -7,14 +7,15 @@ import json
 import logging
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from laion_people import audit, funnel, metadata, settings
 from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
-from laion_people.step import ReleaseStep
+from laion_people.step import ReleaseStep, Step
+from laion_people.steps.download import Download, made_elsewhere
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store, open_store
 
@@ -39,7 +40,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> None:
-    runner = _runner(args)
+    if args.retry_failed and args.step != "download":
+        raise UsageError("--retry-failed goes with download")
+    runner = _runner(args, STEPS | {"download": Download(retry_failed=args.retry_failed)})
     step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
     if isinstance(runner.steps[step], ReleaseStep):
         manifest = runner.run_release(step, partitions, args.force)
@@ -53,10 +56,8 @@ def _run(args: argparse.Namespace) -> None:
 def _pipeline(args: argparse.Namespace) -> None:
     runner = _runner(args)
     partitions = [metadata.check_partition(p) for p in args.partition]
-    known = metadata.partitions(runner.store)
     for partition in partitions:
-        made_elsewhere = partition not in known and runner.store.list(f"images/{partition}")
-        for step in BEFORE_CLUSTERS[1:] if made_elsewhere else BEFORE_CLUSTERS:
+        for step in BEFORE_CLUSTERS[1:] if made_elsewhere(runner.store, partition) else BEFORE_CLUSTERS:
             runner.run(step, partition, force=args.force)
     for step in ("cluster", "label"):
         runner.run_release(step, partitions, args.force)
@@ -82,19 +83,22 @@ def _report(args: argparse.Namespace) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
-    faults = audit.audit(runner, metadata.check_partition(args.partition), args.stage)
+    partition = metadata.check_partition(args.partition)
+    faults = audit.audit(runner, partition, args.stage)
     for fault in faults:
         print(f"laion-people: {fault}", file=sys.stderr)
+    if not faults:
+        print(json.dumps(_result(runner.store, runner.write_manifest(audit.STAGES[args.stage][-1], partition))))
     return 1 if faults else 0
 
 
 def _partitions(args: argparse.Namespace) -> None:
-    print(json.dumps(list(metadata.partitions(_store(args)))))
+    print(json.dumps(audit.progress(_runner(args))))
 
 
 def _shard_groups(args: argparse.Namespace) -> None:
     runner = _runner(args)
-    planned = runner.planned("download", metadata.check_partition(args.partition))
+    planned = runner.planned(audit.STAGES[args.stage][0], metadata.check_partition(args.partition))
     groups = [planned[i : i + args.size] for i in range(0, len(planned), args.size)]
     print(json.dumps([f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups]))
 
@@ -107,11 +111,11 @@ def _store(args: argparse.Namespace) -> Store:
     return open_store(settings.from_environment(store=args.store).store)
 
 
-def _runner(args: argparse.Namespace) -> Runner:
+def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     from include.models.profiles import load_profile
 
     chosen = settings.from_environment(store=args.store, profile=args.profile, clusters=args.clusters)
-    return Runner(open_store(chosen.store), chosen, load_profile(chosen.profile), STEPS)
+    return Runner(open_store(chosen.store), chosen, load_profile(chosen.profile), steps)
 
 
 def _result(store: Store, manifest: Manifest) -> dict[str, str | int]:
@@ -155,6 +159,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("partition", nargs="+", metavar="PARTITION", help="for example laion2B-en/00042")
     run.add_argument("--shards", type=_shards, metavar="LIST", help="only these shards, for example 0,3-5")
     run.add_argument("--force", action="store_true", help="make shards again that are done")
+    run.add_argument("--retry-failed", action="store_true", help="download: only rows that may pass another time")
     pipeline = add("pipeline", _pipeline, work, "run every step in order, without Airflow")
     pipeline.add_argument("partition", nargs="+", metavar="PARTITION")
     pipeline.add_argument("--force", action="store_true", help="make shards again that are done")
@@ -165,10 +170,11 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
     check = add("audit", _audit, work, "recount every shard of a partition against its receipts")
     check.add_argument("partition", metavar="PARTITION")
-    check.add_argument("--stage", choices=["extract", "caption"], default="extract")
-    add("partitions", _partitions, store, "list the partitions of the store's metadata as JSON")
+    check.add_argument("--stage", choices=list(audit.STAGES), default="extract")
+    add("partitions", _partitions, work, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, work, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
+    groups.add_argument("--stage", choices=list(audit.STAGES), default="extract")
     groups.add_argument("--size", type=int, default=16, help="shards in a group (default 16)")
     add("settings", _settings, debug, "list all settings, their values and meaning")
     return parser

@@ -23,6 +23,9 @@ MIN_FACE_SCORE = 0.5
 MAX_YAW, MAX_PITCH = 40, 20  # degrees: blendshapes of faces that are turned further tell more of the turn
 TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so, as in facetext
 DOUBT = 5  # degrees from such a border within which nobody is shown for the head's position: what the angles may be off
+SAME_PICTURE = (
+    0.02  # of a box's size: joints that lie closer, all of them, are the same picture found under another URL
+)
 MAX_OVERLAP = 0.1  # share of a cut-out that boxes of other people may cover
 CANDIDATES = 512  # people who are looked at, at most, to join a group
 ANCHORS = 32  # people who are tried as the first of a group before its kind is given up
@@ -33,9 +36,10 @@ class People:
     """The people of a shard: their tables as arrays with one row a person.
 
     images: int, which image each is in; boxes: float32 [people, 4]; cutouts: int [people, 4], pixels that are pasted;
-    cut: bool, the feet are not seen; unfit: str, why a person cannot be shown alone, "" if nothing is against it;
-    face_heights: float32, pixels, 0 where no face is seen; directions: str, of heads, "" where in doubt; clear_faces:
-    bool by aspect; clusters: str by aspect, "" for none.
+    outlines: float32 [people, 34], x and y of the joints in sizes of the box; cut: bool, the feet are not seen; unfit:
+    str, why a person cannot be shown alone, "" if nothing is against it; face_heights: float32, pixels, 0 where no face
+    is seen; directions: str, of heads, "" where in doubt; clear_faces: bool by aspect; clusters: str by aspect, "" for
+    none.
     """
 
     def __init__(self, shard: Shard):
@@ -46,6 +50,8 @@ class People:
         size = np.stack([people["image_width"], people["image_height"]], axis=1)
         self.cutouts = _padded(self.boxes, size)
         self._keypoints = matrix(shard.table("pose", ["keypoints"])["keypoints"], 51).reshape(-1, 17, 3)
+        corner, opposite = self.boxes[:, None, :2], self.boxes[:, None, 2:]
+        self.outlines = ((self._keypoints[..., :2] - corner) / (opposite - corner)).reshape(-1, 34)
         seen = self._keypoints[..., 2] >= SEEN
         self.cut = ~(seen[:, ANKLES].any(axis=1) & (self.boxes[:, 3] < 0.99 * size[:, 1]))
         headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
@@ -116,6 +122,7 @@ class Pool:
 
     rows: int [people], their rows in the shard's tables; clusters: str [people]; names: str [people], what a viewer
     calls what they do: the head's direction, elsewhere the cluster; images: int [people], which image each is cut from;
+    outlines: float32 [people, 34], the joints, by which the same picture under another URL is told;
     cut: bool [people], the feet are not seen; features: float32 [people, d], what ``kind`` measures distances between;
     kind: the aspect's part of the fit, with its bounds ``near`` and ``far``.
     """
@@ -125,6 +132,7 @@ class Pool:
     clusters: np.ndarray
     names: np.ndarray
     images: np.ndarray
+    outlines: np.ndarray
     cut: np.ndarray
     features: np.ndarray
     kind: Kind
@@ -149,13 +157,17 @@ class Pool:
 
     def _alike(self, candidates: np.ndarray, person: int) -> np.ndarray:
         same = (self.clusters[candidates] == self.clusters[person]) & (self.names[candidates] == self.names[person])
-        candidates = candidates[same & (self.images[candidates] != self.images[person])][:CANDIDATES]
+        candidates = candidates[same & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) < self.kind.near]
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
         other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
-        candidates = candidates[other & (self.images[candidates] != self.images[person])][:CANDIDATES]
+        candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) > self.kind.far]
+
+    def _other_picture(self, candidates: np.ndarray, person: int) -> np.ndarray:
+        apart = abs(self.outlines[candidates] - self.outlines[person]).max(axis=1, initial=0)
+        return (self.images[candidates] != self.images[person]) & (apart > SAME_PICTURE)
 
     def _distances(self, candidates: np.ndarray, person: int) -> np.ndarray:
         return self.kind.distances(self.features[candidates], self.features[person])
@@ -257,6 +269,7 @@ def pools(shard: Shard, people: People) -> list[Pool]:
                 clusters=people.clusters[aspect][rows],
                 names=names[rows],
                 images=people.images[rows],
+                outlines=people.outlines[rows],
                 cut=people.cut[rows],
                 features=features[rows],
                 kind=kind,

@@ -277,6 +277,16 @@ def test_a_few_people_are_not_shown_again_and_again(tmp_path: Path) -> None:
     assert len(compose(files, tmp_path, composites=50)[0]) == 1
 
 
+def test_one_picture_under_two_urls_is_not_shown_as_two_people_who_are_alike(tmp_path: Path) -> None:
+    files = Scene(people=6, clustered=("pose",)).write(tmp_path)
+    pose = pq.read_table(files["pose"]).to_pylist()
+    same = [row | {"keypoints": pose[0]["keypoints"], "world_landmarks": pose[0]["world_landmarks"]} for row in pose]
+    pq.write_table(pa.Table.from_pylist(same, schema=SCHEMAS["pose"]), files["pose"])
+    rows, shard = compose(files, tmp_path, composites=5)
+    assert rows == []
+    assert shard.rejected == {"no_partner": 6}
+
+
 def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:
     files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, one over the other
     rows, shard = compose(files, tmp_path, composites=5)
