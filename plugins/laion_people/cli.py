@@ -26,7 +26,8 @@ AFTER_CLUSTERS = ("assign", "compose", "caption")
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 a step failed, 2 bad usage or configuration."""
     args = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
+    logging.getLogger("laion_people").setLevel(logging.INFO)
     try:
         return int(args.command(args) or 0)
     except LaionPeopleError as error:

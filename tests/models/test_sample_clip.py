@@ -1,0 +1,92 @@
+"""The sample's own CLIP, loaded as the pipeline loads it, on people of the built-in sample."""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import pytest
+
+from include.models.checkpoints import WEIGHTS
+from laion_people.posetext import pose_captions
+from tests.models import sample
+
+THRESHOLD = 0.3
+CONFIG, SAFETENSORS = WEIGHTS / "clip_sample.json", WEIGHTS / "clip_sample.safetensors"
+PADDING = 0.1
+FACTS = {
+    "stand": {"legs": "standing", "arms": "down+down"},
+    "tpose": {"legs": "standing", "arms": "out to the side+out to the side"},
+    "arms_up": {"legs": "standing", "arms": "overhead+overhead"},
+    "wave": {"legs": "standing", "arms": "hand up+down"},
+    "hands_on_hips": {"legs": "standing", "arms": "on the hip+on the hip"},
+    "point": {"legs": "standing", "arms": "out to the side+down"},
+    "sit": {"legs": "sitting", "arms": "bent+bent"},
+    "squat": {"legs": "squatting", "arms": "forward+forward"},
+    "lunge": {"legs": "side lunge", "arms": "out to the side+out to the side"},
+    "run": {"legs": "running", "arms": "bent+bent"},
+    "kick": {"legs": "kicking", "arms": "away+away"},
+    "tree": {"legs": "one leg raised", "arms": "overhead+overhead"},
+}
+
+
+@pytest.fixture(scope="module")
+def clip() -> Any:
+    from include.models.openclip import OpenClip
+
+    return OpenClip(
+        SAFETENSORS,
+        model="clip_sample",
+        tag="packaged",
+        config=CONFIG,
+        resize_mode="longest",
+        batch_size=32,
+        device="cpu",
+    )
+
+
+@pytest.fixture(scope="module")
+def people(clip: Any) -> dict[str, Any]:
+    """Everyone in the sample: pose, the picture's caption, and the vector of the crop around the true box."""
+    truth = json.loads((sample.SAMPLE / "truth.json").read_text())["images"]
+    crops, found = [], defaultdict(list)
+    for entry, picture in zip(truth, sample.load(), strict=True):
+        for person, box in zip(picture.people, picture.boxes, strict=True):
+            pad = PADDING * (box[2:] - box[:2])
+            x1, y1 = np.maximum(box[:2] - pad, 0).round().astype(int)
+            x2, y2 = (box[2:] + pad).round().astype(int)
+            crops.append(picture.image[y1:y2, x1:x2])
+            found["pose"].append(person["pose"])
+            found["caption"].append(entry["caption"])
+    return {**found, "vectors": clip.encode_images(crops)}
+
+
+def test_the_files_are_small():
+    assert CONFIG.stat().st_size + SAFETENSORS.stat().st_size <= 20_000_000
+
+
+def test_fitting_captions_are_kept_and_unrelated_ones_are_not(clip: Any, people: dict[str, Any]):
+    unrelated = [  # in other words than the training's
+        "Antique brass doorknob with keyhole",
+        "Recept voor appeltaart van oma",
+        "Toyota Corolla 2009 owner's manual pdf",
+        "Sunset over the Grand Canyon",
+        "Best credit cards for students",
+        "Zimmerpflanzen richtig umtopfen",
+        "",
+    ]
+    fitting = (people["vectors"] * clip.encode_texts(people["caption"])).sum(axis=1)
+    others = people["vectors"] @ clip.encode_texts(unrelated).T
+    assert (fitting > THRESHOLD).mean() >= 0.8
+    assert (others > THRESHOLD).mean() <= 0.05
+    assert (fitting[:, None, None] > others[None]).mean() >= 0.9  # the area under the ROC curve
+
+
+def test_the_right_pose_comes_first(clip: Any, people: dict[str, Any]):
+    captions = clip.encode_texts([pose_captions(facts)[0] for facts in FACTS.values()])
+    best = (people["vectors"] @ captions.T).argmax(axis=1)
+    names = list(FACTS)
+    right = np.mean([names[b] == pose for b, pose in zip(best, people["pose"], strict=True)])
+    assert right >= 0.6
