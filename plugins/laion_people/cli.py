@@ -100,7 +100,8 @@ def _partitions(args: argparse.Namespace) -> None:
 def _shard_groups(args: argparse.Namespace) -> None:
     runner = _runner(args)
     planned = runner.planned(audit.STAGES[args.stage][0], metadata.check_partition(args.partition))
-    groups = [planned[i : i + args.size] for i in range(0, len(planned), args.size)]
+    size = runner.settings.shards_per_task
+    groups = [planned[i : i + size] for i in range(0, len(planned), size)]
     print(json.dumps([f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups]))
 
 
@@ -176,7 +177,6 @@ def _parser() -> argparse.ArgumentParser:
     groups = add("shard-groups", _shard_groups, work, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
     groups.add_argument("--stage", choices=list(audit.STAGES), default="extract")
-    groups.add_argument("--size", type=int, default=16, help="shards in a group (default 16)")
     add("settings", _settings, debug, "list all settings, their values and meaning")
     return parser
 

@@ -27,6 +27,7 @@ class Settings:
     clusters: str = _setting("", "cluster version that assign, compose and caption use; empty: the newest")
 
     shard_rows: int = _setting(10_000, "metadata rows in a shard")
+    shards_per_task: int = _setting(16, "shards that an Airflow task works on; more shards are mapped over more tasks")
     url_timeout: float = _setting(10.0, "seconds for a whole request, redirects included")
     url_max_bytes: int = _setting(20_000_000, "largest body of a response, in bytes")
     url_threads: int = _setting(64, "requests in flight")

@@ -1,0 +1,52 @@
+"""### Composes and captions the people of one partition
+
+A run for each partition that `laion_people_cluster` announces, with the cluster version of the announcement; or trigger
+it with a partition key, and with a version as the parameter `clusters` if it should not be the newest.
+
+| task | reads -> writes | where |
+|---|---|---|
+| assign | pose, mesh, clusters -> assignments | CPU |
+| compose | images, assignments -> subset_b | CPU |
+| caption | images, assignments, clusters -> subset_c | GPU |
+
+Each step is mapped over groups of shards. The audit then recounts every shard, whatever the tasks say. All tasks are
+idempotent: clear any of them, and only what is missing or damaged is made again.
+"""
+
+from __future__ import annotations
+
+from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
+
+from laion_people.operators import (
+    CLUSTERED,
+    DAG_DEFAULTS,
+    GPU_POOL,
+    PARTITION,
+    announced_version,
+    audit_task,
+    step_task,
+    worker_task,
+)
+
+VERSION = "{{ params.clusters or announced_version(triggering_asset_events) }}"
+
+with DAG(
+    "laion_people_caption",
+    schedule=PartitionedAssetTimetable(assets=CLUSTERED),
+    params={"clusters": Param("", type="string", pattern="^(v[0-9]{4})?$", description="Cluster version")},
+    max_active_runs=2,
+    is_paused_upon_creation=False,  # a paused DAG loses the keys that are announced to it
+    user_defined_macros={"announced_version": announced_version},
+    doc_md=__doc__,
+    **DAG_DEFAULTS,
+):
+    plan = worker_task("plan", "shard-groups", "--stage", "caption", partitions=PARTITION, clusters=VERSION)
+
+    @task_group
+    def shards(group):
+        assign = step_task("assign", shards=group, clusters=VERSION)
+        compose = step_task("compose", shards=group, clusters=VERSION)
+        caption = step_task("caption", shards=group, clusters=VERSION, pool=GPU_POOL)
+        assign >> [compose, caption]
+
+    shards.expand(group=plan.output) >> audit_task("caption", clusters=VERSION)

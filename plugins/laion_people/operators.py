@@ -1,0 +1,198 @@
+"""What the DAGs are made of: the assets that link them, and the task that runs the worker's command line.
+
+The only module of the package that imports Airflow. It runs in the Airflow environment, which has no models, media or
+storage libraries: everything about them is left to ``bin/laion-people`` in the worker's environment.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import tempfile
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+from airflow.sdk import Asset, BaseOperator
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from laion_people.errors import UsageError
+from laion_people.settings import from_environment
+
+ROOT = Path(__file__).resolve().parents[2]
+
+METADATA = Asset("laion_people_metadata")  # partitions: collection/part, to be extracted
+EXTRACTED = Asset("laion_people_extracted")  # partitions: the collection of a part that has been extracted
+CLUSTERED = Asset("laion_people_clustered")  # partitions: collection/part, to be captioned
+
+PARTITION = "{{ dag_run.partition_key or '' }}"
+
+GPU_POOL = "laion_people_gpu"
+NETWORK_POOL = "laion_people_network"
+
+# Every task is idempotent: a shard that is done is left as it is, so any task may be cleared or run twice.
+# No start_date: with one, unpausing a cron DAG starts a run for the time that has passed.
+DAG_DEFAULTS: dict[str, Any] = {
+    "catchup": False,
+    "tags": ["laion-people"],
+    "default_args": {
+        "owner": "laion-people",
+        "retries": 2,
+        "retry_delay": timedelta(minutes=1),
+        "retry_exponential_backoff": 2.0,
+        "max_retry_delay": timedelta(minutes=30),
+        "execution_timeout": timedelta(hours=1),
+    },
+}
+
+PARTITIONS_SCHEMA: dict[str, Any] = {
+    "type": "array",
+    "items": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"},
+    "uniqueItems": True,
+}
+
+
+class WorkerOperator(BaseOperator):
+    """Runs ``bin/laion-people`` in the worker's environment and returns the JSON that it prints last.
+
+    ``arguments`` are the DAG author's. ``partitions`` (a key, or a list of keys), ``shards`` and ``clusters`` may come
+    from a run's key, parameters or another task: they are passed as single arguments, never through a shell.
+
+    Raises AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words
+    when it fails.
+    """
+
+    template_fields: Sequence[str] = ("partitions", "shards", "clusters")
+
+    def __init__(
+        self,
+        *,
+        arguments: Sequence[str],
+        partitions: Any = None,
+        shards: Any = None,
+        clusters: Any = None,
+        **kwargs: Any,
+    ):
+        super().__init__(**kwargs)
+        self.arguments, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
+        self.process: subprocess.Popen[str] | None = None
+
+    def execute(self, context: Any) -> Any:
+        _check_runner()
+        with tempfile.TemporaryFile("w+") as output:
+            self.process = subprocess.Popen(
+                self.command(), cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, errors="backslashreplace"
+            )
+            last_words = ""
+            try:
+                for line in self.process.stderr or ():
+                    last_words = line.rstrip()
+                    self.log.info("%s", last_words)
+                code = self.process.wait()
+            finally:
+                self.on_kill()
+            output.seek(0)
+            lines = output.read().splitlines()
+        if code:
+            raise (AirflowFailException if code == UsageError.exit_code else AirflowException)(last_words)
+        return json.loads(lines[-1])
+
+    def command(self) -> list[str]:
+        """The command line, once the templates are rendered."""
+        keys = [self.partitions] if isinstance(self.partitions, str) else list(self.partitions or ())
+        if self.partitions is not None and not all(keys):
+            raise AirflowFailException(
+                "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
+                "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter"
+            )
+        options = [f"--{n}={v}" for n, v in (("shards", self.shards), ("clusters", self.clusters)) if v]
+        return [str(ROOT / "bin" / "laion-people"), *self.arguments, *options, *(["--"] if keys else []), *keys]
+
+    def on_kill(self) -> None:
+        if self.process and self.process.poll() is None:
+            self.process.terminate()
+
+
+def worker_task(task_id: str, *arguments: str, **options: Any) -> WorkerOperator:
+    """A task that runs ``bin/laion-people`` with these arguments."""
+    return WorkerOperator(task_id=task_id, arguments=arguments, **options)
+
+
+def step_task(step: str, *, hours: float = 12, **options: Any) -> WorkerOperator:
+    """The task of a step, for the run's partition unless ``partitions`` are given; ``hours`` is its time limit.
+
+    Mapped over groups of shards (``shards``), it shows the group as its name in the UI.
+    """
+    options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=hours)} | options
+    if "shards" in options:
+        options["map_index_template"] = "shards {{ task.shards }}"
+    return worker_task(step, "run", step, **options)
+
+
+def audit_task(stage: str, **options: Any) -> WorkerOperator:
+    """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all.
+
+    It isn't retried: what is missing doesn't come back by counting again.
+    """
+    options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12)} | options
+    return worker_task(
+        "audit", "audit", "--stage", stage, trigger_rule="all_done_min_one_success", retries=0, **options
+    )
+
+
+def partitions_to_announce(state: Mapping[str, list[str]], asked: Sequence[str], announced: Iterable[Any]) -> list[str]:
+    """The keys that discover announces: those asked for, else those that are pending and have not had a run.
+
+    ``state`` is what ``bin/laion-people partitions`` prints, ``announced`` the asset's past events: one that made no
+    run (the extracting DAG was paused) doesn't count.
+    """
+    known = {key for keys in state.values() for key in keys}
+    if unknown := sorted(set(asked) - known):
+        raise AirflowFailException(f"no metadata for partition {unknown[0]}: put its part under metadata/ of the store")
+    had_a_run = {event.partition_key for event in announced if event.created_dagruns}
+    keys = sorted(asked or set(state["pending"]) - had_a_run)
+    if not keys:
+        raise AirflowSkipException("no new partitions")
+    return keys
+
+
+def partitions_of_release(state: Mapping[str, list[str]], collection: str | None, asked: Sequence[str]) -> list[str]:
+    """The partitions to cluster together: those asked for, else all of the collection once they are extracted."""
+    if not asked and not collection:
+        raise AirflowFailException(
+            "this run has no release: trigger the DAG with a collection as its partition key, for example laion2B-en, "
+            "or with the partitions as its parameter"
+        )
+    known = [key for keys in state.values() for key in keys]
+    release = sorted(asked or (key for key in known if key.startswith(f"{collection}/")))
+    waiting = sorted(set(release) - set(state["extracted"]))
+    if not release or (asked and waiting):
+        name = waiting[0] if waiting else collection
+        raise AirflowFailException(f"{name} is not extracted: run laion_people_extract first")
+    if waiting:
+        raise AirflowSkipException(f"{len(waiting)} of {len(release)} partitions wait for extraction: {waiting[0]} ...")
+    return release
+
+
+def version_of(result: Mapping[str, Any]) -> str:
+    """The cluster version that the result of the cluster step speaks of."""
+    match = re.fullmatch(r".*/([^/]+)\.json", result["manifest"])
+    assert match, result
+    return match[1]
+
+
+def announced_version(triggering_asset_events: Mapping[Any, Sequence[Any]]) -> str:
+    """The cluster version that the event which started a run was sent for; empty (the newest) for other runs."""
+    events = [event for events in triggering_asset_events.values() for event in events]
+    return str(events[-1].extra.get("clusters", "")) if events else ""
+
+
+def _check_runner() -> None:
+    try:
+        runner = from_environment().runner
+    except UsageError as error:
+        raise AirflowFailException(str(error)) from error
+    if runner != "process":
+        raise AirflowFailException(f"LAION_PEOPLE_RUNNER={runner} is not available yet: set it to process")

@@ -1,0 +1,144 @@
+"""The task that runs the worker's command line, and what the DAGs decide in Airflow."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+
+from laion_people import operators
+from laion_people.operators import (
+    WorkerOperator,
+    announced_version,
+    partitions_of_release,
+    partitions_to_announce,
+    step_task,
+    version_of,
+    worker_task,
+)
+
+RESULT = {"manifest": "file:///store/manifests/cluster/v0007.json", "sha256": "0", "rows": 3, "shards": 1}
+STATE = {"extracted": ["a/1", "a/2", "b/1"], "pending": ["b/2", "b/3"]}
+HOSTILE = ["$(touch pwned)", "`touch pwned`", "x; touch pwned", "--store=/tmp", "-h", "a/b\ntouch pwned", "'\"&|>pwned"]
+
+
+@pytest.fixture
+def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A command line that writes its arguments to ``argv.json`` and does what the file ``script`` says."""
+    (tmp_path / "bin").mkdir()
+    command = tmp_path / "bin" / "laion-people"
+    command.write_text(
+        "#!/usr/bin/env python3\nimport json, sys\njson.dump(sys.argv[1:], open('argv.json', 'w'))\n"
+        "exec(open('script').read())\n"
+    )
+    command.chmod(0o755)
+    monkeypatch.setattr(operators, "ROOT", tmp_path)
+    (tmp_path / "script").write_text(f"print({json.dumps(json.dumps(RESULT))})")
+    return tmp_path
+
+
+def run(task: WorkerOperator) -> Any:
+    return task.execute({})
+
+
+def argv(folder: Path) -> list[str]:
+    return json.loads((folder / "argv.json").read_text())
+
+
+def test_a_step_task_runs_the_step_on_its_shards_and_returns_where_the_manifest_is(command_line: Path) -> None:
+    assert run(step_task("detect", partitions="a/1", shards="0-15", clusters="")) == RESULT
+    assert argv(command_line) == ["run", "detect", "--shards=0-15", "--", "a/1"]
+
+
+def test_a_release_step_gets_all_partitions(command_line: Path) -> None:
+    run(step_task("label", partitions=["a/1", "a/2"], clusters="v0007"))
+    assert argv(command_line) == ["run", "label", "--clusters=v0007", "--", "a/1", "a/2"]
+
+
+@pytest.mark.parametrize("key", HOSTILE)
+def test_a_hostile_key_stays_one_argument(command_line: Path, key: str) -> None:
+    run(step_task("detect", partitions=key, shards=key, clusters=key))
+    assert argv(command_line) == ["run", "detect", f"--shards={key}", f"--clusters={key}", "--", key]
+    assert not list(command_line.rglob("*pwned*"))
+
+
+@pytest.mark.parametrize("partitions", ["", [""]])
+def test_a_run_without_a_key_fails_at_once_and_says_what_to_do(command_line: Path, partitions: Any) -> None:
+    with pytest.raises(AirflowFailException, match=r"no partition key: trigger the DAG with .* Partition Key"):
+        run(worker_task("plan", "shard-groups", partitions=partitions))
+    assert not (command_line / "argv.json").exists()
+
+
+def test_words_on_stderr_after_the_result_do_not_spoil_it(command_line: Path) -> None:
+    with (command_line / "script").open("a") as script:
+        script.write("\nprint('a library says goodbye', file=sys.stderr)")
+    assert run(worker_task("count", "partitions")) == RESULT
+
+
+@pytest.mark.parametrize(("code", "retried"), [(1, True), (2, False)])
+def test_a_failure_is_raised_with_the_last_words_and_bad_usage_is_not_retried(
+    command_line: Path, code: int, retried: bool
+) -> None:
+    (command_line / "script").write_text(f"print('laion-people: no luck', file=sys.stderr); sys.exit({code})")
+    with pytest.raises(AirflowException, match=r"^laion-people: no luck$") as caught:
+        run(worker_task("count", "partitions"))
+    assert isinstance(caught.value, AirflowFailException) is not retried
+
+
+def test_a_killed_task_ends_its_process(command_line: Path) -> None:
+    (command_line / "script").write_text("import time; print('started', file=sys.stderr, flush=True); time.sleep(60)")
+    task = worker_task("count", "partitions")
+    task.log.info = lambda *args: task.on_kill()  # type: ignore[method-assign]
+    with pytest.raises(AirflowException):
+        run(task)
+    assert task.process is not None and task.process.returncode
+
+
+def test_a_runner_that_does_not_exist_yet_fails_with_a_sentence(
+    command_line: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAION_PEOPLE_RUNNER", "kubernetes")
+    with pytest.raises(AirflowFailException, match="LAION_PEOPLE_RUNNER=kubernetes is not available yet"):
+        run(worker_task("count", "partitions"))
+
+
+def event(key: str, runs: int, **extra: str) -> SimpleNamespace:
+    return SimpleNamespace(partition_key=key, created_dagruns=[object()] * runs, extra=extra)
+
+
+def test_discover_announces_pending_partitions_that_never_had_a_run() -> None:
+    assert partitions_to_announce(STATE, [], [event("b/2", runs=1), event("b/3", runs=0)]) == ["b/3"]
+    with pytest.raises(AirflowSkipException, match="no new partitions"):
+        partitions_to_announce(STATE, [], [event("b/2", runs=1), event("b/3", runs=2)])
+
+
+def test_discover_announces_what_is_asked_for_again() -> None:
+    assert partitions_to_announce(STATE, ["b/2", "a/1"], [event("b/2", runs=1)]) == ["a/1", "b/2"]
+    with pytest.raises(AirflowFailException, match="no metadata for partition c/9"):
+        partitions_to_announce(STATE, ["c/9"], [])
+
+
+def test_a_release_is_clustered_once_all_its_partitions_are_extracted() -> None:
+    assert partitions_of_release(STATE, "a", []) == ["a/1", "a/2"]
+    with pytest.raises(AirflowSkipException, match=r"2 of 3 partitions wait for extraction: b/2"):
+        partitions_of_release(STATE, "b", [])
+
+
+def test_a_release_may_be_chosen_but_must_be_extracted() -> None:
+    assert partitions_of_release(STATE, None, ["b/1", "a/2"]) == ["a/2", "b/1"]
+    with pytest.raises(AirflowFailException, match="b/2 is not extracted"):
+        partitions_of_release(STATE, None, ["b/1", "b/2"])
+    with pytest.raises(AirflowFailException, match="c is not extracted"):
+        partitions_of_release(STATE, "c", [])
+    with pytest.raises(AirflowFailException, match="no release: trigger the DAG with a collection"):
+        partitions_of_release(STATE, None, [])
+
+
+def test_the_cluster_version_goes_from_the_fit_to_the_caption_runs() -> None:
+    assert version_of(RESULT) == "v0007"
+    assert announced_version({"clustered": [event("a/1", 1, clusters="v0007")]}) == "v0007"
+    assert announced_version({}) == ""

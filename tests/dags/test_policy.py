@@ -1,0 +1,96 @@
+"""What holds for every DAG and task."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.abc import MetaPathFinder
+
+import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
+
+from laion_people.local_airflow import POOLS
+from laion_people.operators import WorkerOperator
+from tests.dags.conftest import ROOT
+
+HEAVY = {"torch", "numpy", "pyarrow", "cv2", "PIL", "mediapipe", "sklearn", "open_clip", "mmdet", "mmpose", "boto3"}
+DAG_IDS = {f"laion_people_{name}" for name in ("discover", "extract", "cluster", "caption")}
+
+
+class NoHeavyImports(MetaPathFinder):
+    def find_spec(self, name: str, path: object = None, target: object = None) -> None:
+        if name.partition(".")[0] in HEAVY:
+            raise ImportError(f"a DAG file imports {name}")
+
+
+@pytest.fixture(scope="module")
+def bag() -> Iterator[DagBag]:
+    finder = NoHeavyImports()
+    for name in [n for n in sys.modules if n.partition(".")[0] in HEAVY]:
+        del sys.modules[name]
+    sys.meta_path.insert(0, finder)
+    yield DagBag(ROOT / "dags")
+    sys.meta_path.remove(finder)
+
+
+@pytest.fixture(params=sorted(DAG_IDS))
+def dag(bag: DagBag, request: pytest.FixtureRequest) -> DAG:
+    return bag.dags[request.param]
+
+
+def test_all_dags_are_parsed_without_models_media_or_storage_libraries(bag: DagBag) -> None:
+    assert bag.import_errors == {}
+    assert set(bag.dags) == DAG_IDS
+
+
+def test_a_dag_file_is_short_and_reads_nothing_when_it_is_parsed() -> None:
+    for path in (ROOT / "dags").glob("*.py"):
+        source = path.read_text()
+        assert len(source.splitlines()) < 100
+        for word in ("Variable", "Connection", "environ", "BashOperator", "subprocess"):
+            assert word not in source, f"{path.name}: {word}"
+
+
+def test_a_dag_says_what_it_is_for(dag: DAG) -> None:
+    assert dag.doc_md.startswith("### ")
+    assert "laion-people" in dag.tags
+    assert dag.catchup is False
+    assert dag.max_active_runs <= 2
+
+
+def test_a_task_has_an_owner_retries_and_a_time_limit(dag: DAG) -> None:
+    for task in dag.tasks:
+        assert task.owner == "laion-people"
+        assert task.execution_timeout >= timedelta(minutes=10)
+        if task.task_id != "audit":  # what is missing doesn't come back by counting again
+            assert task.retries >= 1
+            assert task.retry_exponential_backoff
+            assert task.max_retry_delay <= timedelta(hours=1)
+
+
+def test_every_pool_that_a_task_needs_is_made_with_airflow(dag: DAG) -> None:
+    assert {task.pool for task in dag.tasks} <= {"default_pool", *POOLS}
+
+
+def test_consumers_of_announced_keys_are_not_created_paused(bag: DagBag) -> None:
+    for dag_id in DAG_IDS - {"laion_people_discover"}:
+        assert bag.dags[dag_id].is_paused_upon_creation is False
+
+
+def test_steps_are_mapped_in_their_order_and_audited_last(bag: DagBag) -> None:
+    extract, caption = bag.dags["laion_people_extract"], bag.dags["laion_people_caption"]
+    upstream = {t.task_id: t.upstream_task_ids - {"plan"} for t in [*extract.tasks, *caption.tasks]}
+    assert upstream["shards.mesh"] == {"shards.pose"}
+    assert upstream["shards.pose"] == upstream["shards.clip_filter"] == {"shards.detect"}
+    assert upstream["shards.compose"] == upstream["shards.caption"] == {"shards.assign"}
+    assert extract.get_task("audit").upstream_task_ids == {"shards.mesh", "shards.clip_filter"}
+    assert caption.get_task("audit").upstream_task_ids == {"shards.compose", "shards.caption"}
+
+
+def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag: DagBag) -> None:
+    for dag_id in ("laion_people_extract", "laion_people_caption"):
+        (first,) = bag.dags[dag_id].roots
+        assert isinstance(first, WorkerOperator)
+        assert first.partitions == "{{ dag_run.partition_key or '' }}"
