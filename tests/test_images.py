@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import io
+import tarfile
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
+from laion_people import images
 from laion_people.errors import LaionPeopleError
-from laion_people.images import ImageError, crop, decode, decode_ahead, samples
+from laion_people.images import ImageError, TarImages, crop, decode, decode_ahead, samples
 from tests.fakes import jpeg, tar_of
 
 
@@ -78,6 +81,86 @@ def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "y.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:-9000])
     with pytest.raises(LaionPeopleError, match=r"y.tar is damaged"):
         list(samples(tmp_path / "y.tar"))
+
+
+def files_tar(path: Path, files: list[tuple[str, bytes]]) -> Path:
+    with tarfile.open(path, "w") as tar:
+        for name, content in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(content)
+            if name.endswith("/"):
+                member.type = tarfile.DIRTYPE
+            tar.addfile(member, io.BytesIO(content))
+    return path
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b"",
+        b"{",
+        b"null",
+        b"5",
+        b'["url"]',
+        b"\xff\xfe\xfd",
+        b'{"url":',
+        b"[" * 200_000,
+        b'{"id": ' + b"9" * 5000 + b"}",
+    ],
+)
+def test_json_that_is_no_object_is_no_fields_and_harms_no_other_sample(tmp_path: Path, odd: bytes) -> None:
+    files = [("a.jpg", b"A"), ("a.json", odd), ("b.jpg", b"B"), ("b.json", b'{"url": "u"}'), ("c.jpg", b"C")]
+    read = list(samples(files_tar(tmp_path / "x.tar", files)))
+    assert [(s.key, s.image, s.fields) for s in read] == [("a", b"A", {}), ("b", b"B", {"url": "u"}), ("c", b"C", {})]
+
+
+def test_keys_are_base_names_up_to_the_first_dot(tmp_path: Path) -> None:
+    files = [("./", b""), ("../d.e/a.jpg", b"A"), ("../d.e/a.mask.png", b"M"), ("../d.e/a.json", b'{"x": 1}')]
+    files += [("/b.png", b"B"), ("c\udcff.jpg", b"C"), ("README", b"R")]
+    tar = files_tar(tmp_path / "x.tar", files)
+    read = list(samples(tar))
+    assert [(s.key, s.image) for s in read] == [("a", b"A"), ("b", b"B"), ("c?", b"C")]
+    assert read[0].fields == {"x": 1}
+    by_key = TarImages(tar)
+    assert [(key, by_key.read(key)) for key in by_key.keys()] == [(s.key, s.image) for s in read]  # noqa: SIM118
+
+
+@pytest.mark.parametrize(
+    ("names", "what"),
+    [
+        (["a.jpg", "b.jpg", "a.jpg"], "key 'a' twice"),
+        (["x/a.jpg", "y/a.jpg"], "key 'a' twice"),
+        (["a.jpg", "b.jpg", "a.json"], "key 'a' twice"),
+        (["a.jpg", "d/.jpg"], "'.jpg' has no key"),
+    ],
+)
+def test_a_key_that_is_repeated_or_empty_is_an_error(tmp_path: Path, names: list[str], what: str) -> None:
+    tar = files_tar(tmp_path / "x.tar", [(name, b"{}") for name in names])
+    with pytest.raises(LaionPeopleError, match=f"x.tar is damaged: {what}"):
+        list(samples(tar))
+    with pytest.raises(LaionPeopleError, match=f"x.tar is damaged: {what}"):
+        TarImages(tar)
+
+
+def test_large_images_are_decoded_when_it_is_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "LARGE_PIXELS", 50 * 50)
+    monkeypatch.setattr(images, "MAX_PIXELS", 100 * 100)
+    decoded: list[tuple[int, bool]] = []
+
+    def to_rgb(image: Image.Image) -> Image.Image:
+        decoded.append((image.width, threading.current_thread() is threading.main_thread()))
+        return real(image)
+
+    real = images.to_rgb
+    monkeypatch.setattr(images, "to_rgb", to_rgb)
+    sizes = [10, 60, 50, 101, 70, 80, 20, 90]
+    shapes = []
+    for _, image in decode_ahead([jpeg(9, (size, size)) for size in sizes], lambda data: data):
+        shapes.append(str(image) if isinstance(image, ImageError) else len(image))
+        large = [width for width, _ in decoded if width > 50]
+        assert large == [shape for shape in shapes if shape in (60, 70, 80, 90)]
+    assert shapes == [10, 60, 50, "decompression_bomb", 70, 80, 20, 90]
+    assert all(in_main == (width > 50) for width, in_main in decoded)
 
 
 def test_decoding_ahead_keeps_order_and_reports_bad_images() -> None:

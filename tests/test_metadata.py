@@ -50,6 +50,8 @@ def test_both_laion_schemas_give_the_same_rows(store: LocalStore) -> None:
 def test_a_null_or_high_punsafe_and_an_nsfw_tag_are_flagged(store: LocalStore) -> None:
     unsafe = put(store, "b/p.parquet", {"url": ["u"] * 3, "caption": ["t"] * 3, "punsafe": [None, 0.9, 0.2]})
     assert [r.flagged for r in metadata.rows(store, unsafe, 0, 9)] == [True, True, False]
+    both = {"url": ["u"] * 3, "caption": ["t"] * 3, "punsafe": [float("nan"), 0.1, 0.1], "NSFW": [None, "NSFW", None]}
+    assert [r.flagged for r in metadata.rows(store, put(store, "b/r.parquet", both), 0, 9)] == [True, True, False]
     tagged = put(store, "b/q.parquet", {"URL": ["u"] * 3, "TEXT": ["t"] * 3, "NSFW": ["NSFW", "UNSURE", None]})
     assert [r.flagged for r in metadata.rows(store, tagged, 0, 9)] == [True, False, False]
 
@@ -88,3 +90,48 @@ def test_rows_without_an_id_get_a_stable_one(store: LocalStore) -> None:
     ids = [r.sample_id for r in metadata.rows(store, path, 0, 3)]
     assert len(set(ids)) == 3 and all(0 <= i < 2**63 for i in ids)
     assert ids == [r.sample_id for r in metadata.rows(store, Path(path).as_posix(), 0, 3)]
+
+
+@pytest.mark.parametrize(
+    ("name", "values"),
+    [
+        ("url", [b"\xff"]),
+        ("url", [["u"]]),
+        ("caption", [{"en": "t"}]),
+        ("caption", pa.array([b"\xff"]).view(pa.string())),
+        ("SAMPLE_ID", ["abc"]),
+        ("SAMPLE_ID", [1.5]),
+        ("SAMPLE_ID", pa.array([2**63], pa.uint64())),
+        ("hash", [float("nan")]),
+        ("hash", [b"\xff"]),
+        ("WIDTH", ["wide"]),
+    ],
+)
+def test_a_column_of_another_type_is_one_clear_line(store: LocalStore, name: str, values: list | pa.Array) -> None:
+    path = put(store, "a/p.parquet", {"url": ["u"], "caption": ["t"], name: values})
+    with pytest.raises(LaionPeopleError, match=rf"metadata/a/p.parquet: column {name} is not of LAION's type"):
+        list(metadata.rows(store, path, 0, 1))
+
+
+def test_types_that_hold_the_same_values_are_as_good(store: LocalStore) -> None:
+    path = put(store, "a/p.parquet", {"URL": [b"u"], "TEXT": [5], "SAMPLE_ID": [7.0], "hash": ["8"]})
+    (row,) = metadata.rows(store, path, 0, 1)
+    assert (row.sample_id, row.url, row.caption, row.collection["hash"]) == (7, "u", "5", 8)
+
+
+@pytest.mark.parametrize(
+    "odd", [None, "abc", "7", True, float("nan"), float("inf"), 1.5, 1e30, 2**63, -(2**63) - 1, [7], {"a": 7}]
+)
+def test_an_id_that_is_none_is_passed_over(odd: object) -> None:
+    by_url = metadata.sample_id({"url": "u"})
+    assert metadata.sample_id({"SAMPLE_ID": odd, "url": "u"}) == by_url
+    assert metadata.sample_id({"SAMPLE_ID": odd, "hash": 8, "url": "u"}) == 8
+
+
+def test_an_id_is_taken_as_it_is_or_made_of_the_url_or_else_of_the_other_name() -> None:
+    assert [metadata.sample_id({"SAMPLE_ID": i}) for i in (0, -(2**63), 2**63 - 1, 7.0)] == [
+        0, -(2**63), 2**63 - 1, 7
+    ]  # fmt: skip
+    assert metadata.sample_id({"url": "u"}, "key") == metadata.sample_id({"url": "u"})
+    assert metadata.sample_id({"url": 5}, "key") == metadata.sample_id({"url": "key"})
+    assert metadata.sample_id({"url": "\ud800"}) == metadata.sample_id({"url": "?"})

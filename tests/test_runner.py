@@ -144,6 +144,33 @@ def test_shards_that_an_earlier_plan_had_are_removed(extracted: LocalStore) -> N
     assert not extracted.exists(f"people/{PARTITION}/00002.parquet")
 
 
+def test_an_input_that_was_made_from_an_earlier_one_is_refused(extracted: LocalStore) -> None:
+    image_shard(extracted, PARTITION, 1, images=5)
+    runner(extracted).run("detect", PARTITION)
+    with pytest.raises(LaionPeopleError, match=r"its pose was made from an earlier images/.*: run `pose` first"):
+        runner(extracted).run("mesh", PARTITION)
+
+
+@pytest.mark.parametrize("content", [b"", b"{}", b"\xff\x00", b"[1]"])
+def test_a_damaged_receipt_is_made_again_with_its_shard(extracted: LocalStore, content: bytes) -> None:
+    before = files(extracted, "people")
+    extracted.write(f"manifests/detect/{PARTITION}/00001.json", content)
+    with pytest.raises(LaionPeopleError, match=r"00001.json is damaged"):
+        runner(extracted).run("pose", PARTITION)
+    runner(extracted).run("detect", PARTITION)
+    assert {p: b for p, (b, _) in files(extracted, "people").items()} == {p: b for p, (b, _) in before.items()}
+    assert len(runner(extracted).receipts("detect", PARTITION)) == 3
+
+
+def test_a_step_of_another_revision_makes_its_shards_again(extracted: LocalStore) -> None:
+    class Better(Pose):
+        revision = 2
+
+    again = runner(extracted, steps=STEPS | {"pose": Better()})
+    again.run("pose", PARTITION)
+    assert again.models.loaded == ["pose"]
+
+
 def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) -> None:
     with pytest.raises(LaionPeopleError, match="there is no images to read; run the step before it"):
         runner(store).run("detect", PARTITION)

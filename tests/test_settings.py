@@ -20,6 +20,11 @@ def test_variables_set_values_and_overrides_win() -> None:
         ("SHARD_ROWS", "many", "should be a whole number"),
         ("THRESHOLD", "high", "should be a number"),
         ("RUNNER", "docker", "should be one of process, kubernetes"),
+        ("THRESHOLD", "nan", "should be a number"),
+        ("URL_THREADS", "0", "should be at least 1"),
+        ("CLUSTERS", "../../x", "should look like v0001"),
+        ("BACKGROUNDS", "/etc", "should look like backgrounds/rooms"),
+        ("BACKGROUNDS", "a/../..", "should look like backgrounds/rooms"),
         ("TRESHOLD", "0.2", "unknown setting LAION_PEOPLE_TRESHOLD"),
     ],
 )

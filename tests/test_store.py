@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -76,6 +79,23 @@ def test_a_write_that_fails_leaves_the_old_file(any_store: Store) -> None:
         interrupted()
     assert any_store.read("a/b") == b"old"
     assert any_store.list("a") == ["a/b"]
+
+
+WRITE = """
+import sys, time
+from pathlib import Path
+from laion_people.store import LocalStore
+store, end = LocalStore(Path(sys.argv[1])), time.monotonic() + 2
+while time.monotonic() < end:
+    store.write(f"a/{sys.argv[2]}", b"1")
+"""
+
+
+def test_processes_that_write_at_the_same_time_do_not_disturb_one_another(tmp_path: Path) -> None:
+    environ = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", WRITE, str(tmp_path)]
+    writers = [subprocess.Popen([*command, str(i)], env=environ, stderr=subprocess.PIPE) for i in range(3)]
+    assert [w.communicate()[1].decode() for w in writers] == [""] * 3
 
 
 def test_delete_is_quiet_about_what_is_gone(any_store: Store) -> None:

@@ -17,14 +17,16 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people import metadata
+from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
+from laion_people.steps.download import made_elsewhere
 
 STAGES = {
     "extract": ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"),
     "caption": ("assign", "compose", "caption"),
 }
-ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign")  # rows_in = rows + rejected
+ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign", "caption")  # rows_in = rows + rejected
 ALIGNED = ("detect", "pose", "mesh", "clip_filter", "assign")  # the same people in the same order
 
 
@@ -34,7 +36,7 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
     Without a fault the partition's manifests are written anew from the receipts, which are then complete. Raises
     LaionPeopleError when there is nothing to recount.
     """
-    steps = _steps(runner, partition, stage)
+    steps = steps_of(runner, partition, stage)
     planned = runner.planned(steps[0], partition)
     receipts = {step: runner.receipts(step, partition) for step in steps}
     faults = [
@@ -62,32 +64,30 @@ def progress(runner: Runner) -> dict[str, list[str]]:
 
 
 def _extracted(runner: Runner, partition: str) -> bool:
-    paths = [manifest_path(step, partition) for step in STAGES["extract"]]
+    steps = steps_of(runner, partition, "extract")
+    paths = [manifest_path(step, partition) for step in steps]
     if not all(runner.store.exists(path) for path in paths):
         return False
-    planned = runner.planned("download", partition)
+    planned = runner.planned(steps[0], partition)
     manifests = (Manifest.from_json(runner.store.read(path)) for path in paths)
     return all([shard.index for shard in manifest.shards] == planned for manifest in manifests)
 
 
-def _steps(runner: Runner, partition: str, stage: str) -> tuple[str, ...]:
-    """The steps to recount; shards of images that were made elsewhere have no download."""
-    made_elsewhere = stage == "extract" and partition not in metadata.partitions(runner.store)
-    return STAGES[stage][1:] if made_elsewhere and runner.store.list(f"images/{partition}") else STAGES[stage]
+def steps_of(runner: Runner, partition: str, stage: str) -> tuple[str, ...]:
+    """The steps of a stage in their order; a partition whose images were made elsewhere has no download."""
+    return STAGES[stage][1:] if stage == "extract" and made_elsewhere(runner.store, partition) else STAGES[stage]
 
 
 def _shard_faults(runner: Runner, receipts: dict[str, Manifest | None]) -> Iterator[tuple[str, str]]:
     """Step and reason of each fault of one shard; ``receipts`` has the shard's receipt of every step."""
-    written: dict[str, str] = {}  # path -> sha256
     first: tuple[str, pa.ChunkedArray] | None = None
     for step, receipt in receipts.items():
         if receipt is None:
             yield step, "has no receipt: it was never finished"
             continue
-        if fault := _fault(runner, receipt) or _stale(receipt, written):
+        if fault := _fault(runner, receipt) or _outdated(runner, receipt):
             yield step, fault
             continue
-        written |= {file.uri: file.sha256 for file in receipt.shards[0].files()}
         if step in ALIGNED:
             with runner.store.local(receipt.shards[0].uri) as path:
                 people = pq.read_table(path, columns=["person_id"])["person_id"]
@@ -113,12 +113,13 @@ def _fault(runner: Runner, receipt: Manifest) -> str | None:
     return None
 
 
-def _stale(receipt: Manifest, written: dict[str, str]) -> str | None:
-    """Which input has been made again since, or None."""
-    for file in receipt.inputs:
-        if written.get(file.uri, file.sha256) != file.sha256:
-            return f"was made from an earlier {file.uri}: run `{receipt.step}` again"
-    return None
+def _outdated(runner: Runner, receipt: Manifest) -> str | None:
+    """Why a shard would be made otherwise today, or None."""
+    try:
+        reason = runner.outdated(receipt, receipt.shards[0].index)
+    except LaionPeopleError as error:
+        return str(error)
+    return f"{reason}: run `{receipt.step}` again" if reason else None
 
 
 def _rows(path: Path) -> int:

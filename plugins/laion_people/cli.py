@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -19,13 +20,13 @@ from laion_people.steps.download import Download, made_elsewhere
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store, open_store
 
-BEFORE_CLUSTERS = ("download", "detect", "pose", "mesh", "clip_filter")
-AFTER_CLUSTERS = ("assign", "compose", "caption")
+log = logging.getLogger("laion_people")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 a step failed, 2 bad usage or configuration."""
     args = _parser().parse_args(argv)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("laion_people").setLevel(logging.INFO)
     try:
@@ -35,6 +36,11 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         print(f"laion-people: {error}", file=sys.stderr)
         return error.exit_code
+    except Exception as error:  # what nobody foresaw is one line too
+        if args.debug:
+            raise
+        print(f"laion-people: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("laion-people: stopped; run the same command again to go on", file=sys.stderr)
         return 1
@@ -43,8 +49,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _run(args: argparse.Namespace) -> None:
     if args.retry_failed and args.step != "download":
         raise UsageError("--retry-failed goes with download")
+    if args.shards and isinstance(STEPS[args.step], ReleaseStep):
+        raise UsageError(f"--shards does not go with {args.step}, which works on whole partitions")
     runner = _runner(args, STEPS | {"download": Download(retry_failed=args.retry_failed)})
     step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
+    if step == "download" and len(partitions) == 1 and made_elsewhere(runner.store, partitions[0]):
+        log.info("download %s: its images were made elsewhere, detect reads them as they are", partitions[0])
+        print(json.dumps({"manifest": None, "sha256": None, "rows": 0, "shards": 0}))
+        return
     if isinstance(runner.steps[step], ReleaseStep):
         manifest = runner.run_release(step, partitions, args.force)
     elif len(partitions) == 1:
@@ -58,12 +70,13 @@ def _pipeline(args: argparse.Namespace) -> None:
     runner = _runner(args)
     partitions = [metadata.check_partition(p) for p in args.partition]
     for partition in partitions:
-        for step in BEFORE_CLUSTERS[1:] if made_elsewhere(runner.store, partition) else BEFORE_CLUSTERS:
-            runner.run(step, partition, force=args.force)
+        for step in audit.steps_of(runner, partition, "extract"):
+            if step != "subset_a":  # which follows clip_filter
+                runner.run(step, partition, force=args.force)
     for step in ("cluster", "label"):
         runner.run_release(step, partitions, args.force)
     for partition in partitions:
-        for step in AFTER_CLUSTERS:
+        for step in audit.steps_of(runner, partition, "caption"):
             runner.run(step, partition, force=args.force)
     print(funnel.format_status(runner.store, partitions))
 
@@ -99,7 +112,8 @@ def _partitions(args: argparse.Namespace) -> None:
 
 def _shard_groups(args: argparse.Namespace) -> None:
     runner = _runner(args)
-    planned = runner.planned(audit.STAGES[args.stage][0], metadata.check_partition(args.partition))
+    partition = metadata.check_partition(args.partition)
+    planned = runner.planned(audit.steps_of(runner, partition, args.stage)[0], partition)
     size = runner.settings.shards_per_task
     groups = [planned[i : i + size] for i in range(0, len(planned), size)]
     print(json.dumps([f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups]))
@@ -135,7 +149,10 @@ def _shards(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} should look like 0,3-5")
     ranges = [part.partition("-") for part in text.split(",")]
-    return [i for first, _, last in ranges for i in range(int(first), int(last or first) + 1)]
+    shards = [list(range(int(first), int(last or first) + 1)) for first, _, last in ranges]
+    if not all(shards):
+        raise argparse.ArgumentTypeError(f"{text!r}: a range goes from the smaller to the larger number")
+    return [index for part in shards for index in part]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -21,12 +21,15 @@ import numpy as np
 from PIL import Image, ImageOps
 
 from laion_people.errors import LaionPeopleError
+from laion_people.metadata import text
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
 # What Pillow and its decoders raise for broken files.
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
+LARGE_PIXELS = 20_000_000  # images above are decoded one at a time: they take up to 12 bytes a pixel
+DAMAGED = (tarfile.TarError, ValueError, TypeError, EOFError)  # what tarfile raises for broken tars
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the caller's limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on broken EXIF; a block would not be safe with threads
@@ -46,27 +49,59 @@ class Sample:
 
 
 def samples(tar: Path) -> Iterator[Sample]:
-    """The samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged."""
+    """The samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged or repeats a key.
+
+    The json of tars made elsewhere can be anything: where it is missing or no JSON object, the sample has no fields.
+    """
     key, image = "", None
     fields: dict[str, Any] = {}
     try:
         with tarfile.open(tar, "r|") as archive:
-            for member in archive:
-                stem, _, suffix = member.name.rpartition(".")
-                if stem != key:
+            for member, its_key, suffix in _files(archive):
+                if its_key != key:
                     if image is not None:
                         yield Sample(key, image, fields)
-                    key, image, fields = stem, None, {}
+                    key, image, fields = its_key, None, {}
                 file = archive.extractfile(member)
                 if file and suffix in IMAGE_SUFFIXES:
                     image = file.read()
                 elif file and suffix == "json":
-                    fields = dict(json.loads(file.read()))
+                    fields = _fields(file.read())
             _check_end(tar, archive.offset)
-    except (tarfile.TarError, ValueError, TypeError, EOFError) as error:
+    except DAMAGED as error:
         raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
     if image is not None:
         yield Sample(key, image, fields)
+
+
+def _files(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
+    """The regular files of a tar, each with its sample's key and its suffix: ``a`` and ``mask.png`` of d/a.mask.png.
+
+    Keys become part of ids: raises ReadError when one is empty, or comes again after others or in another folder.
+    """
+    seen: set[str] = set()
+    current: tuple[str, str] | None = None
+    for member in archive:
+        if not member.isfile():
+            continue
+        folder, _, name = text(member.name).rpartition("/")
+        key, _, suffix = name.partition(".")
+        if not key:
+            raise tarfile.ReadError(f"{name!r} has no key")
+        if (folder, key) != current:
+            if key in seen:
+                raise tarfile.ReadError(f"key {key!r} twice")
+            seen.add(key)
+            current = folder, key
+        yield member, key, suffix
+
+
+def _fields(data: bytes) -> dict[str, Any]:
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
 
 
 def _check_end(tar: Path, offset: int) -> None:
@@ -78,13 +113,16 @@ def _check_end(tar: Path, offset: int) -> None:
 
 
 class TarImages:
-    """The encoded images of a shard by key, read one at a time in any order."""
+    """The encoded images of a shard by key, read one at a time in any order; the keys are those of ``samples``."""
 
     def __init__(self, tar: Path):
         self._tar = tar
-        with tarfile.open(tar, "r:") as archive:
-            members = [(*m.name.rpartition("."), m.offset_data, m.size) for m in archive]
-        self._places = {key: (start, size) for key, _, suffix, start, size in members if suffix in IMAGE_SUFFIXES}
+        try:
+            with tarfile.open(tar, "r:") as archive:
+                files = [(key, suffix, m.offset_data, m.size) for m, key, suffix in _files(archive)]
+        except DAMAGED as error:
+            raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
+        self._places = {key: (start, size) for key, suffix, start, size in files if suffix in IMAGE_SUFFIXES}
 
     def keys(self) -> list[str]:
         return list(self._places)
@@ -136,22 +174,26 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
 def decode_ahead(items: Iterable[Any], image: Any, ahead: int = 32) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
     """Each item with its decoded uint8 RGB array [height, width, 3], in order; threads decode up to ``ahead`` early.
 
-    ``image(item)`` gives the encoded bytes; an image that cannot be decoded comes as its ImageError.
+    ``image(item)`` gives the encoded bytes; an image that cannot be decoded comes as its ImageError. Large images are
+    not decoded early but when it is their turn, so that no more than one is held here.
     """
 
-    def work(item: Any) -> np.ndarray | ImageError:
+    def work(item: Any, max_pixels: int) -> np.ndarray | ImageError:
         try:
-            return np.asarray(decode(image(item)))
+            return np.asarray(decode(image(item), max_pixels))
         except ImageError as error:
             return error
 
     source = iter(items)
     with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        waiting = deque((item, pool.submit(work, item)) for item in islice(source, ahead))
+        waiting = deque((item, pool.submit(work, item, LARGE_PIXELS)) for item in islice(source, ahead))
         while waiting:
             item, future = waiting.popleft()
-            yield item, future.result()
-            waiting.extend((late, pool.submit(work, late)) for late in islice(source, 1))
+            decoded = future.result()
+            if isinstance(decoded, ImageError) and str(decoded) == "decompression_bomb":
+                decoded = work(item, MAX_PIXELS)
+            yield item, decoded
+            waiting.extend((late, pool.submit(work, late, LARGE_PIXELS)) for late in islice(source, 1))
 
 
 def crop(image: np.ndarray, box: np.ndarray, padding: float) -> np.ndarray:

@@ -77,7 +77,7 @@ class Manifest:
             raise LaionPeopleError(f"not a manifest: {error!r}") from error
 
     def made_from(self) -> str:
-        """A digest of all that decides the output: equal digests mean equal bytes."""
+        """A digest of what the output is made from: step with its revision, parameters, models and input files."""
         origin = [self.step, self.params, self.models, sorted((f.uri, f.sha256) for f in self.inputs)]
         return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
 

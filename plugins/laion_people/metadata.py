@@ -16,7 +16,7 @@ from laion_people.store import Store
 
 PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
-UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; a null counts as unsafe
+UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; null and NaN count as unsafe
 COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as far as the part has them
     "WIDTH": pa.int32(),
     "HEIGHT": pa.int32(),
@@ -27,6 +27,10 @@ COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as fa
     "punsafe": pa.float32(),
     "pwatermark": pa.float32(),
 }
+TYPES = {"url": pa.string(), "caption": pa.string(), "sample_id": pa.int64()} | {
+    name.lower(): type for name, type in COLLECTION_COLUMNS.items()
+}
+EXACT = ("url", "caption", "sample_id", "hash")  # a rounded or wrapped id would be another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,13 +122,7 @@ def _columns(schema: pa.Schema, path: str) -> dict[str, str]:
 
 
 def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[MetadataRow]:
-    types = {name.lower(): type for name, type in COLLECTION_COLUMNS.items()}
-    try:
-        arrays = {ours: batch.column(theirs) for ours, theirs in names.items()}
-        arrays = {n: a.cast(types[n], safe=False) if n in types else a for n, a in arrays.items()}
-    except pa.ArrowException as error:
-        raise LaionPeopleError(f"{path} has a column that is not of LAION's types: {error}") from error
-    columns = {ours: array.to_pylist() for ours, array in arrays.items()}
+    columns = {ours: _cast(batch.column(theirs), ours, theirs, path).to_pylist() for ours, theirs in names.items()}
     for i in range(batch.num_rows):
         row = {ours: column[i] for ours, column in columns.items()}
         yield MetadataRow(
@@ -136,15 +134,36 @@ def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[M
         )
 
 
-def sample_id(row: dict[str, Any]) -> int:
-    """SAMPLE_ID, else the collection's hash, else 63 bits of the URL's sha256 (relaion2B parts have no SAMPLE_ID)."""
+def _cast(array: pa.Array, ours: str, theirs: str, path: str) -> pa.Array:
+    """A column as TYPES has it. Raises LaionPeopleError when it is something else, or text that is not UTF-8."""
+    try:
+        array = array.cast(TYPES[ours], safe=ours in EXACT)
+        array.validate(full=True)
+    except pa.ArrowException as error:
+        raise LaionPeopleError(f"{path}: column {theirs} is not of LAION's type: {error}") from error
+    return array
+
+
+def sample_id(row: dict[str, Any], otherwise: str = "") -> int:
+    """SAMPLE_ID, else the collection's hash, else 63 bits of the URL's sha256 (relaion2B parts have no SAMPLE_ID).
+
+    ``row`` may come from anyone's json: what is no 64-bit integer is passed over. ``otherwise`` is hashed when there is
+    no URL either.
+    """
     for name in ("sample_id", "SAMPLE_ID", "hash"):  # the second: as img2dataset copies it
-        if row.get(name) is not None:
-            return int(row[name])
-    return int.from_bytes(hashlib.sha256((row["url"] or "").encode()).digest()[:8]) >> 1
+        value = row.get(name)
+        if isinstance(value, float) and value.is_integer():  # pandas makes floats of a column that has nulls
+            value = int(value)
+        if type(value) is int and -(2**63) <= value < 2**63:  # not isinstance: true is no id
+            return value
+    return int.from_bytes(hashlib.sha256((text(row.get("url")) or otherwise).encode()).digest()[:8]) >> 1
+
+
+def text(value: object) -> str:
+    """A string that can be stored: lone surrogates, which JSON can hold, are replaced; '' for what is no string."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def _flagged(row: dict[str, Any]) -> bool:
-    if "punsafe" in row:
-        return row["punsafe"] is None or row["punsafe"] > UNSAFE_ABOVE
-    return row.get("nsfw") == "NSFW"
+    unsafe = "punsafe" in row and not (row["punsafe"] is not None and row["punsafe"] <= UNSAFE_ABOVE)  # NaN is unsafe
+    return unsafe or row.get("nsfw") == "NSFW"

@@ -60,8 +60,7 @@ class Runner:
         for done, index in enumerate(chosen, 1):
             label = f"{name} {partition} shard {index:05d} ({done} of {len(chosen)})"
             self._run_shard(step, partition, index, force, label)
-        if shards is None:
-            self._remove_surplus(step, partition, planned)
+        self._remove_surplus(step, partition, planned)
         manifest = self.write_manifest(name, partition)
         for follower in step.then:
             self.run(follower, partition, shards, force)
@@ -79,12 +78,8 @@ class Runner:
         """Runs a release-wide step; a step that opens a version re-uses one made from the same input and parameters."""
         step = self.steps[name]
         assert isinstance(step, ReleaseStep)
-        partitions = sorted(partitions)
-        shards = [(p, i) for p in partitions for i in self.receipts("mesh", p)]
-        if not shards:
-            raise LaionPeopleError(
-                f"{name}: no finished mesh shard in {', '.join(partitions)}; run the steps before it"
-            )
+        partitions = sorted(set(partitions))
+        shards = [(p, i) for p in partitions for i in self._finished("mesh", p)]
         plan = Manifest(
             step=name,
             partition=self.settings.clusters,
@@ -97,7 +92,8 @@ class Runner:
                 log.info("%s: version %s is made from the same input and parameters", name, same.partition)
                 self.settings = dataclasses.replace(self.settings, clusters=same.partition)
                 return same
-            plan = dataclasses.replace(plan, partition=f"v{len(versions(self.store)) + 1:04d}")
+            last = int((versions(self.store) or ["v0000"])[-1][1:])
+            plan = dataclasses.replace(plan, partition=f"v{last + 1:04d}")
             self.settings = dataclasses.replace(self.settings, clusters=plan.partition)
             for left_over in self.store.list(f"clusters/{plan.partition}"):  # of a fit that was killed
                 self.store.delete(left_over)
@@ -123,18 +119,26 @@ class Runner:
 
     def write_manifest(self, name: str, partition: str) -> Manifest:
         """Sums the receipts of a partition into its manifest."""
-        receipts = self.receipts(name, partition)
-        if not receipts:
+        folder = self._receipt_folder(self._step(name), partition)
+        before: list[str] = []
+        while before != (paths := self.store.list(folder)):  # another task may have finished a shard meanwhile
+            before = paths
+            manifest = merge(list(self.receipts(name, partition).values()))
+            self.store.write(manifest_path(name, partition), manifest.to_json())
+        if not before:
             raise LaionPeopleError(f"{name} {partition}: no finished shard")
-        manifest = merge(list(receipts.values()))
-        self.store.write(manifest_path(name, partition), manifest.to_json())
         return manifest
 
     def receipts(self, name: str, partition: str) -> dict[int, Manifest]:
         """The receipts of a partition's finished shards, by shard."""
-        folder = self._receipt_folder(self._step(name), partition)
-        found = [Manifest.from_json(self.store.read(p)) for p in self.store.list(folder)]
+        found = map(self._receipt, self.store.list(self._receipt_folder(self._step(name), partition)))
         return {r.shards[0].index: r for r in found}
+
+    def outdated(self, receipt: Manifest, index: int) -> str | None:
+        """Why a shard would be made otherwise today, or None."""
+        step = self._step(receipt.step)
+        plan = self._plan(step, receipt.partition, self._inputs(step, receipt.partition, index))
+        return None if receipt.made_from() == plan.made_from() else "input, parameters or models have changed"
 
     def damage(self, manifest: Manifest) -> str | None:
         """What is wrong with the files of a manifest or receipt, or None."""
@@ -146,18 +150,11 @@ class Runner:
         return None
 
     def _run_shard(self, step: Step, partition: str, index: int, force: bool, label: str) -> None:
-        inputs = {name: self._input(name, partition, index) for name in step.reads}
-        plan = Manifest(
-            step=step.name,
-            partition=partition,
-            run_id=self.run_id,
-            params=step.params(self.settings) | {role: self.models.params(role) for role in step.roles},
-            models={k: v for role in step.roles for k, v in self.models.fingerprint(role).items()},
-            inputs=tuple(inputs.values()),
-        )
+        inputs = self._inputs(step, partition, index)
+        plan = self._plan(step, partition, inputs)
         receipt_path = f"{self._receipt_folder(step, partition)}/{index:05d}.json"
         reason = "forced" if force else self._unfinished(receipt_path, plan)
-        again = step.again(Manifest.from_json(self.store.read(receipt_path))) if reason is None else None
+        again = step.again(self._receipt(receipt_path)) if reason is None else None
         if reason is None and again is None:
             log.info("%s: done before", label)
             return
@@ -183,6 +180,33 @@ class Runner:
         lost = ", ".join(f"{n} {r}" for r, n in shard.rejected.most_common()) or "none"
         log.info("%s: %d in, %d out, rejected: %s; %.1f s", label, shard.rows_in, entry.rows, lost, receipt.seconds)
 
+    def _plan(self, step: Step, partition: str, inputs: Mapping[str, FileEntry]) -> Manifest:
+        """The manifest of a shard that is still to be made from these inputs."""
+        return Manifest(
+            step=step.name,
+            partition=partition,
+            run_id=self.run_id,
+            params={"revision": step.revision}
+            | step.params(self.settings)
+            | {role: self.models.params(role) for role in step.roles},
+            models={k: v for role in step.roles for k, v in self.models.fingerprint(role).items()},
+            inputs=tuple(inputs.values()),
+        )
+
+    def _inputs(self, step: Step, partition: str, index: int) -> dict[str, FileEntry]:
+        """The input files of a shard, by name. Raises LaionPeopleError when one was made from an earlier other one."""
+        inputs = {name: self._input(name, partition, index) for name in step.reads}
+        now = {entry.uri: entry.sha256 for entry in inputs.values()}
+        for name in step.reads:
+            receipt = self._receipt_of(name, partition, index)
+            for file in receipt.inputs if receipt else ():
+                if now.get(file.uri, file.sha256) != file.sha256:
+                    raise LaionPeopleError(
+                        f"{step.name} {partition} shard {index:05d}: its {name} was made from an earlier {file.uri}: "
+                        f"run `{self._writers[name].name}` first"
+                    )
+        return inputs
+
     def _write(self, step: Step, shard: Shard, label: str) -> ShardEntry:
         """Writes the shard's files and returns their record."""
         base = f"{self._folder(step.writes, shard.partition)}/{shard.index:05d}"
@@ -190,23 +214,47 @@ class Runner:
             parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
             tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
             rows = _write_rows(step, shard, parquet, tar, label)
-            sidecars = {base + suffix: data for suffix, data in step.sidecars(shard, rows).items()}
-            for name, data in sidecars.items():  # before the tar: they tell whose it is, should the process be killed
-                self.store.write(name, data)
-        names = [f"{base}.parquet", *([f"{base}.tar"] if step.tar else []), *sidecars]
-        main = f"{base}.tar" if step.writes == "images" else f"{base}.parquet"
-        files = {name: _describe(name, self.store) for name in names}
-        entry = files.pop(main)
+            files = {f"{base}.parquet": _described(f"{base}.parquet", parquet)}
+            if tar:
+                files[f"{base}.tar"] = _described(f"{base}.tar", tar)
+            for suffix, data in step.sidecars(shard, rows).items():
+                # before the tar: they tell whose it is, should the process be killed
+                self.store.write(base + suffix, data)
+                files[base + suffix] = FileEntry(base + suffix, len(data), hashlib.sha256(data).hexdigest())
+        entry = files.pop(f"{base}.tar" if step.writes == "images" else f"{base}.parquet")
         return ShardEntry(shard.index, entry.uri, rows, entry.bytes, entry.sha256, tuple(files.values()))
 
     def _unfinished(self, receipt_path: str, plan: Manifest) -> str | None:
         """Why a shard must be made, or None when it is there, whole and made from the same."""
         if not self.store.exists(receipt_path):
             return "new"
-        receipt = Manifest.from_json(self.store.read(receipt_path))
+        try:
+            receipt = self._receipt(receipt_path)
+        except LaionPeopleError as error:
+            return str(error)
         if receipt.made_from() != plan.made_from():
             return "input, parameters or models have changed"
         return self.damage(receipt)
+
+    def _finished(self, name: str, partition: str) -> list[int]:
+        """All shards of a partition. Raises LaionPeopleError when one is not finished."""
+        planned = self.planned(name, partition)
+        if missing := sorted(set(planned) - self.receipts(name, partition).keys()):
+            raise LaionPeopleError(f"{name} {partition} shard {missing[0]:05d} is not finished: run `{name}` first")
+        return planned
+
+    def _receipt(self, path: str) -> Manifest:
+        try:
+            return Manifest.from_json(self.store.read(path))
+        except LaionPeopleError as error:
+            raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
+
+    def _receipt_of(self, name: str, partition: str, index: int) -> Manifest | None:
+        """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
+        if name not in self._writers:
+            return None
+        path = f"{self._receipt_folder(self._writers[name], partition)}/{index:05d}.json"
+        return self._receipt(path) if self.store.exists(path) else None
 
     def _same_version(self, plan: Manifest) -> Manifest | None:
         for version in versions(self.store):
@@ -225,10 +273,8 @@ class Runner:
             path = f"clusters/{self.settings.clusters}/{RELEASE_FILES[name]}"
         else:
             path = f"{self._folder(name, partition)}/{index:05d}.{'tar' if name == 'images' else 'parquet'}"
-            receipt = f"{self._receipt_folder(self._writers[name], partition)}/{index:05d}.json"
-            if self.store.exists(receipt):
-                files = Manifest.from_json(self.store.read(receipt)).shards[0].files()
-                return next(f for f in files if f.uri == path)
+            if receipt := self._receipt_of(name, partition, index):
+                return next(f for f in receipt.shards[0].files() if f.uri == path)
         if not self.store.exists(path):
             raise LaionPeopleError(f"{path} is missing: run the step that writes it")
         return _describe(path, self.store)
@@ -254,10 +300,11 @@ class Runner:
 
     def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int]) -> None:
         """Deletes shards of an earlier plan (other shard sizes) that this plan does not have."""
-        for index, receipt in self.receipts(step.name, partition).items():
-            if index not in planned:
-                self.store.delete(f"{self._receipt_folder(step, partition)}/{index:05d}.json")
-                for file in receipt.shards[0].files():
+        for path in self.store.list(self._receipt_folder(step, partition)):
+            if int(path[-10:-5]) not in planned and self.store.exists(path):  # mapped tasks do this at the same time
+                files = self._receipt(path).shards[0].files()
+                self.store.delete(path)
+                for file in files:
                     self.store.delete(file.uri)
 
     def _step(self, name: str) -> Step:
@@ -317,6 +364,11 @@ def _add_files(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:
 
 def _describe(path: str, store: Store) -> FileEntry:
     return FileEntry(path, store.size(path), store.sha256(path))
+
+
+def _described(uri: str, path: Path) -> FileEntry:
+    with path.open("rb") as file:
+        return FileEntry(uri, path.stat().st_size, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _rounded(seconds: dict[str, float]) -> dict[str, float]:

@@ -100,6 +100,7 @@ class Step(ABC):
     gpu: ClassVar[bool] = False
     tar: ClassVar[bool] = False
     tar_key: ClassVar[str] = "key"
+    revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone
     then: ClassVar[tuple[str, ...]] = ()  # steps that always follow on the same shards
 
     def params(self, settings: Settings) -> dict[str, Any]:

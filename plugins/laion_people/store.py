@@ -13,7 +13,7 @@ import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BufferedReader
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -134,8 +134,9 @@ class LocalStore(Store):
         except OSError as error:
             raise LaionPeopleError(f"{self.uri} cannot be written: {error.strerror}") from error
         for left_over in folder.iterdir():  # of a process that was killed
-            if time.time() - left_over.stat().st_mtime > STALE_SECONDS:
-                left_over.unlink(missing_ok=True)
+            with suppress(FileNotFoundError):  # another process has just put its file in place
+                if time.time() - left_over.stat().st_mtime > STALE_SECONDS:
+                    left_over.unlink()
         return folder
 
 

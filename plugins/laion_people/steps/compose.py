@@ -15,6 +15,7 @@ from PIL import Image
 
 from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
+from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
 from laion_people.people import timed
 from laion_people.settings import Settings
@@ -66,6 +67,8 @@ def _backgrounds(
     read: Callable[[str], bytes]
     if folder := shard.settings.backgrounds:
         names, read = shard.store.list(folder), shard.store.read
+        if not names:
+            raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
     usable = [names[i] for i in rng.permutation(len(names))]

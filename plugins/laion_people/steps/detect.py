@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from laion_people.images import ImageError, Sample, decode_ahead, samples
-from laion_people.metadata import sample_id
+from laion_people.metadata import sample_id, text
 from laion_people.people import timed
 from laion_people.step import Row, Shard, Step
 
@@ -51,10 +51,10 @@ def _people(shard: Shard, detector: Any, batch: list[tuple[Sample, np.ndarray]])
         for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
             yield {
                 "person_id": f"{shard.id}/{sample.key}/{index}",
-                "sample_id": sample_id(sample.fields),
+                "sample_id": sample_id(sample.fields, otherwise=sample.key),
                 "key": sample.key,
-                "url": sample.fields.get("url") or "",
-                "caption": sample.fields.get("caption") or "",
+                "url": text(sample.fields.get("url")),
+                "caption": text(sample.fields.get("caption")),
                 "image_width": width,
                 "image_height": height,
                 "bbox": box,

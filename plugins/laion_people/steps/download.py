@@ -39,7 +39,6 @@ DECIDING = (  # settings that decide the output
 MADE_BY = "laion-people"
 AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
 MAX_ASPECT = 10  # long side over short side; more is a banner
-LARGE_PIXELS = 20_000_000  # images above are decoded one at a time: they take up to 12 bytes a pixel
 TURNED = 5  # EXIF orientations from 5 on swap width and height
 
 # Why a row has no image, and what that means. `--retry-failed` tries PASSING ones again.
@@ -254,7 +253,7 @@ def _stored(body: bytes, settings: Settings) -> Row:
     short, long = sorted(image.size)
     if short < settings.image_min_size or long > MAX_ASPECT * short:
         raise ImageError("too_small")
-    if short * long > LARGE_PIXELS:
+    if short * long > images.LARGE_PIXELS:
         with _one_at_a_time:
             return _resized(image, body, settings)
     return _resized(image, body, settings)
