@@ -3,9 +3,9 @@
     make bench                       # or: python tools/bench.py --copies 8
 
 The sample's rows are repeated under distinct URLs, served on loopback and taken through all steps in a fresh store.
-`model`, `decode` (waiting for decoded images), `wait` (for the network) and `write` are measured inside the
-steps; `framework` is all the rest: reading tables and tars, hashing, checking, cropping, counting. Loading models is
-left out, since it is paid once a process.
+`model`, `decode` (waiting for decoded images), `wait` (for the network, while threads decode what has come) and `write`
+are measured inside the steps; `framework` is all the rest: reading tables and tars, hashing, checking, cropping,
+counting. Loading models is left out, since it is paid once a process.
 """
 
 from __future__ import annotations

@@ -12,7 +12,7 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from hashlib import sha256
 from threading import Lock
@@ -218,13 +218,11 @@ async def _finished(shard: Shard, rows: Iterator[Row]) -> AsyncIterator[Row]:
                     try:
                         body = await fetcher.get(row["url"].strip())
                         loop = asyncio.get_running_loop()
-                        outcome, seconds = await loop.run_in_executor(pool, _timed, _stored, body, settings)
+                        return row | await loop.run_in_executor(pool, _stored, body, settings)
                     except FetchError as error:
                         return row | _failure(error.reason, str(error))
                     except ImageError as error:
                         return row | _failure(str(error), REASONS[str(error)])
-                shard.timings["decode"] += seconds
-                return row | outcome
 
             for row in rows:
                 waiting.append(asyncio.ensure_future(finish(row)))
@@ -238,11 +236,6 @@ def _failure(reason: str, message: str) -> Row:
     status = "failed_to_resize" if reason in UNUSABLE else "failed_to_download"
     readable = message.encode(errors="replace").decode()[:500]  # headers can hold bytes that are not UTF-8
     return {"status": status, "error_message": readable, "reason": reason}
-
-
-def _timed(work: Callable[..., Row], *args: Any) -> tuple[Row, float]:
-    start = time.perf_counter()
-    return work(*args), time.perf_counter() - start
 
 
 def _stored(body: bytes, settings: Settings) -> Row:
