@@ -19,7 +19,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.funnel import read_table
 from laion_people.images import ImageError, crop, decode, samples
 from laion_people.manifest import Manifest
-from laion_people.people import boxes, face_boxes, matrix
+from laion_people.people import boxes, face_boxes, matrix, rows_by_image
 from laion_people.steps.caption import HEAD_PADDING
 from laion_people.store import Store
 
@@ -82,7 +82,7 @@ class ShardExamples:
         assert people is not None, "a shard with examples has people"
         self.ids, self.keys, self.captions = (people[n].to_pylist() for n in ("person_id", "key", "caption"))
         self.boxes = boxes(people)
-        self.spans = _spans(self.keys)
+        self.spans = rows_by_image(self.keys)
         self.mesh = self._aligned("mesh", ["face_landmarks"])
         self.face_boxes = face_boxes(self.mesh) if self.mesh else np.full_like(self.boxes, np.nan)
         self._gallery = _diverse(self._features(), limits["gallery"])
@@ -230,14 +230,6 @@ def spread(items: Sequence[T], limit: int) -> list[T]:
     if len(items) <= limit:
         return list(items)
     return [items[round(i * (len(items) - 1) / max(1, limit - 1))] for i in range(limit)]
-
-
-def _spans(keys: Sequence[str]) -> dict[str, slice]:
-    """The rows of each image's people, which lie together."""
-    spans: dict[str, slice] = {}
-    for row, key in enumerate(keys):
-        spans[key] = slice(spans[key].start if key in spans else row, row + 1)
-    return spans
 
 
 def _diverse(features: Mapping[str, set[Any]], limit: int) -> list[str]:

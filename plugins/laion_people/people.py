@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -30,23 +30,23 @@ def people_batches(shard: Shard, keys: list[str], size: int = 16) -> Iterator[li
 
     Raises LaionPeopleError when the images are not those that the people were found in.
     """
-    spans = _spans(keys)
-    wanted = (sample for sample in samples(shard.path("images")) if sample.key in spans)
+    rows = rows_by_image(keys)
+    wanted = (sample for sample in samples(shard.path("images")) if sample.key in rows)
     batch: list[ImagePeople] = []
     found = 0
     for sample, image in timed(shard, "decode", decode_ahead(wanted, lambda s: s.image, 2 * size)):
         if isinstance(image, ImageError):
             raise LaionPeopleError(f"{shard.id}/{sample.key} can no longer be decoded ({image}): run `detect` again")
         found += 1
-        batch.append(ImagePeople(image, *spans[sample.key]))
+        batch.append(ImagePeople(image, rows[sample.key].start, rows[sample.key].stop))
         if len(batch) == size:
             yield batch
             batch = []
     if batch:
         yield batch
-    if found != len(spans):
+    if found != len(rows):
         raise LaionPeopleError(
-            f"{shard.id}: {len(spans) - found} images of the people table are gone: run `detect` again"
+            f"{shard.id}: {len(rows) - found} images of the people table are gone: run `detect` again"
         )
 
 
@@ -80,10 +80,9 @@ def matrix(column: pa.ChunkedArray, width: int) -> np.ndarray:
     return out
 
 
-def _spans(keys: list[str]) -> dict[str, tuple[int, int]]:
-    """First and last (exclusive) row of each key; the rows of a key lie together."""
-    spans: dict[str, tuple[int, int]] = {}
+def rows_by_image(keys: Sequence[str]) -> dict[str, slice]:
+    """The rows of each image's people, which lie together; ``keys`` is the key column of a people table."""
+    rows: dict[str, slice] = {}
     for row, key in enumerate(keys):
-        first, _ = spans.get(key, (row, row))
-        spans[key] = (first, row + 1)
-    return spans
+        rows[key] = slice(rows[key].start if key in rows else row, row + 1)
+    return rows
