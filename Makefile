@@ -1,9 +1,9 @@
 # LAION-People: every command makes the environments that it needs and re-uses them next time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench up down clean
+.PHONY: help demo test test-mmcv lint bench images up down clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-6s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run all DAGs on the built-in sample in a real Airflow; ends with the funnel and an HTML report
 	@bin/setup worker airflow
@@ -13,15 +13,27 @@ test: lint ## run the whole test suite
 	.venv/worker/bin/pytest --ignore tests/dags
 	.venv/airflow/bin/pytest tests/dags
 
+test-mmcv: ## run the OpenMMLab tests with the compiled mmcv, which takes half an hour to build, once
+	@bin/setup mmcv
+	EXPECTED_MMCV=compiled .venv/mmcv/bin/pytest \
+		tests/models/test_openmmlab.py tests/models/test_rtmdet.py tests/models/test_rtmpose.py
+
 lint: ## check style and types
 	@bin/setup dev
 	.venv/worker/bin/ruff check .
 	.venv/worker/bin/ruff format --check .
 	.venv/worker/bin/mypy
 
-bench: ## measure rows/s of each step on the sample, and where the time goes
+bench: ## measure rows/s of each step, where the time goes, and the ratios to other ways (ARGS="--peers --json rates.json")
 	@bin/setup worker
-	@PYTHONPATH=.:plugins .venv/worker/bin/python tools/bench.py
+	@PYTHONPATH=.:plugins .venv/worker/bin/python tools/bench.py $(ARGS)
+
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+TORCH ?= cpu
+
+images: ## build the Docker images of Airflow and of the worker (TORCH=cu130: for NVIDIA GPUs)
+	docker build --file docker/airflow.Dockerfile --tag laion-people-airflow:$(VERSION) .
+	docker build --file docker/worker.Dockerfile --build-arg TORCH=$(TORCH) --tag laion-people-worker:$(VERSION)-$(TORCH) .
 
 up: ## start Airflow with its UI on port 8080
 	@bin/setup worker airflow

@@ -88,6 +88,16 @@ class FakeClip:
         return _units([int.from_bytes(hashlib.sha256(text.encode()).digest()[:4]) for text in texts])
 
 
+class FakeCaptioner:
+    """Captions that count from a number that the image's brightness and the seed give; one in four is empty."""
+
+    name = "fake captioner"
+
+    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
+        firsts = [(_kind(image) + seed) % 1000 for image in images]
+        return [["" if (f + i) % 4 == 3 else f"person number {f + i}" for i in range(candidates)] for f in firsts]
+
+
 def _units(seeds: Sequence[int]) -> np.ndarray:
     vectors = np.array([np.random.default_rng(s).normal(size=8) for s in seeds], np.float32).reshape(-1, 8)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -96,7 +106,13 @@ def _units(seeds: Sequence[int]) -> np.ndarray:
 class FakeModels:
     """Stands in for a profile; counts what is loaded."""
 
-    KINDS = {"detector": FakeDetector, "pose": FakePose, "mesh": FakeMesh, "clip": FakeClip}  # noqa: RUF012
+    KINDS = {  # noqa: RUF012
+        "detector": FakeDetector,
+        "pose": FakePose,
+        "mesh": FakeMesh,
+        "clip": FakeClip,
+        "captioner": FakeCaptioner,
+    }
 
     def __init__(self) -> None:
         self.loaded: list[str] = []

@@ -74,7 +74,22 @@ def test_a_step_prints_its_result_as_json_on_the_last_line_and_only_there(tmp_pa
     assert "detect a/b shard 00000 (1 of 1): 12 in, " in done.stderr
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["pipeline"], ["status"], ["report"], ["settings"], ["audit"]])
+def test_a_result_is_left_in_a_file_too_when_the_command_succeeds(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "xcom" / "return.json"
+    result.parent.mkdir()
+    assert main(["audit", "a/b", "--store", str(tmp_path / "store"), f"--result={result}"]) == 2
+    assert list(result.parent.iterdir()) == []
+    capsys.readouterr()
+    assert main(["partitions", "--store", str(tmp_path / "store"), f"--result={result}"]) == 0
+    assert json.loads(result.read_text()) == json.loads(capsys.readouterr().out) == {"extracted": [], "pending": []}
+    assert list(result.parent.iterdir()) == [result]
+
+
+@pytest.mark.parametrize(
+    "command", [[], ["run"], ["pipeline"], ["status"], ["report"], ["settings"], ["audit"], ["models"]]
+)
 def test_every_command_explains_itself(capsys: pytest.CaptureFixture[str], command: list[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([*command, "--help"])

@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import tarfile
 import threading
+import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -142,32 +144,123 @@ def test_a_key_that_is_repeated_or_empty_is_an_error(tmp_path: Path, names: list
         TarImages(tar)
 
 
-def test_large_images_are_decoded_when_it_is_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "LARGE_PIXELS", 50 * 50)
-    monkeypatch.setattr(images, "MAX_PIXELS", 100 * 100)
-    decoded: list[tuple[int, bool]] = []
+def sizes_in_order(sizes: list[int], threads: int = 2) -> list[tuple[int, int, int | str]]:
+    """Decodes squares of these sides: item, place and the side or what is wrong, as they come."""
+    items = [(i, jpeg(9, (size, size)) if size else b"bad") for i, size in enumerate(sizes)]
+    got = decode_ahead(items, threads)
+    return [(d.item, d.place, str(d.image) if isinstance(d.image, ImageError) else len(d.image)) for d in got]
+
+
+@pytest.mark.parametrize("size", [(1, 1), (7, 5), (1000, 1000), (1000, 1001), (2100, 2100)])  # 2100: several blocks
+def test_decoding_ahead_gives_the_pixels_that_decode_gives(size: tuple[int, int]) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    for data in (encoded(Image.fromarray(noise), "PNG"), encoded(Image.fromarray(noise[..., 0]), "PNG")):
+        (decoded,) = decode_ahead([("x", data)])
+        assert isinstance(decoded.image, np.ndarray) and decoded.image.dtype == np.uint8
+        assert np.array_equal(decoded.image, np.asarray(decode(data)))
+
+
+def test_decoding_ahead_keeps_order_and_reports_bad_images() -> None:
+    sizes = [10 + i if i % 7 else 0 for i in range(25)]
+    assert sizes_in_order(sizes) == [(i, i, size or "not_an_image") for i, size in enumerate(sizes)]
+
+
+@pytest.fixture
+def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    limits = {"LARGE_PIXELS": 50 * 50, "AHEAD": 5, "AHEAD_PIXELS": 6000, "ASIDE": 2, "LATER": 12}
+    for name, value in limits.items():
+        monkeypatch.setattr(images, name, value)
+
+
+@pytest.mark.usefixtures("small_limits")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=50)
+@given(st.lists(st.sampled_from([0, 8, 16, 40, 50, 51, 60]), max_size=60))
+def test_only_large_images_are_set_aside_and_not_for_long(sizes: list[int]) -> None:
+    got = sizes_in_order(sizes)
+    assert got == sizes_in_order(sizes, threads=4)
+    assert sorted(place for _, place, _ in got) == list(range(len(sizes)))
+    assert all(item == place and what == (sizes[place] or "not_an_image") for item, place, what in got)
+    small, large = ([p for _, p, _ in got if (sizes[p] > 50) == big] for big in (False, True))
+    assert small == sorted(small) and large == sorted(large)
+    for turn, (_, place, _) in enumerate(got):
+        overtaken_by = sum(later > place for _, later, _ in got[:turn])
+        assert overtaken_by <= (12 if sizes[place] > 50 else 5)
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_a_slow_image_stalls_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on = threading.Event()
 
     def to_rgb(image: Image.Image) -> Image.Image:
-        decoded.append((image.width, threading.current_thread() is threading.main_thread()))
+        assert image.width < 60 or go_on.wait(30)
         return real(image)
 
     real = images.to_rgb
     monkeypatch.setattr(images, "to_rgb", to_rgb)
-    sizes = [10, 60, 50, 101, 70, 80, 20, 90]
-    shapes = []
-    for _, image in decode_ahead([jpeg(9, (size, size)) for size in sizes], lambda data: data):
-        shapes.append(str(image) if isinstance(image, ImageError) else len(image))
-        large = [width for width, _ in decoded if width > 50]
-        assert large == [shape for shape in shapes if shape in (60, 70, 80, 90)]
-    assert shapes == [10, 60, 50, "decompression_bomb", 70, 80, 20, 90]
-    assert all(in_main == (width > 50) for width, in_main in decoded)
+    items = [(size, jpeg(9, (size, size))) for size in [10, 60, *[10] * 20]]
+    got = []
+    for decoded in decode_ahead(items):
+        got.append(decoded.item)
+        if len(got) == 8:  # the slow one is still being decoded
+            go_on.set()
+    assert got.index(60) >= 8 and len(got) == 22
 
 
-def test_decoding_ahead_keeps_order_and_reports_bad_images() -> None:
-    items = [jpeg(i * 10) if i % 7 else b"bad" for i in range(25)]
-    got = list(decode_ahead(items, lambda data: data, ahead=4))
-    assert [item for item, _ in got] == items
-    assert [isinstance(image, ImageError) for _, image in got] == [i % 7 == 0 for i in range(25)]
+@pytest.mark.usefixtures("small_limits")
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None, max_examples=30)
+@given(st.lists(st.sampled_from([8, 40, 50, 60]), max_size=60))
+def test_few_images_are_held_decoded_at_a_time(sizes: list[int]) -> None:
+    held: set[int] = set()
+    most = 0
+
+    def array(opened: Image.Image | ImageError) -> np.ndarray | ImageError:
+        nonlocal most
+        image = real(opened)
+        held.add(id(image))
+        weakref.finalize(image, held.discard, id(image))
+        most = max(most, len(held))
+        return image
+
+    real = images._array
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(images, "_array", array)
+        items = ((size, jpeg(9, (size, size))) for size in sizes)
+        for decoded in decode_ahead(items):
+            del decoded
+    assert most <= 5 + 1 + 1 + 1  # ahead, the one that is put there, a large one, the one that is handed out
+
+
+@pytest.mark.usefixtures("small_limits")
+def test_images_are_decoded_ahead_up_to_so_many_pixels() -> None:
+    read = []
+
+    def items() -> Iterator[tuple[int, bytes]]:
+        for number in range(10):
+            read.append(number)
+            yield number, jpeg(9, (50, 50))
+
+    decoded = decode_ahead(items())
+    for done in range(1, 8):
+        next(decoded)
+        assert len(read) == done + 2  # two more are 5,000 pixels, three would be too many
+    decoded.close()
+
+
+def test_large_images_are_decoded_one_at_a_time(small_limits: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    at_work = threading.Lock()
+
+    def to_rgb(image: Image.Image) -> Image.Image:
+        if image.width <= 50:
+            return real(image)
+        assert at_work.acquire(blocking=False)
+        try:
+            return real(image)
+        finally:
+            at_work.release()
+
+    real = images.to_rgb
+    monkeypatch.setattr(images, "to_rgb", to_rgb)
+    assert len(sizes_in_order([60] * 9 + [10] * 9 + [60] * 9, threads=4)) == 27
 
 
 coordinate = st.floats(-50, 250, allow_nan=False)

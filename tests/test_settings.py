@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from laion_people.errors import UsageError
-from laion_people.settings import Settings, describe, from_environment
+from laion_people.settings import Settings, describe, from_environment, to_environment
 
 
 def test_variables_set_values_and_overrides_win() -> None:
@@ -25,12 +25,22 @@ def test_variables_set_values_and_overrides_win() -> None:
         ("CLUSTERS", "../../x", "should look like v0001"),
         ("BACKGROUNDS", "/etc", "should look like backgrounds/rooms"),
         ("BACKGROUNDS", "a/../..", "should look like backgrounds/rooms"),
+        ("POD_IMAGE", "laion-people-worker:latest", "and never :latest"),
+        ("POD_NODE_SELECTOR", '["gpu"]', 'should look like {"pool": "batch"}'),
+        ("POD_TOLERATIONS", "gpu", r"should look like \[{"),
+        ("POD_RESOURCES", '{"detect": {"gpu": "500m"}}', 'should look like {"detect": {"gpu": 1'),
         ("TRESHOLD", "0.2", "unknown setting LAION_PEOPLE_TRESHOLD"),
     ],
 )
 def test_a_wrong_value_is_refused_with_what_it_should_be(name: str, value: str, says: str) -> None:
     with pytest.raises(UsageError, match=says):
         from_environment({f"LAION_PEOPLE_{name}": value})
+
+
+def test_settings_come_back_from_the_variables_that_give_them() -> None:
+    settings = Settings(threshold=0.25, describe=True, respect_opt_out=False, seed=7, pod_node_selector='{"pool": "x"}')
+    assert from_environment(to_environment(settings)) == settings
+    assert to_environment(Settings()) == {}
 
 
 def test_the_table_names_every_setting_with_its_value() -> None:

@@ -51,12 +51,15 @@ class Poses:
     keypoints: float32 [people, 17, 3], ``COCO_KEYPOINTS``, x and y in pixels of the image (also when outside of it) and
     a score from 0 to 1; scores: float32 [people], mean keypoint score; world: float32 [people, 33, 3], BlazePose
     landmarks in metres around the middle of the hips (x to the image's right, y down, z away from the camera; NaN for a
-    person in whom the model sees no body), or None where the model gives no depth.
+    person in whom the model sees no body), or None where the model gives no depth; extra: float32 [people, 116, 3],
+    keypoints 18 to 133 of COCO-WholeBody (6 of the feet, 68 of the face, 21 of each hand), as ``keypoints``, or None
+    for a model of the body alone.
     """
 
     keypoints: np.ndarray
     scores: np.ndarray
     world: np.ndarray | None = None
+    extra: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,3 +110,14 @@ class Clip(Protocol):
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray: ...
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray: ...
+
+
+class Captioner(Protocol):
+    """Describes images in words; ``name`` is the model's name as written with every caption.
+
+    ``describe`` gives ``candidates`` captions an image, drawn with ``seed``: the same input and seed give the same.
+    """
+
+    name: str
+
+    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]: ...

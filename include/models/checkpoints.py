@@ -1,25 +1,87 @@
-"""The one list of checkpoints. Every file is checked against its sha256 each time before a model opens it."""
+"""The one list of checkpoints: packaged ones in ``weights/``, others in the cache of weights (LAION_PEOPLE_MODELS_DIR).
+
+`include.models.fetching` fills the cache and leaves a record beside the weights, ``<file>.sha256`` in the format of
+sha256sum. Here nothing uses the network: `path` checks each file against its record before a model opens it.
+docs/models.md tells how to get and keep them.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from laion_people import settings
 from laion_people.errors import LaionPeopleError, UsageError
 
 WEIGHTS = Path(__file__).parent / "weights"
+OPENMMLAB = "https://download.openmmlab.com"
+HUGGING_FACE = "https://huggingface.co"
+HUGGING_FACE_NAME = re.compile(r"huggingface/([\w-][\w.-]*/[\w-][\w.-]*)@([0-9a-f]{40})")
+RECORD_LINE = re.compile(r"([0-9a-f]{64})  ([\w-][\w.@-]*(?:/[\w-][\w.-]*)?)")
+SHA256_DIGITS = 64
+FETCH = "`bin/laion-people models fetch PROFILE`"
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """Trained weights: a file in ``weights/``, what it must hash to, its licence and where it comes from."""
+    """Trained weights, their licence and where they come from.
+
+    file: in ``weights/`` or, where there is a ``url``, in the cache; a folder for a model of Hugging Face's
+    transformers; sha256: of the file as published, whole or, where no more is known, its first digits; size: bytes, 0:
+    not known.
+    """
 
     name: str
     file: str
     sha256: str
     licence: str
     source: str
+    url: str = ""
+    size: int = 0
+
+    @property
+    def packaged(self) -> bool:
+        return not self.url
+
+    @property
+    def folder(self) -> bool:
+        return self.name.startswith("huggingface/")
+
+    @property
+    def pickled(self) -> bool:
+        return self.file.endswith((".pth", ".pt", ".bin"))
+
+    @property
+    def published(self) -> Path:
+        """The file as published, or the folder."""
+        return (WEIGHTS if self.packaged else Path(settings.from_environment().models_dir).expanduser()) / self.file
+
+    @property
+    def opened(self) -> Path:
+        """What a model opens: of a pickle, its reduction to safetensors."""
+        return self.published.with_suffix(".safetensors") if self.pickled else self.published
+
+    @property
+    def record(self) -> Path:
+        return self.published.with_name(f"{self.published.name}.sha256")
+
+    @property
+    def address(self) -> str:
+        """The URL, at the mirror of the hub that HF_ENDPOINT names, as for huggingface_hub."""
+        return self.url.replace(HUGGING_FACE, os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/"), 1)
+
+
+def _openmmlab(name: str, path: str, sha256: str, source: str, size: int = 0) -> Checkpoint:
+    return Checkpoint(name, path.rsplit("/", 1)[1], sha256, "Apache-2.0", source, f"{OPENMMLAB}/{path}", size)
+
+
+def _hub(name: str, repository: str, file: str, sha256: str, licence: str, size: int = 0) -> Checkpoint:
+    """A file of Hugging Face's hub, for OpenCLIP."""
+    url = f"{HUGGING_FACE}/{repository}/resolve/main/{file}"
+    return Checkpoint(name, f"{name}{Path(file).suffix}", sha256, licence, f"OpenCLIP, {repository}", url, size)
 
 
 _ALL = (
@@ -65,27 +127,246 @@ _ALL = (
         "Apache-2.0",
         "tools/train_clip.py, on rendered people (knows nothing else)",
     ),
+    # URLs as in mmdet 3.3.0's and mmpose 1.3.2's own model zoos (.mim/configs/**/*.yml).
+    _openmmlab(
+        "rtmdet-tiny",
+        "mmdetection/v3.0/rtmdet/rtmdet_tiny_8xb32-300e_coco/rtmdet_tiny_8xb32-300e_coco_20220902_112414-78e30dcc.pth",
+        "78e30dcce0c6f594eaff0d6977b84b4103688b4aff0ad1aa16008a8cc854a7fb",
+        "MMDetection, RTMDet-tiny, COCO (box AP 40.9)",
+        57_532_893,
+    ),
+    _openmmlab(
+        "rtmdet-m",
+        "mmdetection/v3.0/rtmdet/rtmdet_m_8xb32-300e_coco/rtmdet_m_8xb32-300e_coco_20220719_112220-229f527c.pth",
+        "229f527ca88498e8894a778a62a878a322b4a3ea2cae09ea537d34b7e907792b",
+        "MMDetection, RTMDet-m, COCO (box AP 49.1)",
+        224_299_609,
+    ),
+    _openmmlab(
+        "rtmdet-x",
+        "mmdetection/v3.0/rtmdet/rtmdet_x_8xb32-300e_coco/rtmdet_x_8xb32-300e_coco_20220715_230555-cc79b9ae.pth",
+        "cc79b9ae0970f7f597e2aa5f81663129f3aa24e5612549b4f1a383da7fff825d",
+        "MMDetection, RTMDet-x, COCO (box AP 52.6)",
+    ),
+    _openmmlab(
+        "rtmpose-m",
+        "mmpose/v1/projects/rtmposev1/rtmpose-m_simcc-body7_pt-body7_420e-256x192-e48f03d0_20230504.pth",
+        "e48f03d0cfe1285ee8b6d3457ac3ce33a4594a92b080053ab1ec4a7e300975f2",
+        "MMPose, RTMPose-m 256x192, seven body data sets (COCO AP 74.9)",
+    ),
+    _openmmlab(
+        "rtmpose-l",
+        "mmpose/v1/projects/rtmposev1/rtmpose-l_simcc-body7_pt-body7_420e-384x288-3f5a1437_20230504.pth",
+        "3f5a1437",
+        "MMPose, RTMPose-l 384x288, seven body data sets (COCO AP 78.3)",
+    ),
+    _openmmlab(
+        "rtmpose-x",
+        "mmpose/v1/projects/rtmposev1/rtmpose-x_simcc-body7_pt-body7-halpe26_700e-384x288-7fb6e239_20230606.pth",
+        "7fb6e239601082a06ca8442feb7a9774b8d77a1c37911b2ad0f27c1e84be4d21",
+        "MMPose, RTMPose-x 384x288, seven body data sets, 26 keypoints of which the first 17 are COCO's",
+        200_397_852,
+    ),
+    _openmmlab(
+        "rtmpose-m-wholebody",
+        "mmpose/v1/projects/rtmposev1/rtmpose-m_simcc-coco-wholebody_pt-aic-coco_270e-256x192-cd5e845c_20230123.pth",
+        "cd5e845c",
+        "MMPose, RTMPose-m 256x192, COCO-WholeBody (whole AP 58.2)",
+    ),
+    _openmmlab(  # in no model zoo of the package: the URL is in the configuration of DWPose, which learns from it
+        "rtmpose-x-wholebody",
+        "mmpose/v1/projects/rtmposev1/rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.pth",
+        "401dfc90",
+        "MMPose, RTMPose-x 384x288, COCO-WholeBody",
+    ),
+    _hub(
+        "openclip/ViT-B-32-quickgelu/openai",
+        "timm/vit_base_patch32_clip_224.openai",
+        "open_clip_model.safetensors",
+        "e6d1bd7789aa45192b3bf90570a789b478bae1b74ebcce7eddd908e83a2b7c31",
+        "MIT",
+        605_143_284,
+    ),
+    _hub(
+        "openclip/ViT-L-14-quickgelu/openai",
+        "timm/vit_large_patch14_clip_224.openai",
+        "open_clip_model.safetensors",
+        "9ce2e8a8ebfff3793d7d375ad6d3c35cb9aebf3de7ace0fc7308accab7cd207e",
+        "MIT",
+        1_710_517_724,
+    ),
+    _hub(
+        "openclip/coca_ViT-B-32/mscoco_finetuned_laion2b_s13b_b90k",
+        "laion/mscoco_finetuned_CoCa-ViT-B-32-laion2B-s13B-b90k",
+        "open_clip_pytorch_model.bin",
+        "",
+        "MIT",
+    ),
+    _hub(
+        "openclip/coca_ViT-L-14/mscoco_finetuned_laion2b_s13b_b90k",
+        "laion/mscoco_finetuned_CoCa-ViT-L-14-laion2B-s13B-b90k",
+        "open_clip_pytorch_model.bin",
+        "f22c34acef2b7a5d1ed28982a21077de651363eaaebcf34a3f10676e17837cb8",
+        "MIT",
+        2_550_000_000,
+    ),
 )
 CHECKPOINTS = {checkpoint.name: checkpoint for checkpoint in _ALL}
 
 
 def find(name: str) -> Checkpoint:
-    """The checkpoint of this name."""
-    if name not in CHECKPOINTS:
-        raise UsageError(f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}")
-    return CHECKPOINTS[name]
+    """The checkpoint of this name: one of the list, ``openclip/<model>/<tag>`` for any pretrained model of OpenCLIP, or
+    ``huggingface/<owner>/<repository>@<revision>`` with the 40 digits of a commit.
+
+    OpenCLIP's weights are taken as safetensors; ``.bin`` after the tag takes ``open_clip_pytorch_model.bin``, for
+    repositories that have nothing else.
+    """
+    if name in CHECKPOINTS:
+        return CHECKPOINTS[name]
+    if name.startswith("openclip/"):
+        return _open_clip(name)
+    if match := HUGGING_FACE_NAME.fullmatch(name):
+        url = f"{HUGGING_FACE}/{match[1]}/tree/{match[2]}"
+        return Checkpoint(name, name, "", "see its model card", f"Hugging Face, {match[1]}", url)
+    if name.startswith("huggingface/"):
+        raise UsageError(f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>")
+    raise UsageError(f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}")
+
+
+def _open_clip(name: str) -> Checkpoint:
+    from include.models import torchvision_cpu  # noqa: F401  (before open_clip, which imports torchvision)
+
+    import open_clip  # isort: skip
+
+    pickle = name.endswith(".bin")
+    plain = name.removesuffix(".bin")
+    model, _, tag = plain.removeprefix("openclip/").partition("/")
+    config = open_clip.get_pretrained_cfg(model, tag)
+    repository, _, file = config.get("hf_hub", "").rpartition("/")
+    if repository:
+        file = file or ("open_clip_pytorch_model.bin" if pickle else "open_clip_model.safetensors")
+        return _hub(plain, repository, file, "", "see its model card")
+    if url := config.get("url"):
+        return Checkpoint(plain, f"{plain}{Path(url).suffix}", "", "see its publisher", f"OpenCLIP, {model}", url)
+    tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "nothing"
+    raise UsageError(f"no checkpoint {name!r}: OpenCLIP has {tags} for {model!r}")
+
+
+def state(name: str) -> str:
+    """``packaged``, ``fetched``, ``not checked`` (put there, but not recorded), ``partly`` fetched, or ``missing``."""
+    checkpoint = find(name)
+    if checkpoint.packaged:
+        return "packaged"
+    if checkpoint.record.exists() and checkpoint.opened.exists():
+        return "fetched"
+    if checkpoint.published.exists() and not checkpoint.folder:
+        return "not checked"
+    return "partly" if checkpoint.published.exists() or partial(checkpoint.published).exists() else "missing"
+
+
+def known(name: str) -> bool:
+    """Whether `sha256` can tell: it is known before, or recorded."""
+    checkpoint = find(name)
+    return len(checkpoint.sha256) == SHA256_DIGITS or checkpoint.record.exists()
+
+
+def sha256(name: str) -> str:
+    """What identifies the checkpoint: the sha256 of the file as published or, of a folder, of its record.
+
+    Reads no weights. Raises LaionPeopleError for one that is not fetched and whose sha256 is not known before.
+    """
+    checkpoint = find(name)
+    if len(checkpoint.sha256) == SHA256_DIGITS:
+        return checkpoint.sha256
+    recorded = _recorded(checkpoint)
+    if checkpoint.folder:
+        return digest(checkpoint.record)
+    return recorded[checkpoint.published.name]
 
 
 def path(name: str) -> Path:
-    """The checkpoint's file, after checking its sha256."""
+    """What a model opens, a file or a folder, after checking every file of it.
+
+    Raises LaionPeopleError when one is missing or not what was recorded, and says what to do.
+    """
     checkpoint = find(name)
-    file = WEIGHTS / checkpoint.file
+    if checkpoint.packaged:
+        _check(checkpoint, checkpoint.published, checkpoint.sha256, "restore it with git")
+    elif checkpoint.folder:
+        _check_recorded(checkpoint, *_recorded(checkpoint))
+    else:
+        _check_recorded(checkpoint, checkpoint.opened.name)
+    return checkpoint.opened
+
+
+def verify(name: str) -> None:
+    """Checks every file of the checkpoint, of a reduction the published one too. Raises LaionPeopleError."""
+    checkpoint = find(name)
+    if checkpoint.packaged:
+        path(name)
+    else:
+        _check_recorded(checkpoint, *_recorded(checkpoint))
+
+
+def read_record(text: str) -> dict[str, str]:
+    """File beside the record -> sha256. Raises LaionPeopleError when it is not a record."""
+    lines = [RECORD_LINE.fullmatch(line) for line in text.splitlines()]
+    if not lines or not all(lines):
+        raise LaionPeopleError("not a list of checksums as sha256sum writes it")
+    return {match[2]: match[1] for match in lines if match}
+
+
+def digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def partial(file: Path) -> Path:
+    """Where a file is written before it gets its name."""
+    return file.with_name(f"{file.name}.part")
+
+
+def _recorded(checkpoint: Checkpoint) -> dict[str, str]:
+    """File beside the record -> sha256. Raises LaionPeopleError when the checkpoint is not fetched."""
+    again = f"remove {checkpoint.record} and run {FETCH}"
     try:
-        with file.open("rb") as stream:
-            actual = hashlib.file_digest(stream, "sha256").hexdigest()
+        recorded = read_record(checkpoint.record.read_text())
     except FileNotFoundError:
-        raise LaionPeopleError(f"{name}: {file} is missing: restore it with git") from None
-    if actual != checkpoint.sha256:
-        expected = checkpoint.sha256[:12]
-        raise LaionPeopleError(f"{name}: {file} has sha256 {actual[:12]}..., not {expected}...: restore it with git")
-    return file
+        raise LaionPeopleError(_how_to_get(checkpoint)) from None
+    except LaionPeopleError as error:
+        raise LaionPeopleError(f"{checkpoint.name}: {checkpoint.record} is {error}: {again}") from None
+    if not checkpoint.folder and not recorded.get(checkpoint.published.name, "").startswith(checkpoint.sha256):
+        raise LaionPeopleError(f"{checkpoint.name}: {checkpoint.record} is not of {checkpoint.sha256[:12]}...: {again}")
+    return recorded
+
+
+def _how_to_get(checkpoint: Checkpoint) -> str:
+    if checkpoint.published.exists():
+        return f"{checkpoint.name}: {checkpoint.published} is not checked yet: run {FETCH}"
+    return (
+        f"{checkpoint.name}: {checkpoint.published} is missing: run {FETCH}, which gets it from {checkpoint.address}; "
+        "without network, put it there first, or set LAION_PEOPLE_MODELS_MIRROR"
+    )
+
+
+def _check_recorded(checkpoint: Checkpoint, *files: str) -> None:
+    recorded = _recorded(checkpoint)
+    if checkpoint.folder and checkpoint.published.is_dir():
+        present = {f"{checkpoint.published.name}/{file.name}" for file in checkpoint.published.iterdir()}
+        if foreign := sorted(present - recorded.keys()):
+            raise LaionPeopleError(f"{checkpoint.name}: {foreign[0]} is not a file of it: remove it")
+    for file in files:
+        target = checkpoint.record.parent / file
+        remedy = f"if it should be as it was published, remove it and {checkpoint.record} and run {FETCH}"
+        _check(checkpoint, target, recorded[file], remedy)
+
+
+def _check(checkpoint: Checkpoint, file: Path, expected: str, remedy: str) -> None:
+    try:
+        actual = digest(file)
+    except FileNotFoundError:
+        raise LaionPeopleError(f"{checkpoint.name}: {file} is missing: {remedy}") from None
+    if actual != expected:
+        raise LaionPeopleError(
+            f"{checkpoint.name}: {file} has sha256 {actual[:12]}..., not {expected[:12]}...: {remedy}"
+        )

@@ -4,22 +4,29 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from threading import Lock
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
-from PIL import Image
 
 import include.models.torchvision_cpu  # noqa: F401  (must come before open_clip, which imports torchvision)
+from include.models.placement import DTYPES, Batches, Placement, place
+from include.models.preprocessing import Preprocessing
 from include.models.runtime import Pool
+from laion_people.errors import LaionPeopleError, UsageError
 
 import open_clip  # isort: skip
 
 Item = TypeVar("Item")
+PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class OpenClip:
-    """A CLIP of OpenCLIP's, built in or described by a configuration file, with weights from a local file."""
+    """A CLIP of OpenCLIP's, built in or described by a configuration file, with weights from a local file.
+
+    May be called from several threads: while one batch is in the model, others are resized.
+    """
 
     def __init__(
         self,
@@ -27,49 +34,90 @@ class OpenClip:
         *,
         model: str,
         tag: str,
+        precision: str,
+        device: str = "auto",
+        batch_size: int,
         config: Path | None = None,
         resize_mode: str | None = None,
-        batch_size: int,
-        device: str | None = None,
         threads: int | None = None,
     ) -> None:
         """Opens the model.
 
-        model: OpenCLIP's name, for ``config`` the file's stem; tag: which weights, completes ``name``; resize_mode:
-        ``shortest`` (and crop), ``longest`` (and pad) or ``squash``, default what the model was published with;
-        batch_size: images or texts a pass; device: default the GPU if there is one; threads: default all cores.
+        weights: safetensors, or a checkpoint that torch loads without running code; model: OpenCLIP's name, for
+        ``config`` the file's stem; tag: which weights, completes ``name``; precision, device: see ``placement.place``;
+        batch_size: images or texts a pass, at most; resize_mode: ``shortest`` (and crop), ``longest`` (and pad) or
+        ``squash``, default what the weights were published with; threads: default all cores.
+
+        Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
         """
         self.name = f"{model}/{tag}"
         if config is not None and model not in open_clip.list_models():
             open_clip.add_model_config(config)
-        self._pool, self._batch_size = Pool(threads), batch_size
-        self._device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-        torch.set_num_threads(self._pool.threads)
-        # A path loads without the hub, safetensors or with weights_only: code in a pickle is never run.
-        self._model, self._preprocess = open_clip.create_model_from_pretrained(
-            model, pretrained=str(weights), device=self._device, image_resize_mode=resize_mode
-        )
-        self._model.eval()
+        pool = Pool(threads)
+        torch.set_num_threads(pool.threads)
+        self._placement, self._batches, self._lock = place(device, precision), Batches(batch_size), Lock()
+        self._model = open_model(weights, model, tag, self._placement, resize_mode)
+        self._preprocess = Preprocessing(self._model.visual.preprocess_cfg, self._placement, pool)
         self._tokenize = open_clip.get_tokenizer(model)
         self._dimensions = int(open_clip.get_model_config(model)["embed_dim"])
 
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
         """Unit vectors float32 [images, dimensions]; images are resized and cropped in the model's own way."""
-
-        def encode(batch: Sequence[np.ndarray]) -> torch.Tensor:
-            pixels = torch.stack(self._pool.map(lambda image: self._preprocess(Image.fromarray(image)), batch))
-            return self._model.encode_image(pixels.to(self._device), normalize=True)
-
-        return self._encode(encode, images)
+        return self._encode(self._preprocess, self._model.encode_image, images)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [texts, dimensions]; the tokenizer cuts texts off at the model's context length."""
-        return self._encode(
-            lambda batch: self._model.encode_text(self._tokenize(list(batch)).to(self._device), normalize=True), texts
-        )
+
+        def tokens(batch: Sequence[str]) -> torch.Tensor:
+            return self._tokenize(list(batch)).to(self._placement.device)
+
+        return self._encode(tokens, self._model.encode_text, texts)
 
     @torch.inference_mode()
-    def _encode(self, encode: Callable[[Sequence[Item]], torch.Tensor], items: Sequence[Item]) -> np.ndarray:
-        batches = [items[i : i + self._batch_size] for i in range(0, len(items), self._batch_size)]
-        vectors = [encode(batch).float().cpu().numpy() for batch in batches]
-        return np.concatenate(vectors) if vectors else np.empty((0, self._dimensions), np.float32)
+    def _encode(
+        self,
+        prepare: Callable[[Sequence[Item]], torch.Tensor],
+        forward: Callable[[torch.Tensor], torch.Tensor],
+        items: Sequence[Item],
+    ) -> np.ndarray:
+        def encode(batch: Sequence[Item]) -> np.ndarray:
+            prepared = prepare(batch)
+            with self._lock:
+                vectors = forward(prepared)
+            return np.asarray(torch.nn.functional.normalize(vectors.float(), dim=-1).cpu())
+
+        empty = np.empty((0, self._dimensions), np.float32)
+        return np.concatenate([empty, *self._batches.map(encode, items)])
+
+
+def open_model(weights: Path, model: str, tag: str, placement: Placement, resize_mode: str | None = None) -> Any:
+    """A model of OpenCLIP's with weights from a local file, in evaluation mode.
+
+    Half precisions are OpenCLIP's own, which keep the layer norms in float32. What the weights were trained with
+    (QuickGELU, normalisation, interpolation) comes from OpenCLIP's list of tags, which it doesn't look at when it loads
+    a file, so that ViT-B-32/openai is right too; an unknown tag has the defaults. Models whose text tower is a Hugging
+    Face one need the hub for its configuration.
+
+    Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
+    """
+    if open_clip.get_model_config(model) is None:
+        raise UsageError(f"open_clip {open_clip.__version__} has no model {model!r}")
+    published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
+    try:
+        opened = open_clip.create_model(
+            model,
+            pretrained=str(weights),
+            precision=PRECISIONS[placement.dtype],
+            device=placement.device,
+            require_pretrained=True,
+            force_quick_gelu=published.get("quick_gelu", False),
+            force_preprocess_cfg={
+                "mean": published.get("mean"),
+                "std": published.get("std"),
+                "interpolation": published.get("interpolation"),
+                "resize_mode": resize_mode or published.get("resize_mode"),
+            },
+        )
+    except (RuntimeError, AssertionError) as error:  # torch lists all parameters that don't fit
+        raise LaionPeopleError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
+    return opened.eval()

@@ -1,4 +1,4 @@
-"""Profiles: named choices of models, one YAML file each beside this module.
+"""Profiles: named choices of models, one YAML file each beside this module or wherever a user keeps his own.
 
 A profile says, for each role, which wrapper plays it, with which parameters and which checkpoints. Nothing heavy is
 imported before a role is loaded, so that a step may record what decides its results without a model in memory.
@@ -7,16 +7,16 @@ imported before a role is loaded, so that a step may record what decides its res
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from include.models import checkpoints
+from include.models import checkpoints, fetching
 from laion_people.errors import UsageError
 
-ROLES = ("detector", "pose", "mesh", "clip")
+ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
 FOLDER = Path(__file__).parent
 
 
@@ -25,39 +25,68 @@ class Role:
     """One model of a profile.
 
     wrapper: ``module.Class`` under ``include.models``; checkpoints: parameter of the wrapper -> name of the checkpoint;
-    params: what else the wrapper takes, and what decides its results.
+    params: what else the wrapper takes, and what decides its results; a model that runs on torch has ``precision``
+    among them, and is given a device too; options: what the wrapper takes and what doesn't decide results.
     """
 
     wrapper: str
     checkpoints: dict[str, str]
     params: dict[str, Any]
+    options: dict[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
 class Profile:
-    """A named choice of models; ``note`` is what a user must know about it, for reports and ``status``."""
+    """A named choice of models on a device.
+
+    note: what a user must know about it, for reports and ``status``; fetches: whether weights are fetched when they are
+    needed and missing, instead of an error that tells how to get them.
+    """
 
     name: str
     summary: str
     note: str
     roles: dict[str, Role]
+    device: str = "auto"
+    fetches: bool = False
+
+    def role(self, name: str) -> Role:
+        """One of its models. Raises UsageError, with the profiles that have it, for one that this profile lacks."""
+        if name not in self.roles:
+            having = [other for other in available() if name in load_profile(other).roles]
+            raise UsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
+        return self.roles[name]
 
     def fingerprint(self, role: str) -> dict[str, str]:
-        """The sha256 of each checkpoint of the role, by name: the ``models`` of a manifest."""
-        names = self.roles[role].checkpoints.values()
-        return {name: checkpoints.find(name).sha256 for name in names}
+        """The sha256 of each checkpoint of the role, by name: the ``models`` of a manifest.
+
+        Raises LaionPeopleError for a checkpoint that must be fetched before it can be told from others.
+        """
+        names = list(self.role(role).checkpoints.values())
+        for name in names:
+            if self.fetches and not checkpoints.known(name):
+                fetching.fetch(name)
+        return {name: checkpoints.sha256(name) for name in names}
+
+    def checkpoints(self) -> list[str]:
+        """The names of all its checkpoints."""
+        return list(dict.fromkeys(name for role in self.roles.values() for name in role.checkpoints.values()))
 
     def params(self, role: str) -> dict[str, Any]:
         """What decides the role's results besides the checkpoints, fit for JSON."""
-        return {"wrapper": self.roles[role].wrapper, **self.roles[role].params}
+        return {"wrapper": self.role(role).wrapper, **self.role(role).params}
 
     def load(self, role: str, **options: Any) -> Any:
-        """Builds the wrapper: a Detector, PoseEstimator, MeshEstimator or Clip. ``options``, such as ``threads``, are
-        handed to it and must not decide results."""
-        module, _, name = self.roles[role].wrapper.partition(".")
+        """Builds the wrapper: a Detector, PoseEstimator, MeshEstimator, Clip or Captioner. ``options``, such as
+        ``threads``, are handed to it and must not decide results."""
+        chosen = self.role(role)
+        if "precision" in chosen.params:
+            options = {"device": self.device} | options
+        module, _, name = chosen.wrapper.partition(".")
         wrapper = getattr(importlib.import_module(f"include.models.{module}"), name)
-        files = {key: checkpoints.path(checkpoint) for key, checkpoint in self.roles[role].checkpoints.items()}
-        return wrapper(**files, **self.roles[role].params, **options)
+        get = fetching.fetch if self.fetches else checkpoints.path
+        files = {key: get(checkpoint) for key, checkpoint in chosen.checkpoints.items()}
+        return wrapper(**files, **chosen.params, **(chosen.options | options))
 
 
 def available() -> list[str]:
@@ -65,10 +94,24 @@ def available() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_profile(name: str) -> Profile:
-    """Reads a profile by name."""
-    if name not in available():
-        raise UsageError(f"unknown profile {name!r}: choose one of {', '.join(available())}")
-    content = yaml.safe_load((FOLDER / f"{name}.yaml").read_text())
-    roles = {role: Role(**content["roles"][role]) for role in ROLES}
-    return Profile(name, content["summary"], content["note"], roles)
+def load_profile(name: str, device: str = "auto", precision: str = "auto", fetches: bool = False) -> Profile:
+    """Reads a profile by name, or from the path of a file ``.yaml``. A ``precision`` other than auto replaces that of
+    every role that runs on torch. Raises UsageError when there is no such profile, or it lacks something."""
+    if not name.endswith(".yaml") and name not in available():
+        raise UsageError(f"unknown profile {name!r}: choose one of {', '.join(available())}, or the path of a .yaml")
+    file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
+    try:
+        content = yaml.safe_load(file.read_text())
+        roles = {role: Role(**values) for role, values in content["roles"].items()}
+        profile = Profile(file.stem, content["summary"], content["note"], roles, device, fetches)
+    except OSError as error:
+        raise UsageError(f"profile {file}: {error.strerror}") from None
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
+        reason = str(error).splitlines()[0]
+        raise UsageError(f"profile {file}: {reason}; {FOLDER / 'packaged.yaml'} shows what one looks like") from None
+    if lacking := [role for role in ROLES if role not in roles]:
+        raise UsageError(f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
+    if precision != "auto":
+        for role in roles.values():
+            role.params.update({"precision": precision} if "precision" in role.params else {})
+    return profile

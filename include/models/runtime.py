@@ -35,11 +35,11 @@ def open_session(path: Path) -> onnxruntime.InferenceSession:
 
 
 class Pool:
-    """Maps a function over items with the given number of threads, in order."""
+    """Maps a function over items, in order, with the given number of threads, which all callers share."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or available_cores()
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model") if self.threads > 1 else None
+        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:
-        return list((self._executor.map if self._executor else map)(function, *items))
+        return list(self._executor.map(function, *items))

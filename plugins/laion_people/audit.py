@@ -24,9 +24,10 @@ from laion_people.steps.download import made_elsewhere
 
 STAGES = {
     "extract": ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"),
-    "caption": ("assign", "compose", "caption"),
+    "caption": ("assign", "compose", "caption", "describe"),
 }
-ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign", "caption")  # rows_in = rows + rejected
+# rows_in = rows + rejected
+ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign", "caption", "describe")
 ALIGNED = ("detect", "pose", "mesh", "clip_filter", "assign")  # the same people in the same order
 
 
@@ -74,8 +75,11 @@ def _extracted(runner: Runner, partition: str) -> bool:
 
 
 def steps_of(runner: Runner, partition: str, stage: str) -> tuple[str, ...]:
-    """The steps of a stage in their order; a partition whose images were made elsewhere has no download."""
-    return STAGES[stage][1:] if stage == "extract" and made_elsewhere(runner.store, partition) else STAGES[stage]
+    """The steps of a stage in their order; a partition whose images were made elsewhere has no download, and describe
+    is among them if the settings ask for it."""
+    left_out = {"download"} if stage == "extract" and made_elsewhere(runner.store, partition) else set()
+    left_out |= set() if runner.settings.describe else {"describe"}
+    return tuple(step for step in STAGES[stage] if step not in left_out)
 
 
 def _shard_faults(runner: Runner, receipts: dict[str, Manifest | None]) -> Iterator[tuple[str, str]]:

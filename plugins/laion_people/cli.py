@@ -13,6 +13,7 @@ from pathlib import Path
 
 from laion_people import audit, funnel, metadata, settings
 from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.heartbeat import heartbeat
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
 from laion_people.step import ReleaseStep, Step
@@ -30,7 +31,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("laion_people").setLevel(logging.INFO)
     try:
-        return int(args.command(args) or 0)
+        with heartbeat(log):
+            return int(args.command(args) or 0)
     except LaionPeopleError as error:
         if args.debug:
             raise
@@ -55,7 +57,7 @@ def _run(args: argparse.Namespace) -> None:
     step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
     if step == "download" and len(partitions) == 1 and made_elsewhere(runner.store, partitions[0]):
         log.info("download %s: its images were made elsewhere, detect reads them as they are", partitions[0])
-        print(json.dumps({"manifest": None, "sha256": None, "rows": 0, "shards": 0}))
+        _give(args, {"manifest": None, "sha256": None, "rows": 0, "shards": 0})
         return
     if isinstance(runner.steps[step], ReleaseStep):
         manifest = runner.run_release(step, partitions, args.force)
@@ -63,7 +65,7 @@ def _run(args: argparse.Namespace) -> None:
         manifest = runner.run(step, partitions[0], args.shards, args.force)
     else:
         raise UsageError(f"{step} takes one partition; cluster and label take several")
-    print(json.dumps(_result(runner.store, manifest)))
+    _give(args, _result(runner.store, manifest))
 
 
 def _pipeline(args: argparse.Namespace) -> None:
@@ -79,6 +81,15 @@ def _pipeline(args: argparse.Namespace) -> None:
         for step in audit.steps_of(runner, partition, "caption"):
             runner.run(step, partition, force=args.force)
     print(funnel.format_status(runner.store, partitions))
+
+
+def _plan(args: argparse.Namespace) -> None:
+    from laion_people import capacity
+
+    chosen = settings.from_environment(store=args.store, profile=args.profile)
+    partitions = [metadata.check_partition(p) for p in args.partition]
+    planned = capacity.plan(open_store(chosen.store), partitions, chosen, args.rates)
+    print(capacity.to_json(planned) if args.json else capacity.format_plan(planned))
 
 
 def _status(args: argparse.Namespace) -> None:
@@ -98,16 +109,17 @@ def _report(args: argparse.Namespace) -> None:
 def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
     partition = metadata.check_partition(args.partition)
+    steps = audit.steps_of(runner, partition, args.stage)
     faults = audit.audit(runner, partition, args.stage)
     for fault in faults:
         print(f"laion-people: {fault}", file=sys.stderr)
     if not faults:
-        print(json.dumps(_result(runner.store, runner.write_manifest(audit.STAGES[args.stage][-1], partition))))
+        _give(args, _result(runner.store, runner.write_manifest(steps[-1], partition)))
     return 1 if faults else 0
 
 
 def _partitions(args: argparse.Namespace) -> None:
-    print(json.dumps(audit.progress(_runner(args))))
+    _give(args, audit.progress(_runner(args)))
 
 
 def _shard_groups(args: argparse.Namespace) -> None:
@@ -116,7 +128,21 @@ def _shard_groups(args: argparse.Namespace) -> None:
     planned = runner.planned(audit.steps_of(runner, partition, args.stage)[0], partition)
     size = runner.settings.shards_per_task
     groups = [planned[i : i + size] for i in range(0, len(planned), size)]
-    print(json.dumps([f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups]))
+    _give(args, [f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups])
+
+
+def _models(args: argparse.Namespace) -> int:
+    from include.models.profiles import load_profile
+    from laion_people import weights
+
+    if args.action == "list":
+        print(weights.describe(load_profile(args.profile) if args.profile else None))
+        return 0
+    profile = load_profile(args.profile or settings.from_environment().profile)
+    if args.action == "fetch":
+        weights.fetch(profile)
+        return 0
+    return 1 if weights.verify(profile) else 0
 
 
 def _settings(args: argparse.Namespace) -> None:
@@ -127,11 +153,25 @@ def _store(args: argparse.Namespace) -> Store:
     return open_store(settings.from_environment(store=args.store).store)
 
 
-def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
+def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS, fetches: bool = False) -> Runner:
+    """``fetches``: whether weights that are missing are fetched when a step needs them."""
     from include.models.profiles import load_profile
 
     chosen = settings.from_environment(store=args.store, profile=args.profile, clusters=args.clusters)
-    return Runner(open_store(chosen.store), chosen, load_profile(chosen.profile), steps)
+    profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches)
+    if chosen.describe:
+        profile.role("captioner")  # which it may lack: better said before hours of other steps
+    return Runner(open_store(chosen.store), chosen, profile, steps)
+
+
+def _give(args: argparse.Namespace, result: object) -> None:
+    """Prints a result, and leaves it in the file that a pod's task reads it from."""
+    text = json.dumps(result)
+    if args.result:
+        unfinished = args.result.with_name(f".{args.result.name}")  # the reader may look at any time
+        unfinished.write_text(text)
+        unfinished.replace(args.result)
+    print(text)
 
 
 def _result(store: Store, manifest: Manifest) -> dict[str, str | int]:
@@ -167,13 +207,15 @@ def _parser() -> argparse.ArgumentParser:
     work = argparse.ArgumentParser(add_help=False, parents=[store])
     work.add_argument("--profile", metavar="NAME", help="which models (LAION_PEOPLE_PROFILE)")
     work.add_argument("--clusters", metavar="VERSION", help="cluster version; default the newest")
+    task = argparse.ArgumentParser(add_help=False, parents=[work])
+    task.add_argument("--result", type=Path, metavar="FILE", help="write the result to a file too")
 
     def add(name: str, command: object, parent: argparse.ArgumentParser, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[parent], help=help, description=help[0].upper() + help[1:] + ".")
         sub.set_defaults(command=command)
         return sub
 
-    run = add("run", _run, work, "run one step on a partition (cluster and label: on several)")
+    run = add("run", _run, task, "run one step on a partition (cluster and label: on several)")
     run.add_argument("step", choices=list(STEPS), metavar="STEP", help=", ".join(STEPS))
     run.add_argument("partition", nargs="+", metavar="PARTITION", help="for example laion2B-en/00042")
     run.add_argument("--shards", type=_shards, metavar="LIST", help="only these shards, for example 0,3-5")
@@ -182,18 +224,28 @@ def _parser() -> argparse.ArgumentParser:
     pipeline = add("pipeline", _pipeline, work, "run every step in order, without Airflow")
     pipeline.add_argument("partition", nargs="+", metavar="PARTITION")
     pipeline.add_argument("--force", action="store_true", help="make shards again that are done")
+    plan = add("plan", _plan, store, "tell what partitions will cost, before anything is launched")
+    plan.add_argument("partition", nargs="+", metavar="PARTITION")
+    plan.add_argument("--profile", metavar="NAME", help="which models (LAION_PEOPLE_PROFILE)")
+    plan.add_argument("--rates", type=Path, metavar="FILE", help="measured rates, as `make bench` writes them")
+    plan.add_argument("--json", action="store_true", help="for programs")
     status = add("status", _status, store, "show what is done, and what was lost where")
     status.add_argument("partition", nargs="?", metavar="PARTITION")
     status.add_argument("--json", action="store_true", help="for programs")
     report = add("report", _report, store, "write a self-contained HTML report")
     report.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    check = add("audit", _audit, work, "recount every shard of a partition against its receipts")
+    check = add("audit", _audit, task, "recount every shard of a partition against its receipts")
     check.add_argument("partition", metavar="PARTITION")
     check.add_argument("--stage", choices=list(audit.STAGES), default="extract")
-    add("partitions", _partitions, work, "list the metadata's partitions, extracted and pending, as JSON")
-    groups = add("shard-groups", _shard_groups, work, "list a partition's shards in groups, as JSON, for mapped tasks")
+    add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
+    groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
     groups.add_argument("--stage", choices=list(audit.STAGES), default="extract")
+    models = add("models", _models, debug, "list, fetch or verify the weights of models")
+    models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
+    models.add_argument(
+        "profile", nargs="?", metavar="PROFILE", help="default: LAION_PEOPLE_PROFILE; for list everything known"
+    )
     add("settings", _settings, debug, "list all settings, their values and meaning")
     return parser
 

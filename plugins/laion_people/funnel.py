@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from include.models.profiles import available, load_profile
+from include.models.profiles import Profile, available, load_profile
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest, merge
@@ -79,9 +79,14 @@ def merged(done: Collection[dict[str, Manifest]]) -> dict[str, Manifest]:
 
 def profile_notes(done: Collection[dict[str, Manifest]]) -> list[str]:
     """What users must know of the profiles whose CLIP the partitions were filtered with."""
-    used = [set(of["clip_filter"].models) for of in done if "clip_filter" in of]
+    used = [{name for step in of.values() for name in step.models} for of in done if "clip_filter" in of]
     profiles = [load_profile(name) for name in available()]
-    return [p.note for p in profiles if p.note and set(p.roles["clip"].checkpoints.values()) in used]
+    return [p.note for p in profiles if p.note and any(_is_of(names, p) for names in used)]
+
+
+def _is_of(names: set[str], profile: Profile) -> bool:
+    """Whether checkpoints of these names were used by the profile; profiles may share a CLIP."""
+    return set(profile.roles["clip"].checkpoints.values()) <= names <= set(profile.checkpoints())
 
 
 def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stage]:
@@ -108,6 +113,8 @@ def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stag
         yield Stage("Subset B", "composed images", compose.rows)
     if caption := steps.get("caption"):
         yield Stage("Subset C", "captions", caption.rows, caption.rejected)
+    if describe := steps.get("describe"):
+        yield Stage("Subset D", "descriptions", describe.rows, describe.rejected)
 
 
 def partition_funnel(store: Store, partition: str) -> list[Stage]:
@@ -214,13 +221,15 @@ def _steps_table(steps: dict[str, dict[str, Any]], title: str = "step") -> str:
 
 def _matrix(of_partitions: dict[str, dict[str, Any]]) -> str:
     """Rows written, by partition (under its collection, whose name may be long) and step."""
-    rows: list[tuple[str, ...]] = [("rows written", *PARTITION_STEPS)]
+    described = any(not steps["describe"]["missing"] for steps in of_partitions.values())
+    shown = [step for step in PARTITION_STEPS if described or step != "describe"]  # few ask for that one
+    rows: list[tuple[str, ...]] = [("rows written", *shown)]
     for collection, keys in groupby(of_partitions, key=lambda key: key.split("/")[0]):
         rows.append((collection,))
         for key in keys:
             steps = of_partitions[key]
             shards = max(told.get("shards", 0) for told in steps.values())
-            rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in PARTITION_STEPS)))
+            rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in shown)))
     legend = "-: not run; 3/5: shards that are finished, of those that another step has"
     return _columns(rows) + "\n" + legend
 

@@ -1,27 +1,29 @@
-"""Images of a shard: reading img2dataset-style tars, decoding with care, and batches that are decoded ahead."""
+"""Images of a shard: reading img2dataset-style tars, and decoding with care, in threads that run ahead."""
 
 from __future__ import annotations
 
 import io
 import json
-import os
 import struct
 import tarfile
 import warnings
 import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import numpy as np
+import pyarrow as pa
 from PIL import Image, ImageOps
 
 from laion_people.errors import LaionPeopleError
 from laion_people.metadata import text
+from laion_people.overlap import cores, workers
+
+Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
@@ -29,6 +31,10 @@ FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such 
 BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
 LARGE_PIXELS = 20_000_000  # images above are decoded one at a time: they take up to 12 bytes a pixel
+AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images that are decoded early, and their pixels: some batches' worth
+ASIDE = 4  # large images that wait, still encoded but for the first
+LATER = 1024  # images read after a large one before it takes its turn: some seconds of work, in which it is decoded
+BLOCK = 4_000_000  # bytes of an image that lies in one block for sure: Pillow's blocks are of 16 MiB unless it is told
 DAMAGED = (tarfile.TarError, ValueError, TypeError, EOFError)  # what tarfile raises for broken tars
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the caller's limit
@@ -56,17 +62,19 @@ def samples(tar: Path) -> Iterator[Sample]:
     key, image = "", None
     fields: dict[str, Any] = {}
     try:
-        with tarfile.open(tar, "r|") as archive:
+        with tarfile.open(tar, "r:") as archive, tar.open("rb") as content:
             for member, its_key, suffix in _files(archive):
                 if its_key != key:
                     if image is not None:
                         yield Sample(key, image, fields)
                     key, image, fields = its_key, None, {}
-                file = archive.extractfile(member)
-                if file and suffix in IMAGE_SUFFIXES:
-                    image = file.read()
-                elif file and suffix == "json":
-                    fields = _fields(file.read())
+                if suffix in IMAGE_SUFFIXES or suffix == "json":
+                    content.seek(member.offset_data)  # a third less time than extractfile takes
+                    data = content.read(member.size)
+                    if suffix == "json":
+                        fields = _fields(data)
+                    else:
+                        image = data
             _check_end(tar, archive.offset)
     except DAMAGED as error:
         raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
@@ -171,29 +179,105 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
     return to_rgb(open_image(data, max_pixels))
 
 
-def decode_ahead(items: Iterable[Any], image: Any, ahead: int = 32) -> Iterator[tuple[Any, np.ndarray | ImageError]]:
-    """Each item with its decoded uint8 RGB array [height, width, 3], in order; threads decode up to ``ahead`` early.
+@dataclass(frozen=True, slots=True)
+class Decoded(Generic[Item]):
+    """An item, its place among all, and its uint8 RGB array [height, width, 3] or the reason why there is none."""
 
-    ``image(item)`` gives the encoded bytes; an image that cannot be decoded comes as its ImageError. Large images are
-    not decoded early but when it is their turn, so that no more than one is held here.
+    place: int
+    item: Item
+    image: np.ndarray | ImageError
+
+    @property
+    def pixels(self) -> int:
+        return 0 if isinstance(self.image, ImageError) else self.image.shape[0] * self.image.shape[1]
+
+
+def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int | None = None) -> Iterator[Decoded[Item]]:
+    """Items with their decoded images; threads, default one a core, decode the encoded ones early.
+
+    They come in order, but for large images: these are set aside, a thread of their own decodes one after the other,
+    and each takes its turn when LATER more items have been read or ASIDE more large ones wait. So the order follows
+    from the images alone, and of the large ones no more than one is held here decoded.
     """
+    with workers(threads or cores()) as pool, workers(1) as alone:
+        ahead: _Queue[Item] = _Queue(pool, AHEAD + 1)
+        aside: _Queue[Item] = _Queue(alone, 1)
+        for place, (item, data) in enumerate(items):
+            opened, pixels = _opened(data)
+            (aside if pixels > LARGE_PIXELS else ahead).put(place, item, opened, pixels)
+            while len(ahead) and (place >= ahead.first + AHEAD or ahead.pixels > AHEAD_PIXELS):
+                yield ahead.get()
+            if len(aside) and (place >= aside.first + LATER or len(aside) > ASIDE):
+                yield aside.get()
+        for queue in (ahead, aside):
+            while len(queue):
+                yield queue.get()
 
-    def work(item: Any, max_pixels: int) -> np.ndarray | ImageError:
-        try:
-            return np.asarray(decode(image(item), max_pixels))
-        except ImageError as error:
-            return error
 
-    source = iter(items)
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
-        waiting = deque((item, pool.submit(work, item, LARGE_PIXELS)) for item in islice(source, ahead))
-        while waiting:
-            item, future = waiting.popleft()
-            decoded = future.result()
-            if isinstance(decoded, ImageError) and str(decoded) == "decompression_bomb":
-                decoded = work(item, MAX_PIXELS)
-            yield item, decoded
-            waiting.extend((late, pool.submit(work, late, LARGE_PIXELS)) for late in islice(source, 1))
+class _Queue(Generic[Item]):
+    """Images that wait for their turn; the first ``early`` of them are given to a pool to decode."""
+
+    def __init__(self, pool: Executor, early: int):
+        self.pixels = 0
+        self._pool, self._early = pool, early
+        self._waiting: deque[tuple[int, Item, int]] = deque()
+        self._decoding: deque[Future[np.ndarray | ImageError]] = deque()
+        self._encoded: deque[Image.Image | ImageError] = deque()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def first(self) -> int:
+        """The place of the image whose turn comes next."""
+        return self._waiting[0][0]
+
+    def put(self, place: int, item: Item, opened: Image.Image | ImageError, pixels: int) -> None:
+        self._waiting.append((place, item, pixels))
+        self._encoded.append(opened)
+        self.pixels += pixels
+        self._start()
+
+    def get(self) -> Decoded[Item]:
+        image = self._decoding.popleft().result()
+        place, item, pixels = self._waiting.popleft()
+        self.pixels -= pixels
+        self._start()
+        return Decoded(place, item, image)
+
+    def _start(self) -> None:
+        if self._encoded and len(self._decoding) < self._early:
+            self._decoding.append(self._pool.submit(_array, self._encoded.popleft()))
+
+
+def _opened(data: bytes) -> tuple[Image.Image | ImageError, int]:
+    """The image with its header read, and its pixels."""
+    try:
+        image = open_image(data)
+    except ImageError as error:
+        return error, 0
+    return image, image.width * image.height
+
+
+def _array(opened: Image.Image | ImageError) -> np.ndarray | ImageError:
+    try:
+        return opened if isinstance(opened, ImageError) else _pixels(to_rgb(opened))
+    except ImageError as error:
+        return error
+
+
+def _pixels(rgb: Image.Image) -> np.ndarray:
+    """The same as ``np.asarray``, which copies twice, and while no other thread can run Python.
+
+    Pillow hands images on without a copy, at four bytes a pixel, but only those that lie in one block of its memory:
+    https://pillow.readthedocs.io/en/stable/reference/arrow_support.html
+    """
+    import cv2
+
+    if 4 * rgb.width * rgb.height > BLOCK:
+        return np.asarray(rgb)
+    rgbx = pa.array(rgb).flatten().to_numpy().reshape(rgb.height, rgb.width, 4)
+    return cv2.cvtColor(rgbx, cv2.COLOR_RGBA2RGB)
 
 
 def crop(image: np.ndarray, box: np.ndarray, padding: float) -> np.ndarray:

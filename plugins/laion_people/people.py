@@ -1,63 +1,41 @@
-"""The people of a shard together with their images, in batches: what pose, mesh, clip_filter and caption work on."""
+"""The people of a shard together with their images: what pose, mesh, clip_filter and caption work on."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TypeVar
 
 import numpy as np
 import pyarrow as pa
 
+from laion_people.batches import in_batches
 from laion_people.errors import LaionPeopleError
-from laion_people.images import ImageError, decode_ahead, samples
+from laion_people.images import ImageError, samples
 from laion_people.step import Shard
 
-T = TypeVar("T")
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True, slots=True)
-class ImagePeople:
-    """One image, uint8 RGB [height, width, 3], and the rows ``first`` to ``last`` (exclusive) of its people."""
+def by_people(
+    shard: Shard, keys: Sequence[str], work: Callable[[list[np.ndarray], list[slice]], Iterable[Result]]
+) -> Iterator[tuple[slice, Result]]:
+    """The rows of each image's people with what ``work`` makes of them; ``keys`` is the people table's key column.
 
-    image: np.ndarray
-    first: int
-    last: int
-
-
-def people_batches(shard: Shard, keys: list[str], size: int = 16) -> Iterator[list[ImagePeople]]:
-    """Batches of up to ``size`` images that have people; ``keys`` is the key column of the shard's people table.
-
-    Raises LaionPeopleError when the images are not those that the people were found in.
+    ``work(images, rows)`` is given a batch of images that have people and, for each, the rows of its people: see
+    `in_batches`. Raises LaionPeopleError when the images are not those that the people were found in.
     """
     rows = rows_by_image(keys)
-    wanted = (sample for sample in samples(shard.path("images")) if sample.key in rows)
-    batch: list[ImagePeople] = []
     found = 0
-    for sample, image in timed(shard, "decode", decode_ahead(wanted, lambda s: s.image, 2 * size)):
-        if isinstance(image, ImageError):
-            raise LaionPeopleError(f"{shard.id}/{sample.key} can no longer be decoded ({image}): run `detect` again")
+    encoded = ((sample.key, sample.image) for sample in samples(shard.path("images")) if sample.key in rows)
+    for key, result in in_batches(shard, encoded, lambda batch, images: work(images, [rows[k] for k in batch])):
+        if isinstance(result, ImageError):
+            raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again")
         found += 1
-        batch.append(ImagePeople(image, rows[sample.key].start, rows[sample.key].stop))
-        if len(batch) == size:
-            yield batch
-            batch = []
-    if batch:
-        yield batch
+        yield rows[key], result
     if found != len(rows):
         raise LaionPeopleError(
             f"{shard.id}: {len(rows) - found} images of the people table are gone: run `detect` again"
         )
-
-
-def timed(shard: Shard, part: str, items: Iterator[T]) -> Iterator[T]:
-    """Passes items on, adding the seconds waited for each to a part of the shard's time."""
-    while True:
-        with shard.clock(part):
-            item = next(items, None)
-        if item is None:
-            return
-        yield item
 
 
 def boxes(table: pa.Table) -> np.ndarray:

@@ -9,8 +9,8 @@ import os
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Generator, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -22,8 +22,9 @@ import pyarrow.parquet as pq
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge
+from laion_people.overlap import overlapped
 from laion_people.settings import Settings
-from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Shard, Step
+from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step
 from laion_people.store import Store
 
 log = logging.getLogger(__name__)
@@ -331,27 +332,41 @@ def versions(store: Store) -> list[str]:
 
 
 def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> int:
-    """Streams a step's rows into its files; returns how many (of a tar step: how many have files)."""
+    """Streams a step's rows into its files; returns how many (of a tar step: how many have files).
+
+    A thread writes a group of rows to the Parquet file while the step works on the next.
+    """
     schema = step.schema()
-    rows, buffer, beat = 0, [], time.monotonic()
-    with ExitStack() as stack:
-        writer = stack.enter_context(pq.ParquetWriter(parquet, schema, compression="zstd"))
-        tar = stack.enter_context(tarfile.open(tar_path, "w")) if tar_path else None
+    rows, beat = 0, time.monotonic()
+
+    def groups() -> Generator[list[Row]]:
+        nonlocal rows, beat
+        group: list[Row] = []
         for row in step.apply(shard):
             files = row.pop("files", None)
             rows += 1 if files or not tar else 0
-            buffer.append(row)
-            with shard.clock("write"):
-                if tar and files:
+            group.append(row)
+            if tar and files:
+                with shard.clock("write"):
                     _add_files(tar, row[step.tar_key].rsplit("/", 1)[-1], files)
-                if len(buffer) == ROW_GROUP:
-                    writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=schema))
-                    buffer.clear()
+            if len(group) == ROW_GROUP:
+                yield group
+                group = []
             if time.monotonic() - beat > HEARTBEAT_SECONDS:
                 log.info("%s: %d rows so far", label, rows)
                 beat = time.monotonic()
-        with shard.clock("write"):
-            writer.write_batch(pa.RecordBatch.from_pylist(buffer, schema=schema))
+        yield group
+
+    def write(group: list[Row]) -> None:
+        writer.write_batch(pa.RecordBatch.from_pylist(group, schema=schema))
+
+    with ExitStack() as stack:
+        writer = stack.enter_context(pq.ParquetWriter(parquet, schema, compression="zstd"))
+        tar = stack.enter_context(tarfile.open(tar_path, "w")) if tar_path else None
+        grouped = stack.enter_context(closing(groups()))
+        for written in stack.enter_context(closing(overlapped(write, grouped, threads=1))):
+            with shard.clock("write"):
+                written.result()
     return rows
 
 

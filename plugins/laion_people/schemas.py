@@ -31,6 +31,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         keypoints=pa.list_(f32, 51),  # COCO-17: x, y in pixels, score
         pose_score=f32,
         world_landmarks_=pa.list_(f32),  # BlazePose 33: x, y, z in metres around the hips
+        extra_keypoints_=pa.list_(f32),  # COCO-WholeBody 18 to 133 (feet, face, hands): x, y in pixels, score
     ),
     "mesh": _schema(
         person_id=text,
@@ -93,5 +94,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         margin=f32,
         candidates=texts,
         scores=pa.list_(f32),
+    ),
+    "subset_d": _schema(
+        person_id=text,
+        url=text,
+        bbox=box,
+        caption=text,
+        captioner=text,
+        similarity=f32,
+        candidates=texts,
+        scores=pa.list_(f32),
+        clip_model=text,
+        threshold=f32,
     ),
 }

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
@@ -15,8 +16,44 @@ PREFIX = "LAION_PEOPLE_"
 
 
 def _setting(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: ``choices``, ``minimum``, or ``pattern`` with ``like``, an example."""
+    """A field with its help text and rules: ``choices``, ``minimum``, or ``pattern`` with ``like``, an example.
+
+    A text that is JSON has a function ``json`` in place of the pattern, which tells whether its value is right.
+    """
     return field(default=default, metadata={"help": help, **rules})
+
+
+def _map_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, dict) and all(map(valid, value.values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _is_tolerations(value: Any) -> bool:
+    kinds = {"key": str, "operator": str, "value": str, "effect": str, "tolerationSeconds": int}
+    return isinstance(value, list) and all(
+        isinstance(one, dict) and one and all(k in kinds and type(v) is kinds[k] for k, v in one.items())
+        for one in value
+    )
+
+
+def _is_resources(value: Any) -> bool:
+    return (
+        isinstance(value, dict)
+        and value.keys() <= {"cpu", "memory", "gpu", "shared_memory"}
+        and str(value.get("gpu", 0)).isdecimal()
+        and all(type(v) in (str, int) and re.fullmatch(r"\d+(m|[KMGT]i)?", str(v)) for v in value.values())
+    )
+
+
+_NAME = {"pattern": r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "like": "laion-people"}  # of a Kubernetes object
+# A tag other than latest, or a digest: what runs today must be what runs after a node has been replaced.
+_IMAGE = {
+    "pattern": r"([^\s@]+:(?!latest$)\w[\w.-]*|[^\s@]+@sha256:[0-9a-f]{64})?",
+    "like": "registry.example.org/laion-people-worker:0.1.0 or ...@sha256:<64 hex digits>, and never :latest",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,10 +61,24 @@ class Settings:
     """Everything that a user may choose. A step's ``params`` names those that decide its output."""
 
     store: str = _setting("./data", "where data lives: a folder, file:///folder or s3://bucket/prefix")
-    profile: str = _setting("packaged", "which models: a file include/models/<profile>.yaml")
+    profile: str = _setting(
+        "packaged", "which models: a file include/models/<profile>.yaml, or the path of your own .yaml"
+    )
     runner: str = _setting("process", "how Airflow runs a step", choices=("process", "kubernetes"))
     models_dir: str = _setting(
         "~/.cache/laion-people", "cache of weights that are fetched; the packaged profile fetches none"
+    )
+    models_mirror: str = _setting(
+        "", "fetch weights from here instead: a URL or a folder with the files by name, as in MODELS_DIR"
+    )
+    device: str = _setting(
+        "auto",
+        "where models run that can use a GPU; auto: a GPU if there is one",
+        pattern=r"auto|cpu|cuda(:\d+)?",
+        like="cuda:0",
+    )
+    precision: str = _setting(
+        "auto", "of these models; auto: fp16 on a GPU, fp32 on a CPU", choices=("auto", "fp32", "bf16", "fp16")
     )
     clusters: str = _setting(
         "",
@@ -69,7 +120,47 @@ class Settings:
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*)?",
         like="backgrounds/rooms",
     )
+    describe: bool = _setting(False, "run the experimental step describe (Subset D) too; its captioner needs a GPU")
+    description_candidates: int = _setting(8, "captions that describe draws for a person", minimum=1)
+    description_threshold: float = _setting(0.25, "a description is kept when its CLIP similarity is greater")
     seed: int = _setting(0, "seed of everything that draws", minimum=0)
+
+    gpu_tasks_per_run: int = _setting(
+        0,
+        "tasks of one step that a run of an Airflow DAG may have on GPUs at once; 0: as many as the pool has",
+        minimum=0,
+    )
+    pod_image: str = _setting("", "image of the worker, by version or digest; the runner kubernetes needs it", **_IMAGE)
+    pod_pull_secret: str = _setting("", "secret that opens the image's registry", **_NAME)
+    pod_sidecar_image: str = _setting("", "image of the sidecar that hands results on; empty: Airflow's", **_IMAGE)
+    pod_namespace: str = _setting("", "where pods run; empty: the connection's, else Airflow's own", **_NAME)
+    pod_service_account: str = _setting("", "that pods run as; empty: the namespace's default", **_NAME)
+    pod_secret: str = _setting("", "secret whose keys are the pods' environment: AWS_ACCESS_KEY_ID, ...", **_NAME)
+    pod_store_claim: str = _setting("", "volume claim that holds the store, if that is a folder", **_NAME)
+    pod_weights_claim: str = _setting("", "volume claim that keeps fetched weights; empty: each pod fetches", **_NAME)
+    pod_gpu_resource: str = _setting(
+        "nvidia.com/gpu", "what a GPU is called", pattern=r"[\w.-]+/[\w.-]+", like="amd.com/gpu"
+    )
+    pod_resources: str = _setting(
+        "",
+        "by step, in place of resources.yaml: JSON",
+        json=_map_of(_is_resources),
+        like='{"detect": {"gpu": 1, "cpu": 8, "memory": "24Gi", "shared_memory": "4Gi"}}',
+    )
+    pod_node_selector: str = _setting(
+        "", "labels of the nodes for pods: JSON", json=_map_of(_is_text), like='{"pool": "batch"}'
+    )
+    pod_gpu_node_selector: str = _setting(
+        "", "labels of the nodes for pods with a GPU, in addition: JSON", json=_map_of(_is_text), like='{"gpu": "h100"}'
+    )
+    pod_tolerations: str = _setting(
+        "",
+        "taints that pods tolerate: JSON",
+        json=_is_tolerations,
+        like='[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
+    )
+    pod_schedule_seconds: int = _setting(3600, "that a pod may wait for a node", minimum=1)
+    pod_startup_seconds: int = _setting(1800, "that pulling the image and starting may take", minimum=1)
 
 
 def from_environment(environ: Mapping[str, str] = os.environ, **overrides: str | None) -> Settings:
@@ -83,6 +174,12 @@ def from_environment(environ: Mapping[str, str] = os.environ, **overrides: str |
         raise UsageError(f"unknown setting {unknown[0]}: `bin/laion-people settings` lists those that exist")
     given = {**environ, **{PREFIX + k.upper(): v for k, v in overrides.items() if v is not None}}
     return Settings(**{f.name: _parse(name, given[name], f) for name, f in known.items() if name in given})
+
+
+def to_environment(settings: Settings) -> dict[str, str]:
+    """The variables that give these settings where no other is set: those that differ from the defaults."""
+    values = {f.name: getattr(settings, f.name) for f in fields(settings) if getattr(settings, f.name) != f.default}
+    return {PREFIX + name.upper(): _show(value) for name, value in values.items()}
 
 
 def describe(settings: Settings) -> str:
@@ -118,4 +215,13 @@ def _parse(name: str, text: str, f: Any) -> Any:
         raise UsageError(f"{name}={text!r}: should be one of {', '.join(rules['choices'])}")
     if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
         raise UsageError(f"{name}={text!r}: should look like {rules['like']}")
+    if "json" in rules and value and not rules["json"](_from_json(value)):
+        raise UsageError(f"{name}={text!r}: should look like {rules['like']}")
     return value
+
+
+def _from_json(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return None  # which no rule takes

@@ -23,7 +23,7 @@ from laion_people.settings import Settings
 from laion_people.store import Store
 
 Row = dict[str, Any]
-VERSIONED_TABLES = ("assignments", "subset_b", "subset_c")  # tables that belong to a cluster version
+VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables that belong to a cluster version
 
 
 class Shard:

@@ -32,7 +32,7 @@ def clip(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     torch.manual_seed(0)
     state = {k: v.half().contiguous() for k, v in open_clip.create_model("clip_tiny").state_dict().items()}
     save_file(state, weights) if request.param == "safetensors" else torch.save(state, weights)
-    return OpenClip(weights, model="clip_tiny", tag="test", config=config, batch_size=2)
+    return OpenClip(weights, model="clip_tiny", tag="test", precision="fp32", config=config, batch_size=2)
 
 
 def images() -> list[np.ndarray]:
@@ -76,8 +76,68 @@ def test_pickled_code_is_not_run(clip, tmp_path: Path):
 
     torch.save({"state_dict": Harm()}, tmp_path / "bad.pt")
     with pytest.raises(Exception, match=r"(?i)weights.only"):
-        OpenClip(tmp_path / "bad.pt", model="clip_tiny", tag="test", batch_size=2)
+        OpenClip(tmp_path / "bad.pt", model="clip_tiny", tag="test", precision="fp32", batch_size=2)
     assert not (tmp_path / "harm").exists()
+
+
+@pytest.mark.parametrize("items", ["images", "texts"])
+def test_running_out_of_memory_halves_the_batch_and_goes_on(clip, items: str, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    encode, given = (clip.encode_images, images()) if items == "images" else (clip.encode_texts, ["a", "b", "c"])
+    expected, method, sizes = encode(given), f"encode_{items[:-1]}", []
+    forward = getattr(clip._model, method)
+
+    def small(batch: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(batch)
+
+    monkeypatch.setattr(clip._model, method, small)
+    monkeypatch.setattr(clip._batches, "size", 2)
+    np.testing.assert_allclose(encode(given), expected, atol=1e-5)
+    assert sizes == [2] + [1] * len(given)
+
+
+def test_two_threads_get_what_one_gets(clip):
+    from concurrent.futures import ThreadPoolExecutor
+
+    texts = ["a person sits", "a person stands"]
+    with ThreadPoolExecutor(2) as pool:
+        vectors = list(pool.map(clip.encode_images, [images()] * 4)) + list(pool.map(clip.encode_texts, [texts] * 4))
+    for vector in vectors[:4]:
+        np.testing.assert_array_equal(vector, vectors[0])
+    for vector in vectors[4:]:
+        np.testing.assert_array_equal(vector, vectors[4])
+
+
+def test_what_weights_were_published_with_is_kept_when_they_come_from_a_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from include.models.openclip import OpenClip
+
+    import open_clip  # isort: skip
+    from open_clip.transformer import QuickGELU  # isort: skip
+    from safetensors.torch import save_file
+
+    published = {"mean": (0.1, 0.2, 0.3), "std": (0.5, 0.5, 0.5), "interpolation": "bilinear", "resize_mode": "squash"}
+    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda model, tag: published | {"quick_gelu": True})
+    config, weights = tmp_path / "clip_published.json", tmp_path / "clip.safetensors"
+    config.write_text(json.dumps(CONFIG))
+    open_clip.add_model_config(config)
+    save_file(open_clip.create_model("clip_published").state_dict(), weights)
+    opened = OpenClip(weights, model="clip_published", tag="openai", precision="fp32", config=config, batch_size=2)
+    assert any(isinstance(module, QuickGELU) for module in opened._model.modules())
+    assert opened._model.visual.preprocess_cfg.items() >= published.items()
+
+
+def test_a_model_that_does_not_exist_is_bad_usage(tmp_path: Path):
+    from include.models.openclip import OpenClip
+    from laion_people.errors import UsageError
+
+    with pytest.raises(UsageError, match="has no model 'ViT-Z-32'"):
+        OpenClip(tmp_path / "none", model="ViT-Z-32", tag="openai", precision="fp32", batch_size=2)
 
 
 def test_torchvision_is_importable_in_a_fresh_process():

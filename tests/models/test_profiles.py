@@ -1,17 +1,20 @@
-"""Profiles and checkpoints: what is named is there, and is what it claims to be."""
+"""Profiles: choices of models that say what decides their results before any model is loaded."""
 
 from __future__ import annotations
 
+import hashlib
+import importlib.util
+import inspect
 import json
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from include.models import checkpoints
-from include.models.profiles import ROLES, available, load_profile
+from include.models.checkpoints import Checkpoint
+from include.models.profiles import FOLDER, ROLES, Profile, Role, available, load_profile
 from laion_people.errors import LaionPeopleError, UsageError
 
 
@@ -27,47 +30,113 @@ def test_unknown_profile_names_the_known_ones():
 @pytest.mark.parametrize("name", available())
 def test_profile_records_what_decides_its_results(name: str):
     profile = load_profile(name)
-    assert profile.summary and profile.note
-    for role in ROLES:
-        assert all(len(sha256) == 64 for sha256 in profile.fingerprint(role).values())
+    assert profile.summary and profile.note and set(ROLES) <= profile.roles.keys()
+    for role in profile.roles:
         assert json.loads(json.dumps(profile.params(role))) == profile.params(role)
+        for checkpoint in profile.roles[role].checkpoints.values():
+            assert checkpoint in checkpoints.CHECKPOINTS, "without a licence"
+
+
+def test_weights_that_are_not_fetched_are_told_apart_by_what_they_should_hash_to():
+    assert all(len(sha256) == 64 for role in ROLES for sha256 in load_profile("packaged").fingerprint(role).values())
+    assert all(len(sha256) == 64 for role in ROLES for sha256 in load_profile("standard").fingerprint(role).values())
+
+
+def test_weights_that_nothing_is_known_of_must_be_fetched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path))
+    with pytest.raises(LaionPeopleError, match=r"\.pth is missing: run `bin/laion-people models fetch"):
+        load_profile("wholebody").fingerprint("pose")
+
+
+def test_loading_a_model_without_its_weights_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path))
+    with pytest.raises(LaionPeopleError, match=r"openai.safetensors is missing: run `bin/laion-people models fetch"):
+        load_profile("standard").load("clip")
+
+
+def test_a_run_fetches_weights_when_it_needs_them_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
+    weights = tmp_path / "mirror" / "m.safetensors"
+    weights.write_bytes(b"weights")
+    for name, sha256 in (("known", hashlib.sha256(b"weights").hexdigest()), ("unknown", "")):
+        entry = Checkpoint(name, "m.safetensors", sha256, "MIT", "a test", "https://example.org/m.safetensors")
+        monkeypatch.setitem(checkpoints.CHECKPOINTS, name, entry)
+    roles = {
+        name: Role("profiles.Role", {"checkpoints": name}, {"wrapper": "", "params": {}})
+        for name in ("known", "unknown")
+    }
+    careful, eager = (Profile("test", "", "", roles, fetches=fetches) for fetches in (False, True))
+    assert careful.fingerprint("known") == eager.fingerprint("known") and not (tmp_path / "cache").exists()
+    for needs in (careful.fingerprint, careful.load):
+        with pytest.raises(LaionPeopleError, match="is missing: run `bin/laion-people models fetch"):
+            needs("unknown")
+    assert eager.fingerprint("unknown") == {"unknown": eager.fingerprint("known")["known"]}
+    assert eager.load("known").checkpoints.read_bytes() == careful.load("known").checkpoints.read_bytes() == b"weights"
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_wrapper_takes_what_the_profile_gives_it(name: str):
+    for role in load_profile(name).roles.values():
+        module, _, wrapper = role.wrapper.partition(".")
+        takes = inspect.signature(getattr(importlib.import_module(f"include.models.{module}"), wrapper))
+        device = {"device": "cpu"} if "precision" in role.params else {}
+        takes.bind(**dict.fromkeys(role.checkpoints), **role.params, **role.options, **device)
+
+
+@pytest.mark.parametrize("name", available())
+def test_every_configuration_is_one_that_the_package_holds(name: str):
+    packages = {"rtmdet.RTMDet": "mmdet", "rtmpose.RTMPose": "mmpose"}
+    for role in load_profile(name).roles.values():
+        if role.wrapper in packages:
+            spec = importlib.util.find_spec(packages[role.wrapper])
+            assert spec and spec.origin
+            assert (Path(spec.origin).parent / ".mim" / "configs" / role.params["config"]).is_file()
+
+
+def test_precision_replaces_that_of_the_models_that_run_on_torch():
+    profile = load_profile("standard", precision="bf16")
+    assert {role: of.params.get("precision") for role, of in profile.roles.items()} == {
+        "detector": "bf16",
+        "pose": "bf16",
+        "mesh": None,
+        "clip": "bf16",
+        "captioner": "bf16",
+    }
+
+
+def test_a_profile_of_ones_own_is_a_file_anywhere(tmp_path: Path):
+    text = (FOLDER / "packaged.yaml").read_text()
+    (tmp_path / "mine.yaml").write_text(text.replace("score: 0.12", "score: 0.2"))
+    mine = load_profile(str(tmp_path / "mine.yaml"))
+    assert mine.name == "mine" and mine.params("detector")["score"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        (None, "No such file"),
+        ("a: [", "packaged.yaml shows what one looks like"),
+        ("just text", "packaged.yaml shows"),
+        ("summary: s\nroles: {}", "packaged.yaml shows"),
+        ("summary: s\nnote: n\nroles: {clip: {wrapper: a.B}}", "packaged.yaml shows"),
+        ("summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {}, params: {}}}", "has no detector"),
+        ("!!python/object/apply:os.system ['touch mark']", "packaged.yaml shows"),
+    ],
+)
+def test_a_wrong_profile_is_refused_in_one_line(tmp_path: Path, text: str | None, says: str):
+    if text is not None:
+        (tmp_path / "wrong.yaml").write_text(text)
+    with pytest.raises(UsageError, match=says) as error:
+        load_profile(str(tmp_path / "wrong.yaml"))
+    assert "\n" not in str(error.value)
 
 
 def test_reading_a_profile_imports_no_framework():
     code = (
         "import sys; from include.models.profiles import load_profile; load_profile('packaged').fingerprint('clip');"
+        "[load_profile('standard').fingerprint(r) for r in ('detector', 'pose', 'clip')];"
         "sys.exit(bool({'torch', 'onnxruntime', 'mediapipe', 'cv2', 'open_clip'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
-
-
-@pytest.mark.parametrize("name", checkpoints.CHECKPOINTS)
-def test_packaged_checkpoint_is_intact_and_documented(name: str):
-    checkpoint = checkpoints.CHECKPOINTS[name]
-    assert checkpoints.path(name).is_file()
-    listed = (checkpoints.WEIGHTS / "WEIGHTS.md").read_text()
-    assert checkpoint.sha256 in listed and f"`{checkpoint.file}`" in listed
-
-
-def test_packaged_weights_stay_small():
-    assert sum(path.stat().st_size for path in checkpoints.WEIGHTS.iterdir()) < 50e6
-
-
-def test_damaged_checkpoint_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    damaged = replace(checkpoints.CHECKPOINTS["nanodet-m-416"], file="damaged.onnx")
-    (tmp_path / "damaged.onnx").write_bytes(b"not the weights")
-    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
-    monkeypatch.setitem(checkpoints.CHECKPOINTS, "nanodet-m-416", damaged)
-    with pytest.raises(LaionPeopleError, match=r"damaged.onnx has sha256 .* restore it with git"):
-        checkpoints.path("nanodet-m-416")
-
-
-def test_missing_checkpoint_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(checkpoints, "WEIGHTS", tmp_path)
-    with pytest.raises(LaionPeopleError, match=r"movenet_multipose.onnx is missing"):
-        checkpoints.path("movenet-multipose")
-
-
-def test_unknown_checkpoint_names_the_known_ones():
-    with pytest.raises(UsageError, match=r"no checkpoint 'nope'.*movenet-multipose"):
-        checkpoints.path("nope")

@@ -42,6 +42,7 @@ def clip() -> Any:
         tag="packaged",
         config=CONFIG,
         resize_mode="longest",
+        precision="fp32",
         batch_size=32,
         device="cpu",
     )

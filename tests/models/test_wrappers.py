@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import math
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
 
 from include.models.profiles import load_profile
+from include.models.runtime import Pool
+from tests.models.sample import load
 
 PROFILE = load_profile("packaged")
 
@@ -88,3 +94,46 @@ def test_head_angles_of_known_rotations(yaw: float, pitch: float, roll: float):
     np.testing.assert_allclose(head_angles(2.5 * rotation), (yaw, pitch, roll), atol=1e-6)
     # The same head in a crop that was turned clockwise by 30 degrees looks turned back by as much.
     np.testing.assert_allclose(head_angles(turn(2, 30) @ rotation, math.radians(30)), (yaw, pitch, roll), atol=1e-6)
+
+
+def flat(value: Any) -> list[np.ndarray]:
+    """All arrays and numbers of a result, in order."""
+    if isinstance(value, list | tuple):
+        return [array for part in value for array in flat(part)]
+    if hasattr(value, "__dataclass_fields__"):
+        return [array for name in value.__dataclass_fields__ for array in flat(getattr(value, name))]
+    return [np.asarray(np.nan if value is None else value, np.float64)]
+
+
+def test_two_callers_at_once_get_what_each_would_alone(detector, pose, mesh):
+    truths = load()
+    halves = [truths[:3], truths[20:23]]
+
+    def people(truths: list) -> tuple[list, list]:
+        return [t.image for t in truths], [t.boxes.astype(np.float32) for t in truths]
+
+    calls: list[Callable[[int], Any]] = [
+        lambda half: detector.detect(people(halves[half])[0]),
+        lambda half: pose.estimate(*people(halves[half])),
+        lambda half: mesh.estimate(*people(halves[half]), [t.joints.astype(np.float32) for t in halves[half]]),
+    ]
+    together = threading.Barrier(2)
+
+    def with_the_other(call: Callable[[int], Any], half: int) -> Any:
+        together.wait()
+        return call(half)
+
+    with ThreadPoolExecutor(2) as callers:
+        for call in calls:
+            alone = [flat(call(half)) for half in (0, 1)]
+            both = list(callers.map(with_the_other, [call, call], [0, 1]))
+            for one, other in zip(alone, map(flat, both), strict=True):
+                assert len(one) == len(other) > 0
+                assert all(np.array_equal(a, b, equal_nan=True) for a, b in zip(one, other, strict=True))
+
+
+def test_callers_share_the_threads_of_a_pool():
+    pool = Pool(1)
+    with ThreadPoolExecutor(2) as callers:
+        used = list(callers.map(lambda _: pool.map(lambda _: threading.get_ident(), range(3)), range(2)))
+    assert len({thread for threads in used for thread in threads}) == 1

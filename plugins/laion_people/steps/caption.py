@@ -9,7 +9,7 @@ import numpy as np
 
 from include.models import Clip
 from laion_people.images import crop
-from laion_people.people import boxes, face_boxes, people_batches
+from laion_people.people import boxes, by_people, face_boxes
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.wordgate import blocked
@@ -50,24 +50,27 @@ class Caption(Step):
         shard.rows_in = len(assigned) * len(KINDS)
         for kind in KINDS:
             shard.reject(f"no_{kind}_cluster", sum(row[f"{kind}_cluster"] is None for row in assigned))
-        for batch in people_batches(shard, people["key"].to_pylist()):
-            wanted = [
-                (item.image, row, kind)
-                for item in batch
-                for row in range(item.first, item.last)
-                for kind in KINDS
-                if assigned[row][f"{kind}_cluster"]
+
+        def wanted(rows: slice) -> list[tuple[int, str]]:
+            return [(i, kind) for i in range(rows.start, rows.stop) for kind in KINDS if assigned[i][f"{kind}_cluster"]]
+
+        def look(images: list[np.ndarray], rows: list[slice]) -> list[np.ndarray]:
+            views_of = [wanted(r) for r in rows]
+            crops = [
+                crop(image, views[kind][0][i], views[kind][1])
+                for image, its_views in zip(images, views_of, strict=True)
+                for i, kind in its_views
             ]
-            crops = [crop(image, views[kind][0][row], views[kind][1]) for image, row, kind in wanted]
-            with shard.clock("model"):
-                vectors = clip.encode_images(crops)
-            for (_, row, kind), vector in zip(wanted, vectors, strict=True):
-                cluster = assigned[row][f"{kind}_cluster"]
+            return np.split(clip.encode_images(crops), np.cumsum([len(v) for v in views_of])[:-1])
+
+        for rows, vectors in by_people(shard, people["key"].to_pylist(), look):
+            for (i, kind), vector in zip(wanted(rows), vectors, strict=True):
+                cluster = assigned[i][f"{kind}_cluster"]
                 choice = _choose(*candidates[cluster], vector)
                 if blocked(choice["caption"]):
                     shard.reject("blocked_word")
                 else:
-                    person = {name: column[row] for name, column in columns.items()}
+                    person = {name: column[i] for name, column in columns.items()}
                     yield person | {"kind": kind, "cluster_id": cluster} | choice
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from laion_people.images import crop
-from laion_people.people import boxes, people_batches
+from laion_people.people import boxes, by_people
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 
@@ -32,13 +32,15 @@ class ClipFilter(Step):
         ids, captions, all_boxes = people["person_id"].to_pylist(), people["caption"].to_pylist(), boxes(people)
         shard.rows_in = len(ids)
         clip = shard.model("clip")
-        for batch in people_batches(shard, people["key"].to_pylist()):
-            rows = [(b, row) for b in batch for row in range(b.first, b.last)]
-            crops = [crop(b.image, all_boxes[row], shard.settings.crop_padding) for b, row in rows]
-            texts = [captions[b.first] for b in batch]  # the people of an image share its caption
-            with shard.clock("model"):
-                of_image, of_text = clip.encode_images(crops), clip.encode_texts(texts)
-            of_text = np.repeat(of_text, [b.last - b.first for b in batch], axis=0)
-            similarity = np.einsum("ij,ij->i", of_image, of_text)
-            for (_, row), value in zip(rows, similarity, strict=True):
-                yield {"person_id": ids[row], "similarity": value, "clip_model": clip.name}
+
+        def compare(images: list[np.ndarray], rows: list[slice]) -> list[np.ndarray]:
+            padding = shard.settings.crop_padding
+            crops = [crop(image, box, padding) for image, r in zip(images, rows, strict=True) for box in all_boxes[r]]
+            texts = [captions[r.start] for r in rows]  # the people of an image share its caption
+            people_in = [r.stop - r.start for r in rows]
+            of_image, of_text = clip.encode_images(crops), np.repeat(clip.encode_texts(texts), people_in, axis=0)
+            return np.split(np.einsum("ij,ij->i", of_image, of_text), np.cumsum(people_in)[:-1])
+
+        for rows, similarities in by_people(shard, people["key"].to_pylist(), compare):
+            for person_id, similarity in zip(ids[rows], similarities, strict=True):
+                yield {"person_id": person_id, "similarity": similarity, "clip_model": clip.name}

@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from laion_people.batches import timed
 from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
 from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
-from laion_people.people import timed
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 

@@ -7,12 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from laion_people.images import ImageError, Sample, decode_ahead, samples
+from include.models import Detections
+from laion_people.batches import in_batches
+from laion_people.images import ImageError, Sample, samples
 from laion_people.metadata import sample_id, text
-from laion_people.people import timed
 from laion_people.step import Row, Shard, Step
-
-BATCH = 16
 
 
 class Detect(Step):
@@ -27,36 +26,35 @@ class Detect(Step):
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         detector = shard.model("detector")
-        batch: list[tuple[Sample, np.ndarray]] = []
-        images = decode_ahead(samples(shard.path("images")), lambda s: s.image, 2 * BATCH)
-        for sample, image in timed(shard, "decode", images):
+
+        def find(_: Any, images: list[np.ndarray]) -> Iterator[tuple[Detections, tuple[int, ...]]]:
+            return zip(detector.detect(images), [image.shape for image in images], strict=True)
+
+        encoded = ((_source(sample), sample.image) for sample in samples(shard.path("images")))
+        for source, found in in_batches(shard, encoded, find):
             shard.rows_in += 1
-            if isinstance(image, ImageError):
-                shard.reject(str(image))
+            if isinstance(found, ImageError):
+                shard.reject(str(found))
                 continue
-            batch.append((sample, image))
-            if len(batch) == BATCH:
-                yield from _people(shard, detector, batch)
-                batch = []
-        yield from _people(shard, detector, batch)
+            people, (height, width, _) = found
+            if not len(people.boxes):
+                shard.reject("no_people")
+            for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
+                yield {
+                    "person_id": f"{shard.id}/{source['key']}/{index}",
+                    **source,
+                    "image_width": width,
+                    "image_height": height,
+                    "bbox": box,
+                    "bbox_score": score,
+                }
 
 
-def _people(shard: Shard, detector: Any, batch: list[tuple[Sample, np.ndarray]]) -> Iterator[Row]:
-    with shard.clock("model"):
-        found = detector.detect([image for _, image in batch])
-    for (sample, image), people in zip(batch, found, strict=True):
-        if not len(people.boxes):
-            shard.reject("no_people")
-        height, width = image.shape[:2]
-        for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
-            yield {
-                "person_id": f"{shard.id}/{sample.key}/{index}",
-                "sample_id": sample_id(sample.fields, otherwise=sample.key),
-                "key": sample.key,
-                "url": text(sample.fields.get("url")),
-                "caption": text(sample.fields.get("caption")),
-                "image_width": width,
-                "image_height": height,
-                "bbox": box,
-                "bbox_score": score,
-            }
+def _source(sample: Sample) -> Row:
+    """What all people of an image have in common."""
+    return {
+        "key": sample.key,
+        "sample_id": sample_id(sample.fields, otherwise=sample.key),
+        "url": text(sample.fields.get("url")),
+        "caption": text(sample.fields.get("caption")),
+    }

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from laion_people.people import boxes, matrix, people_batches
+import numpy as np
+
+from include.models import Mesh as FaceMesh
+from laion_people.people import boxes, by_people, matrix
 from laion_people.step import Row, Shard, Step
 
 
@@ -23,20 +26,18 @@ class Mesh(Step):
         keypoints = matrix(shard.table("pose", ["keypoints"])["keypoints"], 51).reshape(-1, 17, 3)
         shard.rows_in = len(ids)
         estimator = shard.model("mesh")
-        for batch in people_batches(shard, people["key"].to_pylist()):
-            spans = [slice(b.first, b.last) for b in batch]
-            with shard.clock("model"):
-                meshes = estimator.estimate(
-                    [b.image for b in batch], [all_boxes[s] for s in spans], [keypoints[s] for s in spans]
-                )
-            for span, found in zip(spans, meshes, strict=True):
-                for person_id, mesh in zip(ids[span], found, strict=True):
-                    yield {
-                        "person_id": person_id,
-                        "face_landmarks": mesh and mesh.landmarks.ravel(),
-                        "blendshapes": mesh and mesh.blendshapes,
-                        "head_yaw": mesh and mesh.yaw,
-                        "head_pitch": mesh and mesh.pitch,
-                        "head_roll": mesh and mesh.roll,
-                        "face_score": mesh and mesh.score,
-                    }
+
+        def estimate(images: list[np.ndarray], rows: list[slice]) -> list[list[FaceMesh | None]]:
+            return estimator.estimate(images, [all_boxes[r] for r in rows], [keypoints[r] for r in rows])
+
+        for rows, meshes in by_people(shard, people["key"].to_pylist(), estimate):
+            for person_id, mesh in zip(ids[rows], meshes, strict=True):
+                yield {
+                    "person_id": person_id,
+                    "face_landmarks": mesh and mesh.landmarks.ravel(),
+                    "blendshapes": mesh and mesh.blendshapes,
+                    "head_yaw": mesh and mesh.yaw,
+                    "head_pitch": mesh and mesh.pitch,
+                    "head_roll": mesh and mesh.roll,
+                    "face_score": mesh and mesh.score,
+                }

@@ -6,7 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from laion_people.people import boxes, people_batches
+from include.models import Poses
+from laion_people.people import boxes, by_people
 from laion_people.step import Row, Shard, Step
 
 
@@ -19,23 +20,26 @@ class Pose(Step):
     writes = "pose"
     roles = ("pose",)
     gpu = True
+    revision = 2  # 2: the column extra_keypoints
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "key", "bbox"])
         ids, all_boxes = people["person_id"].to_pylist(), boxes(people)
         shard.rows_in = len(ids)
         estimator = shard.model("pose")
-        for batch in people_batches(shard, people["key"].to_pylist()):
-            with shard.clock("model"):
-                poses = estimator.estimate([b.image for b in batch], [all_boxes[b.first : b.last] for b in batch])
-            for item, pose in zip(batch, poses, strict=True):
-                for i, person_id in enumerate(ids[item.first : item.last]):
-                    yield {
-                        "person_id": person_id,
-                        "keypoints": pose.keypoints[i].ravel(),
-                        "pose_score": pose.scores[i],
-                        "world_landmarks": _seen(pose.world, i),
-                    }
+
+        def estimate(images: list[np.ndarray], rows: list[slice]) -> list[Poses]:
+            return estimator.estimate(images, [all_boxes[r] for r in rows])
+
+        for rows, pose in by_people(shard, people["key"].to_pylist(), estimate):
+            for i, person_id in enumerate(ids[rows]):
+                yield {
+                    "person_id": person_id,
+                    "keypoints": pose.keypoints[i].ravel(),
+                    "pose_score": pose.scores[i],
+                    "world_landmarks": _seen(pose.world, i),
+                    "extra_keypoints": None if pose.extra is None else pose.extra[i].ravel(),
+                }
 
 
 def _seen(world: np.ndarray | None, person: int) -> np.ndarray | None:

@@ -8,6 +8,7 @@ from laion_people.steps.caption import Caption
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.cluster import Cluster
 from laion_people.steps.compose import Compose
+from laion_people.steps.describe import Describe
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
 from laion_people.steps.label import Label
@@ -29,5 +30,6 @@ STEPS: dict[str, Step | ReleaseStep] = {
         Assign(),
         Compose(),
         Caption(),
+        Describe(),
     )
 }

@@ -1,0 +1,154 @@
+"""mmdet and mmpose: makes them importable, and builds their models from the configs that the packages carry.
+
+Both are written for mmcv with compiled operators, the module ``mmcv._ext``. Where that is installed, nothing is
+replaced. mmcv-lite comes without it, and one operator is all that RTMDet and RTMPose need: a stand-in gives ``nms`` and
+says so when another is called. Import this module before anything of mmcv, mmdet or mmpose.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.machinery
+import importlib.util
+import sys
+import types
+import warnings
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any, NoReturn
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+import include.models.torchvision_cpu  # noqa: F401  (must come before torchvision)
+from include.models.placement import Placement
+from laion_people.errors import LaionPeopleError, UsageError
+
+import torchvision  # isort: skip
+from torchvision.extension import _has_ops  # isort: skip
+
+
+def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
+    """Non-maximum suppression: int64 indices of what is kept, best first, so that none overlaps a better one by more.
+
+    boxes: float [n, 4], x1, y1, x2, y2, none empty; scores: float [n], of the same dtype. torchvision's operator where
+    it loads (see torchvision_cpu), else NumPy.
+    """
+    if _has_ops():
+        return torchvision.ops.nms(boxes, scores, iou_threshold)
+    order = scores.sort(descending=True, stable=True).indices.cpu().numpy()
+    x1, y1, x2, y2 = boxes.cpu().numpy()[order].T
+    areas = (x2 - x1) * (y2 - y1)
+    left, kept = np.arange(len(order)), []
+    while len(left):
+        best, left = left[0], left[1:]
+        kept.append(order[best])
+        width = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
+        height = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
+        shared = np.clip(width, 0, None) * np.clip(height, 0, None)
+        left = left[shared <= iou_threshold * (areas[best] + areas[left] - shared)]
+    return torch.tensor(np.array(kept, np.int64), device=boxes.device)
+
+
+class _StandIn(types.ModuleType):
+    """Takes the place of ``mmcv._ext``: mmcv looks its operators up when imported, and calls them when used."""
+
+    @staticmethod
+    def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float, offset: int) -> torch.Tensor:
+        if offset:
+            _missing("nms with an offset")
+        return nms(boxes, scores, iou_threshold)
+
+    def __getattr__(self, name: str) -> Callable[..., NoReturn]:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        return lambda *args, **kwargs: _missing(name)
+
+
+def _missing(operator: str) -> NoReturn:
+    raise LaionPeopleError(f"mmcv-lite has no compiled operator {operator}: make an environment with bin/setup mmcv")
+
+
+def has_compiled_mmcv() -> bool:
+    """Whether mmcv's own compiled operators are there."""
+    return not isinstance(sys.modules.get("mmcv._ext"), _StandIn)
+
+
+if importlib.util.find_spec("mmcv._ext") is None:
+    stand_in = _StandIn("mmcv._ext")
+    # Without a loader mmengine's mmcv_full_available() still tells that mmcv isn't compiled.
+    stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
+    sys.modules["mmcv._ext"] = stand_in
+
+# What the packages do in an old way, or find where it belongs, tells a user nothing.
+for _told in (r"`?torch\.cuda\.amp\.autocast", "pkg_resources is deprecated", "The metainfo config file"):
+    warnings.filterwarnings("ignore", message=_told)
+
+from mmcv.cnn.utils import fuse_conv_bn  # noqa: E402
+from mmengine.config import Config  # noqa: E402
+from mmengine.model.utils import revert_sync_batchnorm  # noqa: E402
+from mmengine.registry import DefaultScope  # noqa: E402
+
+
+def read_config(package: str, name: str) -> Config:
+    """The config of an installed package.
+
+    package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``. A config is Python code that is
+    run, so no other file is opened: UsageError.
+    """
+    folder = Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs"
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not (folder / path).is_file():
+        raise UsageError(f"{package} has no config {name!r}: give the path of a .py file below {folder}")
+    return Config.fromfile(folder / path)
+
+
+def build(package: str, config: Config) -> Any:
+    """The torch.nn.Module of a config, for inference, with weights that are not set yet."""
+    # Whichever package was used first leaves its name as the default scope, in which the other's types aren't found.
+    with DefaultScope.overwrite_default_scope(package):
+        model = importlib.import_module(f"{package}.registry").MODELS.build(config.model)
+    return revert_sync_batchnorm(model).eval().requires_grad_(False)
+
+
+def load_weights(model: torch.nn.Module, weights: Path) -> None:
+    """Copies a checkpoint's state_dict, a .safetensors file, into the model, and makes it as fast as it can be.
+
+    Every tensor must be there and fit, and none may be left over: else LaionPeopleError.
+    """
+    try:
+        state = load_file(weights)
+    except (OSError, SafetensorError) as error:
+        raise LaionPeopleError(f"{weights} can't be read as safetensors ({error}): fetch it again") from None
+    # Some hold the preprocessor's mean and std, which the config gives: https://github.com/open-mmlab/mmpose/issues/2363
+    state = {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
+    expected = model.state_dict()
+    problems = {
+        "missing": sorted(expected.keys() - state.keys()),
+        "unexpected": sorted(state.keys() - expected.keys()),
+        "of another shape": sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n].shape),
+    }
+    told = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
+    if told:
+        raise LaionPeopleError(f"{weights} and the config are of different models: tensors {', '.join(told)}")
+    model.load_state_dict(state)
+    # Batch normalisation becomes part of the convolution before it; not in heads, whose levels may share convolutions.
+    for name in {"backbone", "neck"} & dict(model.named_children()).keys():
+        fuse_conv_bn(getattr(model, name))
+
+
+class Normalise:
+    """Turns pixels into a model's input as its config's data preprocessor does."""
+
+    def __init__(self, settings: dict[str, Any], placement: Placement) -> None:
+        """settings: ``data_preprocessor`` of the config; its mean and std are in the order of the model's channels."""
+        self._to_bgr = not settings["bgr_to_rgb"]  # mmdet and mmpose read images as BGR
+        self._mean, self._std = (torch.tensor(settings[key], device=placement.device) for key in ("mean", "std"))
+        self._dtype = placement.dtype
+
+    def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
+        """RGB, 0 to 255, [images, height, width, 3] -> [images, 3, height, width], channels last in memory."""
+        pixels = pixels.flip(-1) if self._to_bgr else pixels
+        return pixels.float().sub_(self._mean).div_(self._std).permute(0, 3, 1, 2).to(self._dtype)

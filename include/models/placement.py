@@ -1,0 +1,98 @@
+"""Where a torch model runs and in which precision, and batches that shrink when memory runs out."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+
+from laion_people.errors import LaionPeopleError, UsageError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+log = logging.getLogger(__name__)
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """A device, and the dtype that a model's weights and activations have there."""
+
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def on_gpu(self) -> bool:
+        return self.device.type == "cuda"
+
+
+def place(device: str, precision: str) -> Placement:
+    """The placement for two settings.
+
+    device: ``auto`` (the GPU if there is one), or torch's name for one; precision: ``fp32``, ``bf16``, ``fp16``, or
+    ``auto``, which is fp16 on a GPU and fp32 elsewhere (fp16 has three more bits than bf16 for coordinates and
+    similarities, and the models here stay within its range).
+
+    Raises UsageError for a device that is not there and for fp16 without a GPU.
+    """
+    try:
+        chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
+    except RuntimeError:
+        raise UsageError(f"LAION_PEOPLE_DEVICE={device!r}: should be auto, cpu, cuda or cuda:N") from None
+    if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
+        raise UsageError(f"LAION_PEOPLE_DEVICE={device}: there is no such GPU, or this torch is built for the CPU only")
+    if precision == "auto":
+        precision = "fp16" if chosen.type == "cuda" else "fp32"
+    if precision == "fp16" and chosen.type == "cpu":
+        raise UsageError("LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
+    if precision == "fp32" and chosen.type == "cuda":
+        torch.backends.cudnn.allow_tf32 = False  # convolutions would silently keep 10 of 23 bits
+    return Placement(chosen, DTYPES[precision])
+
+
+class Batches:
+    """Cuts items into batches, and halves the size for good when a batch does not fit into memory.
+
+    Safe to use from many threads, which share what one of them learns.
+    """
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._lock = threading.Lock()
+
+    def map(self, function: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
+        """``function`` of each batch, in order. Raises LaionPeopleError when a single item does not fit."""
+        start = 0
+        while start < len(items):
+            batch = items[start : start + self.size]
+            try:
+                result = function(batch)
+            except RuntimeError as error:
+                if not _out_of_memory(error):
+                    raise
+                if len(batch) == 1:
+                    message = "one image does not fit into the device's memory: use a larger one"
+                    raise LaionPeopleError(message) from error
+                told = str(error).split("\n")[0]
+            else:
+                start += len(batch)
+                yield result
+                continue
+            # Only here is the exception gone, whose traceback held the tensors of the failed batch.
+            with self._lock:
+                self.size = min(self.size, len(batch) // 2)
+            log.warning("out of memory (%s): batches of %d from now on", told, self.size)
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+
+
+def _out_of_memory(error: RuntimeError) -> bool:
+    """Whether an error tells of too little memory: on the CPU torch has no class of its own for that
+    (https://github.com/pytorch/pytorch/issues/91547)."""
+    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)

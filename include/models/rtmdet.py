@@ -1,0 +1,167 @@
+"""RTMDet (https://arxiv.org/abs/2212.07784) of mmdet's: boxes of people.
+
+Gives what mmdet's ``inference_detector`` gives for the class person, in batches: images are prepared by threads on a
+CPU and all at once on a GPU, and only people are decoded. The limit of 300 boxes an image, which in mmdet counts all
+classes, here counts people.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import torch
+
+from include.models import Detections
+from include.models.openmmlab import Normalise, build, load_weights, nms, read_config
+from include.models.pixels import bilinear, on_device, upload
+from include.models.placement import Batches, Placement, place
+from include.models.regions import clip_boxes
+from include.models.runtime import Pool
+from laion_people.errors import UsageError
+
+PERSON = 0  # index of the class in COCO-80
+CPU_BATCH = 2  # with more, what a layer gives the next no longer fits into a CPU's cache
+LARGE = 4_000_000  # pixels from which an image is made smaller before it goes to a GPU
+
+
+class RTMDet:
+    """Detector; safe to use from many threads."""
+
+    def __init__(
+        self,
+        weights: Path,
+        *,
+        config: str,
+        score: float,
+        precision: str,
+        device: str = "auto",
+        batch_size: int = 32,
+        threads: int | None = None,
+    ) -> None:
+        """Opens the model.
+
+        weights: the checkpoint's state_dict, .safetensors; config: path below mmdet's configs
+        (``rtmdet/rtmdet_m_8xb32-300e_coco.py``); score: what a person must exceed; precision, device: as in
+        ``placement.place``; batch_size: images a pass; threads: default all cores.
+        """
+        settings = read_config("mmdet", config)
+        self._side, self._padding = _canvas(config, settings.test_dataloader.dataset.pipeline)
+        self._placement, self._pool = place(device, precision), Pool(threads)
+        torch.set_num_threads(self._pool.threads)
+        self._batches = Batches(batch_size if self._placement.on_gpu else min(batch_size, CPU_BATCH))
+        self._normalise = Normalise(settings.model.data_preprocessor, self._placement)
+        model = build("mmdet", settings)
+        load_weights(model, weights)
+        self._model, self._lock = _people_only(model, self._placement), threading.Lock()
+        self._score, self._test = score, settings.model.test_cfg
+        strides = settings.model.bbox_head.anchor_generator.strides
+        self._points = _points(self._side, strides).to(self._placement.device)
+        if self._test.nms_pre < (self._side // min(strides)) ** 2:
+            raise UsageError(f"{config}: nms_pre={self._test.nms_pre} boxes a level is less than a level has")
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        return [found for batch in self._batches.map(self._detect, images) for found in batch]
+
+    @torch.inference_mode()
+    def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        if self._placement.on_gpu:
+            pixels = letterboxes_on_device(images, self._side, self._padding, self._placement.device, self._pool)
+        else:
+            boxed = self._pool.map(lambda image: letterbox(image, self._side, self._padding), images)
+            pixels = torch.from_numpy(np.stack(boxed))
+        inputs = self._normalise(pixels)
+        with self._lock:  # on a GPU held until the pass is queued, not until it is done
+            scores, distances = self._model.bbox_head(self._model.extract_feat(inputs))
+        return self._decode(scores, distances, images)
+
+    def _decode(
+        self, scores: Sequence[torch.Tensor], distances: Sequence[torch.Tensor], images: Sequence[np.ndarray]
+    ) -> list[Detections]:
+        """scores: logits of people [images, 1, rows, columns] a level; distances: pixels from each point to left, top,
+        right, bottom [images, 4, rows, columns] a level."""
+        likely = torch.cat([level.flatten(1) for level in scores], 1).sigmoid()
+        image, point = (likely > self._score).nonzero(as_tuple=True)
+        sides = torch.cat([level.flatten(2) for level in distances], 2)[image, :, point]
+        centre = self._points[point]
+        boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1).clamp_(0, self._side)
+        found = torch.cat([boxes, likely[image, point, None], image[:, None]], 1).double()
+        found = found[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        # One suppression for all images: each image's boxes are moved to where no other's are. Doubles keep that exact.
+        apart = found[:, :4] + found[:, 5:] * (self._side + 1)
+        kept = found[nms(apart, found[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
+        return [self._people(kept[kept[:, 5] == i, :5], images[i]) for i in range(len(images))]
+
+    def _people(self, rows: np.ndarray, image: np.ndarray) -> Detections:
+        """rows: boxes in pixels of the letterbox, and scores, float64 [n, 5], best first."""
+        height, width = image.shape[:2]
+        new_width, new_height = fitted(image, self._side)
+        rows = rows[: self._test.max_per_img]
+        boxes = clip_boxes(rows[:, :4] * np.tile([width / new_width, height / new_height], 2), image)
+        seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # others lie in the padding
+        return Detections(boxes[seen], rows[seen, 4].astype(np.float32))
+
+
+def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
+    """Side of the square that the config's test pipeline fits images into, and the grey that fills it up."""
+    steps = {step["type"]: step for step in pipeline}
+    resize, pad = steps.get("Resize", {}), steps.get("Pad", {})
+    if not resize.get("keep_ratio") or resize["scale"] != pad.get("size") or len({*resize["scale"]}) != 1:
+        raise UsageError(f"{config}: RTMDet's configs resize images to a square and pad them; this one doesn't")
+    return resize["scale"][0], pad["pad_val"]["img"][0]
+
+
+def _people_only(model: Any, placement: Placement) -> Any:
+    """Moves the model to its place. The last layers give the person's class alone, and stay in float32: in half
+    precision a distance of 640 pixels would be off by several."""
+    model = model.to(placement.device, placement.dtype, memory_format=torch.channels_last)
+    for conv in (*model.bbox_head.rtm_cls, *model.bbox_head.rtm_reg):
+        conv.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
+    for conv in model.bbox_head.rtm_cls:
+        conv.weight.data, conv.bias.data = (p.data[PERSON : PERSON + 1] for p in (conv.weight, conv.bias))
+    return model
+
+
+def _points(side: int, strides: Sequence[int]) -> torch.Tensor:
+    """The points, x, y, that distances are measured from: float32 [points, 2], level by level, row by row."""
+    levels = [torch.arange(0, side, stride, dtype=torch.float32) for stride in strides]
+    return torch.cat([torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).flatten(0, 1) for at in levels])
+
+
+def fitted(image: np.ndarray, side: int) -> tuple[int, int]:
+    """Width and height of the image with its longer side scaled to ``side``, rounded as mmcv does."""
+    height, width = image.shape[:2]
+    scale = side / max(height, width)
+    return max(1, int(width * scale + 0.5)), max(1, int(height * scale + 0.5))
+
+
+def letterbox(image: np.ndarray, side: int, padding: int) -> np.ndarray:
+    """The image, uint8 [side, side, 3], in the upper left corner of a square."""
+    canvas = np.full((side, side, 3), padding, np.uint8)
+    width, height = fitted(image, side)
+    canvas[:height, :width] = cv2.resize(image, (width, height), interpolation=cv2.INTER_LINEAR)
+    return canvas
+
+
+def letterboxes_on_device(
+    images: Sequence[np.ndarray], side: int, padding: int, device: torch.device, pool: Pool
+) -> torch.Tensor:
+    """As ``letterbox``, all at once: float32 [images, side, side, 3]. Threads make large images smaller before."""
+    sizes = np.array([fitted(image, side) for image in images])
+
+    def smaller(image: np.ndarray, size: np.ndarray) -> np.ndarray:
+        large = image.shape[0] * image.shape[1] > LARGE
+        return cv2.resize(image, size.tolist(), interpolation=cv2.INTER_LINEAR) if large else image
+
+    pixels = upload(pool.map(smaller, images, sizes), device)
+    width, height = on_device(np.ascontiguousarray(sizes.T), device)
+    centres = torch.arange(side, device=device) + 0.5
+    columns = centres * (pixels.widths / width)[:, None] - 0.5
+    rows = centres * (pixels.heights / height)[:, None] - 0.5
+    read = bilinear(pixels, torch.arange(len(images), device=device), columns, rows, black_outside=False)
+    inside = (centres < height[:, None])[:, :, None] & (centres < width[:, None])[:, None, :]
+    return torch.where(inside[..., None], read, padding)

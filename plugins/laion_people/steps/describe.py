@@ -1,0 +1,87 @@
+"""describe: Subset D (experimental), captions that a captioner makes up for each person and CLIP chooses from."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from include.models import Clip
+from laion_people.errors import LaionPeopleError
+from laion_people.images import crop
+from laion_people.people import boxes, by_people
+from laion_people.settings import Settings
+from laion_people.step import Row, Shard, Step
+from laion_people.store import Store
+
+
+class Describe(Step):
+    """One row for each person who has a description that fits: the candidate that is most similar to the person's crop,
+    if the similarity is greater than the threshold. Who has none is rejected as ``below_threshold``, or as
+    ``no_caption`` where the captioner had nothing to say.
+    """
+
+    name = "describe"
+    summary = "a captioner describes each person, CLIP keeps the best description that fits (experimental)"
+    reads = ("images", "people")
+    writes = "subset_d"
+    roles = ("captioner", "clip")
+    gpu = True
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {
+            "crop_padding": settings.crop_padding,
+            "candidates": settings.description_candidates,
+            "threshold": settings.description_threshold,
+            "seed": settings.seed,
+        }
+
+    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
+        if not settings.clusters:  # its folder, though clusters are not read
+            raise LaionPeopleError(f"describe {partition}: Subset D lies beside B and C; run `cluster` first")
+        return super().plan(store, partition, settings)
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people = shard.table("people", ["person_id", "key", "url", "bbox"])
+        columns = {name: people[name].to_pylist() for name in ("person_id", "url", "bbox")}
+        all_boxes, padding = boxes(people), shard.settings.crop_padding
+        threshold = np.float32(shard.settings.description_threshold)  # as it is stored beside the float32 similarity
+        captioner, clip = shard.model("captioner"), shard.model("clip")
+        shard.rows_in = len(all_boxes)
+
+        def describe(images: list[np.ndarray], rows: list[slice]) -> list[list[Row]]:
+            crops = [crop(image, box, padding) for image, r in zip(images, rows, strict=True) for box in all_boxes[r]]
+            drawn = captioner.describe(crops, shard.settings.description_candidates, _seed(shard, rows[0].start))
+            scored = iter(_scored(clip, crops, drawn))
+            return [[next(scored) for _ in range(r.start, r.stop)] for r in rows]
+
+        of_all = {"captioner": captioner.name, "clip_model": clip.name, "threshold": threshold}
+        for rows, described in by_people(shard, people["key"].to_pylist(), describe):
+            for row, scored in zip(range(rows.start, rows.stop), described, strict=True):
+                scores = scored["scores"]
+                if not len(scores):
+                    shard.reject("no_caption")
+                elif scores.max() <= threshold:
+                    shard.reject("below_threshold")
+                else:
+                    best = {"caption": scored["candidates"][int(scores.argmax())], "similarity": scores.max()}
+                    yield {name: column[row] for name, column in columns.items()} | scored | best | of_all
+
+
+def _seed(shard: Shard, row: int) -> int:
+    """A seed for the batch that begins with this row of the shard, the same wherever and whenever it is made."""
+    digest = hashlib.sha256(f"{shard.settings.seed}/{shard.id}/{row}".encode()).digest()
+    return int.from_bytes(digest[:6])
+
+
+def _scored(clip: Clip, crops: list[np.ndarray], drawn: list[list[str]]) -> list[Row]:
+    """The different captions drawn for each crop, ``candidates``, and their similarities with it, ``scores``."""
+    candidates = [list(dict.fromkeys(filter(None, captions))) for captions in drawn]
+    texts = list(dict.fromkeys(text for of_one in candidates for text in of_one))
+    of_text = dict(zip(texts, clip.encode_texts(texts), strict=True))
+    return [
+        {"candidates": of_one, "scores": np.array([of_text[text] @ image for text in of_one], np.float32)}
+        for of_one, image in zip(candidates, clip.encode_images(crops), strict=True)
+    ]

@@ -1,0 +1,178 @@
+"""RTMDet beside mmdet's own inference, on the same seeded weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from scipy.optimize import linear_sum_assignment
+
+from include.models import Detections, rtmdet
+from include.models.regions import iou
+from include.models.rtmdet import RTMDet
+from include.models.runtime import Pool
+from laion_people.errors import LaionPeopleError, UsageError
+from tests.models import seeded
+
+import torch  # isort: skip
+from mmdet.apis import inference_detector  # isort: skip
+from mmengine.registry import DefaultScope  # isort: skip
+
+CONFIG = "rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
+EXPONENTIAL = "rtmdet/rtmdet_l_8xb32-300e_coco.py"  # the larger ones give logarithms of distances
+SCORE = 0.2
+
+
+@pytest.fixture(scope="module")
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> tuple[torch.nn.Module, Path]:
+    return seeded.detector(CONFIG, tmp_path_factory.mktemp("rtmdet"))
+
+
+@pytest.fixture(scope="module")
+def ours(theirs) -> RTMDet:
+    return open_ours(theirs[1])
+
+
+def open_ours(weights: Path, precision: str = "fp32", batch_size: int = 4) -> RTMDet:
+    return RTMDet(weights, config=CONFIG, score=SCORE, precision=precision, device="cpu", batch_size=batch_size)
+
+
+def images() -> list[np.ndarray]:
+    """Wide, tall, small, and large."""
+    first, second = seeded.photo("004.jpg"), seeded.photo("010.jpg")
+    return [first, second[:, :150], first[50:90, 30:100], np.tile(second, (4, 5, 1))]
+
+
+def expected(model: torch.nn.Module, image: np.ndarray) -> Detections:
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        found = inference_detector(model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.numpy()
+    people = (found.labels == 0) & (found.scores > SCORE)
+    height, width = image.shape[:2]
+    boxes = found.bboxes[people].clip(0, [width, height, width, height])
+    seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
+    return Detections(boxes[seen], found.scores[people][seen])
+
+
+def assert_equal(found: Detections, wanted: Detections, pixels: float = 0.5, score: float = 1e-3) -> None:
+    """The same people; two whose scores are nearly the same may have changed places."""
+    np.testing.assert_allclose(found.scores, wanted.scores, atol=score)
+    apart = np.abs(found.boxes[:, None] - wanted.boxes[None]).max(2)
+    nearest = linear_sum_assignment(apart)[1]
+    np.testing.assert_allclose(found.boxes, wanted.boxes[nearest], atol=pixels)
+    np.testing.assert_allclose(found.scores, wanted.scores[nearest], atol=score)
+
+
+def test_boxes_and_scores_are_those_of_inference_detector(theirs, ours):
+    wanted = [expected(theirs[0], image) for image in images()]
+    assert sum(len(people.boxes) for people in wanted) > 100
+    for found, people in zip(ours.detect(images()), wanted, strict=True):
+        assert_equal(found, people)
+
+
+def test_suppression_matters_in_these_tests(ours, monkeypatch: pytest.MonkeyPatch):
+    kept = ours.detect(images()[:2])
+    monkeypatch.setattr(rtmdet, "nms", lambda boxes, scores, overlap: scores.argsort(descending=True))
+    for few, many in zip(kept, ours.detect(images()[:2]), strict=True):
+        assert len(many.boxes) > 1.2 * len(few.boxes)
+
+
+def test_what_is_found_is_typed_sorted_and_inside_the_image(ours):
+    for image, found in zip(images(), ours.detect(images()), strict=True):
+        height, width = image.shape[:2]
+        assert found.boxes.dtype == found.scores.dtype == np.float32
+        assert (np.diff(found.scores) <= 0).all() and (found.scores > SCORE).all() and (found.scores <= 1).all()
+        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
+        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+
+
+def test_a_batch_of_mixed_sizes_gives_what_single_images_give(ours):
+    many = [*images(), images()[0]]
+    for image, found in zip(many, ours.detect(many), strict=True):
+        assert_equal(found, ours.detect([image])[0], 1e-2, 1e-4)
+
+
+def test_images_of_any_size(ours):
+    sizes = [(1, 1), (1, 3000), (3000, 1), (2, 40_000), (5000, 4000)]
+    found = ours.detect([np.full((*size, 3), 90, np.uint8) for size in sizes])
+    assert len(found) == len(sizes) and all(f.boxes.shape == (len(f.scores), 4) for f in found)
+
+
+def test_no_images_no_detections(ours):
+    assert ours.detect([]) == []
+
+
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, ours, monkeypatch: pytest.MonkeyPatch):
+    model = open_ours(theirs[1])
+    extract = model._model.extract_feat
+
+    def limited(inputs: torch.Tensor) -> tuple:
+        if len(inputs) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
+        return extract(inputs)
+
+    monkeypatch.setattr(model._model, "extract_feat", limited)
+    for found, wanted in zip(model.detect(images()[:3]), ours.detect(images()[:3]), strict=True):
+        assert_equal(found, wanted, 1e-2, 1e-4)
+
+
+def test_two_threads_at_once_get_what_one_gets(ours):
+    alone = ours.detect(images()[:2])
+    with ThreadPoolExecutor(2) as pool:
+        for together in pool.map(ours.detect, [images()[:2]] * 3):
+            for found, wanted in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(found.boxes, wanted.boxes)
+
+
+def test_bf16_finds_nearly_the_same(theirs, ours):
+    found, wanted = (model.detect(images()[:2]) for model in (open_ours(theirs[1], "bf16"), ours))
+    for half, full in zip(found, wanted, strict=True):
+        sure = full.boxes[full.scores > SCORE + 0.1]
+        assert len(sure) and np.median(iou(sure, half.boxes).max(1)) > 0.9
+
+
+def test_the_letterbox_of_a_gpu_is_that_of_cv2():
+    photo = seeded.photo("004.jpg")
+    pictures = [*images(), photo[:1], photo[:, :1], photo[:1, :1], np.tile(photo, (10, 8, 1))]
+    prepared = rtmdet.letterboxes_on_device(pictures, 640, 114, torch.device("cpu"), Pool(2)).numpy()
+    for image, pixels in zip(pictures, prepared, strict=True):
+        assert np.abs(pixels - rtmdet.letterbox(image, 640, 114)).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("change", "told"),
+    [
+        (lambda state: state.pop("neck.out_convs.0.bn.bias"), r"1 missing \(neck.out_convs.0.bn.bias"),
+        (lambda state: state.update({"ema.step": torch.ones(1)}), r"1 unexpected \(ema.step"),
+        (lambda state: state.update({"backbone.stem.0.conv.weight": torch.ones(1)}), "1 of another shape"),
+    ],
+    ids=["missing", "unexpected", "shape"],
+)
+def test_weights_of_another_model_are_told_in_one_line(theirs, tmp_path: Path, change: Callable, told: str):
+    state = {name: tensor.clone() for name, tensor in theirs[0].state_dict().items()}
+    change(state)
+    seeded.save_file(state, tmp_path / "other.safetensors")
+    with pytest.raises(LaionPeopleError, match=told) as error:
+        open_ours(tmp_path / "other.safetensors")
+    assert "\n" not in str(error.value)
+
+
+def test_the_preprocessors_statistics_in_a_checkpoint_do_no_harm(theirs, ours, tmp_path: Path):
+    state = {name: tensor.clone() for name, tensor in theirs[0].state_dict().items()}
+    state["data_preprocessor.mean"] = torch.zeros(3, 1, 1)
+    seeded.save_file(state, tmp_path / "older.safetensors")
+    found = open_ours(tmp_path / "older.safetensors").detect(images()[:1])[0]
+    np.testing.assert_array_equal(found.boxes, ours.detect(images()[:1])[0].boxes)
+
+
+def test_a_damaged_file_is_told_in_one_line(tmp_path: Path):
+    (tmp_path / "damaged.safetensors").write_bytes(b"not tensors")
+    with pytest.raises(LaionPeopleError, match="fetch it again"):
+        open_ours(tmp_path / "damaged.safetensors")
+
+
+def test_a_config_of_another_kind_is_refused(theirs):
+    with pytest.raises(UsageError, match="RTMDet's configs"):
+        RTMDet(theirs[1], config="yolox/yolox_s_8xb8-300e_coco.py", score=SCORE, precision="fp32")

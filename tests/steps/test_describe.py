@@ -1,0 +1,167 @@
+"""What Subset D promises: the best of a captioner's candidates, if CLIP finds that it fits, with all scores kept."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+
+from laion_people import audit, cli
+from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.manifest import Manifest
+from laion_people.runner import Runner
+from laion_people.schemas import SCHEMAS
+from laion_people.settings import Settings
+from laion_people.step import Row
+from laion_people.steps.registry import STEPS
+from laion_people.store import LocalStore
+from tests.fakes import FakeCaptioner, FakeClip, FakeModels, image_shard, tar_of
+from tests.models import sample
+from tests.models.tiny_coca import seeded_coca
+
+PARTITION = "laion2B-en/00042"
+TABLE = f"subset_d/v0001/{PARTITION}/00000.parquet"
+EVERYTHING = Settings(clusters="v0001", description_threshold=-1, description_candidates=6)
+
+
+class Models(FakeModels):
+    """Fake models, with this captioner."""
+
+    def __init__(self, captioner: Any) -> None:
+        super().__init__()
+        self.captioner = captioner
+
+    def load(self, role: str) -> object:
+        return self.captioner if role == "captioner" else super().load(role)
+
+
+class Speechless(FakeCaptioner):
+    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
+        return [[""] * candidates for _ in images]
+
+
+class Repetitive(FakeCaptioner):
+    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
+        return [["a person", "", "a person", "somebody"] for _ in images]
+
+
+@pytest.fixture
+def detected(store: LocalStore) -> LocalStore:
+    image_shard(store, PARTITION, 0)
+    Runner(store, EVERYTHING, FakeModels(), STEPS).run("detect", PARTITION)
+    return store
+
+
+def describe(store: LocalStore, settings: Settings = EVERYTHING, models: Any = None) -> tuple[list[Row], Manifest]:
+    manifest = Runner(store, settings, models or FakeModels(), STEPS).run("describe", PARTITION)
+    table = pq.read_table(store.root / TABLE)
+    assert table.schema == SCHEMAS["subset_d"]
+    return table.to_pylist(), manifest
+
+
+def test_the_candidate_most_similar_to_the_crop_is_the_caption(detected: LocalStore) -> None:
+    rows, manifest = describe(detected)
+    people = pq.read_table(detected.root / f"people/{PARTITION}/00000.parquet").to_pylist()
+    assert [row["person_id"] for row in rows] == [person["person_id"] for person in people]
+    for row, person in zip(rows, people, strict=True):
+        assert (row["url"], row["bbox"]) == (person["url"], person["bbox"])
+        assert row["caption"] == row["candidates"][int(np.argmax(row["scores"]))]
+        assert row["similarity"] == max(row["scores"]) and len(row["scores"]) == len(row["candidates"])
+        assert 4 <= len(row["candidates"]) <= 5 and "" not in row["candidates"]
+        assert (row["captioner"], row["clip_model"], row["threshold"]) == ("fake captioner", "fake", -1)
+    vectors = FakeClip().encode_texts(rows[0]["candidates"])
+    brightness = 37 * int(rows[0]["person_id"].split("/")[-2][-4:]) + 20
+    image = FakeClip().encode_images([np.full((9, 9, 3), brightness % 250)])[0]
+    np.testing.assert_allclose(rows[0]["scores"], vectors @ image, atol=1e-6)
+    assert manifest.rows_in == manifest.rows == len(people)
+
+
+def test_who_has_no_description_that_fits_is_counted(detected: LocalStore) -> None:
+    all_rows, _ = describe(detected)
+    threshold = float(np.median([row["similarity"] for row in all_rows]))
+    rows, manifest = describe(detected, dataclasses.replace(EVERYTHING, description_threshold=threshold))
+    assert 0 < len(rows) < len(all_rows)
+    assert rows == [r | {"threshold": np.float32(threshold)} for r in all_rows if r["similarity"] > threshold]
+    assert manifest.rejected == {"below_threshold": len(all_rows) - len(rows)}
+
+
+def test_a_captioner_with_nothing_to_say_rejects_everybody(detected: LocalStore) -> None:
+    rows, manifest = describe(detected, models=Models(Speechless()))
+    assert rows == []
+    assert manifest.rejected == {"no_caption": manifest.rows_in} and manifest.rows_in > 0
+
+
+def test_a_caption_that_was_drawn_twice_is_one_candidate(detected: LocalStore) -> None:
+    rows, _ = describe(detected, models=Models(Repetitive()))
+    assert all(row["candidates"] == ["a person", "somebody"] for row in rows)
+
+
+def test_the_same_seed_gives_the_same_bytes_and_another_seed_other_captions(detected: LocalStore) -> None:
+    rows, _ = describe(detected)
+    first = (detected.root / TABLE).read_bytes()
+    Runner(detected, EVERYTHING, FakeModels(), STEPS).run("describe", PARTITION, force=True)
+    assert (detected.root / TABLE).read_bytes() == first
+    assert describe(detected, dataclasses.replace(EVERYTHING, seed=1))[0] != rows
+
+
+@pytest.mark.parametrize("change", [{"description_candidates": 2}, {"seed": 1}, {"description_threshold": 0.9}])
+def test_settings_that_decide_the_captions_make_the_shard_again(detected: LocalStore, change: dict[str, Any]) -> None:
+    _, before = describe(detected)
+    _, after = describe(detected, dataclasses.replace(EVERYTHING, **change))
+    assert before.params != after.params
+    assert before.shards != after.shards
+
+
+def test_without_a_cluster_version_there_is_nowhere_to_write(detected: LocalStore) -> None:
+    with pytest.raises(LaionPeopleError, match="run `cluster` first"):
+        describe(detected, dataclasses.replace(EVERYTHING, clusters=""))
+
+
+def test_only_who_asks_for_descriptions_has_them_audited(detected: LocalStore) -> None:
+    def steps(on: bool) -> tuple[str, ...]:
+        settings = dataclasses.replace(EVERYTHING, describe=on)
+        return audit.steps_of(Runner(detected, settings, FakeModels(), STEPS), PARTITION, "caption")
+
+    assert steps(False) == ("assign", "compose", "caption")
+    assert steps(True) == ("assign", "compose", "caption", "describe")
+
+
+def test_a_profile_without_a_captioner_is_bad_usage_that_names_those_with_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from include.models.profiles import load_profile
+
+    with pytest.raises(UsageError, match=r"profile packaged has no captioner: choose .*large"):
+        load_profile("packaged").params("captioner")
+    monkeypatch.setenv("LAION_PEOPLE_DESCRIBE", "1")
+    assert cli.main(["run", "detect", PARTITION, "--store", str(tmp_path)]) == 2
+    assert "has no captioner" in capsys.readouterr().err
+
+
+def test_a_real_coca_and_clip_describe_the_people_of_the_sample(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from include.models.coca import CoCa
+    from include.models.profiles import load_profile
+
+    monkeypatch.setattr("include.models.coca.MAX_TOKENS", 6)  # each sorts 49,408 probabilities
+    images = sorted((sample.SAMPLE / "images").glob("*.jpg"))[:2]
+    with store.writer(f"images/{PARTITION}/00000.tar") as path:
+        tar_of({f"{i:09d}": image.read_bytes() for i, image in enumerate(images)}, path)
+    weights, config = seeded_coca(tmp_path)
+    captioner = CoCa(weights, model="coca_tiny", tag="test", precision="fp32", device="cpu", config=config, threads=1)
+    packaged = load_profile("packaged")
+    models = Models(captioner)
+    models.load = lambda role: captioner if role == "captioner" else packaged.load(role)  # type: ignore[method-assign]
+    settings = dataclasses.replace(EVERYTHING, description_candidates=3)
+    Runner(store, settings, models, STEPS).run("detect", PARTITION)
+    rows, manifest = describe(store, settings, models)
+    assert len(rows) >= 2 and manifest.rows_in == len(rows) + sum(manifest.rejected.values())
+    for row in rows:
+        assert row["captioner"] == "coca_tiny/test" and row["clip_model"] == "clip_sample/packaged"
+        assert -1 <= row["similarity"] <= 1 and row["caption"]
