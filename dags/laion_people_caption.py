@@ -8,6 +8,7 @@ it with a partition key, and with a version as the parameter `clusters` if it sh
 | assign | pose, mesh, clusters -> assignments | CPU |
 | compose | images, assignments -> subset_b | CPU |
 | caption | images, assignments, clusters -> subset_c | GPU |
+| describe (experimental) | images, people -> subset_d | GPU; skipped unless `LAION_PEOPLE_DESCRIBE=1` |
 
 Each step is mapped over groups of shards. The audit then recounts every shard, whatever the tasks say. All tasks are
 idempotent: clear any of them, and only what is missing or damaged is made again.
@@ -40,13 +41,22 @@ with DAG(
     doc_md=__doc__,
     **DAG_DEFAULTS,
 ):
-    plan = worker_task("plan", "shard-groups", "--stage", "caption", partitions=PARTITION, clusters=VERSION)
+    plan = worker_task(
+        "plan",
+        "shard-groups",
+        "--stage",
+        "caption",
+        partitions=PARTITION,
+        clusters=VERSION,
+        priority_weight=10,  # handed on downstream: a partition's last stage goes before the first stages of others
+    )
 
     @task_group
     def shards(group):
         assign = step_task("assign", shards=group, clusters=VERSION)
         compose = step_task("compose", shards=group, clusters=VERSION)
         caption = step_task("caption", shards=group, clusters=VERSION, pool=GPU_POOL)
+        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL)
         assign >> [compose, caption]
 
     shards.expand(group=plan.output) >> audit_task("caption", clusters=VERSION)

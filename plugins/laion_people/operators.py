@@ -1,7 +1,8 @@
 """What the DAGs are made of: the assets that link them, and the task that runs the worker's command line.
 
-The only module of the package that imports Airflow. It runs in the Airflow environment, which has no models, media or
-storage libraries: everything about them is left to ``bin/laion-people`` in the worker's environment.
+With ``pods`` the only module of the package that imports Airflow. They run in the Airflow environment, which has no
+models, media or storage libraries: everything about them is left to ``bin/laion-people`` in the worker's environment,
+or in the worker's image.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ DAG_DEFAULTS: dict[str, Any] = {
         "retry_exponential_backoff": 2.0,
         "max_retry_delay": timedelta(minutes=30),
         "execution_timeout": timedelta(hours=1),
+        "weight_rule": "upstream",  # late steps of an old run go before early steps of a new one
     },
 }
 
@@ -58,7 +60,8 @@ class WorkerOperator(BaseOperator):
     """Runs ``bin/laion-people`` in the worker's environment and returns the JSON that it prints last.
 
     ``arguments`` are the DAG author's. ``partitions`` (a key, or a list of keys), ``shards`` and ``clusters`` may come
-    from a run's key, parameters or another task: they are passed as single arguments, never through a shell.
+    from a run's key, parameters or another task: they are passed as single arguments, never through a shell. ``fault``
+    is what is wrong with the settings: a task can say so, a DAG that cannot be parsed is only gone.
 
     Raises AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words
     when it fails.
@@ -73,17 +76,26 @@ class WorkerOperator(BaseOperator):
         partitions: Any = None,
         shards: Any = None,
         clusters: Any = None,
+        fault: str = "",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.arguments, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
+        self.fault = fault
         self.process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> Any:
-        _check_runner()
+        if self.fault:
+            raise AirflowFailException(self.fault)
+        command = command_line(self.arguments, self.partitions, self.shards, self.clusters)
         with tempfile.TemporaryFile("w+") as output:
             self.process = subprocess.Popen(
-                self.command(), cwd=ROOT, stdout=output, stderr=subprocess.PIPE, text=True, errors="backslashreplace"
+                [ROOT / "bin" / "laion-people", *command],
+                cwd=ROOT,
+                stdout=output,
+                stderr=subprocess.PIPE,
+                text=True,
+                errors="backslashreplace",
             )
             last_words = ""
             try:
@@ -99,28 +111,40 @@ class WorkerOperator(BaseOperator):
             raise (AirflowFailException if code == UsageError.exit_code else AirflowException)(last_words)
         return json.loads(lines[-1])
 
-    def command(self) -> list[str]:
-        """The command line, once the templates are rendered."""
-        keys = [self.partitions] if isinstance(self.partitions, str) else list(self.partitions or ())
-        if self.partitions is not None and not all(keys):
-            raise AirflowFailException(
-                "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
-                "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter"
-            )
-        options = [f"--{n}={v}" for n, v in (("shards", self.shards), ("clusters", self.clusters)) if v]
-        return [str(ROOT / "bin" / "laion-people"), *self.arguments, *options, *(["--"] if keys else []), *keys]
-
     def on_kill(self) -> None:
         if self.process and self.process.poll() is None:
             self.process.terminate()
 
 
-def worker_task(task_id: str, *arguments: str, **options: Any) -> WorkerOperator:
-    """A task that runs ``bin/laion-people`` with these arguments."""
-    return WorkerOperator(task_id=task_id, arguments=arguments, **options)
+def command_line(arguments: Sequence[str], partitions: Any, shards: Any, clusters: Any, **options: Any) -> list[str]:
+    """The arguments of ``bin/laion-people``, once the templates are rendered."""
+    keys = list(partitions or ()) if isinstance(partitions, (list, tuple, type(None))) else [partitions]
+    if partitions is not None and not all(keys):
+        raise AirflowFailException(
+            "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
+            "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter"
+        )
+    options = {"shards": shards, "clusters": clusters} | options
+    return [*arguments, *(f"--{n}={v}" for n, v in options.items() if v), *(["--"] if keys else []), *map(str, keys)]
 
 
-def step_task(step: str, *, hours: float = 12, **options: Any) -> WorkerOperator:
+def worker_task(task_id: str, *arguments: str, **options: Any) -> BaseOperator:
+    """A task that runs ``bin/laion-people`` with these arguments, as a process or as a pod (LAION_PEOPLE_RUNNER)."""
+    options |= {"task_id": task_id, "arguments": arguments}
+    try:
+        settings = from_environment()
+        if settings.gpu_tasks_per_run and options.get("pool") == GPU_POOL:
+            options["max_active_tis_per_dagrun"] = settings.gpu_tasks_per_run
+        if settings.runner == "kubernetes":
+            from laion_people.pods import pod_task  # which takes seconds
+
+            return pod_task(settings, **options)
+    except UsageError as error:
+        options["fault"] = str(error)
+    return WorkerOperator(**options)
+
+
+def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
     """The task of a step, for the run's partition unless ``partitions`` are given; ``hours`` is its time limit.
 
     Mapped over groups of shards (``shards``), it shows the group as its name in the UI.
@@ -128,10 +152,12 @@ def step_task(step: str, *, hours: float = 12, **options: Any) -> WorkerOperator
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=hours)} | options
     if "shards" in options:
         options["map_index_template"] = "shards {{ task.shards }}"
+    if step == "describe":
+        options["pre_execute"] = _skip_unless_described
     return worker_task(step, "run", step, **options)
 
 
-def audit_task(stage: str, **options: Any) -> WorkerOperator:
+def audit_task(stage: str, **options: Any) -> BaseOperator:
     """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all.
 
     It isn't retried: what is missing doesn't come back by counting again.
@@ -189,10 +215,6 @@ def announced_version(triggering_asset_events: Mapping[Any, Sequence[Any]]) -> s
     return str(events[-1].extra.get("clusters", "")) if events else ""
 
 
-def _check_runner() -> None:
-    try:
-        runner = from_environment().runner
-    except UsageError as error:
-        raise AirflowFailException(str(error)) from error
-    if runner != "process":
-        raise AirflowFailException(f"LAION_PEOPLE_RUNNER={runner} is not available yet: set it to process")
+def _skip_unless_described(context: Any) -> None:
+    if not from_environment().describe:
+        raise AirflowSkipException("describe is experimental: LAION_PEOPLE_DESCRIBE=1 turns it on")

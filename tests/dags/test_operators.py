@@ -98,12 +98,20 @@ def test_a_killed_task_ends_its_process(command_line: Path) -> None:
     assert task.process is not None and task.process.returncode
 
 
-def test_a_runner_that_does_not_exist_yet_fails_with_a_sentence(
-    command_line: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("RUNNER", "docker", r"^LAION_PEOPLE_RUNNER='docker': should be one of process, kubernetes$"),
+        ("TRESHOLD", "0.2", r"^unknown setting LAION_PEOPLE_TRESHOLD"),
+    ],
+)
+def test_a_wrong_setting_is_said_by_the_task_and_not_retried(
+    command_line: Path, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
 ) -> None:
-    monkeypatch.setenv("LAION_PEOPLE_RUNNER", "kubernetes")
-    with pytest.raises(AirflowFailException, match="LAION_PEOPLE_RUNNER=kubernetes is not available yet"):
+    monkeypatch.setenv(f"LAION_PEOPLE_{name}", value)
+    with pytest.raises(AirflowFailException, match=says):
         run(worker_task("count", "partitions"))
+    assert not (command_line / "argv.json").exists()
 
 
 def event(key: str, runs: int, **extra: str) -> SimpleNamespace:

@@ -6,13 +6,15 @@ import sys
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
+from types import SimpleNamespace
 
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
 from laion_people.local_airflow import POOLS
-from laion_people.operators import WorkerOperator
+from laion_people.operators import WorkerOperator, step_task
 from tests.dags.conftest import ROOT
 
 HEAVY = {"torch", "numpy", "pyarrow", "cv2", "PIL", "mediapipe", "sklearn", "open_clip", "mmdet", "mmpose", "boto3"}
@@ -86,7 +88,27 @@ def test_steps_are_mapped_in_their_order_and_audited_last(bag: DagBag) -> None:
     assert upstream["shards.pose"] == upstream["shards.clip_filter"] == {"shards.detect"}
     assert upstream["shards.compose"] == upstream["shards.caption"] == {"shards.assign"}
     assert extract.get_task("audit").upstream_task_ids == {"shards.mesh", "shards.clip_filter"}
-    assert caption.get_task("audit").upstream_task_ids == {"shards.compose", "shards.caption"}
+    assert caption.get_task("audit").upstream_task_ids == {"shards.compose", "shards.caption", "shards.describe"}
+
+
+def weight(bag: DagBag, dag_id: str, task_id: str) -> int:
+    """The priority that the scheduler gives a task."""
+    task = bag.dags[dag_id].get_task(task_id)
+    strategy = get_airflow_priority_weight_strategies()[task.weight_rule]()
+    return strategy.get_weight(SimpleNamespace(task=task))
+
+
+def test_late_steps_of_an_old_run_go_before_early_steps_of_a_new_one(bag: DagBag) -> None:
+    extract = [weight(bag, "laion_people_extract", f"shards.{s}") for s in ("download", "detect", "pose", "mesh")]
+    assert extract == sorted(set(extract))
+    assert weight(bag, "laion_people_extract", "audit") > max(extract)
+    assert weight(bag, "laion_people_caption", "shards.caption") > max(extract)
+
+
+def test_pods_which_take_seconds_to_import_are_left_to_the_kubernetes_runner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "laion_people.pods", raising=False)
+    assert isinstance(step_task("detect"), WorkerOperator)
+    assert "laion_people.pods" not in sys.modules
 
 
 def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag: DagBag) -> None:
