@@ -1,38 +1,52 @@
-"""Rows per second of each step on the built-in sample, and where the time goes.
+"""Rows per second of each step on the built-in sample, where the time goes, and the ratios to other ways.
 
-    make bench                       # or: python tools/bench.py --copies 8
+    make bench                       # make bench ARGS="--peers --json rates.json"
 
 The sample's rows are repeated under distinct URLs, served on loopback and taken through all steps in a fresh store.
-`model`, `decode` (waiting for decoded images), `wait` (for the network, while threads decode what has come) and `write`
-are measured inside the steps; `framework` is all the rest: reading tables and tars, hashing, checking, cropping,
-counting. Loading models is left out, since it is paid once a process.
+`model`, `decode`, `wait` (for the network) and `write` are what a step's own thread waits for while other threads do
+the work; `framework` is all the rest: reading tables and tars, hashing, checking, counting. CPU seconds are of all
+threads. Loading models is left out, since it is paid once a process.
+
+`--json` keeps the rates for `bin/laion-people plan --rates`. The ratios are of tools/bench_ratios.py and, with
+`--peers`, tools/bench_peers.py; small differences mean nothing unless the machine is idle.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
+import logging
 import tempfile
 import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from itertools import chain
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.profiles import load_profile
+from laion_people import capacity
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
+from tools.bench_peers import peers
+from tools.bench_ratios import ratios
+from tools.bench_work import HEAD, environment, line
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 PARTITION = "bench/00000"
 PARTS = ("model", "decode", "wait", "write")
 EXTRACTION = ("detect", "pose", "mesh")
+WITH_MODELS = ("detect", "pose", "clip_filter", "caption")  # whose models differ from profile to profile
 
 
 class Server(ThreadingHTTPServer):
@@ -45,7 +59,7 @@ class Quiet(SimpleHTTPRequestHandler):
 
 
 @contextmanager
-def served(folder: Path):
+def served(folder: Path) -> Iterator[str]:
     server = Server(("127.0.0.1", 0), partial(Quiet, directory=str(folder)))
     threading.Thread(target=server.serve_forever, daemon=True).start()
     try:
@@ -67,36 +81,76 @@ def framework_share(manifests: list[Manifest]) -> float:
     return 1 - sum(m.timings.get(p, 0) for m in manifests for p in PARTS) / busy
 
 
-def row(name: str, manifest: Manifest) -> str:
+def row(name: str, manifest: Manifest, cpu: float) -> str:
     busy = manifest.seconds - manifest.timings.get("load", 0)
     shares = "".join(f"{manifest.timings.get(p, 0) / busy:9.0%}" for p in PARTS)
-    rate = manifest.rows_in / busy
-    return f"{name:12}{manifest.rows_in:8}{busy:9.2f}{rate:10.1f}{shares}{framework_share([manifest]):11.0%}"
+    speed = f"{manifest.rows_in / busy:10.1f}{manifest.rows_in / cpu:11.1f}"
+    return f"{name:12}{manifest.rows_in:8}{busy:9.2f}{speed}{shares}{framework_share([manifest]):11.0%}"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--copies", type=int, default=4, help="how often the sample's rows are repeated")
-    parser.add_argument("--profile", default="packaged")
-    args = parser.parse_args()
+def table(args: argparse.Namespace) -> dict[str, float]:
+    """Runs every step and prints its line; gives the rates that a plan needs."""
+    rates: dict[str, float] = {}
+    done: dict[str, Manifest] = {}
     with tempfile.TemporaryDirectory() as folder, served(SAMPLE) as base:
         store = LocalStore(Path(folder))
         with store.writer("metadata/bench/part-00000-bench.parquet") as path:
             pq.write_table(repeated(base, args.copies), path)
         settings = Settings(allow_private_addresses=True, profile=args.profile)
         runner = Runner(store, settings, load_profile(args.profile), STEPS)
+        for role in runner.models.roles:
+            runner.model(role)
         head = "".join(f"{p:>9}" for p in PARTS)
-        print(f"{'step':12}{'rows in':>8}{'seconds':>9}{'rows/s':>10}{head}{'framework':>11}", flush=True)
-        done = {}
-        for step in ("download", *EXTRACTION, "clip_filter"):
-            done[step] = runner.run(step, PARTITION)
-            print(row(step, done[step]), flush=True)
+        print(
+            f"{'step':12}{'rows in':>8}{'seconds':>9}{'rows/s':>10}{'rows/CPU-s':>11}{head}{'framework':>11}",
+            flush=True,
+        )
+
+        def measure(step: str, run: Callable[[], Manifest]) -> None:
+            start = time.process_time()
+            done[step] = run()
+            rates[f"cpu:{step}"] = done[step].rows_in / (time.process_time() - start)
+            print(row(step, done[step], done[step].rows_in / rates[f"cpu:{step}"]), flush=True)
+
+        for step in ("download", *EXTRACTION, "clip_filter", "subset_a"):
+            measure(step, lambda step=step: runner.run(step, PARTITION, force=step == "subset_a"))
         for step in ("cluster", "label"):
-            print(row(step, runner.run_release(step, [PARTITION])), flush=True)
+            measure(step, lambda step=step: runner.run_release(step, [PARTITION]))
         for step in ("assign", "compose", "caption"):
-            print(row(step, runner.run(step, PARTITION)), flush=True)
-        share = framework_share([done[s] for s in EXTRACTION])
-        print(f"framework's own share of detect + pose + mesh: {share:.1%}")
+            measure(step, lambda step=step: runner.run(step, PARTITION))
+        print(f"framework's own share of detect + pose + mesh: {framework_share([done[s] for s in EXTRACTION]):.1%}")
+        sizes = {name: rate.value for name, rate in capacity.measured_in(store).items() if name.startswith("bytes:")}
+    return rates | sizes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--copies", type=int, default=4, help="how often the sample's rows are repeated")
+    parser.add_argument("--profile", default="packaged")
+    parser.add_argument("--rounds", type=int, default=5, help="of each ratio; 0 leaves the ratios out")
+    parser.add_argument("--peers", action="store_true", help="against clip-retrieval too, which is then installed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the rates")
+    args = parser.parse_args()
+    logging.disable()
+    where = f"{environment()}: tools/bench.py"
+    print(where)
+    rates = table(args)
+    if args.json:
+        args.json.write_text(json.dumps(as_rates(rates, args.profile, where), indent=1) + "\n")
+    if args.rounds:
+        print(f"\n{HEAD}")
+        with tempfile.TemporaryDirectory() as folder:
+            for result in chain(ratios(args.rounds), peers(Path(folder), args.rounds) if args.peers else ()):
+                print(line(result), flush=True)
+
+
+def as_rates(measured: dict[str, float], profile: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
+    """What `plan --rates` reads: what depends on a profile's models under its name, all else under ``any``."""
+    rates: dict[str, dict[str, Any]] = {"any": {}, profile: {}}
+    for name, value in measured.items():
+        section = profile if name.removeprefix("cpu:") in WITH_MODELS else "any"
+        rates[section][name] = {"value": float(f"{value:.4g}"), "measured": True, "source": where}
+    return rates
 
 
 if __name__ == "__main__":

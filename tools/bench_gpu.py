@@ -1,0 +1,272 @@
+"""The models on a GPU: rates, ratios to the packages' own functions, how busy the GPU is, and what limits it.
+
+    python tools/bench_gpu.py --json rates.json      # on the GPU, some minutes; see tools/bench_gpu_folder.sh
+    python tools/bench_gpu.py --device cpu --tiny    # does it run? the same with small models and few images
+
+Weights are random and seeded: speed doesn't depend on what they say, but they find nobody, so that each image is given
+two people. How busy the GPU is comes from the driver (NVML: the share of time in which a kernel ran), and of a target
+that is missed a profile is printed. `--json` keeps the rates for `bin/laion-people plan --rates`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import statistics
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from include.models.openclip import OpenClip
+from include.models.rtmdet import RTMDet
+from include.models.rtmpose import RTMPose
+from laion_people.images import crop, decode
+from laion_people.overlap import overlapped
+from laion_people.runner import Runner
+from laion_people.settings import Settings
+from laion_people.steps.clip_filter import ClipFilter
+from laion_people.steps.detect import Detect
+from laion_people.steps.pose import Pose
+from laion_people.steps.subset_a import SubsetA
+from laion_people.store import LocalStore
+from tools import bench_work as work
+
+CLIP = "ViT-B-32-quickgelu"
+PARTITION = "bench/00000"
+BATCH = 64  # images that a step hands to a model at once, and two such batches at a time
+PROFILED = 512  # images, people or crops: events of more take minutes to add up
+BUSY = 80.0  # per cent
+STEPS = {step.name: step for step in (Detect(), Pose(), ClipFilter(), SubsetA())}
+Job = Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """units a second, core-seconds a unit, and per cent of the time in which the GPU was busy (None on a CPU)."""
+
+    rate: float
+    core_seconds: float
+    busy: float | None
+
+
+class Busy:
+    """Samples how busy the GPU is, ten times a second, for as long as the block lasts."""
+
+    def __init__(self, device: str):
+        self._samples: list[float] = []
+        self._handle: Any = None
+        if device.startswith("cuda"):
+            import pynvml
+
+            pynvml.nvmlInit()
+            uuid = str(torch.cuda.get_device_properties(device).uuid)
+            self._handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+
+    def __enter__(self) -> Busy:
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def _sample(self) -> None:
+        while self._handle and not self._stop.wait(0.1):
+            import pynvml
+
+            self._samples.append(pynvml.nvmlDeviceGetUtilizationRates(self._handle).gpu)
+
+    @property
+    def percent(self) -> float | None:
+        return statistics.fmean(self._samples) if self._samples else None
+
+
+def measure(job: Job, amount: float, seconds: float, device: str) -> Measured:
+    """Repeats the job for at least so long, after a first time that is not counted."""
+    job()
+    turns, start, cpu = 0, time.perf_counter(), time.process_time()
+    with Busy(device) as busy:
+        while time.perf_counter() - start < seconds or not turns:
+            job()
+            turns += 1
+        elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
+    return Measured(turns * amount / elapsed, cpu / (turns * amount), busy.percent)
+
+
+def in_flight(call: Callable[[list[Any]], Any], items: list[Any]) -> Job:
+    """Hands the items to a model as a step does: in batches, two of them at a time."""
+    batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
+    return lambda: [future.result() for future in overlapped(call, batches, 2)]
+
+
+class Bench:
+    """The models, the work, and the table that is printed line by line."""
+
+    def __init__(self, args: argparse.Namespace, folder: Path):
+        self.device, self.seconds, self.folder = args.device, args.seconds, folder
+        detector, pose = work.DETECTORS["tiny" if args.tiny else "m"], work.POSES["s" if args.tiny else "m"]
+        self.api = work.PublicApi(detector, pose, score=0.3, flip_test=False, device=args.device)
+        files = self.api.save(folder) | {"clip": work.random_clip(CLIP, folder / "clip.safetensors")}
+        options = {"precision": args.precision, "device": args.device}
+        self.detector = RTMDet(files["detector"], config=detector, score=0.3, **options)
+        self.pose = RTMPose(files["pose"], config=pose, flip_test=False, **options)
+        self.clip = OpenClip(files["clip"], model=CLIP, tag="random", batch_size=256, **options)
+        self.photos = work.photos(4 if args.tiny else 4096)
+        pixels = {photo.jpeg: photo.pixels for photo in self.photos}
+        self.images = [pixels[photo.jpeg] for photo in self.photos]
+        self.boxes = work.two_people(self.images)
+        self.few = min(128, len(self.images))  # for the public functions, which are slow
+        self.missed: dict[str, Job] = {}  # what to profile
+        self.rates: dict[str, float] = {}
+
+    def line(self, what: str, unit: str, ours: Measured, target: float = 0, peer: float = 0) -> bool:
+        """Prints a line; says whether the target, a ratio to the peer if there is one, else a rate, is reached."""
+        reached = (ours.rate / peer if peer else ours.rate) >= target
+        busy = "" if ours.busy is None else f"{ours.busy:5.0f} %"
+        told = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
+        wanted = "" if not target else f"{target:,.0f}{'x' if peer else ''} {'reached' if reached else 'MISSED'}"
+        print(f"{what:34}{ours.rate:11,.1f} {unit:9}{busy:>8}{told:18}   {wanted}", flush=True)
+        return reached
+
+    def models(self) -> None:
+        """The wrappers on decoded images, against the public functions one image at a time."""
+        bgr = [np.ascontiguousarray(image[..., ::-1]) for image in self.images[: self.few]]
+        pairs = list(zip(self.images, self.boxes, strict=True))
+        crops = [crop(image, box, Settings().crop_padding) for image, boxes in pairs for box in boxes]
+        jobs = (
+            ("detect", "images/s", self.detector.detect, self.images, lambda: self.api.detect(bgr), 1),
+            ("pose", "people/s", self.estimate, pairs, lambda: self.api.estimate(bgr, self.boxes[: self.few]), 2),
+        )
+        for name, unit, call, items, theirs, each in jobs:
+            mine = measure(in_flight(call, items), each * len(items), self.seconds, self.device)
+            its = measure(theirs, each * self.few, self.seconds, self.device)
+            reached = self.line(f"{name} / public function", unit, mine, 5, its.rate)
+            self.note(reached, mine, name, in_flight(call, items[:PROFILED]))
+        mine = measure(in_flight(self.clip.encode_images, crops), len(crops), self.seconds, self.device)
+        reached = self.line(f"{CLIP}, crops", "crops/s", mine, 5000)
+        self.note(reached, mine, "clip", in_flight(self.clip.encode_images, crops[:PROFILED]))
+
+    def estimate(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+        return self.pose.estimate(*zip(*pairs, strict=True))
+
+    def note(self, reached: bool, measured: Measured, name: str, job: Job) -> None:
+        if not reached or (measured.busy is not None and measured.busy < BUSY):
+            self.missed[name] = job
+
+    def steps(self) -> None:
+        """The steps, from a shard to tables; each image has two people whatever the detector finds."""
+        store = LocalStore(self.folder / "store")
+        with store.writer(f"images/{PARTITION}/00000.tar") as tar:
+            work.write_shard(tar, [photo.jpeg for photo in self.photos])
+        models = work.Models(detector=work.Found(self.detector), pose=self.pose, clip=self.clip)
+        runner = Runner(store, Settings(), models, STEPS)
+        took: dict[str, float] = {}
+        for name, each in (("detect", 1), ("pose", 2), ("clip_filter", 2)):
+            amount = each * len(self.photos)
+            mine = measure(partial(runner.run, name, PARTITION, force=True), amount, self.seconds, self.device)
+            self.line(f"step {name}, shard to table", "images/s" if each == 1 else "people/s", mine)
+            took[name] = amount / mine.rate
+            self.rates |= {f"gpu:{name}": mine.rate, f"cpu:{name}": 1 / mine.core_seconds}
+        self.rates |= {f"{kind}:caption": self.rates[f"{kind}:clip_filter"] for kind in ("gpu", "cpu")}
+        both = Measured(len(self.photos) / (took["detect"] + took["pose"]), 0, None)
+        if not self.line("steps detect + pose together", "images/s", both, 1000):
+            images, boxes = self.images[:PROFILED], self.boxes[:PROFILED]
+            self.missed.setdefault("detect", in_flight(self.detector.detect, images))
+            self.missed.setdefault("pose", in_flight(self.estimate, list(zip(images, boxes, strict=True))))
+
+    def limits(self) -> None:
+        """What each stage can do alone, the lowest of which is the limit."""
+        cores = len(os.sched_getaffinity(0))
+        with ThreadPoolExecutor(cores) as pool:
+            job = lambda: list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos))  # noqa: E731
+            self.line(f"limit: decode, {cores} threads", "images/s", measure(job, len(self.photos), 1, self.device))
+        if self.device.startswith("cuda"):
+            host = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
+            there = torch.empty_like(host, device=self.device)
+            job = lambda: (there.copy_(host, non_blocking=True), torch.cuda.synchronize())  # noqa: E731
+            copied = measure(job, (256 << 20) / np.mean([image.nbytes for image in self.images]), 1, self.device)
+            self.line("limit: copy to the GPU", "images/s", copied)
+        dtype, count = self.clip._placement.dtype, 4 if self.device == "cpu" else BATCH
+        for name, model, side, unit in (
+            ("detector's", self.detector._model.extract_feat, (640, 640), "images/s"),
+            ("pose's", self.pose._model.extract_feat, (256, 192), "people/s"),
+            ("CLIP's", self.clip._model.encode_image, (224, 224), "crops/s"),
+        ):
+            pixels = torch.rand(count, 3, *side, device=self.device).to(dtype, memory_format=torch.channels_last)
+            measured = measure(partial(forward, model, pixels), count, 1, self.device)
+            self.line(f"limit: {name} forward pass", unit, measured)
+
+
+@torch.inference_mode()
+def forward(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
+    model(x)
+    if x.is_cuda:
+        torch.cuda.synchronize()
+
+
+def profiles(missed: dict[str, Job]) -> Iterator[str]:
+    """For each target that was missed: the time with a kernel on the GPU, and the costliest operations."""
+    activities = [torch.profiler.ProfilerActivity.CPU]
+    if torch.cuda.is_available():
+        activities.append(torch.profiler.ProfilerActivity.CUDA)
+    for name, job in missed.items():
+        start = time.perf_counter()
+        with torch.profiler.profile(activities=activities) as profile:
+            job()
+        elapsed = time.perf_counter() - start
+        spans = sorted(
+            (event.time_range.start, event.time_range.end)
+            for event in profile.events()
+            if event.device_type == torch.autograd.DeviceType.CUDA
+        )
+        busy, end = 0.0, 0.0
+        for first, last in spans:
+            busy += max(0.0, last - max(first, end))
+            end = max(end, last)
+        yield f"\n{name}: {elapsed:.2f} s under the profiler, {busy / 1e6:.2f} s in {len(spans)} kernels and copies"
+        sort = "self_device_time_total" if spans else "self_cpu_time_total"
+        yield profile.key_averages().table(sort_by=sort, row_limit=12, max_name_column_width=60)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--device", default="cuda:0")
+    parser.add_argument("--precision", default="auto", choices=("auto", "fp32", "bf16", "fp16"))
+    parser.add_argument("--seconds", type=float, default=5, help="that each thing is measured for, at least")
+    parser.add_argument("--tiny", action="store_true", help="small models and few images")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="where to keep the rates")
+    args = parser.parse_args()
+    if args.json and (args.tiny or args.device == "cpu"):
+        parser.error("--json is for rates of the profile standard on a GPU")
+    warnings.simplefilter("ignore")
+    logging.disable()
+    where = f"{work.environment()}, {args.precision}: tools/bench_gpu.py"
+    print(where, f"\n{'':34}{'rate':>11} {'':9}{'GPU':>8}{'public':>9}{'ratio':>9}   target")
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(args, Path(folder))
+        bench.models()
+        bench.steps()
+        bench.limits()
+        if args.json:
+            of = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
+            args.json.write_text(json.dumps({"standard": of}, indent=1) + "\n")
+        for text in profiles(bench.missed):
+            print(text, flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,149 @@
+"""The speed of the models' wrappers and steps on the CPU, against the way their packages offer, on the same cores."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+
+from include.models import facemesh
+from include.models.openclip import OpenClip
+from include.models.profiles import load_profile
+from include.models.rtmdet import RTMDet
+from include.models.rtmpose import RTMPose
+from include.models.runtime import Pool, available_cores
+from laion_people.images import crop
+from laion_people.runner import Runner
+from laion_people.settings import Settings
+from laion_people.steps.registry import STEPS
+from laion_people.store import LocalStore
+from tools import bench_work as work
+
+import open_clip  # isort: skip  (after openclip, which makes torchvision importable)
+
+CLIP = "ViT-B-32-quickgelu"
+PARTITION = "bench/00000"
+SCORE = 0.3  # no box of random weights has it, on either side
+
+
+def ratios(rounds: int) -> Iterator[work.Result]:
+    """The table's lines, one after the other. Takes minutes."""
+    torch.set_num_threads(available_cores())
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        yield from openmmlab(folder, rounds)
+        yield from steps(folder, rounds)
+
+
+def openmmlab(folder: Path, rounds: int, count: int = 8) -> Iterator[work.Result]:
+    """RTMDet-tiny and RTMPose-s against mmdet's and mmpose's public functions, in float32 and as bf16 makes them."""
+    detector, pose = work.DETECTORS["tiny"], work.POSES["s"]
+    api = work.PublicApi(detector, pose, SCORE, flip_test=False, device="cpu")
+    files = api.save(folder)
+    images = [photo.pixels for photo in work.photos(count)]
+    bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images]
+    boxes = work.two_people(images)
+
+    def theirs() -> None:
+        api.detect(bgr)
+        api.estimate(bgr, boxes)
+
+    for precision in ("fp32", "bf16"):
+        options = {"precision": precision, "device": "cpu"}
+        detect = RTMDet(files["detector"], config=detector, score=SCORE, **options).detect
+        estimate = RTMPose(files["pose"], config=pose, flip_test=False, **options).estimate
+
+        def ours(detect: Any = detect, estimate: Any = estimate) -> None:
+            detect(images)
+            estimate(images, boxes)
+
+        if precision == "fp32":
+            job = partial(detect, images)
+            yield work.compare(
+                "RTMDet / inference_detector", "images/s", count, job, partial(api.detect, bgr), 0, rounds
+            )
+            job, its = partial(estimate, images, boxes), partial(api.estimate, bgr, boxes)
+            yield work.compare("RTMPose / inference_topdown", "people/s", 2 * count, job, its, 0, rounds)
+        what = f"detect + pose, {precision} / public functions"
+        yield work.compare(what, "images/s", count, ours, theirs, 2.0, rounds)
+
+
+def steps(folder: Path, rounds: int, count: int = 16) -> Iterator[work.Result]:
+    """The steps mesh and clip_filter, tar to table, against loops of their models' calls on prepared input."""
+    store = LocalStore(folder / "store")
+    photos = work.photos(count)
+    with store.writer(f"images/{PARTITION}/00000.tar") as tar:
+        work.write_shard(tar, [photo.jpeg for photo in photos])
+    packaged, weights = load_profile("packaged"), work.random_clip(CLIP, folder / "clip.safetensors")
+    clip = OpenClip(weights, model=CLIP, tag="random", precision="fp32", device="cpu", batch_size=64)
+    known = work.Known(photos)
+    runner = Runner(
+        store, Settings(), work.Models(detector=known, pose=known, mesh=packaged.load("mesh"), clip=clip), STEPS
+    )
+    for step in ("detect", "pose"):
+        runner.run(step, PARTITION)
+    people = sum(len(photo.boxes) for photo in photos)
+
+    def again(step: str) -> Any:
+        return lambda: runner.run(step, PARTITION, force=True)
+
+    loop = mesh_loop(packaged, photos)
+    yield work.compare("mesh / its model's calls alone", "people/s", people, again("mesh"), loop, 0.9, rounds)
+    loop = clip_loop(weights, photos)
+    yield work.compare(f"clip_filter / {CLIP} alone", "people/s", people, again("clip_filter"), loop, 0.9, rounds)
+
+
+def mesh_loop(profile: Any, photos: list[work.Photo]) -> Any:
+    """A loop of the very calls that MediaPipe gets for these people, on all cores, by recording them once."""
+    calls: list[list[tuple[str, Any]]] = []
+
+    class Recorded:
+        def __init__(self, name: str, task: Any):
+            self._name, self._task = name, task
+
+        def detect(self, image: Any) -> Any:
+            calls[-1].append((self._name, image))
+            return self._task.detect(image)
+
+    estimator = profile.load("mesh", threads=1)
+    tasks = facemesh._Tasks(*estimator._options)
+    estimator._local.tasks = type("Tasks", (), {n: Recorded(n, getattr(tasks, n)) for n in ("detector", "landmarker")})
+    for photo in photos:
+        for box, body in zip(photo.boxes, photo.keypoints, strict=True):
+            calls.append([])
+            estimator._estimate(photo.pixels, box, body)  # in this thread, whose tasks are recorded
+    other = profile.load("mesh")  # whose threads have their own tasks
+
+    def replay(person: list[tuple[str, Any]]) -> None:
+        if not hasattr(other._local, "tasks"):
+            other._local.tasks = facemesh._Tasks(*other._options)
+        for name, image in person:
+            getattr(other._local.tasks, name).detect(image)
+
+    pool = Pool()
+    return lambda: pool.map(replay, calls)
+
+
+def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> Any:
+    """A loop of open_clip's own calls on crops and captions that are pixels and tokens already."""
+    model, prepare = open_clip.create_model_from_pretrained(CLIP, pretrained=str(weights))
+    model.eval()
+    crops = [crop(photo.pixels, box, Settings().crop_padding) for photo in photos for box in photo.boxes]
+    pixels = torch.stack([prepare(Image.fromarray(c)) for c in crops]).split(size)
+    captions = [f"people in picture {i}" for i in range(len(photos))]
+    tokens = open_clip.get_tokenizer(CLIP)(captions).split(size)
+
+    @torch.inference_mode()
+    def loop() -> None:
+        for batch in pixels:
+            model.encode_image(batch, normalize=True).numpy()
+        for batch in tokens:
+            model.encode_text(batch, normalize=True).numpy()
+
+    return loop

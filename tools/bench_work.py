@@ -1,0 +1,271 @@
+"""What the benchmarks work on, photos of the sample and seeded random weights, and how they time it fairly."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import os
+import platform
+import statistics
+import tarfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from safetensors.torch import save_file
+
+import include.models.openmmlab  # noqa: F401  (makes mmdet, mmpose and open_clip importable anywhere)
+from include.models import COCO_KEYPOINTS, Detections, Poses
+
+SAMPLE = Path(__file__).parent.parent / "include" / "sample"
+SIDE = 384  # shortest side of a stored image
+DETECTORS = {"tiny": "rtmdet/rtmdet_tiny_8xb32-300e_coco.py", "m": "rtmdet/rtmdet_m_8xb32-300e_coco.py"}
+POSES = {
+    "s": "body_2d_keypoint/rtmpose/coco/rtmpose-s_8xb256-420e_coco-256x192.py",
+    "m": "body_2d_keypoint/rtmpose/body8/rtmpose-m_8xb256-420e_body8-256x192.py",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table: rates of ours and of a peer on the same work, and what their ratio should be.
+
+    ratios: of the rounds, each measured side by side; target: of their median, 0 where there is none.
+    """
+
+    what: str
+    unit: str
+    ours: float
+    peer: float
+    ratios: tuple[float, ...]
+    target: float
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.ratios)
+
+    @property
+    def verdict(self) -> str:
+        return "" if not self.target else "reached" if self.ratio >= self.target else "MISSED"
+
+
+HEAD = f"{'what':44}{'ours':>10}{'peer':>10}  {'unit':10}{'ratio':>7}{'spread':>13}{'target':>8}  verdict"
+
+
+def line(r: Result) -> str:
+    spread = f"{min(r.ratios):.2f} - {max(r.ratios):.2f}"
+    target = f"{r.target:g}" if r.target else ""
+    return f"{r.what:44}{r.ours:10.1f}{r.peer:10.1f}  {r.unit:10}{r.ratio:7.2f}{spread:>13}{target:>8}  {r.verdict}"
+
+
+def compare(
+    what: str,
+    unit: str,
+    amount: float,
+    ours: Callable[[], Any],
+    peer: Callable[[], Any],
+    target: float,
+    rounds: int,
+) -> Result:
+    """Times ours and the peer by turns on ``amount`` units of the same work, after a round that is not counted.
+
+    Each round gives one ratio, so that a machine that is busy for a while is busy for both.
+    """
+    seconds: list[tuple[float, float]] = []
+    for turn in range(rounds + 1):
+        pair = (ours, peer) if turn % 2 else (peer, ours)
+        timed = {job: clocked(job) for job in pair}
+        if turn:
+            seconds.append((timed[ours], timed[peer]))
+    mine, its = (statistics.median(column) for column in zip(*seconds, strict=True))
+    return Result(what, unit, amount / mine, amount / its, tuple(b / a for a, b in seconds), target)
+
+
+def clocked(job: Callable[[], Any]) -> float:
+    start = time.perf_counter()
+    job()
+    return time.perf_counter() - start
+
+
+def environment() -> str:
+    cores = len(os.sched_getaffinity(0))
+    model = [row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row]
+    gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
+    return (
+        f"{date.today()}, {gpu}{cores} cores {model[0]}, Python {platform.python_version()}, torch {torch.__version__}"
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Photo:
+    """An image of the sample as `download` stores it, with its people: boxes [n, 4] and keypoints [n, 17, 3]."""
+
+    jpeg: bytes
+    boxes: np.ndarray
+    keypoints: np.ndarray
+
+    @property
+    def pixels(self) -> np.ndarray:
+        return np.asarray(Image.open(io.BytesIO(self.jpeg)))
+
+
+def photos(count: int) -> list[Photo]:
+    """So many photos: those of the sample that show people, again and again."""
+    entries = [entry for entry in json.loads((SAMPLE / "truth.json").read_text())["images"] if entry["people"]]
+    found = [_photo(entry) for entry in entries[:count]]
+    return [found[i % len(found)] for i in range(count)]
+
+
+def _photo(entry: dict[str, Any]) -> Photo:
+    image = Image.open(SAMPLE / entry["file"]).convert("RGB")
+    scale = min(1.0, SIDE / min(image.size))
+    file = io.BytesIO()
+    image.resize((round(image.width * scale), round(image.height * scale))).save(file, "JPEG", quality=92)
+    boxes = np.array([person["bbox"] for person in entry["people"]], np.float32) * scale
+    joints = [[person["joints"][name] for name in COCO_KEYPOINTS] for person in entry["people"]]
+    keypoints = np.array(joints, np.float32) * np.array([scale, scale, 1], np.float32)
+    return Photo(file.getvalue(), boxes, keypoints)
+
+
+def write_shard(tar: Path, images: list[bytes]) -> None:
+    with tarfile.open(tar, "w") as archive:
+        for i, data in enumerate(images):
+            fields = {"key": f"{i:09d}", "url": f"http://example.org/{i}.jpg", "caption": f"people in picture {i}"}
+            for suffix, content in (
+                ("jpg", data),
+                ("txt", fields["caption"].encode()),
+                ("json", json.dumps(fields).encode()),
+            ):
+                member = tarfile.TarInfo(f"{i:09d}.{suffix}")
+                member.size = len(content)
+                archive.addfile(member, io.BytesIO(content))
+
+
+def two_people(images: list[np.ndarray]) -> list[np.ndarray]:
+    """Boxes float32 [2, 4] an image: random weights find nobody."""
+    rng = np.random.default_rng(0)
+    boxes = []
+    for image in images:
+        height, width = image.shape[:2]
+        x1, y1 = rng.uniform(0, 0.4 * width, 2), rng.uniform(0, 0.3 * height, 2)
+        x2, y2 = x1 + rng.uniform(0.2, 0.6, 2) * width, y1 + rng.uniform(0.4, 0.7, 2) * height
+        boxes.append(np.stack([x1, y1, x2, y2], axis=1).astype(np.float32))
+    return boxes
+
+
+class Models:
+    """A profile for the runner, of models that are there already."""
+
+    def __init__(self, **roles: Any):
+        self._roles = roles
+
+    def load(self, role: str) -> Any:
+        return self._roles[role]
+
+    def params(self, role: str) -> dict[str, Any]:
+        return {}
+
+    def fingerprint(self, role: str) -> dict[str, str]:
+        return {}
+
+
+class Known:
+    """Stands in for detector and pose, where random weights would find nobody: it knows the photos' people."""
+
+    def __init__(self, photos: list[Photo]):
+        self._of = {digest(photo.pixels): photo for photo in photos}
+
+    def detect(self, images: list[np.ndarray]) -> list[Detections]:
+        found = [self._of[digest(image)].boxes for image in images]
+        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in found]
+
+    def estimate(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Poses]:
+        found = [self._of[digest(image)].keypoints for image in images]
+        return [Poses(keypoints, np.ones(len(keypoints), np.float32)) for keypoints in found]
+
+
+def digest(image: np.ndarray) -> bytes:
+    return hashlib.sha256(np.ascontiguousarray(image)).digest()
+
+
+class Found:
+    """A detector that does its work, and gives two people an image whatever it has found."""
+
+    def __init__(self, detector: Any):
+        self._detector = detector
+
+    def detect(self, images: list[np.ndarray]) -> list[Detections]:
+        self._detector.detect(images)
+        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in two_people(images)]
+
+
+class PublicApi:
+    """mmdet's and mmpose's own way, image by image: ``inference_detector`` and ``inference_topdown``, on BGR images."""
+
+    def __init__(self, detector: str, pose: str, score: float, flip_test: bool, device: str):
+        import mmdet
+        import mmpose
+        from mmdet.apis import init_detector
+        from mmpose.apis import init_model
+        from mmpose.utils import adapt_mmdet_pipeline
+
+        torch.manual_seed(0)
+        configs = [Path(str(m.__file__)).parent / ".mim" / "configs" for m in (mmdet, mmpose)]
+        self.detector = init_detector(str(configs[0] / detector), None, device=device)
+        self.detector.cfg = adapt_mmdet_pipeline(self.detector.cfg)  # mmpose has changed the default scope
+        self.detector.bbox_head.test_cfg.score_thr = score
+        self.pose = init_model(str(configs[1] / pose), None, device=device)
+        self.pose.test_cfg["flip_test"] = flip_test
+        for model, size in ((self.detector, (320, 320)), (self.pose, (192, 256))):
+            calibrate(model, size)
+        for conv in self.detector.bbox_head.rtm_cls:  # else thousands of boxes would be found in each image
+            torch.nn.init.normal_(conv.weight, std=0.001)
+            torch.nn.init.constant_(conv.bias, -4)
+
+    def save(self, folder: Path) -> dict[str, Path]:
+        """Writes the weights as the wrappers read them."""
+        files = {}
+        for name in ("detector", "pose"):
+            files[name] = folder / f"{name}.safetensors"
+            state = getattr(self, name).state_dict()
+            save_file({k: v.detach().cpu().clone().contiguous() for k, v in state.items()}, files[name])
+        return files
+
+    def detect(self, images: list[np.ndarray]) -> list[Any]:
+        from mmdet.apis import inference_detector
+
+        return [inference_detector(self.detector, image).pred_instances.numpy() for image in images]
+
+    def estimate(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Any]:
+        from mmpose.apis import inference_topdown
+
+        return [inference_topdown(self.pose, image, its) for image, its in zip(images, boxes, strict=True)]
+
+
+@torch.no_grad()
+def calibrate(model: torch.nn.Module, size: tuple[int, int]) -> None:
+    """Gives layers of normalisation the statistics of real images: else signals fade to denormal numbers, with which a
+    CPU is ten times slower. size: width and height of the input."""
+    norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
+    for norm in norms:
+        norm.momentum = 1.0
+    pixels = np.stack([np.asarray(Image.fromarray(photo.pixels).resize(size)) for photo in photos(4)])
+    inputs = torch.from_numpy(pixels).permute(0, 3, 1, 2).float().sub(115).div(58)
+    model.train()(inputs.to(next(model.parameters()).device), None, "tensor")
+    model.eval()
+
+
+def random_clip(model: str, file: Path) -> Path:
+    """Weights of an open_clip architecture, as its checkpoints are."""
+    import open_clip
+
+    torch.manual_seed(0)
+    save_file({k: v.clone().contiguous() for k, v in open_clip.create_model(model).state_dict().items()}, file)
+    return file
