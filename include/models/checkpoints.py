@@ -62,7 +62,7 @@ class Checkpoint:
     @property
     def opened(self) -> Path:
         """What a model opens: of a pickle, its reduction to safetensors."""
-        return self.published.with_suffix(".safetensors") if self.pickled else self.published
+        return self.published.with_name(f"{self.published.name}.safetensors") if self.pickled else self.published
 
     @property
     def record(self) -> Path:

@@ -149,9 +149,10 @@ def _transfer(url: str, part: Path, label: str) -> bool:
 def _length(response: http.client.HTTPResponse, url: str) -> int:
     if response.headers.get_content_type() == "text/html":
         raise Unavailable(f"{url}: the answer is a web page, not weights: is there a login or a proxy in between?")
-    if response.headers["Content-Length"] is None:
+    length = response.headers["Content-Length"] or ""
+    if not length.isdecimal():
         raise Unavailable(f"{url}: the server does not tell how long the file is, so that a cut would not be seen")
-    return int(response.headers["Content-Length"])
+    return int(length)
 
 
 def _keep_validator(headers: http.client.HTTPMessage, file: Path) -> None:

@@ -10,14 +10,17 @@ import numpy as np
 import torch
 
 import include.models.torchvision_cpu  # noqa: F401  (must come before transformers, which imports torchvision)
-from include.models.placement import Batches, place
-from include.models.sampling import MAX_TOKENS, TOP_P, seeded, tidy
+from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
 from laion_people.errors import LaionPeopleError
 
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # isort: skip
 
+# Not used for captions, but there in every VisionEncoderDecoderModel, and not in all of their checkpoints
+# (https://github.com/huggingface/transformers/issues/14017).
+UNUSED = "encoder.pooler."
 
-class ImageToText:
+
+class ImageToText(Sampler):
     """A captioner that needs no prompt; captions are drawn by nucleus sampling. May be called from several threads."""
 
     def __init__(self, folder: Path, *, model: str, precision: str, device: str = "auto", batch_size: int = 16) -> None:
@@ -25,44 +28,50 @@ class ImageToText:
         and code that comes with the model is not run.
 
         model: the repository's name, written with every caption; precision, device: see ``placement.place``;
-        batch_size: images a pass, at most.
+        batch_size: images a pass, at most, which are drawn for together, so that it decides results.
 
-        Raises LaionPeopleError when the folder holds no such model.
+        Raises LaionPeopleError when the folder holds no such model, or not all of its weights.
         """
+        super().__init__(device, precision, batch_size)
         self.name = model
-        self._placement, self._batches = place(device, precision), Batches(batch_size)
         local: dict[str, Any] = {"local_files_only": True, "trust_remote_code": False}
         try:
             self._processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **local)
             self._tokenizer = AutoTokenizer.from_pretrained(folder, **local)
-            opened: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, use_safetensors=True, dtype=self._placement.dtype, **local
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder,
+                use_safetensors=True,
+                dtype=self._placement.dtype,
+                output_loading_info=True,
+                ignore_mismatched_sizes=True,  # they are told of, like what is missing, instead of listed in an error
+                **local,
             )
         except (OSError, ValueError, TypeError) as error:  # TypeError: of a vocabulary that is missing
             reason = str(error).strip().splitlines()[0]
             raise LaionPeopleError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
+        opened, told = loaded
+        # What is lacking is random now. Weights that are stored once and used twice are not among the missing ones.
+        lacking = [key for key in told["missing_keys"] + told["mismatched_keys"] if not key.startswith(UNUSED)]
+        if lacking:
+            raise LaionPeopleError(
+                f"{folder} holds not all weights of its model: {len(lacking)} are missing or of another shape, the "
+                f"first is {lacking[0]}; choose another model or revision"
+            )
         self._model = opened.to(self._placement.device).eval()
 
-    @torch.inference_mode()
-    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
-        """``candidates`` captions for each image. One is empty where the model ends before it has said a word.
+    def _prepare(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        # Left to guess, it takes images of one or three rows for channels first.
+        read = self._processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
+        return read["pixel_values"].to(self._placement.device, self._placement.dtype)
 
-        The same images and seed give the same captions while memory suffices: a batch that was halved draws others.
-        """
-
-        def draw(batch: Sequence[tuple[int, np.ndarray]]) -> list[list[str]]:
-            pixels = self._processor(images=[image for _, image in batch], return_tensors="pt")["pixel_values"]
-            with seeded(seed + batch[0][0], self._placement.device):
-                tokens = self._model.generate(
-                    pixel_values=pixels.to(self._placement.device, self._placement.dtype),
-                    do_sample=True,
-                    top_p=TOP_P,
-                    top_k=0,
-                    num_beams=1,
-                    num_return_sequences=candidates,
-                    max_new_tokens=MAX_TOKENS,
-                )
-            texts = [tidy(text) for text in self._tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-            return [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
-
-        return [captions for batch in self._batches.map(draw, list(enumerate(images))) for captions in batch]
+    def _draw(self, pixels: torch.Tensor, candidates: int) -> list[str]:
+        tokens = self._model.generate(
+            pixel_values=pixels,
+            do_sample=True,
+            top_p=TOP_P,
+            top_k=0,
+            num_beams=1,
+            num_return_sequences=candidates,
+            max_new_tokens=MAX_TOKENS,
+        )
+        return self._tokenizer.batch_decode(tokens, skip_special_tokens=True)

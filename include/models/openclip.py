@@ -51,13 +51,10 @@ class OpenClip:
         Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
         """
         self.name = f"{model}/{tag}"
-        if config is not None and model not in open_clip.list_models():
-            open_clip.add_model_config(config)
-        pool = Pool(threads)
-        torch.set_num_threads(pool.threads)
         self._placement, self._batches, self._lock = place(device, precision), Batches(batch_size), Lock()
-        self._model = open_model(weights, model, tag, self._placement, resize_mode)
-        self._preprocess = Preprocessing(self._model.visual.preprocess_cfg, self._placement, pool)
+        self._model, self._preprocess = open_model(
+            weights, model, tag, self._placement, config=config, resize_mode=resize_mode, threads=threads
+        )
         self._tokenize = open_clip.get_tokenizer(model)
         self._dimensions = int(open_clip.get_model_config(model)["embed_dim"])
 
@@ -90,8 +87,18 @@ class OpenClip:
         return np.concatenate([empty, *self._batches.map(encode, items)])
 
 
-def open_model(weights: Path, model: str, tag: str, placement: Placement, resize_mode: str | None = None) -> Any:
-    """A model of OpenCLIP's with weights from a local file, in evaluation mode.
+def open_model(
+    weights: Path,
+    model: str,
+    tag: str,
+    placement: Placement,
+    *,
+    config: Path | None = None,
+    resize_mode: str | None = None,
+    threads: int | None = None,
+) -> tuple[Any, Preprocessing]:
+    """A model of OpenCLIP's with weights from a local file, in evaluation mode, and how images become its input.
+    The parameters are those of ``OpenClip``.
 
     Half precisions are OpenCLIP's own, which keep the layer norms in float32. What the weights were trained with
     (QuickGELU, normalisation, interpolation) comes from OpenCLIP's list of tags, which it doesn't look at when it loads
@@ -100,8 +107,12 @@ def open_model(weights: Path, model: str, tag: str, placement: Placement, resize
 
     Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
     """
+    if config is not None and model not in open_clip.list_models():
+        open_clip.add_model_config(config)
     if open_clip.get_model_config(model) is None:
         raise UsageError(f"open_clip {open_clip.__version__} has no model {model!r}")
+    pool = Pool(threads)
+    torch.set_num_threads(pool.threads)
     published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
     try:
         opened = open_clip.create_model(
@@ -120,4 +131,4 @@ def open_model(weights: Path, model: str, tag: str, placement: Placement, resize
         )
     except (RuntimeError, AssertionError) as error:  # torch lists all parameters that don't fit
         raise LaionPeopleError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
-    return opened.eval()
+    return opened.eval(), Preprocessing(opened.visual.preprocess_cfg, placement, pool)

@@ -17,6 +17,7 @@ Result = TypeVar("Result")
 
 log = logging.getLogger(__name__)
 
+OUT_OF_MEMORY = ("can't allocate memory", "out of memory", "STATUS_ALLOC_FAILED")
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -93,6 +94,6 @@ class Batches:
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error tells of too little memory: on the CPU torch has no class of its own for that
-    (https://github.com/pytorch/pytorch/issues/91547)."""
-    return isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error)
+    """Whether an error tells of too little memory: torch has a class of its own for that where its caching allocator
+    fails, but not on the CPU, for pinned memory or in a library (https://github.com/pytorch/pytorch/issues/91547)."""
+    return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -7,7 +7,7 @@ open_clip's own transform of the model gives.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,10 +15,13 @@ import numpy as np
 import torch
 from PIL import Image
 
+from include.models.pixels import on_device
 from include.models.placement import Placement
 from include.models.runtime import Pool
 
-CHUNK = 64  # images of like size that are resized together on a GPU: they are padded to the largest
+# Images of like size are resized together on a GPU, padded to the largest: so many, with so many pixels, at most.
+CHUNK, CHUNK_PIXELS = 64, 16_000_000
+LARGE = 4_000_000  # pixels from which threads resize an image before it goes to a GPU
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +116,14 @@ class Preprocessing:
 
         They differ from Pillow's by rounding; where Pillow squashes an image it may take the sides in another order.
         """
-        order = sorted(range(len(images)), key=lambda i: images[i].shape[:2])
-        chunks = [order[i : i + CHUNK] for i in range(0, len(order), CHUNK)]
+
+        def smaller(image: np.ndarray) -> np.ndarray:
+            return self.resize(image) if image.shape[0] * image.shape[1] > LARGE else image
+
+        images = self._pool.map(smaller, images)
+        chunks = list(_chunks([image.shape[:2] for image in images]))
         resized = torch.cat([self._resize_chunk([images[i] for i in chunk]) for chunk in chunks])
-        return resized[torch.from_numpy(np.argsort(order)).to(resized.device)]
+        return resized[on_device(np.argsort(np.concatenate(chunks)), resized.device)]
 
     def _resize_chunk(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
@@ -139,13 +146,27 @@ class Preprocessing:
         smaller, and weights are scaled to a sum of one at its borders.
         """
         numbers = np.array([[s.size / s.resized, s.start, s.size, *s.span] for s in sides], np.float32)
-        scale, start, size, begin, end = torch.from_numpy(numbers).to(self._placement.device).T[:, :, None, None]
+        scale, start, size, begin, end = on_device(numbers, self._placement.device).T[:, :, None, None]
         kept = torch.arange(sides[0].kept, device=scale.device)[:, None]
         position = torch.arange(longest, device=scale.device) + 0.5
         distance = (position - (kept + start + 0.5) * scale) / scale.clamp(min=1)
         weights = (_bilinear if self._bilinear else _bicubic)(distance.abs()) * (position < size)
         weights /= weights.sum(-1, keepdim=True).clamp(min=1e-6)
         return weights * ((kept >= begin) & (kept < end))
+
+
+def _chunks(sizes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
+    """The places of images to resize together: those of like height and width [height, width] each."""
+    chunk: list[int] = []
+    height = width = 0
+    for place in sorted(range(len(sizes)), key=sizes.__getitem__):
+        height, width = max(height, sizes[place][0]), max(width, sizes[place][1])
+        if chunk and (len(chunk) == CHUNK or (len(chunk) + 1) * height * width > CHUNK_PIXELS):
+            yield chunk
+            chunk, (height, width) = [], sizes[place]
+        chunk.append(place)
+    if chunk:
+        yield chunk
 
 
 def _start(resized: int, kept: int) -> int:

@@ -7,6 +7,8 @@ imported before a role is loaded, so that a step may record what decides its res
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import inspect
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from include.models import checkpoints, fetching
 from laion_people.errors import UsageError
 
 ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
+PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FOLDER = Path(__file__).parent
 
 
@@ -33,6 +36,13 @@ class Role:
     checkpoints: dict[str, str]
     params: dict[str, Any]
     options: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoints", "params", "options"):
+            if not isinstance(getattr(self, name), dict):
+                raise TypeError(f"{name} of {self.wrapper} should be a mapping")
+        if (precision := self.params.get("precision", "auto")) not in PRECISIONS:
+            raise TypeError(f"precision of {self.wrapper} is {precision!r}: should be one of {', '.join(PRECISIONS)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,11 +92,21 @@ class Profile:
         chosen = self.role(role)
         if "precision" in chosen.params:
             options = {"device": self.device} | options
-        module, _, name = chosen.wrapper.partition(".")
-        wrapper = getattr(importlib.import_module(f"include.models.{module}"), name)
+        wrapper, given = self._wrapper(chosen), chosen.params | chosen.options | options
+        try:
+            inspect.signature(wrapper).bind(**chosen.checkpoints, **given)
+        except TypeError as error:
+            raise UsageError(f"profile {self.name}: {chosen.wrapper}: {error}") from None
         get = fetching.fetch if self.fetches else checkpoints.path
-        files = {key: get(checkpoint) for key, checkpoint in chosen.checkpoints.items()}
-        return wrapper(**files, **chosen.params, **(chosen.options | options))
+        return wrapper(**{key: get(checkpoint) for key, checkpoint in chosen.checkpoints.items()}, **given)
+
+    def _wrapper(self, role: Role) -> Any:
+        name, _, of_class = role.wrapper.partition(".")
+        if importlib.util.find_spec(f"include.models.{name}"):
+            module = importlib.import_module(f"include.models.{name}")
+            if hasattr(module, of_class):
+                return getattr(module, of_class)
+        raise UsageError(f"profile {self.name}: include/models has no wrapper {role.wrapper}")
 
 
 def available() -> list[str]:

@@ -116,7 +116,7 @@ def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
 
 
 def _people_only(model: Any, placement: Placement) -> Any:
-    """Moves the model to its place. The last layers give the person's class alone, and stay in float32: in half
+    """Moves the model to its place. The last layers give the person's class alone, and reckon in float32: in half
     precision a distance of 640 pixels would be off by several."""
     model = model.to(placement.device, placement.dtype, memory_format=torch.channels_last)
     for conv in (*model.bbox_head.rtm_cls, *model.bbox_head.rtm_reg):

@@ -58,9 +58,10 @@ class RTMPose:
             raise UsageError(f"{config}: should be an RTMPose model of {BODY}, {HALPE} or {WHOLE_BODY} keypoints")
         self._size, self._split = tuple(codec["input_size"]), codec["simcc_split_ratio"]
         self._padding = _padding(config, settings.test_dataloader.dataset.pipeline)
-        self._mirrored = dataset_meta_from_config(settings)["flip_indices"] if flip_test else None
         self._whole_body = keypoints == WHOLE_BODY
         self._placement, self._pool = place(device, precision), Pool(threads)
+        mirrored = dataset_meta_from_config(settings)["flip_indices"]
+        self._mirrored = torch.tensor(mirrored, device=self._placement.device) if flip_test else None
         torch.set_num_threads(self._pool.threads)
         self._batches, self._lock = Batches(batch_size), threading.Lock()
         self._normalise = Normalise(settings.model.data_preprocessor, self._placement)

@@ -6,7 +6,6 @@ included, where one small model spread over many cores mostly waits, and makes r
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -15,15 +14,12 @@ from typing import TypeVar
 import cv2
 import onnxruntime
 
+from laion_people.overlap import cores
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 cv2.setNumThreads(1)  # OpenCV's own threads would compete with the pool's
-
-
-def available_cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0))
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
@@ -38,7 +34,7 @@ class Pool:
     """Maps a function over items, in order, with the given number of threads, which all callers share."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or available_cores()
+        self.threads = threads or cores()
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:

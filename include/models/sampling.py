@@ -3,17 +3,52 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 
+import numpy as np
 import torch
+
+from include.models.placement import Batches, place
 
 # What BLIP draws its candidates with, the best of which are kept by a filter (https://arxiv.org/abs/2201.12086, 4.3).
 TOP_P = 0.9
 MAX_TOKENS = 30  # of a caption; those of COCO, which captioners are tuned on, have 10 to 15
 
 _lock = Lock()
+
+
+class Sampler(ABC):
+    """A captioner that draws by nucleus sampling, batch by batch. May be called from several threads."""
+
+    def __init__(self, device: str, precision: str, batch_size: int) -> None:
+        self._placement, self._batches = place(device, precision), Batches(batch_size)
+
+    @torch.inference_mode()
+    def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
+        """``candidates`` captions for each image. One is empty where the model ends before it has said a word.
+
+        The same images, seed and batch size give the same captions while memory suffices: a batch that was halved draws
+        others.
+        """
+
+        def draw(batch: Sequence[tuple[int, np.ndarray]]) -> list[list[str]]:
+            pixels = self._prepare([image for _, image in batch])
+            with seeded(seed + batch[0][0], self._placement.device):
+                texts = [tidy(text) for text in self._draw(pixels, candidates)]
+            return [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
+
+        return [captions for batch in self._batches.map(draw, list(enumerate(images))) for captions in batch]
+
+    @abstractmethod
+    def _prepare(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+        """The model's input, from uint8 RGB arrays [height, width, 3]."""
+
+    @abstractmethod
+    def _draw(self, pixels: torch.Tensor, candidates: int) -> list[str]:
+        """``candidates`` captions for the first image, then those for the second, and so on."""
 
 
 @contextmanager

@@ -153,12 +153,11 @@ def _store(args: argparse.Namespace) -> Store:
     return open_store(settings.from_environment(store=args.store).store)
 
 
-def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS, fetches: bool = False) -> Runner:
-    """``fetches``: whether weights that are missing are fetched when a step needs them."""
+def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     from include.models.profiles import load_profile
 
     chosen = settings.from_environment(store=args.store, profile=args.profile, clusters=args.clusters)
-    profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches)
+    profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches=True)
     if chosen.describe:
         profile.role("captioner")  # which it may lack: better said before hours of other steps
     return Runner(open_store(chosen.store), chosen, profile, steps)

@@ -9,13 +9,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
+from laion_people.settings import from_environment
+
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
 def cores() -> int:
-    """Cores that this process may use, which in a container are fewer than the machine's."""
-    return len(os.sched_getaffinity(0))
+    """Threads for images and models. A pod sees all cores of its node: there the setting says how many are meant."""
+    return from_environment().cores or len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+import shutil
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from include.models.profiles import load_profile
 from laion_people.errors import LaionPeopleError, UsageError
 from tests.models.tiny_coca import COCA, seeded_coca
 
@@ -106,6 +108,13 @@ def test_the_same_seed_gives_the_same_captions_and_another_seed_others(captioner
     assert captioner.describe(images(), 2, seed=2) != described
 
 
+def test_the_batch_size_decides_captions_and_is_recorded(coca_files: tuple[Path, Path]) -> None:
+    alone, together = (coca(coca_files, batch_size=size).describe(images(), 2, seed=1) for size in (1, 3))
+    assert alone != together
+    for profile in ("standard", "wholebody", "large"):
+        assert load_profile(profile).params("captioner")["batch_size"] >= 1
+
+
 def test_threads_and_whatever_else_draws_make_no_difference(captioner: Any) -> None:
     import torch
 
@@ -153,11 +162,43 @@ def test_coca_leaves_out_what_follows_the_end_and_a_word_cut_in_two(coca_files: 
     captioner = coca(coca_files)
     start, end = captioner._tokenizer.sot_token_id, captioner._tokenizer.eot_token_id
     tokens = [start, *captioner._tokenizer.encode("a person stands on the grass .")]
-    assert captioner._text([*tokens, end, 0, 0]) == "a person stands on the grass."
-    assert captioner._text([*tokens, 0, 0, 0]) == "a person stands on the grass."
+    assert captioner._text([*tokens, end, 0, 0]) == "a person stands on the grass . "
+    assert captioner._text([*tokens, 0, 0, 0]) == "a person stands on the grass . "
     half = next(token for token, text in captioner._tokenizer.decoder.items() if text.isalpha())
-    assert captioner._text([*tokens, half, end]) == "a person stands on the grass."
+    assert captioner._text([*tokens, half, end]).rstrip() == "a person stands on the grass ."
     assert captioner._text([start, end]) == ""
+
+
+def test_coca_encodes_an_image_once_however_many_captions_it_is_to_have(coca_files: tuple[Path, Path]) -> None:
+    captioner, encoded = coca(coca_files, batch_size=2), []
+    captioner._model.visual.register_forward_pre_hook(lambda _, pixels: encoded.append(len(pixels[0])))
+    captioner.describe(images(), 4, seed=1)
+    assert encoded == [2, 1]
+
+
+def test_coca_draws_what_it_draws_where_it_encodes_the_images_itself(coca_files: tuple[Path, Path]) -> None:
+    import torch
+
+    from include.models.coca import MAX_TOKENS, TOP_P
+    from include.models.sampling import tidy
+
+    captioner, crops = coca(coca_files), images()
+    described = captioner.describe(crops, 2, seed=1)
+    del captioner._model._encode_image
+    torch.manual_seed(1)
+    pixels = captioner._preprocess(crops).repeat_interleave(2, 0)
+    tokens = captioner._model.generate(pixels, seq_len=MAX_TOKENS, generation_type="top_p", top_p=TOP_P).tolist()
+    assert list(chain.from_iterable(described)) == [tidy(captioner._text(row)) for row in tokens]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("name", ["blip", "vit-bert"])
+def test_crops_of_one_or_three_rows_keep_their_colour(name: str, rows: int, hub: dict[str, Path]) -> None:
+    captioner, orange = image_to_text(hub[name]), np.uint8([250, 120, 10])
+    low, high = (captioner._prepare([np.tile(orange, (height, 50, 1))]) for height in (rows, 40))
+    assert low.shape == (1, 3, 32, 32)
+    np.testing.assert_array_equal(low, high)
+    assert len(captioner.describe([np.tile(orange, (rows, 50, 1)), *images()], 2, seed=1)) == 4
 
 
 def test_captioners_in_half_precision(coca_files: tuple[Path, Path], hub: dict[str, Path]) -> None:
@@ -195,3 +236,41 @@ def test_an_incomplete_folder_is_one_readable_line(missing: str, hub: dict[str, 
     with pytest.raises(LaionPeopleError, match="holds no image-to-text model with safetensors") as caught:
         image_to_text(tmp_path)
     assert "\n" not in str(caught.value)
+
+
+def copied(folder: Path, to: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
+    """A copy of a folder of the hub whose weights were changed."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(folder, to, dirs_exist_ok=True)
+    weights = load_file(to / "model.safetensors")
+    change(weights)
+    save_file(weights, to / "model.safetensors", {"format": "pt"})
+    return to
+
+
+def test_missing_weights_are_one_readable_line(hub: dict[str, Path], tmp_path: Path) -> None:
+    def leave_out(weights: dict[str, Any]) -> None:
+        del weights["text_decoder.cls.predictions.transform.dense.bias"]
+        del weights["vision_model.embeddings.patch_embedding.weight"]
+
+    says = r"2 are missing or of another shape, the first is text_decoder\.cls\.predictions\.transform\.dense\.bias;"
+    with pytest.raises(LaionPeopleError, match=says) as caught:
+        image_to_text(copied(hub["blip"], tmp_path, leave_out))
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_of_another_shape_are_one_readable_line(hub: dict[str, Path], tmp_path: Path) -> None:
+    name = "vision_model.embeddings.patch_embedding.bias"
+    smaller = copied(hub["blip"], tmp_path, lambda weights: weights.update({name: weights[name][:16]}))
+    with pytest.raises(LaionPeopleError, match=f"1 are missing or of another shape, the first is {name};") as caught:
+        image_to_text(smaller)
+    assert "\n" not in str(caught.value)
+
+
+def test_weights_that_captions_do_not_need_may_be_missing(hub: dict[str, Path], tmp_path: Path) -> None:
+    def leave_out(weights: dict[str, Any]) -> None:
+        del weights["encoder.pooler.dense.weight"], weights["encoder.pooler.dense.bias"]
+
+    without = image_to_text(copied(hub["vit-bert"], tmp_path, leave_out))
+    assert without.describe(images(), 2, seed=1) == image_to_text(hub["vit-bert"]).describe(images(), 2, seed=1)

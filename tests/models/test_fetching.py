@@ -234,7 +234,7 @@ def test_a_pickle_is_reduced_to_safetensors_which_is_what_a_model_opens(server, 
     server.files["/there/m.pth"] = pickle.getvalue()
     file = register(sha256="", file="m.pth")
     opened = fetching.fetch("m")
-    assert opened == checkpoints.path("m") == file.with_suffix(".safetensors")
+    assert opened == checkpoints.path("m") == file.with_name(f"{file.name}.safetensors")
     assert load_file(opened)["weight"].tolist() == [0, 1, 2, 3]
     assert checkpoints.sha256("m") == hashlib.sha256(pickle.getvalue()).hexdigest()
     checkpoints.verify("m")

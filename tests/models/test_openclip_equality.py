@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -123,10 +122,36 @@ def test_a_sliver_of_an_image_is_resized_without_a_giant_in_between() -> None:
     ).shape == (224, 224, 3)
 
 
-def test_weights_are_loaded_from_the_folder_of_models(tmp_path: Path) -> None:
-    """The name of a checkpoint says which of open_clip's models it is."""
-    from include.models.profiles import load_profile
+def test_profiles_name_the_weights_of_the_very_model() -> None:
+    from include.models.profiles import available, load_profile
 
-    for name in ("standard", "large"):
-        role = load_profile(name).role("clip")
+    roles = [role for name in available() for role in load_profile(name).roles.values()]
+    fetched = [role for role in roles if role.checkpoints.get("weights", "").startswith("openclip/")]
+    assert len(fetched) == 6
+    for role in fetched:
         assert role.checkpoints["weights"] == f"openclip/{role.params['model']}/{role.params['tag']}"
+
+
+def test_one_large_crop_among_small_ones_takes_little_memory_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Crops are padded to the largest that they are resized with."""
+    from include.models import preprocessing
+    from include.models.placement import place
+    from include.models.runtime import Pool
+
+    from open_clip.transform import PreprocessCfg  # isort: skip
+
+    rng = np.random.default_rng(0)
+    smooth = np.asarray(Image.fromarray(rng.integers(0, 255, (9, 9, 3), np.uint8)).resize((3000, 2000)))
+    crops = [smooth, *(smooth[:50, : 40 + i] for i in range(80)), smooth[:1000, :900]]
+    ours = preprocessing.Preprocessing(asdict(PreprocessCfg(size=224)), place("cpu", "fp32"), Pool(1))
+    areas: list[int] = []
+    resize_chunk = ours._resize_chunk
+
+    def measured(images: list[np.ndarray]) -> Any:
+        areas.append(len(images) * max(i.shape[0] for i in images) * max(i.shape[1] for i in images))
+        return resize_chunk(images)
+
+    monkeypatch.setattr(ours, "_resize_chunk", measured)
+    difference = (ours.resize_on_device(crops) - ours.resize_in_threads(crops)).abs()
+    assert difference.mean() < 0.1
+    assert max(areas) <= preprocessing.CHUNK_PIXELS and len(areas) < 5

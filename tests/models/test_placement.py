@@ -33,12 +33,19 @@ def test_items_come_in_order_and_none_is_lost_when_memory_runs_out():
     assert batches.size == 2 and set(seen) == {2}  # 16, 8, 4, 2: and not more again
 
 
-def test_the_cpu_allocators_error_counts_too():
+@pytest.mark.parametrize(
+    "told",
+    [
+        "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
+        "CUDA error: out of memory",  # of pinned memory
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+        "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
+    ],
+)
+def test_errors_of_other_allocators_count_too(told: str):
     def function(batch: Sequence[int]) -> int:
         if len(batch) > 1:
-            raise RuntimeError(
-                "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."
-            )
+            raise RuntimeError(told)
         return len(batch)
 
     assert list(Batches(2).map(function, range(3))) == [1, 1, 1]

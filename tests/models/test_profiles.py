@@ -15,7 +15,10 @@ import pytest
 from include.models import checkpoints
 from include.models.checkpoints import Checkpoint
 from include.models.profiles import FOLDER, ROLES, Profile, Role, available, load_profile
+from laion_people import cli
 from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.store import LocalStore
+from tests import fakes
 
 
 def test_packaged_is_available():
@@ -63,17 +66,15 @@ def test_a_run_fetches_weights_when_it_needs_them_and_not_before(tmp_path: Path,
     for name, sha256 in (("known", hashlib.sha256(b"weights").hexdigest()), ("unknown", "")):
         entry = Checkpoint(name, "m.safetensors", sha256, "MIT", "a test", "https://example.org/m.safetensors")
         monkeypatch.setitem(checkpoints.CHECKPOINTS, name, entry)
-    roles = {
-        name: Role("profiles.Role", {"checkpoints": name}, {"wrapper": "", "params": {}})
-        for name in ("known", "unknown")
-    }
+    takes_a_file = {"name": "", "sha256": "", "licence": "", "source": ""}
+    roles = {name: Role("checkpoints.Checkpoint", {"file": name}, takes_a_file) for name in ("known", "unknown")}
     careful, eager = (Profile("test", "", "", roles, fetches=fetches) for fetches in (False, True))
     assert careful.fingerprint("known") == eager.fingerprint("known") and not (tmp_path / "cache").exists()
     for needs in (careful.fingerprint, careful.load):
         with pytest.raises(LaionPeopleError, match="is missing: run `bin/laion-people models fetch"):
             needs("unknown")
     assert eager.fingerprint("unknown") == {"unknown": eager.fingerprint("known")["known"]}
-    assert eager.load("known").checkpoints.read_bytes() == careful.load("known").checkpoints.read_bytes() == b"weights"
+    assert eager.load("known").file.read_bytes() == careful.load("known").file.read_bytes() == b"weights"
 
 
 @pytest.mark.parametrize("name", available())
@@ -140,3 +141,37 @@ def test_reading_a_profile_imports_no_framework():
         "sys.exit(bool({'torch', 'onnxruntime', 'mediapipe', 'cv2', 'open_clip'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
+
+
+GOOD = "wrapper: openclip.OpenClip, checkpoints: {weights: clip-sample}, params: {model: m, tag: t, precision: auto}"
+
+
+@pytest.mark.parametrize(
+    ("role", "told"),
+    [
+        (GOOD.replace("openclip.", "opencilp."), "no wrapper opencilp.OpenClip"),
+        (GOOD.replace("OpenClip", "Openclip"), "no wrapper openclip.Openclip"),
+        (GOOD.replace("precision: auto", "precision: half"), "precision of .* is 'half'"),
+        (GOOD.replace("tag: t", "teg: t"), "teg|tag"),
+        (GOOD.replace("{weights:", "{weihgts:"), "weihgts|weights"),
+        (GOOD.replace("{weights: clip-sample}", ""), "checkpoints of openclip.OpenClip should be a mapping"),
+    ],
+)
+def test_a_mistake_in_a_profile_of_ones_own_is_told_in_one_line(tmp_path: Path, role: str, told: str):
+    import yaml
+
+    content = yaml.safe_load((FOLDER / "packaged.yaml").read_text())
+    content["roles"]["clip"] = yaml.safe_load(f"{{{role}, options: {{batch_size: 1}}}}")
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
+    with pytest.raises(UsageError, match=told):
+        load_profile(str(tmp_path / "mine.yaml")).load("clip")
+
+
+def test_the_command_line_fetches_what_a_step_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path / "cache"))
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", str(tmp_path / "mirror"))
+    (tmp_path / "mirror").mkdir()
+    fakes.image_shard(LocalStore(tmp_path / "store"), "some/part", 0)
+    command = ["run", "detect", "some/part", "--profile", "standard", "--store", str(tmp_path / "store")]
+    assert cli.main(command) == 1
+    assert "rtmdet-m could not be fetched" in capsys.readouterr().err

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import json
 import math
-import os
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +27,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.fetch import Fetcher, FetchError
 from laion_people.images import ImageError
 from laion_people.manifest import Manifest
+from laion_people.overlap import cores
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.store import Store
@@ -208,7 +208,7 @@ async def _finished(shard: Shard, rows: Iterator[Row]) -> AsyncIterator[Row]:
     settings = shard.settings
     places = asyncio.Semaphore(settings.url_threads)
     waiting: deque[asyncio.Future[Row]] = deque()
-    with ThreadPoolExecutor(len(os.sched_getaffinity(0))) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         async with Fetcher(settings) as fetcher:
 
             async def finish(row: Row) -> Row:
