@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 
 import pytest
@@ -15,8 +16,9 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[str]:
 def test_a_silent_command_says_that_it_is_alive(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("laion_people_test_silent")
     with caplog.at_level(logging.INFO, log.name), heartbeat(log, 0.1):
-        time.sleep(0.45)
-    assert lines(caplog)[:2] == ["still at work after 0 s"] * 2
+        while len(lines(caplog)) < 2:
+            time.sleep(0.01)
+    assert all(re.fullmatch(r"still at work after \d+ s", line) for line in lines(caplog))
     caplog.clear()
     time.sleep(0.25)
     assert lines(caplog) == []
@@ -24,8 +26,8 @@ def test_a_silent_command_says_that_it_is_alive(caplog: pytest.LogCaptureFixture
 
 def test_a_command_that_speaks_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
     log = logging.getLogger("laion_people_test_busy")
-    with caplog.at_level(logging.INFO, log.name), heartbeat(log, 0.8):
-        for _ in range(10):
+    with caplog.at_level(logging.INFO, log.name), heartbeat(log, 5):
+        for _ in range(11):
             log.getChild("step").info("a shard")
-            time.sleep(0.1)
-    assert lines(caplog) == ["a shard"] * 10
+            time.sleep(0.5)
+    assert lines(caplog) == ["a shard"] * 11

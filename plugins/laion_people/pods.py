@@ -7,6 +7,8 @@ idempotent and the audit recounts the store, so that whatever goes wrong between
 from __future__ import annotations
 
 import json
+import math
+import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -33,6 +35,7 @@ RESULT = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
 WORKER_USER = 10001  # of the worker's image; the sidecar's image has no user of its own
 WEIGHTS = "/models"
 RESULT_SECONDS = 300.0
+STOPPED = "the task was told to stop before its pod was done"
 GRACE = timedelta(hours=1)  # that a pod may outlive the time limit of its task
 SECURITY = {
     "security_context": k8s.V1PodSecurityContext(
@@ -60,19 +63,15 @@ BEHAVIOUR = {
     "termination_message_policy": "FallbackToLogsOnError",
     "log_pod_spec_on_failure": False,
     "log_events_on_failure": True,
-    # Pods that have ended stay to be looked at until the cluster's own limit; those that are active hold a GPU, and a
-    # task that gave up on one used to leave it (https://github.com/apache/airflow/issues/59083).
-    "on_finish_action": "delete_active_pod",
+    # "delete_active_pod" would keep few pods to look at, since the sidecar still runs when most are done, and where the
+    # next try finds one that is dead (evicted under a worker that died too) it would take it for its own and fail.
+    "on_finish_action": "delete_pod",
     # After a restart of the scheduler or a worker, the next try finds the pod of the one before and goes on with it.
     "durable": True,
     # A deferred task is resumed elsewhere when the pod has ended, where a pod that is gone by then counts as a success.
     "deferrable": False,
 }
-AIRFLOW_ONLY = (
-    "runner",
-    "gpu_tasks_per_run",
-    "models_dir",
-)  # settings that mean nothing in a pod, and the folder there
+AIRFLOW_ONLY = ("runner", "gpu_tasks_per_run", "models_dir")  # mean nothing in a pod; the folder is another there
 
 
 class PodOperator(KubernetesPodOperator):
@@ -99,7 +98,9 @@ class PodOperator(KubernetesPodOperator):
         super().__init__(**kwargs)
         self.words, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
         self.sidecar_image = sidecar_image
-        self.killed = False
+        if self.execution_timeout:  # which is meant for the work, while a pod may wait for longer than some tasks work
+            waiting = self.schedule_timeout_seconds + self.startup_timeout_seconds
+            self.execution_timeout += timedelta(seconds=waiting)
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
         self.arguments = command_line(self.words, self.partitions, self.shards, self.clusters, result=RESULT)
@@ -110,6 +111,8 @@ class PodOperator(KubernetesPodOperator):
             # Of a pod that nobody waits for any more, the sidecar would run for ever and keep its GPU from others.
             self.active_deadline_seconds = int((self.execution_timeout + GRACE).total_seconds())
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
+        # A service whose name begins with laion-people would look like settings that don't exist.
+        pod.spec.enable_service_links = False
         worker, sidecar = pod.spec.containers[:2]  # others are the cluster's own
         if context:
             worker.env = [*worker.env, k8s.V1EnvVar(name="AIRFLOW_CTX_DAG_RUN_ID", value=context["run_id"])]
@@ -123,15 +126,20 @@ class PodOperator(KubernetesPodOperator):
         finally:
             # A worker that is drained is told to stop: Airflow deletes the pod and may then call the task a success
             # (https://github.com/apache/airflow/issues/73006, https://github.com/apache/airflow/issues/71202).
-            if self.killed:
-                raise AirflowException("the task was told to stop, and its pod was deleted before it was done")
+            if self._killed:
+                raise AirflowException(STOPPED)
         if result is None:
             raise AirflowException("the pod ended well but left no result; what it has done is kept")
         return result
 
-    def on_kill(self) -> None:
-        self.killed = True
-        super().on_kill()
+    def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
+        """As Airflow does, but a task that is told to stop just before or meanwhile leaves no pod."""
+        if not self._killed:
+            self.pod = super().get_or_create_pod(pod_request_obj, context)
+        if self._killed:
+            self.on_kill()
+            raise AirflowException(STOPPED)
+        return self.pod
 
     def extract_xcom(self, pod: k8s.V1Pod, **options: Any) -> Any:
         """Reads the result from the sidecar, for at most RESULT_SECONDS.
@@ -149,7 +157,7 @@ class PodOperator(KubernetesPodOperator):
             reader.shutdown(wait=False)
 
     def cleanup(self, pod: k8s.V1Pod, remote_pod: k8s.V1Pod, *args: Any, **kwargs: Any) -> None:
-        if self.killed or not remote_pod or container_is_succeeded(remote_pod, self.base_container_name):
+        if self._killed or not remote_pod or container_is_succeeded(remote_pod, self.base_container_name):
             super().cleanup(pod, remote_pod, *args, **kwargs)
             return
         failure = self._failure(pod)
@@ -205,7 +213,7 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
         "image": settings.pod_image,
         "sidecar_image": settings.pod_sidecar_image,
         "image_pull_secrets": settings.pod_pull_secret or None,
-        "env_vars": _environment(settings),
+        "env_vars": _environment(settings, str(resources["cpu"])),
         "env_from": secret if settings.pod_secret else [],
         "labels": {"app.kubernetes.io/name": "laion-people", "app.kubernetes.io/component": step},
         # A pod that autoscalers move to another node starts its group of shards again.
@@ -228,17 +236,20 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
 
 
 def step_resources(settings: Settings, step: str) -> dict[str, Any]:
-    """What the pod of a step (or of another task) asks for: ``cpu``, ``memory``, ``gpu`` and ``shared_memory``."""
+    """What the pod of a step (or of another task) asks for, by the names of resources.yaml. Raises UsageError."""
     table = yaml.safe_load(RESOURCES.read_text())
     by_profile = table["profiles"].get(settings.profile, {})
     on_cluster = json.loads(settings.pod_resources or "{}")
+    if unknown := sorted(on_cluster.keys() - table["steps"].keys()):
+        raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(table['steps'])}")
     return table["default"] | table["steps"].get(step, {}) | by_profile.get(step, {}) | on_cluster.get(step, {})
 
 
 def _requirements(resources: dict[str, Any], gpu_resource: str) -> k8s.V1ResourceRequirements:
     gpus = {gpu_resource: str(resources["gpu"])} if int(resources["gpu"]) else {}
-    memory = {"memory": str(resources["memory"])}
-    return k8s.V1ResourceRequirements(requests={"cpu": str(resources["cpu"])} | memory | gpus, limits=memory | gpus)
+    limits = {"memory": str(resources["memory"])} | gpus
+    unlimited = {"cpu": str(resources["cpu"]), "ephemeral-storage": str(resources["ephemeral_storage"])}
+    return k8s.V1ResourceRequirements(requests=unlimited | limits, limits=limits)
 
 
 def _node_selector(settings: Settings, on_gpu: bool) -> dict[str, str]:
@@ -246,14 +257,25 @@ def _node_selector(settings: Settings, on_gpu: bool) -> dict[str, str]:
     return json.loads(settings.pod_node_selector or "{}") | json.loads(for_gpu or "{}")
 
 
-def _environment(settings: Settings) -> list[k8s.V1EnvVar]:
-    """The settings that a step reads. What is secret comes from the cluster's secret and is never seen here."""
+def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
+    """The settings that a step reads. What is secret comes from the cluster's secret and is never seen here.
+
+    A pod sees all cores of its node: it is told to use the ``cpu`` that it asks for, since its memory doesn't grow with
+    the node. Raises UsageError for a password.
+    """
+    if re.search("://[^/]*@", settings.models_mirror):
+        raise UsageError(
+            f"{PREFIX}MODELS_MIRROR has a password, which everyone who may see pods could read: make it a key of the "
+            f"secret that {PREFIX}POD_SECRET names, and don't set it for Airflow"
+        )
+    cores = str(settings.cores or max(1, math.ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu))))
     variables = {
         name: value
         for name, value in to_environment(settings).items()
         if name.removeprefix(PREFIX).lower() not in AIRFLOW_ONLY and not name.startswith(f"{PREFIX}POD_")
     }
     variables |= {f"{PREFIX}STORE": settings.store, f"{PREFIX}MODELS_DIR": WEIGHTS, "HOME": "/tmp"}  # noqa: S108
+    variables |= {f"{PREFIX}CORES": cores, "OMP_NUM_THREADS": cores}
     return [k8s.V1EnvVar(name=name, value=value) for name, value in sorted(variables.items())]
 
 

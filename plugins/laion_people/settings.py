@@ -13,6 +13,8 @@ from typing import Any
 from laion_people.errors import UsageError
 
 PREFIX = "LAION_PEOPLE_"
+# What Kubernetes tells the pods of a namespace about a service there whose name begins with laion-people.
+SERVICE_LINK = r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$"
 
 
 def _setting(default: Any, help: str, **rules: Any) -> Any:
@@ -40,11 +42,11 @@ def _is_tolerations(value: Any) -> bool:
 
 
 def _is_resources(value: Any) -> bool:
-    return (
-        isinstance(value, dict)
-        and value.keys() <= {"cpu", "memory", "gpu", "shared_memory"}
-        and str(value.get("gpu", 0)).isdecimal()
-        and all(type(v) in (str, int) and re.fullmatch(r"\d+(m|[KMGT]i)?", str(v)) for v in value.values())
+    size = r"\d+[KMGT]i"
+    quantities = {"cpu": r"\d+(\.\d+)?|\d+m", "gpu": r"\d+"}
+    quantities |= dict.fromkeys(("memory", "shared_memory", "ephemeral_storage"), size)
+    return isinstance(value, dict) and all(
+        name in quantities and re.fullmatch(quantities[name], str(quantity)) for name, quantity in value.items()
     )
 
 
@@ -80,6 +82,7 @@ class Settings:
     precision: str = _setting(
         "auto", "of these models; auto: fp16 on a GPU, fp32 on a CPU", choices=("auto", "fp32", "bf16", "fp16")
     )
+    cores: int = _setting(0, "threads for images and models; 0: one for each core that the process may use", minimum=0)
     clusters: str = _setting(
         "",
         "cluster version that assign, compose and caption use; empty: the newest",
@@ -120,7 +123,7 @@ class Settings:
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*)?",
         like="backgrounds/rooms",
     )
-    describe: bool = _setting(False, "run the experimental step describe (Subset D) too; its captioner needs a GPU")
+    describe: bool = _setting(False, "run the experimental step describe (Subset D) too; slow without a GPU")
     description_candidates: int = _setting(8, "captions that describe draws for a person", minimum=1)
     description_threshold: float = _setting(0.25, "a description is kept when its CLIP similarity is greater")
     seed: int = _setting(0, "seed of everything that draws", minimum=0)
@@ -145,7 +148,7 @@ class Settings:
         "",
         "by step, in place of resources.yaml: JSON",
         json=_map_of(_is_resources),
-        like='{"detect": {"gpu": 1, "cpu": 8, "memory": "24Gi", "shared_memory": "4Gi"}}',
+        like='{"detect": {"gpu": 1, "cpu": 8, "memory": "24Gi", "ephemeral_storage": "8Gi"}}',
     )
     pod_node_selector: str = _setting(
         "", "labels of the nodes for pods: JSON", json=_map_of(_is_text), like='{"pool": "batch"}'
@@ -170,6 +173,7 @@ def from_environment(environ: Mapping[str, str] = os.environ, **overrides: str |
     """
     known = {PREFIX + f.name.upper(): f for f in fields(Settings)}
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
+    unknown = [name for name in unknown if not re.search(SERVICE_LINK, name)]
     if unknown:
         raise UsageError(f"unknown setting {unknown[0]}: `bin/laion-people settings` lists those that exist")
     given = {**environ, **{PREFIX + k.upper(): v for k, v in overrides.items() if v is not None}}

@@ -3,7 +3,7 @@
 A container's command really runs: ``bin/laion-people`` with the arguments of the pod, and nothing in its environment
 but the pod's. Mounts are folders: a mount's path in an argument or a variable is replaced by its folder, and a volume
 claim is the folder of the same name on this machine. The XCom sidecar is played: it hands out the result, and ends when
-it is told to. What a cluster does to pods is chosen beforehand by ``fate``.
+it is told to, a little later. What a cluster does to pods is chosen beforehand by ``fate``.
 """
 
 from __future__ import annotations
@@ -187,7 +187,7 @@ class FakeKubernetes:
             await pod.ended.wait()
         elif request.query.get("stdin") == "True":  # a shell, which is told to interrupt the sidecar
             await socket.receive()
-            pod.end(SIDECAR, 0)
+            self.loop.call_later(0.5, pod.end, SIDECAR, 0)
         else:
             result = pod.result.read_text() if pod.result.exists() else "__airflow_xcom_result_empty__"
             await socket.send_bytes(b"\x01" + result.encode())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import timedelta
@@ -14,6 +15,7 @@ from typing import Any
 import kubernetes_validate
 import pytest
 import yaml
+from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from kubernetes.client import ApiClient
 
@@ -40,6 +42,7 @@ PROFILES = sorted(path.stem for path in (ROOT / "include" / "models").glob("*.ya
 EXTRACT = ("download", "detect", "pose", "mesh", "clip_filter")
 CLUSTER = ("cluster", "label")
 CAPTION = ("assign", "compose", "caption", "describe")
+OTHERS = ("list_metadata", "count", "plan", "audit")
 CLUSTER_SETTINGS = {
     "RUNNER": "kubernetes",
     "STORE": "s3://bucket/laion",
@@ -79,6 +82,10 @@ def sent(task: PodOperator) -> dict[str, Any]:
     return ApiClient().sanitize_for_serialization(task.build_pod_request_obj(dry_run=True))
 
 
+def variables(container: dict[str, Any]) -> dict[str, str]:
+    return {variable["name"]: variable["value"] for variable in container["env"]}
+
+
 def base(pod: dict[str, Any]) -> dict[str, Any]:
     (container,) = (c for c in pod["spec"]["containers"] if c["name"] == "base")
     return container
@@ -116,13 +123,39 @@ def test_a_pod_asks_for_what_its_step_needs_and_only_gpu_pods_go_to_gpu_nodes(
 ) -> None:
     for step, pod in requests.items():
         resources = base(pod)["resources"]
-        assert resources["requests"].keys() >= {"cpu", "memory"}
+        assert resources["requests"].keys() >= {"cpu", "memory", "ephemeral-storage"}
         assert resources["limits"]["memory"] == resources["requests"]["memory"]
         gpus = resources["limits"].get("nvidia.com/gpu")
         assert gpus == resources["requests"].get("nvidia.com/gpu")
         assert pod["spec"]["nodeSelector"] == {"pool": "batch"} | ({"gpu": "h100"} if gpus else {})
         if step in ("download", "mesh", "compose", "cluster", "plan", "audit"):
             assert gpus is None
+
+
+@pytest.mark.parametrize(("cpu", "threads"), [("12", "12"), ("2.5", "3"), ("0.5", "1"), ("2500m", "3"), ("500m", "1")])
+def test_a_pod_has_as_many_threads_as_it_asks_for_cores(settings: pytest.MonkeyPatch, cpu: str, threads: str) -> None:
+    settings.setenv("LAION_PEOPLE_POD_RESOURCES", json.dumps({"detect": {"cpu": cpu}}))
+    pod = base(sent(step_task("detect", partitions="a/1")))
+    assert pod["resources"]["requests"]["cpu"] == cpu
+    assert variables(pod).items() >= {"LAION_PEOPLE_CORES": threads, "OMP_NUM_THREADS": threads}.items()
+
+
+def test_threads_that_are_chosen_are_kept(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("LAION_PEOPLE_CORES", "3")
+    assert variables(base(sent(step_task("detect", partitions="a/1"))))["LAION_PEOPLE_CORES"] == "3"
+
+
+def test_a_pod_is_not_told_of_services_whose_names_look_like_settings(requests: dict[str, dict[str, Any]]) -> None:
+    assert not any(pod["spec"]["enableServiceLinks"] for pod in requests.values())
+
+
+def test_waiting_for_a_node_and_an_image_is_not_time_of_the_work(settings: pytest.MonkeyPatch) -> None:
+    settings.setenv("LAION_PEOPLE_POD_SCHEDULE_SECONDS", "7200")
+    settings.setenv("LAION_PEOPLE_POD_STARTUP_SECONDS", "600")
+    plan = worker_task("plan", "shard-groups", partitions="a/1", execution_timeout=timedelta(hours=1))
+    assert plan.execution_timeout == timedelta(hours=3, minutes=10)
+    with DAG("inherits", default_args={"execution_timeout": timedelta(hours=1)}):
+        assert worker_task("count", "partitions").execution_timeout == timedelta(hours=3, minutes=10)
 
 
 def test_the_models_of_the_hubs_run_on_gpus_and_the_packaged_ones_on_cpus(settings: pytest.MonkeyPatch) -> None:
@@ -154,12 +187,14 @@ def test_images_are_named_by_version_and_secrets_by_reference(settings: pytest.M
         pod = sent(task)
         assert "hush" not in json.dumps(pod)
         assert base(pod)["envFrom"] == [{"secretRef": {"name": "laion-people-s3"}}]
-        names = {variable["name"]: variable["value"] for variable in base(pod)["env"]}
-        assert names == {
+        cores = base(pod)["resources"]["requests"]["cpu"]
+        assert variables(base(pod)) == {
             "HOME": "/tmp",
+            "LAION_PEOPLE_CORES": cores,
             "LAION_PEOPLE_MODELS_DIR": "/models",
             "LAION_PEOPLE_STORE": "s3://bucket/laion",
             "LAION_PEOPLE_THRESHOLD": "0.28",
+            "OMP_NUM_THREADS": cores,
         }
         for container in pod["spec"]["containers"]:
             assert container["image"].rpartition(":")[2] not in ("", "latest", container["image"])
@@ -184,7 +219,7 @@ def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:
         "SERVICE_ACCOUNT": "worker",
         "WEIGHTS_CLAIM": "weights",
         "GPU_RESOURCE": "amd.com/gpu",
-        "RESOURCES": '{"detect": {"memory": "48Gi", "gpu": 2, "shared_memory": "8Gi"}}',
+        "RESOURCES": '{"detect": {"memory": "48Gi", "gpu": 2, "shared_memory": "8Gi", "ephemeral_storage": "9Gi"}}',
     }.items():
         settings.setenv(f"LAION_PEOPLE_POD_{name}", value)
     pod = sent(step_task("detect", partitions="a/1", hours=3))
@@ -192,10 +227,11 @@ def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:
     assert [container["image"] for container in spec["containers"]] == [digest, "registry.example.org/alpine:3.24.2"]
     assert (spec["serviceAccountName"], spec["imagePullSecrets"]) == ("worker", [{"name": "registry"}])
     assert limits == {"memory": "48Gi", "amd.com/gpu": "2"}
+    assert base(pod)["resources"]["requests"]["ephemeral-storage"] == "9Gi"
     volumes = {volume["name"]: volume for volume in spec["volumes"]}
     assert volumes["weights"]["persistentVolumeClaim"] == {"claimName": "weights"}
     assert volumes["shared-memory"]["emptyDir"] == {"medium": "Memory", "sizeLimit": "8Gi"}
-    assert spec["activeDeadlineSeconds"] == timedelta(hours=4).total_seconds()  # so that no orphan keeps a GPU
+    assert spec["activeDeadlineSeconds"] == timedelta(hours=5.5).total_seconds()  # so that no orphan keeps a GPU
 
 
 @pytest.mark.parametrize(
@@ -212,6 +248,8 @@ def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:
         ("POD_TOLERATIONS", '[{"keys": "gpu"}]', r"should look like \[{.*NoSchedule"),
         ("POD_RESOURCES", '{"detect": {"memory": "24 GB"}}', r'should look like {"detect": {"gpu": 1'),
         ("POD_RESOURCES", '{"detect": {"mem": "24Gi"}}', r'should look like {"detect": {"gpu": 1'),
+        ("POD_RESOURCES", '{"detekt": {"cpu": 8}}', "no step detekt; there are list_metadata, .* detect, .* audit"),
+        ("MODELS_MIRROR", "https://me:hush@example.org/m", "make it a key of the secret that LAION_PEOPLE_POD_SECRET"),
         ("POD_SECRET", "Not A Name", "should look like laion-people"),
         ("STORE", "./data", r"pods cannot see the store \./data: LAION_PEOPLE_STORE should be s3://bucket/prefix"),
         ("STORE", "/data", r"pods cannot see the store /data: .* LAION_PEOPLE_POD_STORE_CLAIM"),
@@ -255,7 +293,7 @@ def test_describe_is_skipped_unless_it_is_asked_for(settings: pytest.MonkeyPatch
 
 def test_resources_are_given_for_steps_and_profiles_that_exist() -> None:
     table = yaml.safe_load(pods.RESOURCES.read_text())
-    assert table["steps"].keys() <= {*EXTRACT, *CLUSTER, *CAPTION, "audit"}
+    assert table["steps"].keys() == {*EXTRACT, *CLUSTER, *CAPTION, *OTHERS}
     assert all(changes.keys() <= table["steps"].keys() for changes in table["profiles"].values())
 
 
@@ -322,7 +360,7 @@ def test_a_failure_is_one_line_and_the_next_attempt_is_another_pod(
     assert not isinstance(caught.value, AirflowFailException)
     assert detect().execute(context(2, state)) == RESULT
     assert len(cluster.pods_of("detect")) == 2
-    assert all(pod.body["status"]["phase"] in ("Succeeded", "Failed") for pod in cluster.pods.values())
+    assert cluster.pods == {}
 
 
 def test_bad_usage_is_not_retried(cluster: FakeKubernetes) -> None:
@@ -348,10 +386,24 @@ def test_a_sidecar_that_hangs_does_not_hang_the_task(cluster: FakeKubernetes, se
 def test_a_drained_worker_leaves_no_green_task_and_no_pod(cluster: FakeKubernetes) -> None:
     cluster.fate("detect", WAIT)
     task = detect()
-    threading.Timer(1, task.on_kill).start()  # as Airflow's SIGTERM handler does, in the middle of execute()
-    with pytest.raises(AirflowException, match="the task was told to stop, and its pod was deleted"):
+
+    def drain() -> None:  # as Airflow's SIGTERM handler does, in the middle of execute()
+        while not cluster.pods:
+            time.sleep(0.01)
+        task.on_kill()
+
+    threading.Thread(target=drain).start()
+    with pytest.raises(AirflowException, match="the task was told to stop before its pod was done"):
         task.execute(context())
     assert cluster.pods == {}
+
+
+def test_a_task_that_is_told_to_stop_before_it_has_a_pod_makes_none(cluster: FakeKubernetes) -> None:
+    task = detect()
+    task.on_kill()
+    with pytest.raises(AirflowException, match="the task was told to stop before its pod was done"):
+        task.execute(context())
+    assert cluster.created == []
 
 
 def test_the_next_attempt_goes_on_with_the_pod_of_a_task_that_was_killed(cluster: FakeKubernetes) -> None:
@@ -362,3 +414,16 @@ def test_the_next_attempt_goes_on_with_the_pod_of_a_task_that_was_killed(cluster
     cluster.release()
     assert detect().execute(context(2, state)) == RESULT
     assert len(cluster.created) == 1
+
+
+def test_the_next_attempt_makes_a_pod_in_place_of_one_that_was_evicted(cluster: FakeKubernetes) -> None:
+    cluster.fate("detect", WAIT, LIE)
+    state: dict[str, Any] = {}
+    killed, first = detect(), context(1, state)
+    killed.get_or_create_pod(killed.build_pod_request_obj(first), first)  # and then nothing more
+    (pod,) = cluster.pods.values()
+    pod.end("base", 137)
+    pod.body["status"] |= {"phase": "Failed", "reason": "Evicted", "message": "The node was low on memory."}
+    assert detect().execute(context(2, state)) == RESULT
+    assert len(cluster.created) == 2
+    assert cluster.pods == {}
