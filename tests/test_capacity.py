@@ -101,7 +101,7 @@ def test_a_partition_without_metadata_is_one_readable_line(
     assert "no metadata for partition a/00007" in output.err
 
 
-def test_finished_partitions_of_the_store_replace_assumptions(store: LocalStore) -> None:
+def test_what_the_store_has_replaces_assumptions(store: LocalStore) -> None:
     make_store(store, "a/00000")
     found = measured_in(store)
     people = pq.read_table(store.root / "people/a/00000/00000.parquet")
@@ -109,16 +109,27 @@ def test_finished_partitions_of_the_store_replace_assumptions(store: LocalStore)
     assert found["people_per_image"].value == pytest.approx(len(people) / 30)
     table = store.size("pose/a/00000/00000.parquet")
     assert found["bytes:pose"].value == pytest.approx(table / len(people))
-    assert all(rate.measured and store.uri in rate.source for rate in found.values())
+    subset_a = pq.read_table(store.root / "subset_a/a/00000/00000.parquet")
+    assert found["kept_per_person"].value == pytest.approx(len(subset_a) / len(people))
+    assert {(rate.measured, rate.source) for rate in found.values()} == {
+        (True, f"in what is done of 1 partition of {store.uri}")
+    }
 
 
-def test_a_store_without_finished_partitions_measures_nothing(store: LocalStore) -> None:
+def test_sizes_of_a_partition_are_those_that_a_plan_of_it_tells(store: LocalStore) -> None:
+    make_store(store, "a/00000")
+    told = {c.table: c.bytes for c in plan(store, ["a/00000"], STANDARD).steps}
+    for table in ("people", "pose", "subset_a"):
+        assert told[table] == pytest.approx(store.size(f"{table}/a/00000/00000.parquet"))
+
+
+def test_a_store_where_nothing_was_run_measures_nothing(store: LocalStore) -> None:
     put_metadata(store, "a/00000", 3)
     assert measured_in(store) == {}
 
 
-def test_a_file_of_rates_wins_and_only_for_its_profile(store: LocalStore, tmp_path: Path) -> None:
-    make_store(store, "a/00000")
+def test_a_file_of_rates_wins_over_assumptions_and_only_for_its_profile(store: LocalStore, tmp_path: Path) -> None:
+    put_metadata(store, "a/00000", 39)
     given = {"value": 0.25, "measured": True, "source": "my bench"}
     file = tmp_path / "rates.json"
     file.write_text(json.dumps({"any": {"images_per_row": given}, "large": {"gpu:pose": given}}))
@@ -126,6 +137,16 @@ def test_a_file_of_rates_wins_and_only_for_its_profile(store: LocalStore, tmp_pa
     assert planned.rates["images_per_row"] == Rate(0.25, True, "my bench")
     assert planned.rates["gpu:pose"].value != 0.25
     assert plan(store, ["a/00000"], Settings(profile="large"), file).rates["gpu:pose"].value == 0.25
+
+
+def test_what_the_store_has_wins_over_a_file_of_rates(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, "a/00000")
+    given = {"value": 0.25, "measured": True, "source": "my bench"}
+    file = tmp_path / "rates.json"
+    file.write_text(json.dumps({"any": {"images_per_row": given, "cpu:pose": given}}))
+    found = plan(store, ["a/00000"], Settings(profile="packaged"), file).rates
+    assert found["images_per_row"].value == pytest.approx(30 / 39)
+    assert found["cpu:pose"] == Rate(**given)
 
 
 @pytest.mark.parametrize(
@@ -161,6 +182,13 @@ def test_every_number_says_whether_it_was_measured() -> None:
     for line in text.splitlines():
         if line.startswith(tuple(f"{step} " for step in STEPS)):
             assert re.search(r"\[\d+\]$", line), line
+
+
+def test_large_files_go_up_in_parts() -> None:
+    small, large = (estimate({"a/0": 20_000}, STANDARD, rates(bytes_mesh=size)) for size in (100, 4000))
+    file = 4000 * large.people / 2  # of each of two shards: more than 8 MiB, less than 16
+    assert 8 << 20 < file < 16 << 20
+    assert large.writes - small.writes == 2 * 3  # two parts, the beginning and the end, in place of one request
 
 
 def test_nothing_to_do_costs_nothing() -> None:

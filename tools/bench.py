@@ -7,8 +7,9 @@ The sample's rows are repeated under distinct URLs, served on loopback and taken
 the work; `framework` is all the rest: reading tables and tars, hashing, checking, counting. CPU seconds are of all
 threads. Loading models is left out, since it is paid once a process.
 
-`--json` keeps the rates for `bin/laion-people plan --rates`. The ratios are of tools/bench_ratios.py and, with
-`--peers`, tools/bench_peers.py; small differences mean nothing unless the machine is idle.
+`--json` keeps the CPU rates for `bin/laion-people plan --rates`: not the download's, whose CPU seconds are the server's
+too, and no sizes, since the sample's rows repeat. The ratios are of tools/bench_ratios.py and, with `--peers`,
+tools/bench_peers.py; small differences mean nothing unless the machine is idle.
 """
 
 from __future__ import annotations
@@ -32,7 +33,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.profiles import load_profile
-from laion_people import capacity
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -89,7 +89,7 @@ def row(name: str, manifest: Manifest, cpu: float) -> str:
 
 
 def table(args: argparse.Namespace) -> dict[str, float]:
-    """Runs every step and prints its line; gives the rates that a plan needs."""
+    """Runs every step and prints its line; gives the rows that each reads in a CPU second."""
     rates: dict[str, float] = {}
     done: dict[str, Manifest] = {}
     with tempfile.TemporaryDirectory() as folder, served(SAMPLE) as base:
@@ -109,8 +109,9 @@ def table(args: argparse.Namespace) -> dict[str, float]:
         def measure(step: str, run: Callable[[], Manifest]) -> None:
             start = time.process_time()
             done[step] = run()
-            rates[f"cpu:{step}"] = done[step].rows_in / (time.process_time() - start)
-            print(row(step, done[step], done[step].rows_in / rates[f"cpu:{step}"]), flush=True)
+            cpu = time.process_time() - start
+            rates[step] = done[step].rows_in / cpu
+            print(row(step, done[step], cpu), flush=True)
 
         for step in ("download", *EXTRACTION, "clip_filter", "subset_a"):
             measure(step, lambda step=step: runner.run(step, PARTITION, force=step == "subset_a"))
@@ -119,8 +120,7 @@ def table(args: argparse.Namespace) -> dict[str, float]:
         for step in ("assign", "compose", "caption"):
             measure(step, lambda step=step: runner.run(step, PARTITION))
         print(f"framework's own share of detect + pose + mesh: {framework_share([done[s] for s in EXTRACTION]):.1%}")
-        sizes = {name: rate.value for name, rate in capacity.measured_in(store).items() if name.startswith("bytes:")}
-    return rates | sizes
+    return rates
 
 
 def main() -> None:
@@ -147,9 +147,11 @@ def main() -> None:
 def as_rates(measured: dict[str, float], profile: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
     """What `plan --rates` reads: what depends on a profile's models under its name, all else under ``any``."""
     rates: dict[str, dict[str, Any]] = {"any": {}, profile: {}}
-    for name, value in measured.items():
-        section = profile if name.removeprefix("cpu:") in WITH_MODELS else "any"
-        rates[section][name] = {"value": float(f"{value:.4g}"), "measured": True, "source": where}
+    for step, value in measured.items():
+        if step == "download":
+            continue  # it shares its process with the server
+        section = profile if step in WITH_MODELS else "any"
+        rates[section][f"cpu:{step}"] = {"value": float(f"{value:.4g}"), "measured": True, "source": where}
     return rates
 
 

@@ -4,8 +4,11 @@
     python tools/bench_gpu.py --device cpu --tiny    # does it run? the same with small models and few images
 
 Weights are random and seeded: speed doesn't depend on what they say, but they find nobody, so that each image is given
-two people. How busy the GPU is comes from the driver (NVML: the share of time in which a kernel ran), and of a target
-that is missed a profile is printed. `--json` keeps the rates for `bin/laion-people plan --rates`.
+two people. The packages' functions run in float32, with TF32 for convolutions as is torch's default. Ours run in the
+precision that is asked for, which the targets are for, and then in float32, where neither side has TF32.
+
+How busy the GPU is comes from the driver (NVML: the share of time in which a kernel ran), and of a target that is
+missed a profile is printed. `--json` keeps the rates for `bin/laion-people plan --rates`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,6 @@ from __future__ import annotations
 import argparse
 import json
 import logging
-import os
 import statistics
 import tempfile
 import threading
@@ -33,7 +35,7 @@ from include.models.openclip import OpenClip
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
 from laion_people.images import crop, decode
-from laion_people.overlap import overlapped
+from laion_people.overlap import cores, overlapped
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter
@@ -118,20 +120,28 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.device, self.seconds, self.folder = args.device, args.seconds, folder
-        detector, pose = work.DETECTORS["tiny" if args.tiny else "m"], work.POSES["s" if args.tiny else "m"]
-        self.api = work.PublicApi(detector, pose, score=0.3, flip_test=False, device=args.device)
-        files = self.api.save(folder) | {"clip": work.random_clip(CLIP, folder / "clip.safetensors")}
-        options = {"precision": args.precision, "device": args.device}
-        self.detector = RTMDet(files["detector"], config=detector, score=0.3, **options)
-        self.pose = RTMPose(files["pose"], config=pose, flip_test=False, **options)
-        self.clip = OpenClip(files["clip"], model=CLIP, tag="random", batch_size=256, **options)
+        self.configs = work.DETECTORS["tiny" if args.tiny else "m"], work.POSES["s" if args.tiny else "m"]
         self.photos = work.photos(4 if args.tiny else 4096)
         pixels = {photo.jpeg: photo.pixels for photo in self.photos}
         self.images = [pixels[photo.jpeg] for photo in self.photos]
         self.boxes = work.two_people(self.images)
         self.few = min(128, len(self.images))  # for the public functions, which are slow
+        self.api = work.PublicApi(*self.configs, score=0.3, flip_test=False, device=args.device)
+        self.files = self.api.save(folder)
+        self.detector, self.pose = self.load(args.precision)
+        self.dtype = str(self.detector._placement.dtype).removeprefix("torch.")
+        weights = work.random_clip(CLIP, folder / "clip.safetensors")
+        options = {"precision": args.precision, "device": args.device}
+        self.clip = OpenClip(weights, model=CLIP, tag="random", batch_size=256, **options)
         self.missed: dict[str, Job] = {}  # what to profile
         self.rates: dict[str, float] = {}
+
+    def load(self, precision: str) -> tuple[RTMDet, RTMPose]:
+        options = {"precision": precision, "device": self.device}
+        return (
+            RTMDet(self.files["detector"], config=self.configs[0], score=0.3, **options),
+            RTMPose(self.files["pose"], config=self.configs[1], flip_test=False, **options),
+        )
 
     def line(self, what: str, unit: str, ours: Measured, target: float = 0, peer: float = 0) -> bool:
         """Prints a line; says whether the target, a ratio to the peer if there is one, else a rate, is reached."""
@@ -147,21 +157,26 @@ class Bench:
         bgr = [np.ascontiguousarray(image[..., ::-1]) for image in self.images[: self.few]]
         pairs = list(zip(self.images, self.boxes, strict=True))
         crops = [crop(image, box, Settings().crop_padding) for image, boxes in pairs for box in boxes]
-        jobs = (
-            ("detect", "images/s", self.detector.detect, self.images, lambda: self.api.detect(bgr), 1),
-            ("pose", "people/s", self.estimate, pairs, lambda: self.api.estimate(bgr, self.boxes[: self.few]), 2),
-        )
-        for name, unit, call, items, theirs, each in jobs:
-            mine = measure(in_flight(call, items), each * len(items), self.seconds, self.device)
-            its = measure(theirs, each * self.few, self.seconds, self.device)
-            reached = self.line(f"{name} / public function", unit, mine, 5, its.rate)
-            self.note(reached, mine, name, in_flight(call, items[:PROFILED]))
+        for dtype in dict.fromkeys((self.dtype, "float32")):
+            chosen = dtype == self.dtype
+            detector, pose = (self.detector, self.pose) if chosen else self.load("fp32")  # which turns TF32 off
+            jobs = (
+                ("detect", "images/s", detector.detect, self.images, lambda: self.api.detect(bgr), 1),
+                (
+                    "pose", "people/s", partial(estimate, pose), pairs,
+                    lambda: self.api.estimate(bgr, self.boxes[: self.few]), 2,
+                ),
+            )  # fmt: skip
+            for name, unit, call, items, theirs, each in jobs:
+                mine = measure(in_flight(call, items), each * len(items), self.seconds, self.device)
+                its = measure(theirs, each * self.few, self.seconds, self.device)
+                what = f"{name}, {dtype} / public, float32"
+                reached = self.line(what, unit, mine, 5 if chosen else 0, its.rate)
+                if chosen:
+                    self.note(reached, mine, name, in_flight(call, items[:PROFILED]))
         mine = measure(in_flight(self.clip.encode_images, crops), len(crops), self.seconds, self.device)
         reached = self.line(f"{CLIP}, crops", "crops/s", mine, 5000)
         self.note(reached, mine, "clip", in_flight(self.clip.encode_images, crops[:PROFILED]))
-
-    def estimate(self, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Any:
-        return self.pose.estimate(*zip(*pairs, strict=True))
 
     def note(self, reached: bool, measured: Measured, name: str, job: Job) -> None:
         if not reached or (measured.busy is not None and measured.busy < BUSY):
@@ -181,19 +196,18 @@ class Bench:
             self.line(f"step {name}, shard to table", "images/s" if each == 1 else "people/s", mine)
             took[name] = amount / mine.rate
             self.rates |= {f"gpu:{name}": mine.rate, f"cpu:{name}": 1 / mine.core_seconds}
-        self.rates |= {f"{kind}:caption": self.rates[f"{kind}:clip_filter"] for kind in ("gpu", "cpu")}
         both = Measured(len(self.photos) / (took["detect"] + took["pose"]), 0, None)
         if not self.line("steps detect + pose together", "images/s", both, 1000):
             images, boxes = self.images[:PROFILED], self.boxes[:PROFILED]
             self.missed.setdefault("detect", in_flight(self.detector.detect, images))
-            self.missed.setdefault("pose", in_flight(self.estimate, list(zip(images, boxes, strict=True))))
+            pairs = list(zip(images, boxes, strict=True))
+            self.missed.setdefault("pose", in_flight(partial(estimate, self.pose), pairs))
 
     def limits(self) -> None:
         """What each stage can do alone, the lowest of which is the limit."""
-        cores = len(os.sched_getaffinity(0))
-        with ThreadPoolExecutor(cores) as pool:
+        with ThreadPoolExecutor(cores()) as pool:
             job = lambda: list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos))  # noqa: E731
-            self.line(f"limit: decode, {cores} threads", "images/s", measure(job, len(self.photos), 1, self.device))
+            self.line(f"limit: decode, {cores()} threads", "images/s", measure(job, len(self.photos), 1, self.device))
         if self.device.startswith("cuda"):
             host = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
             there = torch.empty_like(host, device=self.device)
@@ -209,6 +223,10 @@ class Bench:
             pixels = torch.rand(count, 3, *side, device=self.device).to(dtype, memory_format=torch.channels_last)
             measured = measure(partial(forward, model, pixels), count, 1, self.device)
             self.line(f"limit: {name} forward pass", unit, measured)
+
+
+def estimate(pose: RTMPose, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Any:
+    return pose.estimate(*zip(*pairs, strict=True))
 
 
 @torch.inference_mode()
@@ -254,10 +272,10 @@ def main() -> None:
         parser.error("--json is for rates of the profile standard on a GPU")
     warnings.simplefilter("ignore")
     logging.disable()
-    where = f"{work.environment()}, {args.precision}: tools/bench_gpu.py"
-    print(where, f"\n{'':34}{'rate':>11} {'':9}{'GPU':>8}{'public':>9}{'ratio':>9}   target")
     with tempfile.TemporaryDirectory() as folder:
         bench = Bench(args, Path(folder))
+        where = f"{work.environment()}, {bench.dtype}: tools/bench_gpu.py"
+        print(where, f"\n{'':34}{'rate':>11} {'':9}{'GPU':>8}{'public':>9}{'ratio':>9}   target", flush=True)
         bench.models()
         bench.steps()
         bench.limits()

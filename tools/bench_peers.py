@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 
 from include.models import Detections
 from include.models.openclip import OpenClip
-from include.models.runtime import available_cores
+from laion_people.overlap import cores
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
@@ -66,10 +67,9 @@ def peers(folder: Path, rounds: int, count: int = 256) -> Iterator[work.Result]:
         work.write_shard(tar, photos)
     runner = Runner(store, Settings(), work.Models(detector=Whole(), clip=clip), STEPS)
     runner.run("detect", PARTITION)
-    cores = available_cores()
-    tars = [folder / f"{i}.tar" for i in range(cores)]
+    tars = [folder / f"{i}.tar" for i in range(cores())]
     for i, tar in enumerate(tars):
-        work.write_shard(tar, photos[i * count // cores : (i + 1) * count // cores])
+        work.write_shard(tar, photos[i * count // len(tars) : (i + 1) * count // len(tars)])
     theirs = clip_retrieval((plain, transform, open_clip.get_tokenizer(MODEL)), tars)
     ours = lambda: runner.run("clip_filter", PARTITION, force=True)  # noqa: E731
     yield work.compare("clip_filter / clip-retrieval, small CLIP", "images/s", count, ours, theirs, 1.2, rounds)
@@ -80,8 +80,11 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
     installed = VENVS / "peers"
     if not installed.exists():
         packages = ("clip-retrieval==2.45.0", "webdataset==0.2.5", "braceexpand==0.1.7")
-        install = [VENVS / "uv/bin/uv", "pip", "install", "--quiet", "--no-deps", "--target", installed, *packages]
-        subprocess.run([*install, "--python", sys.executable], check=True)
+        with tempfile.TemporaryDirectory(dir=VENVS) as incomplete:
+            target = Path(incomplete) / installed.name
+            install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", target, *packages]
+            subprocess.run(install, check=True)
+            target.rename(installed)
     sys.path.append(str(installed))
     # What its packages import when they are opened is a web server and more, none of which inference uses.
     for package in ("clip_retrieval", "clip_retrieval.clip_inference"):

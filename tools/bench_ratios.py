@@ -17,8 +17,9 @@ from include.models.openclip import OpenClip
 from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
-from include.models.runtime import Pool, available_cores
+from include.models.runtime import Pool
 from laion_people.images import crop
+from laion_people.overlap import cores
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
@@ -34,7 +35,7 @@ SCORE = 0.3  # no box of random weights has it, on either side
 
 def ratios(rounds: int) -> Iterator[work.Result]:
     """The table's lines, one after the other. Takes minutes."""
-    torch.set_num_threads(available_cores())
+    torch.set_num_threads(cores())
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield from openmmlab(folder, rounds)

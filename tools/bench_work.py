@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import platform
 import statistics
 import tarfile
@@ -23,6 +22,7 @@ from safetensors.torch import save_file
 
 import include.models.openmmlab  # noqa: F401  (makes mmdet, mmpose and open_clip importable anywhere)
 from include.models import COCO_KEYPOINTS, Detections, Poses
+from laion_people.overlap import cores
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 SIDE = 384  # shortest side of a stored image
@@ -95,12 +95,10 @@ def clocked(job: Callable[[], Any]) -> float:
 
 
 def environment() -> str:
-    cores = len(os.sched_getaffinity(0))
     model = [row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row]
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
-    return (
-        f"{date.today()}, {gpu}{cores} cores {model[0]}, Python {platform.python_version()}, torch {torch.__version__}"
-    )
+    python = f"Python {platform.python_version()}, torch {torch.__version__}"
+    return f"{date.today()}, {gpu}{cores()} cores {model[0]}, {python}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,8 +2,8 @@
 
 An amount of work is counted in the rows that a step reads, and a rate is such rows per second of one GPU (``gpu:pose``)
 or of one core (``cpu:pose``), rows out of others (``people_per_image``), or bytes that a table needs for each of its
-rows (``bytes:pose``). A rate comes from ``rates.json`` beside this module, from the finished partitions of the store,
-or from a file that ``make bench`` or ``tools/bench_gpu.py`` wrote, the later of these first; each says whether it was
+rows (``bytes:pose``). A rate comes from what the store has of partitions that were run before, else from a file that
+``make bench`` or ``tools/bench_gpu.py`` wrote, else from ``rates.json`` beside this module; each says whether it was
 measured, and where. docs/capacity.md has the formula.
 """
 
@@ -27,6 +27,8 @@ PART_BYTES = 8 << 20  # boto3's default: a file of at least as much is uploaded 
 MACHINE_CORES = 16  # of the machine that the hours of the download are told for
 LISTED = 10  # of more partitions, only the sum is shown
 UNITS = {"download": "rows", "detect": "images", "cluster": "sampled", "caption": "captions"}  # read; else people
+WRITTEN = {"download": "images", "detect": "people", "subset_a": "kept"}  # rows of their tables; of others, those read
+BESIDE = {"download": 2, "compose": 1}  # small files beside each tar: its Parquet, and the images' _stats.json
 KINDS_OF_CAPTION = 3  # pose, face and head of each person
 
 
@@ -84,8 +86,8 @@ def plan(store: Store, partitions: Sequence[str], settings: Settings, rates_file
     Raises UsageError when a partition has no metadata or the file holds no rates.
     """
     rows = {p: metadata.count_rows(store, metadata.metadata_path(store, p)) for p in dict.fromkeys(partitions)}
-    rates = read_rates(RATES, settings.profile) | measured_in(store)
-    return estimate(rows, settings, rates | (read_rates(rates_file, settings.profile) if rates_file else {}))
+    given = read_rates(rates_file, settings.profile) if rates_file else {}
+    return estimate(rows, settings, read_rates(RATES, settings.profile) | given | measured_in(store))
 
 
 def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]) -> Plan:
@@ -102,6 +104,7 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
         "rows": sum(rows.values()),
         "images": images,
         "people": people,
+        "kept": people * rate("kept_per_person"),
         "sampled": min(people, settings.cluster_sample),
         "captions": KINDS_OF_CAPTION * people,
     }
@@ -116,15 +119,20 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
         written = 0.0
         if isinstance(step, Step):
             size = f"bytes:{step.writes}"
-            written = rate(size) * amounts[{"rows": "images", "images": "people"}.get(unit, unit)]
-            writes += shards * (2 + 2 * step.tar) + math.ceil(written / PART_BYTES) * step.tar  # receipts counted in
+            written = rate(size) * amounts[WRITTEN.get(name, unit)]
+            writes += shards * (_uploads(written / shards) + BESIDE.get(name, 0) + 1) if shards else 0  # 1: the receipt
             reads += shards * 2 * len(step.reads)  # a file, and the receipt that says what it must hash to
         used = tuple(n for n in (gpu, cpu, size) if n in rates)
         cpu_hours = amounts[unit] / rate(cpu) / 3600
         costs.append(Cost(name, amounts[unit], unit, gpu_hours, cpu_hours, size[6:], written, used))
     named = ("images_per_row", "people_per_image", "kept_per_person", *(n for cost in costs for n in cost.rates))
-    kept = people * rate("kept_per_person")
-    return Plan(settings.profile, rows, images, people, kept, tuple(costs), writes, reads, {n: rates[n] for n in named})
+    made_from = {n: rates[n] for n in named}
+    return Plan(settings.profile, rows, images, people, amounts["kept"], tuple(costs), writes, reads, made_from)
+
+
+def _uploads(size: float) -> int:
+    """Requests that send a file to S3: one, or its parts and two that begin and end them."""
+    return 1 if size < PART_BYTES else math.ceil(size / PART_BYTES) + 2
 
 
 def read_rates(path: Path, profile: str) -> dict[str, Rate]:
@@ -144,12 +152,13 @@ def read_rates(path: Path, profile: str) -> dict[str, Rate]:
 
 
 def measured_in(store: Store) -> dict[str, Rate]:
-    """Shares and sizes as the finished partitions of a store have them; empty when there are none.
+    """Shares and sizes as what is done of a store's partitions has them; empty when no step has been run.
 
-    Manifests do not say on which machine a step ran, so that no rate follows from their seconds.
+    A partition that is not finished counts with its finished shards. Manifests do not say on which machine a step ran,
+    so that no rate follows from their seconds.
     """
     done = [of for partition in funnel.partitions(store) if (of := funnel.manifests(store, partition))]
-    where = f"in {len(done)} finished partition{'s' * (len(done) != 1)} of {store.uri}"
+    where = f"in what is done of {len(done)} partition{'s' * (len(done) != 1)} of {store.uri}"
     shares = {"download": "images_per_row", "detect": "people_per_image", "subset_a": "kept_per_person"}
     found: dict[str, float] = {}
     for name, manifest in funnel.merged(done).items():
@@ -159,7 +168,7 @@ def measured_in(store: Store) -> dict[str, Rate]:
         if name in shares:
             found[shares[name]] = manifest.rows / manifest.rows_in
         written = sum(file.bytes for shard in manifest.shards for file in shard.files())
-        rows = manifest.rows if name in ("download", "detect") else manifest.rows_in
+        rows = manifest.rows if name in WRITTEN else manifest.rows_in
         found[f"bytes:{step.writes}"] = written / rows
     return {name: Rate(value, True, where) for name, value in found.items()}
 
