@@ -17,6 +17,8 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import subprocess
+import sys
 import tempfile
 import threading
 import time
@@ -24,7 +26,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
-from itertools import chain
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -38,7 +39,6 @@ from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
-from tools.bench_peers import peers
 from tools.bench_ratios import ratios
 from tools.bench_work import HEAD, environment, line
 
@@ -139,9 +139,10 @@ def main() -> None:
         args.json.write_text(json.dumps(as_rates(rates, args.profile, where), indent=1) + "\n")
     if args.rounds:
         print(f"\n{HEAD}")
-        with tempfile.TemporaryDirectory() as folder:
-            for result in chain(ratios(args.rounds), peers(Path(folder), args.rounds) if args.peers else ()):
-                print(line(result), flush=True)
+        for result in ratios(args.rounds):
+            print(line(result), flush=True)
+        if args.peers:
+            subprocess.run([sys.executable, "-m", "tools.bench_peers", str(args.rounds)], check=True)
 
 
 def as_rates(measured: dict[str, float], profile: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:

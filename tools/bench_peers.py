@@ -1,5 +1,9 @@
 """clip_filter against clip-retrieval's inference, where decoding and resizing is what limits both.
 
+A process of its own, since clip-retrieval forks, which processes with MediaPipe's threads do not survive:
+
+    make bench ARGS="--peers"        # or: python -m tools.bench_peers 5
+
 clip-retrieval 2.45.0 is installed beside the project when this is first run, without its dependencies. Its reader (a
 DataLoader with a process a core, each with tars of its own) and its mapper run as they are. Its loader of CLIP models,
 which needs the hub, is stood in for by one that gives the same model and open_clip's own transform. The model is a
@@ -110,3 +114,9 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
             (found["image_embs"].astype(np.float32) * found["text_embs"]).sum(1)
 
     return infer
+
+
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as name:
+        for result in peers(Path(name), int(sys.argv[1])):
+            print(work.line(result), flush=True)

@@ -31,6 +31,7 @@ class Caption(Step):
     writes = "subset_c"
     roles = ("clip",)
     gpu = True
+    revision = 2  # 2: crops are resized by torch
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"crop_padding": settings.crop_padding}

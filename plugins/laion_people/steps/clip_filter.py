@@ -22,6 +22,7 @@ class ClipFilter(Step):
     writes = "clip"
     roles = ("clip",)
     gpu = True
+    revision = 2  # 2: crops are resized by torch
     then = ("subset_a",)
 
     def params(self, settings: Settings) -> dict[str, Any]:
