@@ -37,6 +37,14 @@ def test_a_partition_goes_from_metadata_to_captions_through_all_dags(deployment:
     assert deployment.manifest("caption")["rows_in"] > 0
 
 
+def test_every_task_succeeds_but_the_one_that_nobody_asked_for(deployment: Deployment) -> None:
+    for dag in DAGS:
+        path = f"/dags/{dag}/dagRuns/{deployment.run(dag)['dag_run_id']}/taskInstances"
+        states = {(t["task_id"], t["state"]) for t in deployment.airflow.request("GET", path)["task_instances"]}
+        assert {task for task, state in states if state != "success"} <= {"shards.describe"}
+        assert ("audit", "success") in states or not {task for task, _ in states if task.startswith("shards.")}
+
+
 def test_tasks_hand_on_where_the_manifest_is_and_never_data(deployment: Deployment) -> None:
     run_id = deployment.run(EXTRACT)["dag_run_id"]
     path = f"/dags/{EXTRACT}/dagRuns/{run_id}/taskInstances/shards.mesh/xcomEntries/return_value?map_index=0"
