@@ -160,8 +160,8 @@ def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
 def audit_task(stage: str, **options: Any) -> BaseOperator:
     """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all.
 
-    It isn't retried: what is missing doesn't come back by counting again. Airflow's
-    rules that want a success as well would skip it whenever `describe` is skipped.
+    It isn't retried: what is missing doesn't come back by counting again. Airflow's rules that want a success as well
+    would skip it whenever `describe` is skipped.
     """
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12)} | options
     return worker_task("audit", "audit", "--stage", stage, trigger_rule="all_done", retries=0, **options)
