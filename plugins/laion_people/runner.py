@@ -26,6 +26,7 @@ from laion_people.overlap import overlapped
 from laion_people.settings import Settings
 from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step
 from laion_people.store import Store
+from laion_people.totals import write_totals
 
 log = logging.getLogger(__name__)
 
@@ -115,6 +116,7 @@ class Runner:
             timings=_rounded(release.timings),
         )
         self.store.write(manifest_path(name, plan.partition), manifest.to_json())
+        write_totals(self.store, manifest, planned=1)
         log.info("%s: version %s has %d clusters; %.1f s", name, plan.partition, rows, manifest.seconds)
         return manifest
 
@@ -128,6 +130,7 @@ class Runner:
             self.store.write(manifest_path(name, partition), manifest.to_json())
         if not before:
             raise LaionPeopleError(f"{name} {partition}: no finished shard")
+        write_totals(self.store, manifest, len(self.planned(name, partition)))
         return manifest
 
     def receipts(self, name: str, partition: str) -> dict[int, Manifest]:

@@ -37,6 +37,10 @@ class Store(ABC):
         """Paths of all files below ``folder``, sorted; empty when there is none."""
 
     @abstractmethod
+    def tags(self, folder: str) -> dict[str, str]:
+        """Paths of all files below ``folder``, each with a tag that changes when the file does."""
+
+    @abstractmethod
     def open(self, path: str) -> BinaryIO:
         """A seekable binary file to read from."""
 
@@ -104,6 +108,10 @@ class LocalStore(Store):
         base = self.root / folder
         return sorted(p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
 
+    def tags(self, folder: str) -> dict[str, str]:
+        found = {path: (self.root / path).stat() for path in self.list(folder)}
+        return {path: f"{stat.st_mtime_ns}-{stat.st_ino}" for path, stat in found.items()}
+
     def open(self, path: str) -> BinaryIO:
         try:
             return (self.root / path).open("rb")
@@ -165,11 +173,14 @@ class S3Store(Store):
         return True
 
     def list(self, folder: str) -> list[str]:
+        return sorted(self.tags(folder))
+
+    def tags(self, folder: str) -> dict[str, str]:
         with self._errors(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
             )
-            return sorted(o["Key"][len(self.prefix) :] for page in pages for o in page.get("Contents", []))
+            return {o["Key"][len(self.prefix) :]: o["ETag"] for page in pages for o in page.get("Contents", [])}
 
     def open(self, path: str) -> BinaryIO:
         import smart_open

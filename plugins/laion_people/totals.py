@@ -1,0 +1,92 @@
+"""Totals: what a step did to a partition, in a few hundred bytes.
+
+A manifest names every shard and input, which for thousands of shards is megabytes. Beside it lies ``totals/<step>/
+<partition>.json`` with the sums alone, so that a page about all steps of all partitions reads next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any
+
+from laion_people.errors import LaionPeopleError
+from laion_people.manifest import Manifest
+from laion_people.store import Store
+
+FOLDER = "totals"
+READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of a manifest; ``partition`` is the cluster version for a release step.
+
+    ``shards`` are finished, ``planned`` is how many there should be; ``bytes`` counts what was written, sidecars
+    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC.
+    """
+
+    step: str
+    partition: str
+    run_id: str
+    params: dict[str, Any]
+    shards: int
+    planned: int
+    rows_in: int
+    rows: int
+    rejected: dict[str, int]
+    bytes: int
+    seconds: float
+    ended: str
+
+    @property
+    def done(self) -> bool:
+        return self.shards == self.planned
+
+
+def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
+    """Writes the totals of a partition's (or a cluster version's) manifest."""
+    totals = Totals(
+        step=manifest.step,
+        partition=manifest.partition,
+        run_id=manifest.run_id,
+        params=manifest.params,
+        shards=len(manifest.shards),
+        planned=planned,
+        rows_in=manifest.rows_in,
+        rows=manifest.rows,
+        rejected=manifest.rejected,
+        bytes=sum(file.bytes for shard in manifest.shards for file in shard.files()),
+        seconds=manifest.seconds,
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    store.write(f"{FOLDER}/{totals.step}/{totals.partition}.json", json.dumps(asdict(totals), indent=1).encode())
+
+
+class TotalsReader:
+    """The totals of a store; files that have not changed since the last reading are not read again."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._read: dict[str, tuple[str, Totals]] = {}  # path -> tag, totals
+
+    def read(self) -> dict[str, dict[str, Totals]]:
+        """The totals by partition (or cluster version) and step. Raises LaionPeopleError for a damaged file."""
+        tags = self.store.tags(FOLDER)
+        stale = [path for path, tag in tags.items() if path not in self._read or self._read[path][0] != tag]
+        with ThreadPoolExecutor(READERS) as pool:
+            fresh = dict(zip(stale, pool.map(self._parsed, stale), strict=True))
+        self._read = {p: (tag, fresh[p]) if p in fresh else self._read[p] for p, tag in tags.items()}
+        totals: dict[str, dict[str, Totals]] = defaultdict(dict)
+        for _, found in self._read.values():
+            totals[found.partition][found.step] = found
+        return dict(totals)
+
+    def _parsed(self, path: str) -> Totals:
+        try:
+            return Totals(**json.loads(self.store.read(path)))
+        except (ValueError, TypeError) as error:
+            raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
