@@ -68,6 +68,7 @@ class Maker:
         assigned = [self._assigned(p, i) for i, p in enumerate(self.people)]
         self._table("assign", f"assignments/{VERSION}", assigned, people)
         self._subset_b(assigned)
+        self._vectors()
         self._subset_c(assigned)
 
     def _image(self, key: str, count: int, caption: str) -> None:
@@ -187,6 +188,14 @@ class Maker:
         files, lost = [f"{base}.parquet", f"{base}.tar"], {"no_similar_people": 3}
         self._manifest("compose", self.partition, files, len(rows), len(self.people), lost)
 
+    def _vectors(self) -> None:
+        rows = [
+            {"person_id": p["person_id"], "body": [1.0, 0.0], "head": None if i % 3 == 0 else [0.0, 1.0]}
+            for i, p in enumerate(self.people)
+        ]
+        rows = [row | {"clip_model": "tiny"} for row in rows]
+        self._table("embed", "vectors", rows, len(rows), params={"crop_padding": 0.1})
+
     def _subset_c(self, assigned: Sequence[Row]) -> None:
         rows = []
         for person, a in zip(self.people, assigned, strict=True):
@@ -209,7 +218,7 @@ class Maker:
                         }
                     )
         lost = {"no_face_cluster": 14, "no_head_cluster": 14, "blocked_word": 2}
-        self._table("caption", f"subset_c/{VERSION}", rows, 3 * len(self.people), lost, {"crop_padding": 0.1})
+        self._table("caption", f"subset_c/{VERSION}", rows, 3 * len(self.people), lost)
 
     def _metadata(self, rows: int) -> None:
         collection, part = self.partition.split("/")

@@ -25,8 +25,9 @@ from tests.fakes import FakeModels, jpeg
 
 ROOT = Path(__file__).parent.parent
 PARTITION = "sample/00000"
-ORDER = ("download", "detect", "pose", "mesh", "clip_filter", "cluster", "label", "assign", "compose", "caption")
-TABLES = ("images", "people", "pose", "mesh", "clip", "subset_a", "assignments", "subset_b", "subset_c")
+EXTRACT = ("download", "detect", "pose", "mesh", "clip_filter")
+ORDER = (*EXTRACT, "cluster", "label", "assign", "compose", "embed", "caption")
+TABLES = ("images", "people", "pose", "mesh", "clip", "subset_a", "assignments", "subset_b", "vectors", "subset_c")
 
 
 class Pictures(BaseHTTPRequestHandler):

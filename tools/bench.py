@@ -46,7 +46,7 @@ SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 PARTITION = "bench/00000"
 PARTS = ("model", "decode", "wait", "write")
 EXTRACTION = ("detect", "pose", "mesh")
-WITH_MODELS = ("detect", "pose", "clip_filter", "caption")  # whose models differ from profile to profile
+WITH_MODELS = ("detect", "pose", "clip_filter", "embed")  # whose models differ from profile to profile
 
 
 class Server(ThreadingHTTPServer):
@@ -117,7 +117,7 @@ def table(args: argparse.Namespace) -> dict[str, float]:
             measure(step, lambda step=step: runner.run(step, PARTITION, force=step == "subset_a"))
         for step in ("cluster", "label"):
             measure(step, lambda step=step: runner.run_release(step, [PARTITION]))
-        for step in ("assign", "compose", "caption"):
+        for step in ("assign", "compose", "embed", "caption"):
             measure(step, lambda step=step: runner.run(step, PARTITION))
         print(f"framework's own share of detect + pose + mesh: {framework_share([done[s] for s in EXTRACTION]):.1%}")
     return rates

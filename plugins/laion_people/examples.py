@@ -20,7 +20,7 @@ from laion_people.funnel import read_table
 from laion_people.images import ImageError, crop, decode, samples
 from laion_people.manifest import Manifest
 from laion_people.people import boxes, face_boxes, matrix, rows_by_image
-from laion_people.steps.caption import HEAD_PADDING
+from laion_people.steps.embed import HEAD_PADDING
 from laion_people.store import Store
 
 T = TypeVar("T")
@@ -125,7 +125,7 @@ class ShardExamples:
             options = sorted(zip(choice["candidates"], choice["scores"], strict=True), key=lambda o: -o[1])
             facts = (f"score {choice['clip_score']:.3f}", f"margin {choice['margin']:.3f}")
             if choice["kind"] == "pose":
-                seen = self._crop(row, self.boxes[row], self.params["caption"]["crop_padding"], "A person")
+                seen = self._crop(row, self.boxes[row], self.params["embed"]["crop_padding"], "A person")
             else:
                 seen = self._crop(row, self.face_boxes[row], HEAD_PADDING, "A head")
             examples.append(Example(seen, choice["caption"], choice["cluster_id"], facts, tuple(options)))

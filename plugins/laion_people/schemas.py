@@ -83,6 +83,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         width=i32,
         height=i32,
     ),
+    "vectors": _schema(person_id=text, body=pa.list_(pa.float16()), head_=pa.list_(pa.float16()), clip_model=text),
     "subset_c": _schema(
         person_id=text,
         url=text,

@@ -127,8 +127,8 @@ def test_only_who_asks_for_descriptions_has_them_audited(detected: LocalStore) -
         settings = dataclasses.replace(EVERYTHING, describe=on)
         return audit.steps_of(Runner(detected, settings, FakeModels(), STEPS), PARTITION, "caption")
 
-    assert steps(False) == ("assign", "compose", "caption")
-    assert steps(True) == ("assign", "compose", "caption", "describe")
+    assert steps(False) == ("assign", "compose", "embed", "caption")
+    assert steps(True) == ("assign", "compose", "embed", "caption", "describe")
 
 
 def test_a_profile_without_a_captioner_is_bad_usage_that_names_those_with_one(

@@ -3,82 +3,58 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import numpy as np
 
 from include.models import Clip
-from laion_people.images import crop
-from laion_people.people import boxes, by_people, face_boxes
-from laion_people.settings import Settings
+from laion_people.errors import LaionPeopleError
+from laion_people.people import matrix
 from laion_people.step import Row, Shard, Step
 from laion_people.wordgate import blocked
 
-KINDS = ("pose", "face", "head")
-HEAD_PADDING = 0.6  # share of the face mesh's width and height on each side: the whole head with a little around it
+VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> the vector that its captions are compared to
 
 
 class Caption(Step):
     """One row a person and kind. A kind for which the person has no cluster is rejected.
 
-    CLIP sees the person for the pose, and the head (around the face mesh) for the facial expression and the head's
-    direction.
+    The captions' vectors are compared to those that embed has left: of the person for the pose, and of the head for the
+    facial expression and the head's direction. So other captions or clusters need no image.
     """
 
     name = "caption"
     summary = "CLIP chooses each person's caption among the candidates of their clusters"
-    reads = ("images", "people", "mesh", "assignments", "clusters")
+    reads = ("people", "assignments", "vectors", "clusters")
     writes = "subset_c"
     roles = ("clip",)
-    gpu = True
-    revision = 2  # 2: crops are resized by torch
-
-    def params(self, settings: Settings) -> dict[str, Any]:
-        return {"crop_padding": settings.crop_padding}
+    revision = 3  # 3: vectors come from embed, in half precision
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "url", "bbox"])
-        columns = {name: people[name].to_pylist() for name in ("person_id", "url", "bbox")}
-        head = face_boxes(shard.table("mesh", ["face_landmarks"]))
-        views = {
-            "pose": (boxes(people), shard.settings.crop_padding),
-            "face": (head, HEAD_PADDING),
-            "head": (head, HEAD_PADDING),
-        }
-        assigned = shard.table("assignments", [f"{kind}_cluster" for kind in KINDS]).to_pylist()
-        clip = shard.model("clip")
-        candidates = _candidates(shard, clip, {cluster for row in assigned for cluster in row.values()})
-        shard.rows_in = len(assigned) * len(KINDS)
-        for kind in KINDS:
-            shard.reject(f"no_{kind}_cluster", sum(row[f"{kind}_cluster"] is None for row in assigned))
-
-        def wanted(rows: slice) -> list[tuple[int, str]]:
-            return [(i, kind) for i in range(rows.start, rows.stop) for kind in KINDS if assigned[i][f"{kind}_cluster"]]
-
-        def look(images: list[np.ndarray], rows: list[slice]) -> list[np.ndarray]:
-            views_of = [wanted(r) for r in rows]
-            crops = [
-                crop(image, views[kind][0][i], views[kind][1])
-                for image, its_views in zip(images, views_of, strict=True)
-                for i, kind in its_views
-            ]
-            return np.split(clip.encode_images(crops), np.cumsum([len(v) for v in views_of])[:-1])
-
-        for rows, vectors in by_people(shard, people["key"].to_pylist(), look):
-            for (i, kind), vector in zip(wanted(rows), vectors, strict=True):
+        people = shard.table("people", ["person_id", "url", "bbox"]).to_pylist()
+        assigned = shard.table("assignments", [f"{kind}_cluster" for kind in VIEWS]).to_pylist()
+        candidates = _candidates(shard, {cluster for row in assigned for cluster in row.values()})
+        views = _views(shard) if candidates else {}
+        shard.rows_in = len(people) * len(VIEWS)
+        for i, person in enumerate(people):
+            for kind, view in VIEWS.items():
                 cluster = assigned[i][f"{kind}_cluster"]
-                choice = _choose(*candidates[cluster], vector)
+                if cluster is None:
+                    shard.reject(f"no_{kind}_cluster")
+                    continue
+                choice = _choose(*candidates[cluster], views[view][i])
                 if blocked(choice["caption"]):
                     shard.reject("blocked_word")
                 else:
-                    person = {name: column[i] for name, column in columns.items()}
                     yield person | {"kind": kind, "cluster_id": cluster} | choice
 
 
-def _candidates(shard: Shard, clip: Clip, wanted: set[str | None]) -> dict[str, tuple[list[str], np.ndarray]]:
-    """The captions of each wanted cluster, and their embeddings [captions, dimensions]."""
+def _candidates(shard: Shard, wanted: set[str | None]) -> dict[str, tuple[list[str], np.ndarray]]:
+    """The captions of each wanted cluster, and their embeddings float32 [captions, dimensions]."""
     clusters = shard.table("clusters", ["cluster_id", "captions"]).to_pylist()
     captions = {row["cluster_id"]: row["captions"] for row in clusters if row["cluster_id"] in wanted}
+    if not captions:
+        return {}
+    clip: Clip = shard.model("clip")
     with shard.clock("model"):
         vectors = clip.encode_texts([text for texts in captions.values() for text in texts])
     ends = np.cumsum([len(texts) for texts in captions.values()])
@@ -86,6 +62,19 @@ def _candidates(shard: Shard, clip: Clip, wanted: set[str | None]) -> dict[str, 
         cluster: (texts, vectors[end - len(texts) : end])
         for (cluster, texts), end in zip(captions.items(), ends, strict=True)
     }
+
+
+def _views(shard: Shard) -> dict[str, np.ndarray]:
+    """The vectors of body and head, float32 [people, dimensions], NaN where there is none.
+
+    Raises LaionPeopleError when another model than that of the captions has made them.
+    """
+    stored = shard.table("vectors", ["body", "head", "clip_model"])
+    made_by, wanted = stored["clip_model"].unique().to_pylist(), shard.model("clip").name
+    if made_by != [wanted]:
+        raise LaionPeopleError(f"{shard.id}: its vectors are of {', '.join(made_by)}, not {wanted}: run `embed` first")
+    dimensions = len(stored["body"][0])
+    return {name: matrix(stored[name], dimensions) for name in ("body", "head")}
 
 
 def _choose(captions: list[str], vectors: np.ndarray, image: np.ndarray) -> Row:

@@ -11,6 +11,7 @@ from laion_people.steps.compose import Compose
 from laion_people.steps.describe import Describe
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
+from laion_people.steps.embed import Embed
 from laion_people.steps.label import Label
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
@@ -29,6 +30,7 @@ STEPS: dict[str, Step | ReleaseStep] = {
         Label(),
         Assign(),
         Compose(),
+        Embed(),
         Caption(),
         Describe(),
     )

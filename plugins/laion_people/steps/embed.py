@@ -1,0 +1,60 @@
+"""embed: CLIP vectors of every person and head, so that captions can be chosen again without looking at images."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from laion_people.images import crop
+from laion_people.people import boxes, by_people, face_boxes
+from laion_people.settings import Settings
+from laion_people.step import Row, Shard, Step
+
+HEAD_PADDING = 0.6  # share of the face mesh's width and height on each side: the whole head with a little around it
+
+
+class Embed(Step):
+    """One row a person, in the order of people: the vector of the person and, where a face mesh is, of the head."""
+
+    name = "embed"
+    summary = "CLIP vectors of each person and head, which captions are chosen by"
+    reads = ("images", "people", "mesh")
+    writes = "vectors"
+    roles = ("clip",)
+    gpu = True
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {"crop_padding": settings.crop_padding}
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people = shard.table("people", ["person_id", "key", "bbox"])
+        ids, bodies = people["person_id"].to_pylist(), boxes(people)
+        heads = face_boxes(shard.table("mesh", ["face_landmarks"]))
+        faced = ~np.isnan(heads).any(axis=1)
+        shard.rows_in = len(ids)
+        clip = shard.model("clip")
+
+        def look(images: list[np.ndarray], rows: list[slice]) -> list[np.ndarray]:
+            padding = shard.settings.crop_padding
+            crops = [
+                view
+                for image, r in zip(images, rows, strict=True)
+                for view in (
+                    *(crop(image, box, padding) for box in bodies[r]),
+                    *(crop(image, box, HEAD_PADDING) for box in heads[r][faced[r]]),
+                )
+            ]
+            views = [r.stop - r.start + int(faced[r].sum()) for r in rows]
+            return np.split(clip.encode_images(crops), np.cumsum(views)[:-1])
+
+        for rows, vectors in by_people(shard, people["key"].to_pylist(), look):
+            of_heads = iter(vectors[rows.stop - rows.start :])
+            for row, body in zip(range(rows.start, rows.stop), vectors, strict=False):  # the bodies come first
+                yield {
+                    "person_id": ids[row],
+                    "body": body.astype(np.float16),
+                    "head": next(of_heads).astype(np.float16) if faced[row] else None,
+                    "clip_model": clip.name,
+                }
