@@ -1,9 +1,9 @@
 # LAION-People: every command makes the environments that it needs and re-uses them next time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-mmcv lint bench images up down clean
+.PHONY: help demo test test-mmcv lint bench images up down compose-demo clean
 
 help: ## list the commands
-	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## run all DAGs on the built-in sample in a real Airflow; ends with the funnel and an HTML report
 	@bin/setup worker airflow
@@ -30,10 +30,18 @@ bench: ## measure rows/s of each step, where the time goes, and the ratios to ot
 
 VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 TORCH ?= cpu
+WORKER = laion-people-worker:$(VERSION)-$(TORCH)
 
 images: ## build the Docker images of Airflow and of the worker (TORCH=cu130: for NVIDIA GPUs)
 	docker build --file docker/airflow.Dockerfile --tag laion-people-airflow:$(VERSION) .
-	docker build --file docker/worker.Dockerfile --build-arg TORCH=$(TORCH) --tag laion-people-worker:$(VERSION)-$(TORCH) .
+	docker build --file docker/worker.Dockerfile --build-arg TORCH=$(TORCH) --tag $(WORKER) .
+	docker build --file docker/local.Dockerfile --build-arg WORKER_IMAGE=$(WORKER) --tag laion-people-local:$(VERSION)-$(TORCH) .
+
+COMPOSE_DEMO = bin/compose --project-name laion-people-demo --file docker-compose.yaml --file docker/compose.demo.yaml
+
+compose-demo: ## run the sample through the whole stack of docker-compose.yaml (after `make images`)
+	$(COMPOSE_DEMO) up --detach
+	$(COMPOSE_DEMO) run --rm --no-deps demo
 
 up: ## start Airflow with its UI on port 8080
 	@bin/setup worker airflow

@@ -12,9 +12,13 @@ COPY requirements.txt docker/requirements-airflow.txt /opt/airflow/
 # Modules are compiled here, once, instead of in each new container.
 RUN uv pip install --no-cache --compile-bytecode --requirement /opt/airflow/requirements.txt \
     --requirement /opt/airflow/requirements-airflow.txt
-# Owned by root: a DAG can't rewrite itself.
+# Owned by root: a DAG can't rewrite itself. The page in the UI reads profiles and the list of weights, not the weights.
 COPY dags /opt/airflow/dags
 COPY plugins /opt/airflow/plugins
+COPY docs /opt/airflow/docs
+COPY DAGs.md /opt/airflow/
+COPY include/__init__.py /opt/airflow/include/
+COPY include/models/*.py include/models/*.yaml /opt/airflow/include/models/
 # Steps run as pods of the worker's image: there are no models here. Importing the pod operator takes seconds of CPU,
 # more than the default leaves time for on a busy node.
 ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins \

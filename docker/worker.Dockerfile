@@ -28,7 +28,8 @@ WORKDIR /opt/laion-people
 COPY --from=build /opt/laion-people/.venv .venv
 COPY bin/laion-people bin/
 COPY plugins plugins
-COPY include include
+COPY include/__init__.py include/
+COPY include/models include/models
 # With a read-only root, /tmp, /data and /models are all that needs to be writable; caches go to the home, /tmp.
 # NVIDIA_VISIBLE_DEVICES is left to `docker run --gpus` and the device plugin: an image that sets it shows every GPU of
 # the node to pods that asked for none (https://github.com/NVIDIA/k8s-device-plugin/issues/61).
