@@ -7,6 +7,7 @@ local file and puts it in place when the block ends without an error.
 from __future__ import annotations
 
 import hashlib
+import io
 import os
 import shutil
 import tempfile
@@ -22,6 +23,7 @@ from urllib.parse import unquote, urlsplit
 from laion_people.errors import LaionPeopleError, UsageError
 
 STALE_SECONDS = 24 * 3600
+ATTEMPTS = 8  # over about a minute: steps outlast a bucket that is overloaded
 
 
 class Store(ABC):
@@ -45,8 +47,20 @@ class Store(ABC):
         """A seekable binary file to read from."""
 
     @abstractmethod
+    def ranged(self, path: str, ahead: int) -> BinaryIO:
+        """As `open`, for a few pieces of a large file; of a bucket, ``ahead`` bytes at least come in one request."""
+
+    @abstractmethod
+    def part(self, path: str, start: int, stop: int) -> bytes:
+        """Bytes ``start`` to ``stop`` (exclusive) of a file, or to its end."""
+
+    @abstractmethod
     def size(self, path: str) -> int:
         """Bytes of a file."""
+
+    @abstractmethod
+    def tag(self, path: str) -> str:
+        """A text that changes when the file does; "" when there is none."""
 
     @abstractmethod
     def delete(self, path: str) -> None:
@@ -109,8 +123,8 @@ class LocalStore(Store):
         return sorted(p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
 
     def tags(self, folder: str) -> dict[str, str]:
-        found = {path: (self.root / path).stat() for path in self.list(folder)}
-        return {path: f"{stat.st_mtime_ns}-{stat.st_ino}" for path, stat in found.items()}
+        tags = {path: _tag(self.root / path) for path in self.list(folder)}
+        return {path: tag for path, tag in tags.items() if tag}  # deleted meanwhile
 
     def open(self, path: str) -> BinaryIO:
         try:
@@ -118,8 +132,19 @@ class LocalStore(Store):
         except OSError as error:
             raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror}") from error
 
+    def ranged(self, path: str, ahead: int) -> BinaryIO:
+        return self.open(path)
+
+    def part(self, path: str, start: int, stop: int) -> bytes:
+        with self.open(path) as file:
+            file.seek(start)
+            return file.read(stop - start)
+
     def size(self, path: str) -> int:
         return (self.root / path).stat().st_size
+
+    def tag(self, path: str) -> str:
+        return _tag(self.root / path)
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
@@ -148,29 +173,28 @@ class LocalStore(Store):
         return folder
 
 
+def _tag(path: Path) -> str:
+    try:
+        stat = path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return ""
+    return f"{stat.st_mtime_ns}-{stat.st_ino}"
+
+
 class S3Store(Store):
     """An S3 bucket, through boto3: credentials, region and AWS_ENDPOINT_URL as boto3 reads them."""
 
-    def __init__(self, bucket: str, prefix: str):
+    def __init__(self, bucket: str, prefix: str, attempts: int = ATTEMPTS):
         import boto3
         from botocore.config import Config
 
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
-        retries = {"max_attempts": 8, "mode": "standard"}
+        retries = {"max_attempts": attempts, "mode": "standard"}
         self.client: Any = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
 
     def exists(self, path: str) -> bool:
-        from botocore.exceptions import ClientError
-
-        with self._errors(path):
-            try:
-                self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)
-            except ClientError as error:
-                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
-                    return False
-                raise
-        return True
+        return bool(self.tag(path))
 
     def list(self, folder: str) -> list[str]:
         return sorted(self.tags(folder))
@@ -191,9 +215,34 @@ class S3Store(Store):
             )
         return cast(BinaryIO, file)
 
+    def ranged(self, path: str, ahead: int) -> BinaryIO:
+        return io.BufferedReader(_Ranges(self, path, ahead), ahead)
+
+    def part(self, path: str, start: int, stop: int) -> bytes:
+        with self._errors(path):
+            key, span = self.prefix + path, f"bytes={start}-{stop - 1}"
+            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].read())
+
+    def beginning(self, path: str, most: int) -> tuple[bytes, int]:
+        """The first bytes of a file, and how many it has."""
+        with self._errors(path):
+            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path, Range=f"bytes=0-{most - 1}")
+            return bytes(answer["Body"].read()), int(answer["ContentRange"].rsplit("/", 1)[1])
+
     def size(self, path: str) -> int:
         with self._errors(path):
             return int(self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ContentLength"])
+
+    def tag(self, path: str) -> str:
+        from botocore.exceptions import ClientError
+
+        with self._errors(path):
+            try:
+                return str(self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"])
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                    return ""
+                raise
 
     def delete(self, path: str) -> None:
         with self._errors(path):
@@ -217,11 +266,50 @@ class S3Store(Store):
             raise LaionPeopleError(f"{self.uri}/{path}: {error}; check the address and the credentials") from error
 
 
-def open_store(uri: str) -> Store:
-    """The store at a URI: a folder, ``file:///folder`` or ``s3://bucket/prefix``. Raises UsageError for others."""
+class _Ranges(io.RawIOBase):
+    """A file of a bucket, each read of which is a request: smart_open's ask for all that follows.
+
+    Who asks for its end, as readers of Parquet do, gets its size and its first ``ahead`` bytes in one request.
+    """
+
+    def __init__(self, store: S3Store, path: str, ahead: int):
+        self._store, self._path, self._ahead = store, path, ahead
+        self._at, self._start, self._size = 0, b"", 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._at
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        if whence == os.SEEK_END and not self._size:
+            self._start, self._size = self._store.beginning(self._path, self._ahead)
+        self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        stop = self._at + len(buffer)
+        if self._at < len(self._start):
+            data = self._start[self._at : stop]
+        else:
+            data = b"" if self._size and self._at >= self._size else self._store.part(self._path, self._at, stop)
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
+def open_store(uri: str, attempts: int = ATTEMPTS) -> Store:
+    """The store at a URI: a folder, ``file:///folder`` or ``s3://bucket/prefix``. Raises UsageError for others.
+
+    ``attempts`` is how often a request to a bucket is made before it counts as failed.
+    """
     parts = urlsplit(uri)
     if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, parts.path.strip("/"))
+        return S3Store(parts.netloc, parts.path.strip("/"), attempts)
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return LocalStore(Path(unquote(parts.path)))
     if not parts.scheme and uri:

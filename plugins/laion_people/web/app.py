@@ -1,0 +1,105 @@
+"""The web app: its routes, its headers, and what it says when something is wrong."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager, suppress
+from http import HTTPStatus
+from pathlib import Path
+
+from fastapi import Depends, FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.staticfiles import StaticFiles
+from starlette.exceptions import HTTPException
+
+from laion_people.errors import LaionPeopleError
+from laion_people.web import (
+    auth,
+    captioned,
+    clusters,
+    composites,
+    handbook,
+    overview,
+    partition,
+    people,
+    pictures,
+    source,
+)
+from laion_people.web.pages import compile_templates, render
+
+# No script or style but the app's own files, no picture from elsewhere, and no other site may frame a page.
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; form-action 'self'; "
+    "base-uri 'none'; frame-ancestors 'self'"
+)
+HEADERS = {
+    "Content-Security-Policy": POLICY,
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "SAMEORIGIN",
+    "Referrer-Policy": "same-origin",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "private, no-store",
+}
+STATIC = Path(__file__).parent / "static"
+
+
+def warm_up() -> None:
+    """Does what the first request would wait for: reads all totals, which is a file for each step and partition."""
+    compile_templates()
+    with suppress(LaionPeopleError):  # which a page says whenever somebody asks for it
+        source.state()
+
+
+@asynccontextmanager
+async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+    threading.Thread(target=warm_up, daemon=True).start()
+    yield
+
+
+app = FastAPI(
+    title="LAION-People",
+    lifespan=lifespan,
+    docs_url=None,
+    redoc_url=None,
+    openapi_url=None,
+    dependencies=[Depends(auth.reader)],  # of every route, so that none can be forgotten
+)
+for module in (overview, partition, people, clusters, composites, captioned, pictures, handbook):
+    app.include_router(module.router)
+app.mount("/static", StaticFiles(directory=STATIC), name="static")  # style and script, the same for everyone
+
+
+@app.middleware("http")
+async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
+    """Sets the headers that a page or picture has not set itself."""
+    static = f"{request.scope['root_path']}/static/"  # a mounted app changes the scope
+    response = await call_next(request)
+    if request.url.path.startswith(static):
+        response.headers["Cache-Control"] = "public, max-age=604800"  # its address changes with the file
+    for name, value in HEADERS.items():
+        response.headers.setdefault(name, value)
+    return response
+
+
+@app.exception_handler(LaionPeopleError)
+def store_error(request: Request, error: LaionPeopleError) -> Response:
+    """The store is away or a file in it damaged: a sentence that says what to do."""
+    return render(request, "error.html.j2", status=503, title="The store cannot be read", message=str(error))
+
+
+@app.exception_handler(HTTPException)
+def http_error(request: Request, error: HTTPException) -> Response:
+    title, message = {
+        401: ("You are signed out", "Sign in to see this page."),
+        403: ("Not allowed", str(error.detail)),
+        404: ("Not found", str(error.detail)),
+    }.get(error.status_code, (HTTPStatus(error.status_code).phrase, str(error.detail)))
+    return render(request, "error.html.j2", status=error.status_code, title=title, message=message)
+
+
+@app.exception_handler(RequestValidationError)
+def bad_request(request: Request, error: RequestValidationError) -> Response:
+    first = error.errors()[0]
+    message = f"{first['loc'][-1]}: {first['msg']}"
+    return render(request, "error.html.j2", status=422, title="This address is not right", message=message)

@@ -1,0 +1,85 @@
+"""The browser of Subset C: what CLIP has looked at, the caption that it chose, and those that it did not."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from fastapi import APIRouter, Query, Request
+from fastapi.responses import HTMLResponse
+
+from laion_people.errors import LaionPeopleError
+from laion_people.web import source
+from laion_people.web.addresses import AnyKind, Filters, MaybeCluster, Partition, Text, Version, chosen_shard, paged
+from laion_people.web.figures import BODY_PADDING, HEAD_PADDING, Figure, crop_box, head_box
+from laion_people.web.pages import render
+from laion_people.web.people import person_path, stored_path
+from laion_people.web.rows import Tables, at_once, contains, equal, shards
+
+router = APIRouter()
+
+
+class CaptionedFilters(Filters):
+    """What the form of the browser asks for."""
+
+    kind: AnyKind = ""
+    cluster: MaybeCluster = ""
+    text: Text = ""
+    sort: Literal["stored", "clear", "close"] = "stored"
+
+
+@router.get("/captioned/{version}/{collection}/{part}")
+def captioned(
+    request: Request, version: Version, partition: Partition, filters: Annotated[CaptionedFilters, Query()]
+) -> HTMLResponse:
+    store = source.store()
+    there = shards(store, f"subset_c/{version}/{partition}")
+    if not there:
+        return render(request, "nothing.html.j2", partition=partition, what="captioned people", step="caption")
+    tables = Tables(store, partition, chosen_shard(filters, there), version)
+    light = tables.read_all({"subset_c": ["kind", "cluster_id", "caption", "margin"]})["subset_c"]
+    passing = np.ones(len(light), bool)
+    if filters.kind:
+        passing &= equal(light["kind"], filters.kind)
+    if filters.cluster:
+        passing &= equal(light["cluster_id"], filters.cluster)
+    if filters.text:
+        passing &= contains(light["caption"], filters.text)
+    found = np.flatnonzero(passing)
+    if filters.sort != "stored":
+        margins = light["margin"].to_numpy()[found]
+        found = found[np.argsort(margins if filters.sort == "close" else -margins, kind="stable")]
+    pages = paged(filters, there, len(found), len(light))
+    return render(
+        request,
+        "captioned.html.j2",
+        partition=partition,
+        version=version,
+        filters=filters,
+        pages=pages,
+        choices=_choices(tables, found[pages.span].tolist()),
+    )
+
+
+def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
+    """Rows of Subset C with what CLIP saw: the body for a pose, the head for the other kinds."""
+    names = ["person_id", "kind", "cluster_id", "caption", "clip_score", "margin", "candidates", "scores"]
+    table, ids = at_once(lambda: tables.read("subset_c", names, rows), lambda: tables.read("people", ["person_id"]))
+    choices: list[dict[str, Any]] = table.to_pylist()
+    row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}
+    if any(choice["person_id"] not in row_of for choice in choices):
+        raise LaionPeopleError(f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`")
+    wanted = {"people": ["image_width", "image_height", "bbox"], "pose": ["keypoints"]}
+    people = tables.beside([row_of[choice["person_id"]] for choice in choices], wanted)
+    for choice, person in zip(choices, people, strict=True):
+        head = head_box(np.array(person["keypoints"], np.float32).reshape(17, 3)) if person["keypoints"] else None
+        box, padding = (head, HEAD_PADDING) if head and choice["kind"] != "pose" else (person["bbox"], BODY_PADDING)
+        width, height = person["image_width"], person["image_height"]
+        crop = crop_box(box, padding, width, height)
+        label = f"{choice['kind'].capitalize()} of person {choice['person_id']}"
+        choice |= {
+            "figure": Figure(stored_path(choice["person_id"]), width, height, crop, label),
+            "path": person_path(choice["person_id"]),
+            "ranked": sorted(zip(choice["candidates"], choice["scores"], strict=True), key=lambda of: -of[1]),
+        }
+    return choices

@@ -1,0 +1,238 @@
+"""Clusters of a version with their captions, which Editors change; the word gate speaks up as they type."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Annotated, Any, Literal
+
+import numpy as np
+from airflow.api_fastapi.auth.managers.models.base_user import BaseUser
+from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
+from fastapi.responses import HTMLResponse, RedirectResponse
+from pydantic import BaseModel
+
+from laion_people import captions
+from laion_people.captions import Entry
+from laion_people.errors import LaionPeopleError
+from laion_people.runner import versions
+from laion_people.store import Store
+from laion_people.web import source
+from laion_people.web.addresses import (
+    KINDS,
+    AnyKind,
+    ClusterId,
+    Filters,
+    MaybePartition,
+    MaybeShard,
+    Text,
+    Version,
+    paged,
+)
+from laion_people.web.auth import Editor, Reader, csrf_token, may_change
+from laion_people.web.pages import render
+from laion_people.web.people import PEOPLE, figure, person_path
+from laion_people.web.rows import Tables, at_once, columns, equal, shards
+
+router = APIRouter(prefix="/clusters")
+MEMBERS = 12  # that a cluster's page shows
+SPARE = 2  # empty fields at the end of the form, for those without scripts
+
+
+class ClusterFilters(Filters):
+    """What the form of the list asks for."""
+
+    kind: AnyKind = ""
+    reviewed: Literal["", "yes", "no"] = ""
+    text: Text = ""
+
+
+class Members(BaseModel):
+    """Which shard the members on a cluster's page come from; by default the first of the first partition."""
+
+    partition: MaybePartition = ""
+    shard: MaybeShard = None
+    saved: Literal["", "yes"] = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """A form that was refused: what was typed, the tag of the entry that its editor has seen, and why."""
+
+    captions: list[str]
+    reviewed: bool
+    tag: str
+    refused: str
+
+
+@router.get("")
+def newest(request: Request) -> Response:
+    if not (known := versions(source.store())):
+        return render(request, "nothing.html.j2", partition="", what="clusters", step="cluster")
+    return RedirectResponse(f"{request.scope['root_path']}/clusters/{known[-1]}")
+
+
+@router.post("/check")
+def check(caption: Annotated[list[str], Form(max_length=200)]) -> dict[str, Any]:
+    """What is wrong with captions that are being typed: with all of them together, and with each."""
+    given = [c for c in caption if c.strip()]
+    return {
+        "fault": captions.fault(given),
+        "captions": [captions.caption_fault(c) if c.strip() else "" for c in caption],
+    }
+
+
+@router.get("/{version}")
+def clusters(request: Request, version: Version, filters: Annotated[ClusterFilters, Query()]) -> HTMLResponse:
+    store = source.store()
+    known, found = at_once(lambda: versions(store), lambda: _clusters(store, version))
+    passing = [
+        of
+        for of in found
+        if filters.kind in ("", of["kind"])
+        and filters.reviewed in ("", "yes" if of["entry"].reviewed else "no")
+        and any(filters.text.casefold() in text.casefold() for text in (of["cluster_id"], *of["entry"].captions))
+    ]
+    pages = paged(filters, [0], len(passing), len(found))
+    return render(
+        request,
+        "clusters.html.j2",
+        version=version,
+        versions=known,
+        filters=filters,
+        pages=pages,
+        clusters=passing[pages.span],
+        reviewed=sum(of["entry"].reviewed for of in found),
+        pending=[of["cluster_id"] for of in found if of["pending"]],
+        kinds=KINDS,
+    )
+
+
+@router.get("/{version}/{cluster_id}")
+def cluster(
+    request: Request, user: Reader, version: Version, cluster_id: ClusterId, members: Annotated[Members, Query()]
+) -> HTMLResponse:
+    return _page(request, user, version, cluster_id, members)
+
+
+@router.post("/{version}/{cluster_id}")
+def edit(
+    request: Request,
+    user: Editor,
+    version: Version,
+    cluster_id: ClusterId,
+    tag: Annotated[str, Form(max_length=100)],
+    caption: Annotated[list[str] | None, Form(max_length=200)] = None,
+    reviewed: Annotated[bool, Form()] = False,
+    then: Annotated[Literal["stay", "next"], Form()] = "stay",
+) -> Response:
+    """Saves a cluster's captions; ``tag`` is of the entry that the editor has seen."""
+    store = source.store()
+    texts = [text.strip() for text in caption or () if text.strip()]
+    approved = reviewed or then == "next"
+    try:
+        captions.edit(store, version, cluster_id, texts, reviewed=approved, by=user.get_name(), tag=tag)
+    except LaionPeopleError as error:
+        return _page(request, user, version, cluster_id, Members(), Typed(texts, reviewed, tag, str(error)))
+    following = _around(_clusters(store, version), cluster_id)["unreviewed"] if then == "next" else None
+    where = following or f"{cluster_id}?saved=yes"
+    return RedirectResponse(f"{request.scope['root_path']}/clusters/{version}/{where}", 303)
+
+
+def _page(
+    request: Request, user: BaseUser, version: str, cluster_id: str, members: Members, typed: Typed | None = None
+) -> HTMLResponse:
+    """A cluster's page; a form that was refused comes back with what was typed, and with what stands there now."""
+    store = source.store()
+    found = _clusters(store, version)
+    of = next((of for of in found if of["cluster_id"] == cluster_id), None)
+    if of is None:
+        raise HTTPException(404, f"There is no cluster {cluster_id} in version {version}.")
+    entry: Entry = of["entry"]
+    conflict = typed is not None and typed.tag != entry.tag
+    texts = list(typed.captions if typed else entry.captions)
+    return render(
+        request,
+        "cluster.html.j2",
+        status=200 if typed is None else 409 if conflict else 422,
+        version=version,
+        of=of,
+        entry=entry,
+        texts=texts + [""] * SPARE,
+        faults=[captions.caption_fault(text) for text in texts] + [""] * SPARE,
+        longest=captions.LONGEST,
+        reviewed=typed.reviewed if typed else entry.reviewed,
+        saved=members.saved,
+        refused=typed.refused if typed else "",
+        conflict=conflict,
+        csrf=csrf_token(user) if may_change(request, user) else "",
+        around=_around(found, cluster_id),
+        left=sum(not of["entry"].reviewed for of in found),
+        medoid=person_path(of["medoid_person_id"]),
+        **_members(store, version, of, members),
+    )
+
+
+def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
+    """The clusters of a version, the largest of each kind first, with what captions.yaml says of them.
+
+    ``pending``: it says something else than `label` has last put into clusters.parquet, which Subset C is made from.
+    """
+    path = f"clusters/{version}/clusters.parquet"
+    if not store.exists(path):
+        raise HTTPException(404, f"Version {version} has no labelled clusters yet: the task label writes them.")
+    names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "reviewed"]
+    table, entries = at_once(lambda: columns(store, path, names), lambda: _entries(store, version))
+    kinds = list(KINDS)
+    found = sorted(table.to_pylist(), key=lambda of: (kinds.index(of["kind"]), -of["size"], of["cluster_id"]))
+    for of in found:
+        labelled = Entry(tuple(of["captions"]), of["reviewed"])
+        of["entry"] = entries.get(of["cluster_id"], labelled)
+        of["pending"] = of["entry"].captions != labelled.captions
+    return found
+
+
+def _entries(store: Store, version: str) -> dict[str, Entry]:
+    return _read_entries(store, version, store.tag(captions.captions_path(version)))
+
+
+@lru_cache(maxsize=4)
+def _read_entries(store: Store, version: str, tag: str) -> dict[str, Entry]:
+    """The captions; reading the YAML of 768 clusters takes 80 ms, so it is read once as long as its tag is the same."""
+    return captions.read(store, version)
+
+
+def _around(found: list[dict[str, Any]], cluster_id: str) -> dict[str, str | None]:
+    """The clusters before and after one, and the nearest ones after and before it that nobody has reviewed."""
+    ids = [of["cluster_id"] for of in found]
+    at = ids.index(cluster_id)
+    turned = [*found[at + 1 :], *found[:at]]
+    left = [of["cluster_id"] for of in turned if not of["entry"].reviewed]
+    return {
+        "next": ids[at + 1] if at + 1 < len(ids) else None,
+        "prev": ids[at - 1] if at else None,
+        "unreviewed": left[0] if left else None,
+        "unreviewed_before": left[-1] if left else None,
+    }
+
+
+def _members(store: Store, version: str, of: dict[str, Any], asked: Members) -> dict[str, Any]:
+    """Members of a cluster in one shard, and the partitions that have some."""
+    assigned = sorted(key for key, steps in source.totals().items() if "assign" in steps)
+    nobody = {"partitions": assigned, "partition": "", "shard": None, "shards": [], "members": [], "count": 0}
+    partition = asked.partition or next(iter(assigned), "")
+    there = shards(store, f"assignments/{version}/{partition}") if partition else []
+    if not there:
+        return nobody | {"partition": partition}
+    shard = there[0] if asked.shard is None else asked.shard
+    if shard not in there:
+        raise HTTPException(404, f"Shard {shard} of {partition} has no assignments to version {version}.")
+    tables = Tables(store, partition, shard, version)
+    column = f"{of['kind']}_cluster"
+    clusters = columns(store, tables.path("assignments"), [column])[column]
+    rows = np.flatnonzero(equal(clusters, of["cluster_id"])).tolist()
+    wanted = {"people": PEOPLE, **({"pose": ["keypoints"]} if of["kind"] == "pose" else {"mesh": ["face_landmarks"]})}
+    people = tables.beside(rows[:MEMBERS], wanted)
+    for person in people:
+        person |= {"figure": figure(person), "path": person_path(person["person_id"])}
+    return nobody | {"partition": partition, "shard": shard, "shards": there, "members": people, "count": len(rows)}

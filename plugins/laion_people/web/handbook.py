@@ -1,0 +1,52 @@
+"""The project's documents as pages, so that people who sit in the UI find the runbook there."""
+
+from __future__ import annotations
+
+import re
+from itertools import pairwise
+from pathlib import Path as File
+from typing import Annotated
+
+from fastapi import APIRouter, HTTPException, Path, Request
+from fastapi.responses import HTMLResponse
+from markdown_it import MarkdownIt
+from markupsafe import Markup
+
+from laion_people.web.pages import render
+
+ROOT = File(__file__).resolve().parents[3]
+
+router = APIRouter()
+
+
+@router.get("/docs/{name}.md")
+def document(request: Request, name: Annotated[str, Path(pattern="^[a-z]+$")]) -> HTMLResponse:
+    """A document of docs/, at an address that the links between them lead to."""
+    return _page(request, ROOT / "docs" / f"{name}.md")
+
+
+@router.get("/DAGs.md")
+def dags(request: Request) -> HTMLResponse:
+    return _page(request, ROOT / "DAGs.md")
+
+
+def _page(request: Request, file: File) -> HTMLResponse:
+    if not file.is_file():
+        raise HTTPException(404, f"There is no document {file.name}.")
+    title, body = html(file.read_text())
+    return render(request, "document.html.j2", title=title, body=Markup(body))  # noqa: S704 - of our own files, escaped
+
+
+def html(text: str) -> tuple[str, str]:
+    """The first heading and the HTML of Markdown; headings have the ids that links on GitHub lead to.
+
+    What is HTML in the text is shown as text. Mermaid's graphs are left out: Airflow draws the same.
+    """
+    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
+    tokens = [token for token in markdown.parse(text) if token.info != "mermaid"]
+    title = ""
+    for heading, inline in pairwise(tokens):
+        if heading.type == "heading_open":
+            title = title or inline.content
+            heading.attrSet("id", re.sub(r"[^\w -]", "", inline.content.lower()).replace(" ", "-"))
+    return title, markdown.renderer.render(tokens, markdown.options, {})

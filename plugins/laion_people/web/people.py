@@ -1,0 +1,233 @@
+"""The browser of people: those of a shard over their images, filtered by columns alone, and one person in detail."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from fastapi import APIRouter, HTTPException, Path, Query, Request
+from fastapi.responses import HTMLResponse
+from pydantic import Field
+
+from laion_people.errors import LaionPeopleError
+from laion_people.geometry import BLENDSHAPES
+from laion_people.runner import ROW_GROUP, versions
+from laion_people.web import source
+from laion_people.web.addresses import (
+    KINDS,
+    PAGE_ROWS,
+    Filters,
+    MaybeCluster,
+    MaybeNumber,
+    MaybeVersion,
+    Partition,
+    Text,
+    chosen_shard,
+    paged,
+)
+from laion_people.web.figures import BODY_PADDING, Figure, box_mark, crop_box, face_mesh, skeleton
+from laion_people.web.pages import render
+from laion_people.web.rows import Tables, at_once, contains, equal, shards
+
+router = APIRouter()
+PEOPLE = ["key", "caption", "image_width", "image_height", "bbox", "bbox_score"]
+CLUSTERS = [f"{kind}_cluster" for kind in KINDS]
+ANGLES = ["head_yaw", "head_pitch", "head_roll"]
+CROWDS = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6+": (6, 10**9)}  # people in an image
+STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are told of
+MESH_GROUPS = 2  # row groups of face landmarks (6 MB each) that a page of people reads at most
+
+
+class PeopleFilters(Filters):
+    """What the form of the browser asks for."""
+
+    subset_a: Literal["", "yes", "no"] = ""
+    low: MaybeNumber = None
+    high: MaybeNumber = None
+    face: Literal["", "yes", "no"] = ""
+    people: Literal["", "1", "2", "3-5", "6+"] = ""
+    score: MaybeNumber = None
+    version: MaybeVersion = ""
+    cluster: MaybeCluster = ""
+    text: Text = ""
+    sort: Literal["stored", "similar", "unlike"] = "stored"
+    view: Literal["crop", "whole"] = "crop"
+    hide: Annotated[list[Literal["box", "pose", "mesh"]], Field(default_factory=list)]
+
+
+@router.get("/people/{collection}/{part}")
+def people(request: Request, partition: Partition, filters: Annotated[PeopleFilters, Query()]) -> HTMLResponse:
+    store = source.store()
+    there = shards(store, f"people/{partition}")
+    if not there:
+        return render(request, "nothing.html.j2", partition=partition, what="people", step="detect")
+    known = versions(store)
+    tables = Tables(store, partition, chosen_shard(filters, there), filters.version or max(known, default=""))
+    found, total = _matching(tables, filters)
+    pages = paged(filters, there, len(found), total)
+    rows = found[pages.span].tolist()
+    with_mesh = "mesh" not in filters.hide and len({row // ROW_GROUP for row in rows}) <= MESH_GROUPS
+    return render(
+        request,
+        "people.html.j2",
+        partition=partition,
+        filters=filters,
+        pages=pages,
+        versions=known,
+        version=tables.version,
+        people=_listed(tables, rows, with_mesh),
+        crowds=list(CROWDS),
+        mesh_left_out=not with_mesh and "mesh" not in filters.hide,
+    )
+
+
+@router.get("/people/{collection}/{part}/{shard}/{key}/{number}")
+def person(
+    request: Request,
+    partition: Partition,
+    shard: Annotated[int, Path(ge=0, lt=10**9)],
+    key: str,
+    number: Annotated[int, Path(ge=0, lt=10**9)],
+    version: Annotated[MaybeVersion, Query()] = "",
+) -> HTMLResponse:
+    store = source.store()
+    tables = Tables(store, partition, shard, version or max(versions(store), default=""))
+    ids = tables.read("people", ["person_id"])
+    person_id = f"{partition}/{shard:05d}/{key}/{number}"
+    row = -1 if ids is None else pc.index(ids["person_id"], person_id).as_py()
+    if ids is None or row < 0:
+        raise HTTPException(404, f"There is no person {person_id}.")
+    return render(
+        request,
+        "person.html.j2",
+        partition=partition,
+        shard=shard,
+        page=row // PAGE_ROWS + 1,
+        version=tables.version,
+        person=_detailed(tables, row, person_id),
+        around={
+            rel: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
+            for rel, at in (("prev", row - 1), ("next", row + 1))
+        },
+    )
+
+
+def person_path(person_id: str) -> str:
+    """Address of a person's page below the app."""
+    return "/people/" + quote(person_id)
+
+
+def stored_path(person_id: str) -> str:
+    """Address of the stored image that a person is in."""
+    return "/images/stored/" + quote(person_id.rpartition("/")[0])
+
+
+def _matching(tables: Tables, filters: PeopleFilters) -> tuple[np.ndarray, int]:
+    """The rows that pass the filters, in the order asked for, and how many rows the shard has."""
+    wanted = {"people": ["bbox_score"]}
+    wanted["people"] += ["key"] * bool(filters.people) + ["caption"] * bool(filters.text)
+    if filters.subset_a:
+        wanted |= {"people": [*wanted["people"], "person_id"], "subset_a": ["person_id"]}
+    if filters.low is not None or filters.high is not None or filters.sort != "stored":
+        wanted["clip"] = ["similarity"]
+    if filters.face:
+        wanted["mesh"] = ["face_score"]
+    if filters.cluster:
+        wanted["assignments"] = [f"{filters.cluster.split('-')[0]}_cluster"]
+    read = tables.read_all(wanted)
+    for table, found in read.items():
+        if table != "subset_a" and len(found) != len(read["people"]):
+            raise LaionPeopleError(f"{tables.path(table)} has other rows than the people table: run its step again")
+    passing = _passing(read, filters)
+    rows = np.flatnonzero(passing)
+    if filters.sort != "stored":
+        similarity = read["clip"]["similarity"].to_numpy()[rows]
+        rows = rows[np.argsort(similarity if filters.sort == "unlike" else -similarity, kind="stable")]
+    return rows, len(passing)
+
+
+def _passing(read: Mapping[str, pa.Table], filters: PeopleFilters) -> np.ndarray:
+    """Which people pass the filters, bool [people]."""
+    people = read["people"]
+    passing = np.ones(len(people), bool)
+    if filters.score is not None:
+        passing &= people["bbox_score"].to_numpy() >= filters.score
+    if filters.people:
+        least, most = CROWDS[filters.people]
+        codes = people["key"].combine_chunks().dictionary_encode().indices.to_numpy()
+        crowd = np.bincount(codes, minlength=1)[codes]
+        passing &= (crowd >= least) & (crowd <= most)
+    if filters.text:
+        passing &= contains(people["caption"], filters.text)
+    if filters.subset_a:
+        members = set(read["subset_a"]["person_id"].to_pylist())
+        inside = [person_id in members for person_id in people["person_id"].to_pylist()]
+        passing &= np.array(inside, bool) == (filters.subset_a == "yes")
+    if filters.low is not None:
+        passing &= read["clip"]["similarity"].to_numpy() >= filters.low
+    if filters.high is not None:
+        passing &= read["clip"]["similarity"].to_numpy() <= filters.high
+    if filters.face:
+        passing &= read["mesh"]["face_score"].is_valid().to_numpy() == (filters.face == "yes")
+    if filters.cluster:
+        passing &= equal(read["assignments"].column(0), filters.cluster)
+    return passing
+
+
+def _listed(tables: Tables, rows: list[int], with_mesh: bool) -> list[dict[str, Any]]:
+    """What the page shows of some people."""
+    wanted = {"people": PEOPLE, "pose": ["keypoints"], "clip": ["similarity"], "assignments": CLUSTERS}
+    if with_mesh:
+        wanted["mesh"] = ["face_landmarks"]
+    people, members = at_once(lambda: tables.beside(rows, wanted), lambda: tables.read("subset_a", ["person_id"]))
+    inside = None if members is None else set(members["person_id"].to_pylist())
+    for of in people:
+        of["in_subset_a"] = inside and of["person_id"] in inside
+        of["figure"] = figure(of)
+        of["path"] = person_path(of["person_id"])
+    return people
+
+
+def _detailed(tables: Tables, row: int, person_id: str) -> dict[str, Any]:
+    """All that is known of a person."""
+    wanted = {
+        "people": [*PEOPLE, "sample_id", "url"],
+        "pose": ["keypoints", "pose_score"],
+        "mesh": ["face_landmarks", "blendshapes", *ANGLES, "face_score"],
+        "clip": ["similarity", "clip_model"],
+        "assignments": [*CLUSTERS, *(f"{kind}_distance" for kind in KINDS)],
+    }
+    captions = ["caption", "kind", "cluster_id", "clip_score", "margin", "candidates", "scores"]
+    descriptions = ["caption", "captioner", "similarity"]
+    (of,), subset_a, subset_c, subset_d = at_once(
+        lambda: tables.beside([row], wanted),
+        lambda: tables.of_person("subset_a", person_id, ["threshold"]),
+        lambda: tables.of_person("subset_c", person_id, captions),
+        lambda: tables.of_person("subset_d", person_id, descriptions),
+    )
+    shapes = zip(BLENDSHAPES, of["blendshapes"] or (), strict=False)
+    expression = sorted((shape for shape in shapes if shape[1] > STANDS_OUT), key=lambda shape: -shape[1])
+    return of | {
+        "figure": figure(of),
+        "subset_a": subset_a,
+        "subset_c": subset_c,
+        "subset_d": subset_d,
+        "expression": [(re.sub(r"([A-Z])", r" \1", name).lower(), value) for name, value in expression],
+    }
+
+
+def figure(of: Mapping[str, Any]) -> Figure:
+    """A person over the stored image, from columns of the people, pose and, for the face, mesh tables."""
+    marks = [box_mark(of["bbox"])]
+    if landmarks := of.get("face_landmarks"):
+        marks += face_mesh(np.array(landmarks, np.float32).reshape(-1, 3))
+    if keypoints := of.get("keypoints"):
+        marks += skeleton(np.array(keypoints, np.float32).reshape(17, 3))
+    width, height = of["image_width"], of["image_height"]
+    crop = crop_box(of["bbox"], BODY_PADDING, width, height)
+    return Figure(stored_path(of["person_id"]), width, height, crop, f"Person {of['person_id']}", marks)

@@ -1,0 +1,148 @@
+"""Rows of a shard's tables: of the columns that a page needs, and heavy ones only of the row groups that it shows."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from fastapi import HTTPException
+
+from laion_people.errors import LaionPeopleError
+from laion_people.step import VERSIONED_TABLES
+from laion_people.store import Store
+
+AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
+LISTINGS, LISTING_SECONDS = 64, 20.0  # folders whose shards are remembered, and for how long
+
+_listings: OrderedDict[tuple[str, str], tuple[float, list[int]]] = OrderedDict()
+_listings_lock = Lock()
+
+
+def shards(store: Store, folder: str) -> list[int]:
+    """The shards of a table's folder (``people/laion2B-en/00042``), in order; there may be gaps."""
+    key, now = (store.uri, folder), time.monotonic()
+    with _listings_lock:
+        if key in _listings and now - _listings[key][0] < LISTING_SECONDS:
+            return _listings[key][1]
+    stems = [
+        path.rsplit("/", 1)[-1].removesuffix(".parquet") for path in store.list(folder) if path.endswith(".parquet")
+    ]
+    found = sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
+    with _listings_lock:
+        _listings[key] = now, found
+        _listings.move_to_end(key)
+        while len(_listings) > LISTINGS:
+            _listings.popitem(last=False)
+    return found
+
+
+def columns(store: Store, path: str, names: Sequence[str]) -> pa.Table:
+    """Light columns of all rows. Raises LaionPeopleError when the file is missing, damaged or lacks one."""
+    with _parquet(store, path) as file:
+        return file.read(columns=list(names), use_threads=False)
+
+
+def take(store: Store, path: str, rows: Sequence[int], names: Sequence[str]) -> pa.Table:
+    """Columns of some rows, in their order; row groups without one are not read. Raises as `columns` does.
+
+    One row group is in memory at a time: of face landmarks, that is 6 MB.
+    """
+    with _parquet(store, path) as file:
+        pieces, places, start = [file.schema_arrow.empty_table().select(list(names))], dict[int, int](), 0
+        for group in range(file.num_row_groups):
+            stop = start + file.metadata.row_group(group).num_rows
+            if wanted := [row for row in dict.fromkeys(rows) if start <= row < stop]:
+                table = file.read_row_group(group, columns=list(names), use_threads=False)
+                pieces.append(table.take([row - start for row in wanted]))
+                places |= {row: len(places) + i for i, row in enumerate(wanted)}
+            start = stop
+    if lost := [row for row in rows if row not in places]:
+        raise LaionPeopleError(f"{path} has {start} rows and no row {lost[0]}: run again the step that writes it")
+    return pa.concat_tables(pieces).take(pa.array([places[row] for row in rows], pa.int64()))
+
+
+def equal(column: pa.ChunkedArray, value: str) -> np.ndarray:
+    """Which rows of a column have a value, bool [rows]; nulls have none."""
+    return pc.call_function("equal", [column, pa.scalar(value)]).fill_null(False).to_numpy()
+
+
+def contains(column: pa.ChunkedArray, text: str) -> np.ndarray:
+    """Which texts of a column have a text in them, in small or capital letters, bool [rows]."""
+    return pc.call_function("match_substring", [column], pc.MatchSubstringOptions(text, ignore_case=True)).to_numpy()
+
+
+def at_once(*reads: Callable[[], Any]) -> list[Any]:
+    """The results of some reads, which wait for a bucket at the same time."""
+    with ThreadPoolExecutor(len(reads)) as pool:
+        return [future.result() for future in [pool.submit(read) for read in reads]]
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """The tables of one shard by name, of cluster version ``version`` those that belong to one; "" if there is none."""
+
+    store: Store
+    partition: str
+    shard: int
+    version: str
+
+    def path(self, table: str) -> str:
+        folder = f"{table}/{self.version}" if table in VERSIONED_TABLES else table
+        return f"{folder}/{self.partition}/{self.shard:05d}.parquet"
+
+    def read(self, table: str, names: Sequence[str], rows: Sequence[int] | None = None) -> pa.Table | None:
+        """Columns of a table's rows, or of all; None when the step that writes it has not been run on the shard."""
+        path = self.path(table)
+        if not self.store.exists(path):
+            return None
+        return columns(self.store, path, names) if rows is None else take(self.store, path, rows, names)
+
+    def read_all(self, wanted: Mapping[str, Sequence[str]]) -> dict[str, pa.Table]:
+        """Columns of several tables. Raises HTTPException 404 for one that is not there yet."""
+        found = at_once(*(lambda table=table: self.read(table, wanted[table]) for table in wanted))
+        if missing := [self.path(table) for table, rows in zip(wanted, found, strict=True) if rows is None]:
+            raise HTTPException(404, f"{missing[0]} is not there yet, and the filter needs it.")
+        return dict(zip(wanted, found, strict=True))
+
+    def beside(self, rows: Sequence[int], wanted: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+        """People with columns of several tables that have a row for each person; None where a table is not there.
+
+        Raises LaionPeopleError when one of them is of other people.
+        """
+        tables = at_once(
+            *(lambda table=table: self.read(table, ["person_id", *wanted[table]], rows) for table in wanted)
+        )
+        people: list[dict[str, Any]] = [{} for _ in rows]
+        for (name, columns), table in zip(wanted.items(), tables, strict=True):
+            of_rows = [dict.fromkeys(columns)] * len(rows) if table is None else table.to_pylist()
+            for person, of in zip(people, of_rows, strict=True):
+                if person.setdefault("person_id", of.get("person_id")) != of.get("person_id", person["person_id"]):
+                    raise LaionPeopleError(f"{self.path(name)} is of other people: run again the step that writes it")
+                person |= of
+        return people
+
+    def of_person(self, table: str, person_id: str, names: Sequence[str]) -> list[dict[str, Any]]:
+        """The rows of a person in a table that has none or several of each; none when it is not there."""
+        ids = self.read(table, ["person_id"])
+        rows = np.flatnonzero(equal(ids["person_id"], person_id)).tolist() if ids else []
+        found = self.read(table, names, rows) if rows else None
+        return found.to_pylist() if found else []
+
+
+@contextmanager
+def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+    with store.ranged(path, AHEAD) as source:
+        try:
+            yield pq.ParquetFile(source)
+        except (pa.ArrowException, KeyError) as error:
+            raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error

@@ -1,0 +1,111 @@
+"""What the pages read: the store of the deployment, its totals, and Airflow's runs."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from pathlib import Path
+from urllib.parse import quote
+
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
+from sqlalchemy import func, select
+
+from laion_people import drift, metadata
+from laion_people.funnel import RELEASE_STEPS
+from laion_people.settings import from_environment
+from laion_people.store import Store, open_store
+from laion_people.totals import Totals, TotalsReader
+from laion_people.web.auth import CAPTION, EXTRACT
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A DAG run of a partition; ``path`` is its page in Airflow's UI."""
+
+    dag_id: str
+    run_id: str
+    partition: str
+    state: str
+    queued: datetime | None
+
+    @property
+    def path(self) -> str:
+        return f"/dags/{quote(self.dag_id, safe='')}/runs/{quote(self.run_id, safe='')}"
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """The totals by partition (or cluster version) and step; the keys of all partitions, those with metadata and those
+    of which something has been made; and sentences on partitions that are unlike their collection."""
+
+    totals: Mapping[str, Mapping[str, Totals]]
+    partitions: Sequence[str]
+    flags: Mapping[str, Sequence[str]]
+
+    @property
+    def versions(self) -> list[str]:
+        """The cluster versions, newest first."""
+        return sorted((key for key, steps in self.totals.items() if "cluster" in steps), reverse=True)
+
+
+def store() -> Store:
+    """The store of the deployment's settings. Raises UsageError when they are wrong."""
+    uri = from_environment().store
+    return _open(uri if "://" in uri else str(ROOT / Path(uri).expanduser()))  # as the tasks, which work in ROOT
+
+
+def totals() -> dict[str, dict[str, Totals]]:
+    """The totals by partition (or cluster version) and step. Only files that have changed are read."""
+    with _reading:  # so that requests which come together don't all read the same
+        return _reader(store()).read()
+
+
+def state() -> State:
+    """What pages about partitions start from, asked for all at once: a bucket takes its time for each answer."""
+    place = store()
+    with ThreadPoolExecutor(3) as pool:
+        reading = pool.submit(totals)
+        flags = pool.submit(drift.flags, place)
+        keys = pool.submit(metadata.partitions, place)
+        made = {key for key, steps in reading.result().items() if not steps.keys() <= set(RELEASE_STEPS)}
+        return State(reading.result(), sorted(made | keys.result().keys()), flags.result())
+
+
+def latest_runs() -> dict[tuple[str, str], Run]:
+    """The newest run of each DAG and partition that ever had one."""
+    newest = (
+        select(func.max(DagRun.id))
+        .where(DagRun.dag_id.in_((EXTRACT, CAPTION)), DagRun.partition_key.is_not(None))
+        .group_by(DagRun.dag_id, DagRun.partition_key)
+    )
+    return {(run.dag_id, run.partition): run for run in _runs(DagRun.id.in_(newest))}
+
+
+def runs_of(partition: str, run_ids: Iterable[str] = ()) -> list[Run]:
+    """The runs of a partition, and those with these ids, newest first."""
+    return _runs((DagRun.partition_key == partition) | DagRun.run_id.in_(tuple(run_ids)))
+
+
+def partition_of(dag_id: str, run_id: str) -> str | None:
+    """The partition key of a run; None when there is no such run or it has none."""
+    found = _runs((DagRun.dag_id == dag_id) & (DagRun.run_id == run_id))
+    return found[0].partition or None if found else None
+
+
+def _runs(condition: object) -> list[Run]:
+    columns = (DagRun.dag_id, DagRun.run_id, DagRun.partition_key, DagRun.state, DagRun.queued_at)
+    query = select(*columns).where(condition).order_by(DagRun.id.desc())
+    with create_session() as session:
+        return [Run(dag, run, key or "", str(state), queued) for dag, run, key, state, queued in session.execute(query)]
+
+
+_reading = threading.Lock()
+_open = cache(partial(open_store, attempts=2))  # somebody is waiting, and may ask again
+_reader = cache(TotalsReader)

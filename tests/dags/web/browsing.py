@@ -1,0 +1,45 @@
+"""A small store that all browsers have something to show of, and what tests read in their pages."""
+
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pyarrow.parquet as pq
+
+from laion_people import captions
+from laion_people.manifest import Manifest
+from laion_people.runner import manifest_path
+from laion_people.store import Store
+from laion_people.totals import write_totals
+from tests.synthetic_store import VERSION, make_store
+
+PARTITION = "demo/00000"
+HOSTILE = '<script>alert(1)</script> "quoted" & \u202efdp.exe'
+CAPTIONS = (HOSTILE, "two people at the seaside", "A Person in the PARK " + "and on " * 60)
+
+
+def make_browsed(store: Store, images: int = 30) -> None:
+    """A finished partition, captions that nobody has reviewed, and the totals of its steps."""
+    make_store(store, PARTITION, images, CAPTIONS)
+    rows = table(store, f"clusters/{VERSION}/clusters.parquet").to_pylist()
+    captions.put(store, VERSION, {row["cluster_id"]: captions.Entry(tuple(row["captions"])) for row in rows})
+    for step in ("detect", "assign"):
+        write_totals(store, Manifest.from_json(store.read(manifest_path(step, PARTITION))), 1)
+
+
+def table(store: Store, path: str):  # type: ignore[no-untyped-def]
+    with store.open(path) as file:
+        return pq.read_table(file)
+
+
+def people_of(page: str) -> list[str]:
+    """The ids of the people whose figures a page shows, in its order."""
+    return [unescape(found) for found in re.findall(r'aria-label="Person ([^"]*)"', page)]
+
+
+def field(page: str, name: str) -> str:
+    """The value of a form's hidden field."""
+    found = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert found, f"the page has no field {name}"
+    return unescape(found[1])

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import re
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+
+from laion_people.store import LocalStore
+from tests.dags.web.browsing import PARTITION, make_browsed, table
+from tests.synthetic_store import VERSION
+
+PAGE = f"/laion-people/captioned/{VERSION}/{PARTITION}"
+PATH = f"subset_c/{VERSION}/{PARTITION}/00000.parquet"
+
+
+@pytest.fixture
+def rows(store: LocalStore) -> list[dict[str, object]]:
+    make_browsed(store, images=8)
+    return list(table(store, PATH).to_pylist())
+
+
+def shown(page: str) -> list[tuple[str, str]]:
+    return re.findall(r'aria-label="(Pose|Face|Head) of person ([^"]+)"', page)
+
+
+def pages(client: TestClient, query: str) -> list[tuple[str, str]]:
+    found = client.get(f"{PAGE}?{query}&page=1").text
+    more = client.get(f"{PAGE}?{query}&page=2").text if 'rel="next"' in found else ""
+    return shown(found) + shown(more)
+
+
+@pytest.mark.parametrize(
+    ("query", "passes", "order"),
+    [
+        ("", lambda of: True, None),
+        ("kind=face", lambda of: of["kind"] == "face", None),
+        ("cluster=pose-0002", lambda of: of["cluster_id"] == "pose-0002", None),
+        ("text=HEAD+candidate", lambda of: "head candidate" in of["caption"], None),
+        ("sort=clear&kind=pose", lambda of: of["kind"] == "pose", lambda of: -of["margin"]),
+        ("sort=close", lambda of: True, lambda of: of["margin"]),
+    ],
+)
+def test_filters_and_orders(client: TestClient, rows, query: str, passes, order) -> None:  # type: ignore[no-untyped-def]
+    expected = [of for of in rows if passes(of)]
+    expected = sorted(expected, key=order) if order else expected
+    assert pages(client, query) == [(of["kind"].capitalize(), of["person_id"]) for of in expected]
+
+
+def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+    page = client.get(PAGE).text
+    ranked = re.findall(r'<li dir="auto">([^<]*) <span class="soft">([\d.]+)</span>', page)[:5]
+    assert ranked == [
+        (text, f"{score:.3f}") for text, score in zip(rows[0]["candidates"], rows[0]["scores"], strict=True)
+    ]
+    assert f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others" in page
+
+
+def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+    page = client.get(PAGE).text
+    views = re.findall(r'viewBox="\S+ \S+ \S+ (\S+)"[^>]*aria-label="(\w+) of person ([^"]+)"', page)
+    heights = {(kind, person): float(height) for height, kind, person in views}
+    both = [person for kind, person in heights if kind == "Face"]
+    assert both
+    assert all(heights["Face", person] < 0.5 * heights["Pose", person] for person in both)
+
+
+def test_choices_for_people_who_are_gone_name_the_step_to_run(client: TestClient, store: LocalStore, rows) -> None:  # type: ignore[no-untyped-def]
+    make_browsed(store, images=4)
+    old = [of for of in rows if "000000007" in str(of["person_id"])]
+    assert old
+    with store.writer(PATH) as local:
+        pq.write_table(pa.Table.from_pylist(old, schema=table(store, PATH).schema), local)
+    answer = client.get(PAGE)
+    assert answer.status_code == 503
+    assert "run again the step `caption`" in answer.text
+
+
+def test_before_caption_has_run_the_page_says_what_to_do(client: TestClient) -> None:
+    assert "<code>caption</code>" in client.get(PAGE).text

@@ -1,0 +1,187 @@
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import pytest
+from fastapi.testclient import TestClient
+
+from laion_people import captions
+from laion_people.store import LocalStore
+from tests.dags.web.browsing import field, make_browsed, people_of
+from tests.dags.web.conftest import SignedIn
+from tests.synthetic_store import VERSION
+
+LIST = f"/laion-people/clusters/{VERSION}"
+PAGE = f"{LIST}/pose-0001"
+ORIGIN = {"Origin": "http://testserver"}
+TEXTS = [f"A person stands in way {way} of standing." for way in range(6)]
+
+
+@pytest.fixture
+def editor(signed_in: SignedIn, store: LocalStore) -> TestClient:
+    """A client of somebody who may start runs, on a store with clusters."""
+    make_browsed(store)
+    return signed_in("ulla")
+
+
+def form(client: TestClient, **changes: object) -> dict[str, object]:
+    """The form of a cluster's page as a browser would send it, with some changes."""
+    page = client.get(PAGE).text
+    texts = [unescape(text) for text in re.findall(r'<textarea name="caption"[^>]*>([^<]*)</textarea>', page)]
+    return {"csrf": field(page, "csrf"), "tag": field(page, "tag"), "caption": texts, "then": "stay", **changes}
+
+
+def edit(store: LocalStore, cluster_id: str, texts: list[str], by: str = "eve") -> None:
+    """Somebody else approves other captions."""
+    tag = captions.read(store, VERSION)[cluster_id].tag
+    captions.edit(store, VERSION, cluster_id, texts, reviewed=True, by=by, tag=tag)
+
+
+def listed(client: TestClient, query: str = "") -> list[str]:
+    return re.findall(r'alt="Contact sheet of ([\w-]+)"', client.get(f"{LIST}?{query}").text)
+
+
+def test_clusters_lead_to_the_newest_version(client: TestClient, store: LocalStore) -> None:
+    assert "No clusters yet" in client.get("/laion-people/clusters").text
+    make_browsed(store)
+    assert client.get("/laion-people/clusters").headers["Location"] == LIST
+
+
+def test_clusters_are_listed_by_kind_the_largest_first(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    assert listed(client) == [f"{kind}-{i:04d}" for kind in ("pose", "face", "head") for i in range(4)]
+    assert listed(client, "kind=head") == [f"head-{i:04d}" for i in range(4)]
+    assert listed(client, "text=FACE+number+2") == ["face-0002"]
+    assert listed(client, "text=pose-0003") == ["pose-0003"]
+    assert listed(client, "text=nothing") == []
+
+
+def test_the_list_says_who_has_reviewed_what(editor: TestClient, store: LocalStore) -> None:
+    assert listed(editor, "reviewed=yes") == []
+    captions.edit(
+        store,
+        VERSION,
+        "face-0001",
+        TEXTS,
+        reviewed=True,
+        by="<b>eve",
+        tag=captions.read(store, VERSION)["face-0001"].tag,
+    )
+    assert listed(editor, "reviewed=yes") == ["face-0001"]
+    assert len(listed(editor, "reviewed=no")) == 11
+    page = editor.get(LIST).text
+    assert "1 of 12 are reviewed" in page
+    assert "reviewed by &lt;b&gt;eve" in page
+
+
+def test_a_cluster_shows_members_of_a_shard(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    assert all(of.startswith("demo/00000/00000/") for of in people_of(client.get(PAGE).text))
+    assert "11 in shard 00000 of demo/00000" in client.get(PAGE).text
+
+
+def test_an_edit_is_kept_with_who_and_when(editor: TestClient, store: LocalStore) -> None:
+    answer = editor.post(PAGE, data=form(editor, caption=[*TEXTS, " ", ""], reviewed="true"), headers=ORIGIN)
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{PAGE}?saved=yes")
+    entry = captions.read(store, VERSION)["pose-0001"]
+    assert (entry.captions, entry.reviewed, entry.by) == (tuple(TEXTS), True, "ulla")
+    assert entry.at
+    page = editor.get(f"{PAGE}?saved=yes").text
+    assert "Reviewed; last edited by ulla" in page
+    assert "trigger" in page and "laion_people_cluster" in page  # how Subset C follows
+
+
+def test_approving_goes_on_to_the_next_that_is_not_reviewed(editor: TestClient, store: LocalStore) -> None:
+    texts = list(captions.read(store, VERSION)["pose-0002"].captions)
+    captions.edit(
+        store, VERSION, "pose-0002", texts, reviewed=True, by="eve", tag=captions.read(store, VERSION)["pose-0002"].tag
+    )
+    answer = editor.post(PAGE, data=form(editor, then="next"), headers=ORIGIN)
+    assert (answer.status_code, answer.headers["Location"]) == (303, f"{LIST}/pose-0003")
+    assert captions.read(store, VERSION)["pose-0001"].reviewed
+
+
+def test_a_refused_edit_comes_back_with_what_was_typed(editor: TestClient, store: LocalStore) -> None:
+    before = captions.read(store, VERSION)["pose-0001"]
+    typed = [*TEXTS[:5], 'A "young" <woman> dances.']
+    answer = editor.post(PAGE, data=form(editor, caption=typed), headers=ORIGIN)
+    assert answer.status_code == 422
+    assert "has the word &#39;young&#39; (age)" in answer.text
+    assert "A &#34;young&#34; &lt;woman&gt; dances.</textarea>" in answer.text
+    assert captions.read(store, VERSION)["pose-0001"] == before
+
+
+def test_an_edit_of_somebody_else_is_not_overwritten_unseen(editor: TestClient, store: LocalStore) -> None:
+    mine = form(editor, caption=TEXTS)
+    theirs = [f"A person of Eve's, in way {way}." for way in range(5)]
+    edit(store, "pose-0001", theirs)
+    answer = editor.post(PAGE, data=mine, headers=ORIGIN)
+    assert answer.status_code == 409
+    assert "eve has edited pose-0001 meanwhile" in answer.text
+    assert all(f"{text}</textarea>" in answer.text for text in TEXTS)
+    assert all(text.replace("'", "&#39;") in answer.text for text in theirs)
+    assert captions.read(store, VERSION)["pose-0001"].captions == tuple(theirs)
+    again = mine | {"tag": field(answer.text, "tag"), "csrf": field(answer.text, "csrf")}
+    assert editor.post(PAGE, data=again, headers=ORIGIN).status_code == 303
+    assert captions.read(store, VERSION)["pose-0001"].captions == tuple(TEXTS)
+
+
+def test_an_edit_of_another_cluster_is_no_conflict(editor: TestClient, store: LocalStore) -> None:
+    mine = form(editor, caption=TEXTS)
+    captions.edit(
+        store, VERSION, "head-0003", TEXTS, reviewed=True, by="eve", tag=captions.read(store, VERSION)["head-0003"].tag
+    )
+    assert editor.post(PAGE, data=mine, headers=ORIGIN).status_code == 303
+
+
+def test_edits_that_subset_c_does_not_know_yet_are_pointed_out(editor: TestClient) -> None:
+    assert "have been edited since Subset C was made" not in editor.get(LIST).text
+    editor.post(PAGE, data=form(editor, caption=TEXTS), headers=ORIGIN)
+    assert "The captions of 1 cluster" in editor.get(LIST).text
+
+
+def test_only_editors_see_the_form_and_can_send_it(
+    editor: TestClient, client: TestClient, anonymous: TestClient, store: LocalStore
+) -> None:
+    before = captions.read(store, VERSION)
+    sent = form(editor, caption=TEXTS)
+    assert "<textarea" not in client.get(PAGE).text
+    assert client.post(PAGE, data=sent, headers=ORIGIN).status_code == 403
+    assert anonymous.post(PAGE, data=sent, headers=ORIGIN).status_code == 401
+    assert anonymous.get(PAGE).status_code == 401
+    assert captions.read(store, VERSION) == before
+
+
+def test_a_form_of_another_site_is_refused(editor: TestClient, store: LocalStore) -> None:
+    before = captions.read(store, VERSION)
+    sent = form(editor, caption=TEXTS)
+    assert editor.post(PAGE, data=sent | {"csrf": "guessed"}, headers=ORIGIN).status_code == 403
+    assert editor.post(PAGE, data=sent, headers={"Origin": "http://evil.example"}).status_code == 403
+    assert editor.post(PAGE, data=sent).status_code == 403
+    assert captions.read(store, VERSION) == before
+
+
+def test_captions_are_checked_while_they_are_typed(
+    client: TestClient, anonymous: TestClient, store: LocalStore
+) -> None:
+    typed = {"caption": [*TEXTS, "A man waves.", ""]}
+    answer = client.post("/laion-people/clusters/check", data=typed).json()
+    assert "has the word 'man' (gender)" in answer["captions"][6]
+    assert answer["captions"][:6] == [""] * 6 and answer["captions"][7] == ""
+    assert answer["fault"] == answer["captions"][6]
+    assert client.post("/laion-people/clusters/check", data={"caption": TEXTS}).json()["fault"] == ""
+    assert "5 or more" in client.post("/laion-people/clusters/check", data={"caption": TEXTS[:2]}).json()["fault"]
+    assert anonymous.post("/laion-people/clusters/check", data=typed).status_code == 401
+
+
+@pytest.mark.parametrize(
+    "address", [f"{LIST}/pose-9999", "/laion-people/clusters/v0009", f"{PAGE}?partition=demo/00000&shard=4"]
+)
+def test_what_is_not_there_is_not_found(editor: TestClient, address: str) -> None:
+    assert editor.get(address).status_code == 404
+
+
+@pytest.mark.parametrize("address", [f"{LIST}/..%2f", f"{PAGE}?partition=../..", f"{LIST}/<b>"])
+def test_addresses_that_nobody_means_are_refused(editor: TestClient, address: str) -> None:
+    assert editor.get(address).status_code in (307, 404, 422)

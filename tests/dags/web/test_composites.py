@@ -1,0 +1,61 @@
+from __future__ import annotations
+
+import re
+
+import pytest
+from fastapi.testclient import TestClient
+
+from laion_people.store import LocalStore
+from tests.dags.web.browsing import PARTITION, make_browsed, table
+from tests.synthetic_store import VERSION
+
+PAGE = f"/laion-people/composites/{VERSION}/{PARTITION}"
+
+
+@pytest.fixture
+def rows(store: LocalStore) -> list[dict[str, object]]:
+    make_browsed(store)
+    return list(table(store, f"subset_b/{VERSION}/{PARTITION}/00000.parquet").to_pylist())
+
+
+def shown(page: str) -> list[str]:
+    return re.findall(r'aria-label="Composed image (\S+) of 2 people"', page)
+
+
+@pytest.mark.parametrize(
+    ("query", "passes"),
+    [
+        ("", lambda of: True),
+        ("aspect=face", lambda of: of["aspect"] == "face"),
+        ("similar=yes", lambda of: of["n_similar"] > 0),
+        ("similar=no&aspect=pose", lambda of: of["n_similar"] == 0 and of["aspect"] == "pose"),
+        ("text=SAME", lambda of: "same" in of["caption"]),
+        ("text=nothing+like+it", lambda of: False),
+    ],
+)
+def test_filters_leave_those_that_pass(client: TestClient, rows, query: str, passes) -> None:  # type: ignore[no-untyped-def]
+    answer = client.get(f"{PAGE}?{query}")
+    assert answer.status_code == 200
+    assert shown(answer.text) == [of["composite_id"] for of in rows if passes(of)]
+
+
+def test_people_of_one_cluster_have_boxes_of_one_colour(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+    figures = client.get(PAGE).text.split("<svg")[1:]
+    for row, figure in zip(rows, figures, strict=True):
+        groups = re.findall(r'class="box (group-\d)" d="M([\d.]+)', figure)
+        assert [float(left) for _, left in groups] == [person["bbox"][0] for person in row["people"]]
+        assert len({group for group, _ in groups}) == (1 if row["n_similar"] else 2)
+
+
+def test_each_composite_leads_to_the_people_it_is_made_of(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+    page = client.get(PAGE).text
+    for person in rows[0]["people"]:
+        link = f"/laion-people/people/{person['person_id']}?version={VERSION}"
+        assert f'href="{link}"' in page
+        assert client.get(link).status_code == 200
+    picture = re.findall(r'<image href="([^"]+)"', page)[0]
+    assert client.get(picture).headers["Content-Type"] == "image/jpeg"
+
+
+def test_before_compose_has_run_the_page_says_what_to_do(client: TestClient) -> None:
+    assert "<code>compose</code>" in client.get(PAGE).text

@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import re
+from html import unescape
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from fastapi.testclient import TestClient
+
+from laion_people.drawing import LEFT, MIDDLE, RIGHT
+from laion_people.examples import CLUSTER_COLOURS
+from laion_people.store import LocalStore
+from laion_people.web.app import STATIC
+from tests.dags.web.big_shard import add_big_shards
+from tests.dags.web.browsing import CAPTIONS, HOSTILE, PARTITION, make_browsed, people_of, table
+from tests.synthetic_store import THRESHOLD
+
+PAGE = f"/laion-people/people/{PARTITION}"
+
+
+@pytest.fixture
+def people(store: LocalStore) -> list[dict[str, object]]:
+    """The store's people with all that the filters look at."""
+    make_browsed(store)
+    read = [table(store, f"{of}/{PARTITION}/00000.parquet").to_pylist() for of in ("people", "clip", "mesh")]
+    assigned = table(store, f"assignments/v0001/{PARTITION}/00000.parquet").to_pylist()
+    found = [a | b | c | d for a, b, c, d in zip(*read, assigned, strict=True)]
+    keys = [of["key"] for of in found]
+    return [of | {"crowd": keys.count(of["key"])} for of in found]
+
+
+def all_pages(client: TestClient, address: str) -> list[str]:
+    """The ids on a page and on all that follow it by "next"."""
+    ids: list[str] = []
+    while address:
+        page = client.get(address)
+        assert page.status_code == 200, page.text
+        ids += people_of(page.text)
+        link = re.search(r'rel="next" href="([^"]*)"', page.text)
+        address = PAGE + unescape(link[1]) if link else ""
+    return ids
+
+
+def test_everybody_is_on_one_page_in_the_order_of_the_shard(
+    client: TestClient, people: list[dict[str, object]]
+) -> None:
+    assert all_pages(client, PAGE) == [of["person_id"] for of in people]
+
+
+@pytest.mark.parametrize(
+    ("query", "passes"),
+    [
+        ("subset_a=yes", lambda of: of["similarity"] > THRESHOLD),
+        ("subset_a=no", lambda of: of["similarity"] <= THRESHOLD),
+        ("low=0.25&high=0.3", lambda of: 0.25 <= of["similarity"] <= 0.3),
+        ("face=yes", lambda of: of["face_score"] is not None),
+        ("face=no", lambda of: of["face_score"] is None),
+        ("people=2", lambda of: of["crowd"] == 2),
+        ("people=3-5", lambda of: of["crowd"] == 3),
+        ("score=0.95", lambda of: of["bbox_score"] >= 0.95),
+        ("cluster=pose-0002", lambda of: of["pose_cluster"] == "pose-0002"),
+        ("cluster=face-0001", lambda of: of["face_cluster"] == "face-0001"),
+        ("text=SEASIDE", lambda of: "seaside" in of["caption"]),
+        ("text=%3Cscript", lambda of: "<script" in of["caption"]),
+        ("text=.*", lambda of: False),
+        ("face=yes&people=2&low=0.2&text=person", lambda of: of["face_score"] and of["crowd"] == 2
+            and of["similarity"] >= 0.2 and "person" in of["caption"].lower()),
+        ("text=&low=&high=&score=&cluster=&face=&people=&shard=", lambda of: True),  # as an empty form sends it
+    ],
+)  # fmt: skip
+def test_filters_leave_those_who_pass(client: TestClient, people, query: str, passes) -> None:  # type: ignore[no-untyped-def]
+    assert all_pages(client, f"{PAGE}?{query}") == [of["person_id"] for of in people if passes(of)]
+
+
+@pytest.mark.parametrize(("sort", "sign"), [("similar", -1), ("unlike", 1)])
+def test_people_can_be_ordered_by_similarity(client: TestClient, people, sort: str, sign: int) -> None:  # type: ignore[no-untyped-def]
+    expected = sorted(people, key=lambda of: sign * of["similarity"])
+    assert all_pages(client, f"{PAGE}?sort={sort}") == [of["person_id"] for of in expected]
+
+
+def test_next_goes_on_into_the_next_shard_and_back(client: TestClient, store: LocalStore) -> None:
+    add_big_shards(store, "laion2B-en/00042", "v0001", shards=2, people=30)
+    address = "/laion-people/people/laion2B-en/00042"
+    seen = []
+    for direction in ("next", "next", "next", "prev", "prev", "prev"):
+        page = client.get(address).text
+        seen.append((re.findall(r"in shard (\d+) · page (\d) of 2", page)[0], len(people_of(page))))
+        link = re.search(rf'rel="{direction}" href="([^"]*)"', page)
+        assert link, f"no {direction} at {address}"
+        address = "/laion-people/people/laion2B-en/00042" + unescape(link[1])
+    first, last = (("00000", "1"), 24), (("00001", "2"), 6)
+    assert seen == [first, (("00000", "2"), 6), (("00001", "1"), 24), last, (("00001", "1"), 24), (("00000", "2"), 6)]
+
+
+def test_boxes_skeletons_and_meshes_lie_where_they_were_found(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+    page = client.get(PAGE).text
+    row = next(i for i, of in enumerate(people) if of["face_landmarks"])
+    figure = page.split("<svg")[row + 1].split("</svg>")[0]
+    x1, y1, x2, y2 = (f"{v:.1f}".removesuffix(".0") for v in people[row]["bbox"])
+    assert f'<path class="box" d="M{x1} {y1}H{x2}V{y2}H{x1}Z">' in figure
+    keypoints = np.array(table(store, f"pose/{PARTITION}/00000.parquet")["keypoints"][row].as_py()).reshape(17, 3)
+    seen = [f"M{x:.1f} {y:.1f}h0".replace(".0 ", " ").replace(".0h", "h") for x, y, s in keypoints if s >= 0.2]
+    assert f'<path class="pose joints" d="{"".join(seen)}">' in figure
+    assert figure.count("h0") == len(seen) + 478
+    width, height = people[row]["image_width"], people[row]["image_height"]
+    assert f'width="{width}" height="{height}" preserveAspectRatio="none"' in figure
+
+
+def test_drawings_have_the_colours_of_the_report() -> None:
+    css = (STATIC / "browse.css").read_text()
+    groups = {f"group-{i}": colour for i, colour in enumerate(CLUSTER_COLOURS)}
+    for name, (r, g, b) in {"left": LEFT, "right": RIGHT, "middle": MIDDLE, **groups}.items():
+        assert f".picture .{name} {{ stroke: #{r:02x}{g:02x}{b:02x}; }}" in css
+
+
+def test_captions_of_others_stay_text(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+    hostile = next(of["person_id"] for of in people if of["caption"] == HOSTILE)
+    for address in (PAGE, f"/laion-people/people/{hostile}"):
+        page = client.get(address).text
+        assert "<script>alert" not in page
+        assert "&lt;script&gt;alert(1)&lt;/script&gt; &#34;quoted&#34; &amp; fdp.exe" in page  # no mark that turns it
+    page = client.get(f'{PAGE}?text="><script>alert(1)').text
+    assert "<script>alert" not in page
+
+
+@pytest.mark.parametrize(
+    ("url", "linked"),
+    [
+        ("https://example.org/a.jpg?x=1&y=2", True),
+        ("http://example.org/<b>", True),
+        ("javascript:alert(1)", False),
+        ("data:text/html,<script>alert(1)</script>", False),
+        ("http://[", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_the_web_become_links(client: TestClient, store: LocalStore, url: str, linked: bool) -> None:
+    make_browsed(store)
+    path = f"people/{PARTITION}/00000.parquet"
+    rows = table(store, path)
+    urls = pa.array([url] * len(rows))
+    with store.writer(path) as local:
+        pq.write_table(rows.set_column(rows.schema.get_field_index("url"), "url", urls), local)
+    page = client.get(f"/laion-people/people/{rows['person_id'][0].as_py()}").text
+    assert ('rel="noreferrer noopener nofollow"' in page) == linked
+    assert 'href="javascript' not in page and 'href="data' not in page and "<b>" not in page
+
+
+def test_a_persons_page_has_all_that_is_known(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+    row = next(i for i, of in enumerate(people) if of["face_landmarks"] and of["similarity"] > THRESHOLD)
+    page = client.get(f"/laion-people/people/{people[row]['person_id']}").text
+    assert f"in it: similarity {people[row]['similarity']:.3f}, threshold 0.3" in page
+    assert "yaw 0°, pitch 0°, roll 0°" in page
+    for kind in ("pose", "face", "head"):
+        assert f'href="/laion-people/clusters/v0001/{people[row][f"{kind}_cluster"]}"' in page
+        assert f"A person, {kind} candidate 0." in page
+    assert f'rel="next" href="/laion-people/people/{people[row + 1]["person_id"]}"' in page
+    assert f'rel="prev" href="/laion-people/people/{people[row - 1]["person_id"]}"' in page
+
+
+def test_a_persons_page_tells_what_stands_out_in_the_face(client: TestClient, store: LocalStore) -> None:
+    add_big_shards(store, PARTITION, "v0001", shards=1, people=30)
+    mesh = table(store, f"mesh/{PARTITION}/00000.parquet")
+    shapes = [None if row is None else [0.0] * 44 + [0.75, 0.25] + [0.0] * 6 for row in mesh["blendshapes"].to_pylist()]
+    with store.writer(f"mesh/{PARTITION}/00000.parquet") as local:
+        column = mesh.schema.field("blendshapes")
+        pq.write_table(mesh.set_column(2, column, pa.array(shapes, column.type)), local)
+    page = client.get(f"/laion-people/people/{mesh['person_id'][1].as_py()}").text
+    assert re.findall(r"<dt>([a-z ]+)</dt><dd><meter[^>]*></meter> ([\d.]+)", page) == [("mouth smile left", "0.75")]
+
+
+@pytest.mark.parametrize(
+    "query", ["low=x", "low=nan", "page=-1", "cluster=%27%3B--", "shard=-5", "sort=up", "text=" + "x" * 201]
+)
+def test_an_address_that_is_not_right_says_so(client: TestClient, people, query: str) -> None:  # type: ignore[no-untyped-def]
+    answer = client.get(f"{PAGE}?{query}")
+    assert answer.status_code == 422
+    assert "This address is not right" in answer.text
+
+
+@pytest.mark.parametrize("address", [f"{PAGE}?shard=3", f"/laion-people/people/{PARTITION}/00000/nobody/0",
+                                     "/laion-people/people/-x/00000"])  # fmt: skip
+def test_shards_and_people_that_are_not_there_are_not_found(client: TestClient, people, address: str) -> None:  # type: ignore[no-untyped-def]
+    assert client.get(address).status_code == 404
+
+
+def test_a_page_beyond_the_last_is_the_last(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+    assert people_of(client.get(f"{PAGE}?page=99").text)[-1] == people[-1]["person_id"]
+
+
+def test_before_detect_has_run_the_page_says_what_to_do(client: TestClient) -> None:
+    answer = client.get("/laion-people/people/demo/00007")
+    assert answer.status_code == 200
+    assert "No people of demo/00007 yet" in answer.text and "<code>detect</code>" in answer.text
+
+
+@pytest.mark.parametrize("table_name", ["pose", "mesh", "clip", "subset_a", "assignments/v0001", "subset_c/v0001"])
+def test_steps_that_have_not_run_yet_leave_their_part_out(
+    client: TestClient, store: LocalStore, people, table_name: str
+) -> None:  # type: ignore[no-untyped-def]
+    store.delete(f"{table_name}/{PARTITION}/00000.parquet")
+    assert people_of(client.get(PAGE).text)[0] == people[0]["person_id"]
+    assert client.get(f"/laion-people/people/{people[1]['person_id']}").status_code == 200
+
+
+def test_a_filter_by_what_is_not_there_says_so(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+    store.delete(f"clip/{PARTITION}/00000.parquet")
+    answer = client.get(f"{PAGE}?low=0.2")
+    assert answer.status_code == 404
+    assert f"clip/{PARTITION}/00000.parquet is not there yet" in answer.text
+
+
+def test_a_damaged_table_is_named(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+    store.write(f"pose/{PARTITION}/00000.parquet", b"PAR1 nonsense")
+    answer = client.get(PAGE)
+    assert answer.status_code == 503
+    assert f"pose/{PARTITION}/00000.parquet is damaged" in answer.text
+
+
+def test_a_table_of_other_people_is_not_drawn_over_them(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+    path = f"pose/{PARTITION}/00000.parquet"
+    rows = table(store, path)
+    with store.writer(path) as local:
+        pq.write_table(rows.slice(1), local)
+    answer = client.get(PAGE)
+    assert answer.status_code == 503
+    assert "is of other people" in answer.text
+
+
+def test_long_captions_are_cut_by_style_alone(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+    assert CAPTIONS[2] in client.get(PAGE).text

@@ -1,0 +1,166 @@
+from __future__ import annotations
+
+import io
+import random
+import tarfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from fastapi.testclient import TestClient
+
+from laion_people.images import TarImages
+from laion_people.store import LocalStore
+from laion_people.web import pictures
+from laion_people.web.pictures import TarIndex
+from tests.dags.web.browsing import PARTITION, make_browsed
+from tests.synthetic_store import VERSION
+
+JPEG, PNG, GIF = b"\xff\xd8\xff\xe0 a jpeg", b"\x89PNG\r\n\x1a\n a png", b"GIF89a a gif"
+WEBP = b"RIFF\x10\0\0\0WEBPVP8 "
+TAR = "images/demo/00000/00000.tar"
+ADDRESS = "/laion-people/images/stored/demo/00000/0/"
+
+
+def write_tar(store: LocalStore, files: Sequence[tuple[str, bytes]], format: int = tarfile.GNU_FORMAT) -> Path:
+    with store.writer(TAR) as local, tarfile.open(local, "w", format=format) as tar:
+        for name, data in files:
+            member = tarfile.TarInfo(name)
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    return store.root / TAR
+
+
+def test_a_picture_is_sent_as_it_is_stored(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    key = TarImages(store.root / TAR).keys()[5]
+    answer = client.get(ADDRESS + key)
+    assert answer.status_code == 200
+    assert answer.content == TarImages(store.root / TAR).read(key)
+    assert answer.headers["Content-Type"] == "image/jpeg"
+    assert answer.headers["X-Content-Type-Options"] == "nosniff"
+    assert "sandbox" in answer.headers["Content-Security-Policy"]
+    assert answer.headers["Cache-Control"].startswith("private")
+
+
+def test_composed_images_and_contact_sheets_are_sent(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    for path in (f"composed/{VERSION}/{PARTITION}/0/000000002", f"sheets/{VERSION}/pose-0001"):
+        answer = client.get(f"/laion-people/images/{path}")
+        assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/jpeg")
+
+
+def test_pictures_are_for_people_who_are_signed_in(anonymous: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    assert anonymous.get(ADDRESS + "000000001").status_code == 401
+    assert anonymous.get(f"/laion-people/images/sheets/{VERSION}/pose-0001").status_code == 401
+
+
+def test_a_browser_is_not_sent_what_it_has(client: TestClient, store: LocalStore) -> None:
+    write_tar(store, [("a.jpg", JPEG), ("b.jpg", JPEG)])
+    tag = client.get(ADDRESS + "a").headers["ETag"]
+    again = client.get(ADDRESS + "a", headers={"If-None-Match": tag})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get(ADDRESS + "b", headers={"If-None-Match": tag}).status_code == 200
+
+
+def test_a_shard_that_was_made_again_gives_its_new_pictures(client: TestClient, store: LocalStore) -> None:
+    write_tar(store, [("a.jpg", JPEG), ("b.jpg", JPEG)])
+    tag = client.get(ADDRESS + "b").headers["ETag"]
+    write_tar(store, [("b.png", PNG + b"!" * 2000), ("a.jpg", JPEG)])
+    answer = client.get(ADDRESS + "b", headers={"If-None-Match": tag})
+    assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/png")
+    assert answer.content == PNG + b"!" * 2000
+
+
+@pytest.mark.parametrize(
+    ("data", "kind"), [(JPEG, "image/jpeg"), (PNG, "image/png"), (GIF, "image/gif"), (WEBP, "image/webp")]
+)
+def test_the_first_bytes_and_not_the_name_tell_the_type(
+    client: TestClient, store: LocalStore, data: bytes, kind: str
+) -> None:
+    write_tar(store, [("a.jpg", data)])
+    assert client.get(ADDRESS + "a").headers["Content-Type"] == kind
+
+
+@pytest.mark.parametrize(
+    "data", [b"<html><script>alert(1)</script>", b"<svg onload='alert(1)'/>", b"", b"RIFF1234WAVE"]
+)
+def test_what_is_no_picture_is_not_sent(client: TestClient, store: LocalStore, data: bytes) -> None:
+    write_tar(store, [("a.jpg", data)])
+    answer = client.get(ADDRESS + "a")
+    assert answer.status_code == 415
+    assert b"alert(1)" not in answer.content
+
+
+@pytest.mark.parametrize("key", ["nobody", "..%2f..%2fsecret", "%00", "a/../../secret", "a.jpg", "\N{SNOWMAN}", "%ff"])
+def test_a_key_that_the_tar_has_not_is_not_found(client: TestClient, store: LocalStore, key: str) -> None:
+    write_tar(store, [("a.jpg", JPEG)])
+    (store.root / "secret").write_bytes(JPEG)
+    assert client.get(ADDRESS + key).status_code == 404
+
+
+@pytest.mark.parametrize(
+    "address", ["stored/demo/00000/7/a", "stored/../../0/a", "sheets/v0001/pose-9999", "sheets/v1/x"]
+)
+def test_a_shard_or_sheet_that_is_not_there_is_not_found(client: TestClient, address: str) -> None:
+    assert client.get(f"/laion-people/images/{address}").status_code in (404, 422)
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+@pytest.mark.parametrize("seed", range(5))
+def test_tars_of_others_give_the_pictures_that_the_steps_see(store: LocalStore, format: int, seed: int) -> None:
+    """Keys in any order, in folders, with long or foreign names, other files between, several images of one sample."""
+    rng = random.Random(seed)
+    long = "" if format == tarfile.USTAR_FORMAT else "long" * 60
+    names = [f"{rng.choice(('', 'd/', './', f'{long}/'))}{long[: rng.randrange(241)]}k{i}é" for i in range(40)]
+    rng.shuffle(names)
+    files = [
+        (f"{name}.{suffix}", JPEG + rng.randbytes(rng.randrange(2000)))
+        for name in names
+        for suffix in rng.sample(["jpg", "txt", "json", "png", "mask.png", "webp"], rng.randrange(1, 6))
+    ]
+    path = write_tar(store, files, format)
+    steps, index = TarImages(path), TarIndex(store, TAR)
+    keys = steps.keys()
+    rng.shuffle(keys)
+    for key in keys:
+        start, size = index.find(key) or (0, 0)
+        assert store.part(TAR, start, start + size) == steps.read(key)
+    assert index.find("another") is None
+
+
+@pytest.mark.parametrize("cut", [700, 1600, 2100])
+def test_of_a_tar_that_is_cut_off_the_whole_pictures_are_found(store: LocalStore, cut: int) -> None:
+    path = write_tar(store, [(f"{i}.jpg", JPEG * 30) for i in range(9)])
+    path.write_bytes(path.read_bytes()[:cut])
+    index = TarIndex(store, TAR)
+    whole = [i for i in range(9) if 1024 * i + 512 + len(JPEG) * 30 <= cut]
+    assert [i for i in range(9) if index.find(str(i))] == whole
+
+
+def test_headers_are_not_believed_beyond_the_file(store: LocalStore) -> None:
+    def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+        member = tarfile.TarInfo(name)
+        member.size, member.type = size, kind
+        return member.tobuf(tarfile.GNU_FORMAT)
+
+    hostile = (
+        header("a.jpg", 2**40),
+        header("a.jpg", -512),
+        header("././@LongLink", 2**33, tarfile.GNUTYPE_LONGNAME),
+        header("././@LongLink", 2**20, tarfile.GNUTYPE_LONGNAME) + b"x" * 2**20 + header("a.jpg", 0),
+        b"\xff" * 512,
+    )
+    for data in hostile:
+        store.write(TAR, data + bytes(1024))
+        assert TarIndex(store, TAR).find("a") is None
+
+
+def test_what_is_remembered_of_tars_is_bounded(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pictures, "INDEXES", 3)
+    write_tar(store, [("a.jpg", JPEG)])
+    kept = pictures.Pictures()
+    for tag in "abcdef":
+        assert kept.find(store, TAR, "a", tag)
+    assert len(kept._indexes) == 3
