@@ -7,7 +7,8 @@ it with a partition key, and with a version as the parameter `clusters` if it sh
 |---|---|---|
 | assign | pose, mesh, clusters -> assignments | CPU |
 | compose | images, assignments -> subset_b | CPU |
-| caption | images, assignments, clusters -> subset_c | GPU |
+| embed | images, people, mesh -> vectors | GPU |
+| caption | people, assignments, vectors, clusters -> subset_c | CPU |
 | describe (experimental) | images, people -> subset_d | GPU; skipped unless `LAION_PEOPLE_DESCRIBE=1` |
 
 Each step is mapped over groups of shards. The audit then recounts every shard, whatever the tasks say. All tasks are
@@ -18,26 +19,41 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
+from laion_people.notifications import deadline
 from laion_people.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
+    FORCE,
     GPU_POOL,
+    ONLY_FAILED,
     PARTITION,
+    RERUN_PARAMS,
     announced_version,
     audit_task,
+    dag_settings,
     step_task,
     worker_task,
 )
 
+PARAMS = RERUN_PARAMS | {
+    "clusters": Param(
+        None,
+        type=["null", "string"],
+        pattern="^v[0-9]{4}$",
+        title="Cluster version",
+        description="For example v0001. Empty: the one announced to this run, or the newest if it is started by hand.",
+    ),
+}
 VERSION = "{{ params.clusters or announced_version(triggering_asset_events) }}"
 
 with DAG(
     "laion_people_caption",
     schedule=PartitionedAssetTimetable(assets=CLUSTERED),
-    params={"clusters": Param("", type="string", pattern="^(v[0-9]{4})?$", description="Cluster version")},
+    params=PARAMS,
     max_active_runs=2,
     is_paused_upon_creation=False,  # a paused DAG loses the keys that are announced to it
     user_defined_macros={"announced_version": announced_version},
+    deadline=deadline(dag_settings()),
     doc_md=__doc__,
     **DAG_DEFAULTS,
 ):
@@ -48,15 +64,18 @@ with DAG(
         "caption",
         partitions=PARTITION,
         clusters=VERSION,
+        flags=ONLY_FAILED,
         priority_weight=10,  # handed on downstream: a partition's last stage goes before the first stages of others
     )
 
     @task_group
     def shards(group):
-        assign = step_task("assign", shards=group, clusters=VERSION)
-        compose = step_task("compose", shards=group, clusters=VERSION)
-        caption = step_task("caption", shards=group, clusters=VERSION, pool=GPU_POOL)
-        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL)
-        assign >> [compose, caption]
+        assign = step_task("assign", shards=group, clusters=VERSION, flags=FORCE)
+        compose = step_task("compose", shards=group, clusters=VERSION, flags=FORCE)
+        embed = step_task("embed", shards=group, pool=GPU_POOL, flags=FORCE)
+        caption = step_task("caption", shards=group, clusters=VERSION, flags=FORCE)
+        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL, flags=FORCE)
+        assign >> compose
+        [assign, embed] >> caption
 
     shards.expand(group=plan.output) >> audit_task("caption", clusters=VERSION)

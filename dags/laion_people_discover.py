@@ -1,29 +1,43 @@
 """### Finds new partitions
 
-Lists the metadata parts of the store every day and announces those that are new, one key (`laion2B-en/00042`) for each:
-`laion_people_extract` then makes one run a key, two at a time. A key is announced once.
+Lists the metadata parts of the store every day and announces those that are not extracted and never had a run, one key
+(`laion2B-en/00042`) for each: `laion_people_extract` then makes one run a key, two at a time.
 
-To run chosen partitions, or to run them again, trigger this DAG with the keys as the parameter `partitions`.
+The store is the truth: what was announced to a paused DAG, and lost, is found again. While `laion_people_extract` is
+paused, or runs of it are queued, nothing is announced; a later run of this DAG does it.
+
+To run chosen partitions, or to run them again, use `laion_people_backfill`; or trigger this DAG with the keys as the
+parameter `partitions`, which announces them all at once.
 """
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, CronTriggerTimetable, Param, task
+from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
 
-from laion_people.operators import DAG_DEFAULTS, METADATA, PARTITIONS_SCHEMA, partitions_to_announce, worker_task
+from laion_people.backfill import partitions_to_announce
+from laion_people.operators import DAG_DEFAULTS, METADATA, PARTITIONS_SCHEMA, worker_task
 
 with DAG(
     "laion_people_discover",
     schedule=CronTriggerTimetable("0 3 * * *", timezone="UTC"),
-    params={"partitions": Param([], description="Keys to run; empty: all that are new", **PARTITIONS_SCHEMA)},
+    params={
+        "partitions": Param(
+            [],
+            title="Partitions",
+            description="Keys to announce, one on each line, for example laion2B-en/00042; empty: all that are new",
+            **PARTITIONS_SCHEMA,
+        )
+    },
     max_active_runs=1,
     doc_md=__doc__,
     **DAG_DEFAULTS,
 ):
 
-    @task(outlets=[METADATA], inlets=[METADATA])
-    def announce(state, params, outlet_events, inlet_events):
-        keys = partitions_to_announce(state, params["partitions"], inlet_events[METADATA])
+    @task(outlets=[METADATA])
+    def announce(state, params, outlet_events):
+        """Announces new partitions, or those asked for, each of which gets a run. Clear it at any time: none that has a
+        run is announced. Failures: docs/operations.md, "Runs and their parameters"."""
+        keys = partitions_to_announce(get_current_context(), state, params["partitions"])
         outlet_events[METADATA].add_partitions(keys)
         return keys
 

@@ -1,6 +1,7 @@
 """### Extracts the people of one partition
 
-A run for each partition that `laion_people_discover` announces; or trigger it with a partition key.
+A run for each partition that `laion_people_discover` or `laion_people_backfill` announces; or trigger it with a
+partition key. A run that finds another at work on its partition ends at once.
 
 | task | reads -> writes | where |
 |---|---|---|
@@ -16,44 +17,89 @@ idempotent: clear any of them, and only what is missing or damaged is made again
 
 from __future__ import annotations
 
-from airflow.sdk import DAG, PartitionedAssetTimetable, task, task_group
+from airflow.sdk import DAG, Param, task, task_group
 
+from laion_people.dates import first_days
+from laion_people.leases import claim, skip_unless_claimed
+from laion_people.notifications import deadline
 from laion_people.operators import (
     DAG_DEFAULTS,
     EXTRACTED,
+    FORCE,
     GPU_POOL,
     METADATA,
     NETWORK_POOL,
+    ONLY_FAILED,
     PARTITION,
+    RERUN_PARAMS,
     audit_task,
+    dag_settings,
     step_task,
     worker_task,
 )
+from laion_people.timetables import PartitionDates, PartitionTimetable
+
+PARAMS = RERUN_PARAMS | {
+    "retry_failed_rows": Param(
+        False,
+        type="boolean",
+        title="Retry failed rows",
+        description="Download rows again that failed for a reason that may pass, such as a timeout, and no others.",
+    ),
+    "threshold": Param(
+        None,
+        type=["null", "number"],
+        minimum=-1,
+        maximum=1,
+        title="Threshold of Subset A",
+        description="Similarity above which a person is in Subset A, for this run alone; no model runs for it. "
+        "Empty: LAION_PEOPLE_THRESHOLD, which a later run without this parameter goes back to.",
+    ),
+}
+RETRY = {"retry_failed": "{{ params.retry_failed_rows }}"}
+THRESHOLD = {"threshold": "{{ params.threshold }}"}
 
 with DAG(
     "laion_people_extract",
-    schedule=PartitionedAssetTimetable(assets=METADATA),
-    max_active_runs=2,
+    schedule=PartitionTimetable(
+        assets=METADATA, default_partition_mapper=PartitionDates(first_days(dag_settings().first_days))
+    ),
+    params=PARAMS,
+    max_active_runs=dag_settings().partitions_at_once,
     is_paused_upon_creation=False,  # a paused DAG loses the keys that are announced to it
+    deadline=deadline(dag_settings()),
     doc_md=__doc__,
     **DAG_DEFAULTS,
 ):
-    plan = worker_task("plan", "shard-groups", "--stage", "extract", partitions=PARTITION)
+    plan = worker_task(
+        "plan",
+        "shard-groups",
+        "--stage",
+        "extract",
+        partitions=PARTITION,
+        overrides=THRESHOLD,
+        flags=ONLY_FAILED | RETRY,
+        pre_execute=claim,
+        inlets=[METADATA],
+        max_active_tis_per_dag=1,  # so that two runs never claim at the same time
+    )
 
     @task_group
     def shards(group):
-        download = step_task("download", shards=group, pool=NETWORK_POOL)
-        detect = step_task("detect", shards=group, pool=GPU_POOL)
-        pose = step_task("pose", shards=group, pool=GPU_POOL)
-        mesh = step_task("mesh", shards=group)
-        clip_filter = step_task("clip_filter", shards=group, pool=GPU_POOL)
+        download = step_task("download", shards=group, pool=NETWORK_POOL, flags=FORCE | RETRY)
+        detect = step_task("detect", shards=group, pool=GPU_POOL, flags=FORCE)
+        pose = step_task("pose", shards=group, pool=GPU_POOL, flags=FORCE)
+        mesh = step_task("mesh", shards=group, flags=FORCE)
+        clip_filter = step_task("clip_filter", shards=group, pool=GPU_POOL, overrides=THRESHOLD, flags=FORCE)
         download >> detect >> [pose, clip_filter]
         pose >> mesh
 
-    audit = audit_task("extract")
+    audit = audit_task("extract", overrides=THRESHOLD, pre_execute=skip_unless_claimed)
 
     @task(outlets=[EXTRACTED])
     def announce(dag_run, outlet_events):
+        """Announces the collection: `laion_people_cluster` looks whether it is extracted. Clear it at any time."""
         outlet_events[EXTRACTED].add_partitions([dag_run.partition_key.partition("/")[0]])
 
-    shards.expand(group=plan.output) >> audit >> announce()
+    shards.expand(group=plan.output) >> audit
+    [plan, audit] >> announce()

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.audit import audit, progress
+from laion_people.audit import audit, progress, unfinished
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -94,6 +94,34 @@ def test_a_fault_is_named_with_step_shard_and_reason(
     assert reason in faults[0]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda s: s.delete(f"people/{PARTITION}/00001.parquet"),
+        lambda s: s.delete(f"manifests/mesh/{PARTITION}/00001.json"),
+        lambda s: s.write(f"manifests/mesh/{PARTITION}/00001.json", b"half"),
+        lambda s: s.write(f"subset_a/{PARTITION}/00001.parquet", b"half"),
+        detect_again_with_another_result,
+    ],
+)
+def test_a_shard_is_unfinished_until_every_step_has_made_it(extracted: LocalStore, damage: Damage) -> None:
+    assert unfinished(runner(extracted), PARTITION, "extract") == []
+    damage(extracted)
+    assert unfinished(runner(extracted), PARTITION, "extract") == [1]
+    for step in ("detect", "pose", "mesh", "clip_filter"):
+        runner(extracted).run(step, PARTITION, [1])
+    assert unfinished(runner(extracted), PARTITION, "extract") == []
+    assert audit(runner(extracted), PARTITION, "extract") == []
+
+
+def test_another_threshold_leaves_every_shard_unfinished_for_those_who_ask_with_it(extracted: LocalStore) -> None:
+    stricter = Runner(extracted, Settings(threshold=0.6), FakeModels(), STEPS)
+    assert unfinished(stricter, PARTITION, "extract") == [0, 1]
+    stricter.run("clip_filter", PARTITION)
+    assert audit(stricter, PARTITION, "extract") == unfinished(stricter, PARTITION, "extract") == []
+    assert unfinished(runner(extracted), PARTITION, "extract") == [0, 1]
+
+
 def test_shards_beyond_the_plan_are_a_fault(extracted: LocalStore) -> None:
     extracted.delete(f"images/{PARTITION}/00001.tar")
     assert f"detect {PARTITION} shard 00001: is not among the 1 planned; run `detect` again" in audit(
@@ -111,9 +139,11 @@ def test_a_partition_counts_as_extracted_only_when_every_step_has_every_shard(st
     people = pa.table({"url": ["http://example.org/1.jpg"], "caption": ["one"]})
     with store.writer("metadata/laion2B-en/part-00042-0-c000.snappy.parquet") as path:
         pq.write_table(people, path)
+    state = "pending"
     for step in ("detect", "pose", "mesh", "clip_filter"):  # no download: the images were made elsewhere
-        assert progress(runner(store)) == {"extracted": [], "pending": [PARTITION]}
+        assert progress(runner(store)) == {"extracted": [], "begun": [], "pending": []} | {state: [PARTITION]}
         runner(store).run(step, PARTITION)
-    assert progress(runner(store)) == {"extracted": [PARTITION], "pending": []}
+        state = "begun"
+    assert progress(runner(store)) == {"extracted": [PARTITION], "begun": [], "pending": []}
     image_shard(store, PARTITION, 1)
-    assert progress(runner(store)) == {"extracted": [], "pending": [PARTITION]}
+    assert progress(runner(store)) == {"extracted": [], "begun": [PARTITION], "pending": []}

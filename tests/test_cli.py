@@ -8,7 +8,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from laion_people import cli
 from laion_people.cli import main
 from laion_people.store import LocalStore
 from tests.fakes import image_shard
@@ -34,6 +37,11 @@ def call(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
         (["run", "detect", "a/b", "c/d", "--store", "{tmp}"], {}, 2, "takes one partition"),
         (["pipeline", "a/b", "--store", "{tmp}"], {}, 2, "no metadata for partition a/b"),
         (["run", "detect", "a/b", "--profile", "huge", "--store", "{tmp}"], {}, 2, "huge"),
+        (["audit", "a/b", "--set", "treshold=0.2"], {}, 2, "'treshold=0.2' should look like threshold=0.28"),
+        (["audit", "a/b", "--set", "threshold"], {}, 2, "'threshold' should look like threshold=0.28"),
+        (["audit", "a/b", "--set", "environ=x"], {}, 2, "should look like threshold=0.28"),
+        (["audit", "a/b", "--set", "threshold=much"], {}, 2, "LAION_PEOPLE_THRESHOLD='much': should be a number"),
+        (["audit", "a/b", "--set", "threshold=1.5"], {}, 2, "LAION_PEOPLE_THRESHOLD='1.5': should be at most 1"),
         (["settings"], {"LAION_PEOPLE_TRESHOLD": "1"}, 2, "unknown setting LAION_PEOPLE_TRESHOLD"),
         (["status", "--store", "ftp://x"], {}, 2, "should be a folder, file:///folder or s3://bucket/prefix"),
     ],
@@ -83,8 +91,28 @@ def test_a_result_is_left_in_a_file_too_when_the_command_succeeds(
     assert list(result.parent.iterdir()) == []
     capsys.readouterr()
     assert main(["partitions", "--store", str(tmp_path / "store"), f"--result={result}"]) == 0
-    assert json.loads(result.read_text()) == json.loads(capsys.readouterr().out) == {"extracted": [], "pending": []}
+    nothing = {"extracted": [], "begun": [], "pending": []}
+    assert json.loads(result.read_text()) == json.loads(capsys.readouterr().out) == nothing
     assert list(result.parent.iterdir()) == [result]
+
+
+def test_a_setting_may_be_another_for_one_command(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAION_PEOPLE_SHARDS_PER_TASK", "16")
+    for index in range(5):
+        image_shard(LocalStore(tmp_path), "a/b", index, images=1)
+    groups = ["shard-groups", "a/b", "--store", str(tmp_path)]
+    for more in ([], ["--unfinished"]):
+        assert main([*groups, *more, "--set", "shards_per_task=2", "--set=threshold=0.2"]) == 0
+        assert json.loads(capsys.readouterr().out) == ["0-1", "2-3", "4"]
+    assert main(groups) == 0
+    assert json.loads(capsys.readouterr().out) == ["0-4"]
+
+
+@given(st.sets(st.integers(0, 99999), min_size=1))
+def test_shards_are_written_as_they_are_read(shards: set[int]) -> None:
+    assert cli._shards(cli._ranges(sorted(shards))) == sorted(shards)
 
 
 @pytest.mark.parametrize(

@@ -212,6 +212,27 @@ def test_a_step_that_fails_in_the_middle_leaves_no_file(extracted: LocalStore) -
     assert list((extracted.root / ".writing").iterdir()) == []
 
 
+def test_force_makes_a_shard_again_once_in_a_run_however_often_its_task_is_tried(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__1")
+    with pytest.raises(OSError, match="disk on fire"):
+        runner(extracted, steps=STEPS | {"pose": Dies()}).run("pose", PARTITION, [2], force=True)
+    runner(extracted).run("pose", PARTITION, [0, 1], force=True)
+    tried = files(extracted, "pose")
+    runner(extracted).run("pose", PARTITION, force=True)  # the next try
+    again = files(extracted, "pose")
+    assert [path for path in again if again[path] != tried.get(path)] == [f"pose/{PARTITION}/00002.parquet"]
+    extracted.delete(f"pose/{PARTITION}/00001.parquet")
+    runner(extracted).run("pose", PARTITION, force=True)  # cleared
+    mended = files(extracted, "pose")
+    assert [path for path in mended if mended[path] != again[path]] == [f"pose/{PARTITION}/00001.parquet"]
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__2")
+    runner(extracted).run("pose", PARTITION, force=True)
+    forced = files(extracted, "pose")
+    assert all(forced[path][1] > mended[path][1] and forced[path][0] == mended[path][0] for path in forced)
+
+
 MEASURE = """
 import resource, sys
 from pathlib import Path

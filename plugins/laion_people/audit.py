@@ -24,11 +24,11 @@ from laion_people.steps.download import made_elsewhere
 
 STAGES = {
     "extract": ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"),
-    "caption": ("assign", "compose", "caption", "describe"),
+    "caption": ("assign", "compose", "embed", "caption", "describe"),
 }
 # rows_in = rows + rejected
-ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign", "caption", "describe")
-ALIGNED = ("detect", "pose", "mesh", "clip_filter", "assign")  # the same people in the same order
+ONE_TO_ONE = ("download", "pose", "mesh", "clip_filter", "subset_a", "assign", "embed", "caption", "describe")
+ALIGNED = ("detect", "pose", "mesh", "clip_filter", "assign", "embed")  # the same people in the same order
 
 
 def audit(runner: Runner, partition: str, stage: str) -> list[str]:
@@ -57,10 +57,15 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
 
 
 def progress(runner: Runner) -> dict[str, list[str]]:
-    """The store's partitions by state: ``extracted`` (every shard of every step counted), else ``pending``."""
-    state: dict[str, list[str]] = {"extracted": [], "pending": []}
+    """The store's partitions by state: ``extracted`` (every shard of every step counted), ``begun`` or ``pending``."""
+    state: dict[str, list[str]] = {"extracted": [], "begun": [], "pending": []}
     for partition in metadata.partitions(runner.store):
-        state["extracted" if _extracted(runner, partition) else "pending"].append(partition)
+        first = steps_of(runner, partition, "extract")[0]
+        if _extracted(runner, partition):
+            state["extracted"].append(partition)
+        else:
+            begun = runner.store.list(f"manifests/{first}/{partition}")
+            state["begun" if begun else "pending"].append(partition)
     return state
 
 
@@ -72,6 +77,13 @@ def _extracted(runner: Runner, partition: str) -> bool:
     planned = runner.planned(steps[0], partition)
     manifests = (Manifest.from_json(runner.store.read(path)) for path in paths)
     return all([shard.index for shard in manifest.shards] == planned for manifest in manifests)
+
+
+def unfinished(runner: Runner, partition: str, stage: str) -> list[int]:
+    """The shards that some step of a stage would still make, or work on once more."""
+    steps = steps_of(runner, partition, stage)
+    planned = runner.planned(steps[0], partition)
+    return [index for index in planned if any(runner.unfinished(step, partition, index) for step in steps)]
 
 
 def steps_of(runner: Runner, partition: str, stage: str) -> tuple[str, ...]:

@@ -11,8 +11,8 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from laion_people import audit, funnel, metadata, settings
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people import audit, drift, funnel, metadata, settings
+from laion_people.errors import GO_ON, KEPT, LaionPeopleError, UsageError, one_line
 from laion_people.heartbeat import heartbeat
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
@@ -36,16 +36,26 @@ def main(argv: Sequence[str] | None = None) -> int:
     except LaionPeopleError as error:
         if args.debug:
             raise
-        print(f"laion-people: {error}", file=sys.stderr)
+        _complain(error, str(error))
         return error.exit_code
     except Exception as error:  # what nobody foresaw is one line too
         if args.debug:
             raise
-        print(f"laion-people: {type(error).__name__}: {error} (--debug shows where)", file=sys.stderr)
+        memory = "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)"
+        reason = memory if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
+        _complain(error, reason, " (--debug shows where)")
         return 1
-    except KeyboardInterrupt:
-        print("laion-people: stopped; run the same command again to go on", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        _complain(stop, "stopped")
         return 1
+
+
+def _complain(error: BaseException, reason: str, end: str = "") -> None:
+    """The last line of a command that fails: in a step where and how far it was, the reason, and what is to be done."""
+    where = getattr(error, "__notes__", [])[-1:]  # noted by the runner
+    remedy = f"{KEPT}: docs/operations.md has the remedy"  # of what is known, which going on doesn't mend
+    advice = f"; {remedy if isinstance(error, LaionPeopleError) else GO_ON}" if where else ""
+    print(": ".join(["laion-people", *where, one_line(reason)]) + advice + end, file=sys.stderr)
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -53,7 +63,7 @@ def _run(args: argparse.Namespace) -> None:
         raise UsageError("--retry-failed goes with download")
     if args.shards and isinstance(STEPS[args.step], ReleaseStep):
         raise UsageError(f"--shards does not go with {args.step}, which works on whole partitions")
-    runner = _runner(args, STEPS | {"download": Download(retry_failed=args.retry_failed)})
+    runner = _runner(args, _steps(args.retry_failed))
     step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
     if step == "download" and len(partitions) == 1 and made_elsewhere(runner.store, partitions[0]):
         log.info("download %s: its images were made elsewhere, detect reads them as they are", partitions[0])
@@ -95,9 +105,11 @@ def _plan(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     store = _store(args)
     partitions = [metadata.check_partition(args.partition)] if args.partition else None
-    print(
-        json.dumps(funnel.status(store, partitions), indent=1) if args.json else funnel.format_status(store, partitions)
-    )
+    flags = {key: told for key, told in drift.flags(store).items() if partitions is None or key in partitions}
+    if args.json:
+        print(json.dumps(funnel.status(store, partitions) | {"drift": flags}, indent=1))
+    else:
+        print("\n\n".join(filter(None, [funnel.format_status(store, partitions), "\n".join(_flag_lines(flags))])))
 
 
 def _report(args: argparse.Namespace) -> None:
@@ -113,9 +125,30 @@ def _audit(args: argparse.Namespace) -> int:
     faults = audit.audit(runner, partition, args.stage)
     for fault in faults:
         print(f"laion-people: {fault}", file=sys.stderr)
-    if not faults:
+    if faults:
+        count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, the first: {faults[0]}"
+        advice = "clear the steps that the log names, with their downstream tasks"
+        print(f"laion-people: audit {partition}: {count}; {advice}", file=sys.stderr)
+    else:
+        _tell(runner.store, partition, args.stage)
         _give(args, _result(runner.store, runner.write_manifest(steps[-1], partition)))
     return 1 if faults else 0
+
+
+def _tell(store: Store, partition: str, stage: str) -> None:
+    """Prints what a stage left: the funnel, and once a partition is extracted where it is unlike others."""
+    print(funnel.format_funnel(funnel.partition_funnel(store, partition), partition), file=sys.stderr)
+    if stage == "extract":
+        try:
+            drift.record(store, partition)
+            for line in _flag_lines({partition: drift.flags(store).get(partition, [])}):
+                print(line, file=sys.stderr)
+        except LaionPeopleError as error:  # which is no reason to fail a partition that is whole
+            log.warning("drift %s: not known: %s", partition, error)
+
+
+def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
+    return [f"drift {partition}: {sentence}" for partition, sentences in flags.items() for sentence in sentences]
 
 
 def _partitions(args: argparse.Namespace) -> None:
@@ -123,12 +156,17 @@ def _partitions(args: argparse.Namespace) -> None:
 
 
 def _shard_groups(args: argparse.Namespace) -> None:
-    runner = _runner(args)
+    runner = _runner(args, _steps(args.retry_failed))
     partition = metadata.check_partition(args.partition)
-    planned = runner.planned(audit.steps_of(runner, partition, args.stage)[0], partition)
+    if args.unfinished:
+        shards = audit.unfinished(runner, partition, args.stage)
+        log.info(
+            "%s: %s", partition, f"{len(shards)} shards to make" if shards else "nothing to do: every shard is done"
+        )
+    else:
+        shards = runner.planned(audit.steps_of(runner, partition, args.stage)[0], partition)
     size = runner.settings.shards_per_task
-    groups = [planned[i : i + size] for i in range(0, len(planned), size)]
-    _give(args, [f"{g[0]}-{g[-1]}" if len(g) > 1 else str(g[0]) for g in groups])
+    _give(args, [_ranges(shards[i : i + size]) for i in range(0, len(shards), size)])
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -149,6 +187,10 @@ def _settings(args: argparse.Namespace) -> None:
     print(settings.describe(settings.from_environment()))
 
 
+def _steps(retry_failed: bool) -> Mapping[str, Step | ReleaseStep]:
+    return STEPS | {"download": Download(retry_failed=retry_failed)}
+
+
 def _store(args: argparse.Namespace) -> Store:
     return open_store(settings.from_environment(store=args.store).store)
 
@@ -156,7 +198,8 @@ def _store(args: argparse.Namespace) -> Store:
 def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     from include.models.profiles import load_profile
 
-    chosen = settings.from_environment(store=args.store, profile=args.profile, clusters=args.clusters)
+    options = {"store": args.store, "profile": args.profile, "clusters": args.clusters}
+    chosen = settings.from_environment(**dict(args.set) | {k: v for k, v in options.items() if v is not None})
     profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches=True)
     if chosen.describe:
         profile.role("captioner")  # which it may lack: better said before hours of other steps
@@ -194,6 +237,24 @@ def _shards(text: str) -> list[int]:
     return [index for part in shards for index in part]
 
 
+def _ranges(shards: Sequence[int]) -> str:
+    """Ascending shards as ``--shards`` takes them: 0,3-5."""
+    runs: list[list[int]] = []
+    for shard in shards:
+        if runs and shard == runs[-1][-1] + 1:
+            runs[-1].append(shard)
+        else:
+            runs.append([shard])
+    return ",".join(f"{run[0]}-{run[-1]}" if len(run) > 1 else str(run[0]) for run in runs)
+
+
+def _override(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals or name not in settings.NAMES:
+        raise argparse.ArgumentTypeError(f"{text!r} should look like threshold=0.28: `settings` lists the names")
+    return name, value
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="laion-people", description="Turns LAION partitions into a data set of people."
@@ -206,6 +267,14 @@ def _parser() -> argparse.ArgumentParser:
     work = argparse.ArgumentParser(add_help=False, parents=[store])
     work.add_argument("--profile", metavar="NAME", help="which models (LAION_PEOPLE_PROFILE)")
     work.add_argument("--clusters", metavar="VERSION", help="cluster version; default the newest")
+    work.add_argument(
+        "--set",
+        type=_override,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="another setting for this command alone, for example threshold=0.28; may be repeated",
+    )
     task = argparse.ArgumentParser(add_help=False, parents=[work])
     task.add_argument("--result", type=Path, metavar="FILE", help="write the result to a file too")
 
@@ -240,6 +309,8 @@ def _parser() -> argparse.ArgumentParser:
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
     groups.add_argument("--stage", choices=list(audit.STAGES), default="extract")
+    groups.add_argument("--unfinished", action="store_true", help="only shards that are not finished and valid")
+    groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
     models.add_argument(

@@ -75,10 +75,10 @@ def main() -> int:
 
 
 @contextmanager
-def serve_sample(port: int = IMAGE_PORT) -> Iterator[None]:
-    """Serves the sample on a loopback port. Raises UsageError when the port is taken."""
+def serve_sample(port: int = IMAGE_PORT, host: str = "127.0.0.1") -> Iterator[None]:
+    """Serves the sample on a port, of loopback alone by default. Raises UsageError when the port is taken."""
     try:
-        server = _ImageServer(("127.0.0.1", port), partial(_ImageHandler, directory=str(SAMPLE)))
+        server = _ImageServer((host, port), partial(_ImageHandler, directory=str(SAMPLE)))
     except OSError as error:
         raise UsageError(f"port {port}, which the sample is served on, is taken: {error.strerror}") from error
     with server:
@@ -96,7 +96,7 @@ def run_dags(airflow: LocalAirflow, partition: str = PARTITION) -> None:
     left to run before the last DAG has run, or for time.
     """
     start, idle_since = time.monotonic(), time.monotonic()
-    while airflow.request("GET", "/dags")["total_entries"] < len(DAGS):
+    while not set(DAGS) <= {dag["dag_id"] for dag in airflow.request("GET", "/dags")["dags"]}:
         time.sleep(1)
     since = datetime.now(UTC).isoformat().replace("+00:00", "Z")
     airflow.request("POST", f"/dags/{DAGS[0]}/dagRuns", {"logical_date": None, "conf": {"partitions": [partition]}})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from itertools import groupby
@@ -20,6 +20,7 @@ from laion_people.runner import manifest_path, versions
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store
+from laion_people.totals import Totals
 
 PARTITION_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, Step))
 RELEASE_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, ReleaseStep))
@@ -35,6 +36,16 @@ class Stage:
     unit: str
     rows: int
     rejected: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A stage as a picture: what came in and what was kept, as shares (0 to 1) of the most of its unit."""
+
+    stage: Stage
+    came: float
+    kept: float
+    lost: int
 
 
 def partitions(store: Store) -> list[str]:
@@ -92,19 +103,30 @@ def _is_of(names: set[str], profile: Profile) -> bool:
 def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stage]:
     """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
     steps = merged(done)
+    elsewhere = sum(of["detect"].rows_in for of in done if "detect" in of and "download" not in of)
+    meshes = count_meshes(store, steps["mesh"]) if "mesh" in steps else None
+    return stages_of(steps, elsewhere, meshes)
+
+
+def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
+    """The stages as the counts of the steps tell them.
+
+    ``elsewhere`` counts images that `download` did not fetch. ``meshes`` counts people with a face mesh, which no step
+    counts; None leaves that stage out.
+    """
     if download := steps.get("download"):
         yield Stage("rows of metadata", "images", download.rows_in)
         yield Stage("downloaded", "images", download.rows, download.rejected)
-    if elsewhere := [of["detect"].rows_in for of in done if "detect" in of and "download" not in of]:
-        yield Stage("images made elsewhere", "images", sum(elsewhere))
+    if elsewhere:
+        yield Stage("images made elsewhere", "images", elsewhere)
     if detect := steps.get("detect"):
         yield Stage("images with people", "images", detect.rows_in - sum(detect.rejected.values()), detect.rejected)
         yield Stage("people", "people", detect.rows)
     if pose := steps.get("pose"):
         yield Stage("poses", "people", pose.rows, pose.rejected)
-    if mesh := steps.get("mesh"):
-        found = count_meshes(store, mesh)
-        yield Stage("face meshes", "people", found, {"no_face_seen": mesh.rows - found} if found < mesh.rows else {})
+    if meshes is not None:
+        faceless = steps["mesh"].rows - meshes
+        yield Stage("face meshes", "people", meshes, {"no_face_seen": faceless} if faceless else {})
     if subset_a := steps.get("subset_a"):
         yield Stage("Subset A", "people", subset_a.rows, subset_a.rejected)
     if compose := steps.get("compose"):
@@ -115,6 +137,16 @@ def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stag
         yield Stage("Subset C", "captions", caption.rows, caption.rejected)
     if describe := steps.get("describe"):
         yield Stage("Subset D", "descriptions", describe.rows, describe.rejected)
+
+
+def bars(stages: Sequence[Stage]) -> list[Bar]:
+    """Shares for the picture of a funnel."""
+    found = []
+    for stage in stages:
+        lost = sum(stage.rejected.values())
+        most = max(1, *(s.rows + sum(s.rejected.values()) for s in stages if s.unit == stage.unit))
+        found.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
+    return found
 
 
 def partition_funnel(store: Store, partition: str) -> list[Stage]:

@@ -1,26 +1,35 @@
 """What the DAGs are made of: the assets that link them, and the task that runs the worker's command line.
 
-With ``pods`` the only module of the package that imports Airflow. They run in the Airflow environment, which has no
-models, media or storage libraries: everything about them is left to ``bin/laion-people`` in the worker's environment,
-or in the worker's image.
+With ``pods``, ``leases``, ``backfill`` and ``timetables`` the modules of the package that import Airflow. They run in
+the Airflow environment, which has no models: everything about them is left to ``bin/laion-people`` in the worker's
+environment, or in the worker's image.
 """
 
 from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from airflow.sdk import Asset, BaseOperator
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk import Asset, BaseOperator, Param
+from airflow.sdk.exceptions import (
+    AirflowException,
+    AirflowFailException,
+    AirflowSkipException,
+    AirflowTaskTimeout,
+)
 
-from laion_people.errors import UsageError
-from laion_people.settings import from_environment
+from laion_people.errors import GO_ON, UsageError
+from laion_people.notifications import notify_drift, notify_failure
+from laion_people.settings import Settings, from_environment
+from laion_people.store import Store, open_store
+from laion_people.taskdocs import task_doc
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -29,6 +38,7 @@ EXTRACTED = Asset("laion_people_extracted")  # partitions: the collection of a p
 CLUSTERED = Asset("laion_people_clustered")  # partitions: collection/part, to be captioned
 
 PARTITION = "{{ dag_run.partition_key or '' }}"
+TEMPLATED = ("partitions", "shards", "clusters", "overrides", "flags")  # of a task, whether a process or a pod
 
 GPU_POOL = "laion_people_gpu"
 NETWORK_POOL = "laion_people_network"
@@ -46,6 +56,7 @@ DAG_DEFAULTS: dict[str, Any] = {
         "max_retry_delay": timedelta(minutes=30),
         "execution_timeout": timedelta(hours=1),
         "weight_rule": "upstream",  # late steps of an old run go before early steps of a new one
+        "on_failure_callback": notify_failure,
     },
 }
 
@@ -55,19 +66,44 @@ PARTITIONS_SCHEMA: dict[str, Any] = {
     "uniqueItems": True,
 }
 
+# Parameters of a run that works on one partition, and what its tasks take from them. The form opens with those that
+# have no section.
+RERUN_PARAMS: dict[str, Param] = {
+    "only_failed_shards": Param(
+        False,
+        type="boolean",
+        title="Only failed shards",
+        description="Work on those shards alone that are not finished and valid in every step. Quicker where few of "
+        "many have failed; the result is the same.",
+    ),
+    "force": Param(
+        False,
+        type="boolean",
+        title="Force",
+        description="Make shards again that are done, which costs as much as the first time. What is damaged, or made "
+        "with other settings or models, is made again without it.",
+        section="Make everything again",
+    ),
+}
+FORCE = {"force": "{{ params.force }}"}
+ONLY_FAILED = {"unfinished": "{{ params.only_failed_shards }}"}
+# A task that is killed outright can stop nothing: its next try would find the same shards being made.
+DIES_WITH_TASK = ("setpriv", "--pdeathsig", "TERM")
+
 
 class WorkerOperator(BaseOperator):
     """Runs ``bin/laion-people`` in the worker's environment and returns the JSON that it prints last.
 
-    ``arguments`` are the DAG author's. ``partitions`` (a key, or a list of keys), ``shards`` and ``clusters`` may come
-    from a run's key, parameters or another task: they are passed as single arguments, never through a shell. ``fault``
-    is what is wrong with the settings: a task can say so, a DAG that cannot be parsed is only gone.
+    ``arguments`` are the DAG author's. ``partitions`` (a key, or a list of keys), ``shards``, ``clusters``, and the
+    values of ``overrides`` (settings by name) and ``flags`` (on or off, by name) may come from a run's
+    key, parameters or another task: they are passed as single arguments, never through a shell. ``fault`` is what is
+    wrong with the settings: a task can say so, a DAG that cannot be parsed is only gone.
 
     Raises AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words
     when it fails.
     """
 
-    template_fields: Sequence[str] = ("partitions", "shards", "clusters")
+    template_fields: Sequence[str] = TEMPLATED
 
     def __init__(
         self,
@@ -76,21 +112,24 @@ class WorkerOperator(BaseOperator):
         partitions: Any = None,
         shards: Any = None,
         clusters: Any = None,
+        overrides: Any = None,
+        flags: Any = None,
         fault: str = "",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.arguments, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
+        self.overrides, self.flags = overrides, flags
         self.fault = fault
         self.process: subprocess.Popen[str] | None = None
 
     def execute(self, context: Any) -> Any:
         if self.fault:
             raise AirflowFailException(self.fault)
-        command = command_line(self.arguments, self.partitions, self.shards, self.clusters)
+        command = command_line(self, self.arguments)
         with tempfile.TemporaryFile("w+") as output:
             self.process = subprocess.Popen(
-                [ROOT / "bin" / "laion-people", *command],
+                [*DIES_WITH_TASK, ROOT / "bin" / "laion-people", *command],
                 cwd=ROOT,
                 stdout=output,
                 stderr=subprocess.PIPE,
@@ -103,10 +142,16 @@ class WorkerOperator(BaseOperator):
                     last_words = line.rstrip()
                     self.log.info("%s", last_words)
                 code = self.process.wait()
+            except AirflowTaskTimeout:
+                limit = f"not done within its time limit of {self.execution_timeout}"
+                raise AirflowTaskTimeout(f"{limit}: {last_words}; {GO_ON}") from None
             finally:
                 self.on_kill()
             output.seek(0)
             lines = output.read().splitlines()
+        if code < 0:  # it said nothing more
+            killed = f"killed by {signal.Signals(-code).name}, most likely for lack of memory"
+            raise AirflowException(f"{killed}: {last_words}; {GO_ON}")
         if code:
             raise (AirflowFailException if code == UsageError.exit_code else AirflowException)(last_words)
         return json.loads(lines[-1])
@@ -116,21 +161,33 @@ class WorkerOperator(BaseOperator):
             self.process.terminate()
 
 
-def command_line(arguments: Sequence[str], partitions: Any, shards: Any, clusters: Any, **options: Any) -> list[str]:
-    """The arguments of ``bin/laion-people``, once the templates are rendered."""
+def command_line(task: Any, arguments: Sequence[str], **options: Any) -> list[str]:
+    """The arguments of ``bin/laion-people`` for a task (of either kind) whose templates are rendered.
+
+    A parameter that a template renders is text: an override "None" or "" is left out, a flag is on when it is "True".
+    """
+    partitions = task.partitions
     keys = list(partitions or ()) if isinstance(partitions, (list, tuple, type(None))) else [partitions]
     if partitions is not None and not all(keys):
         raise AirflowFailException(
             "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
             "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter"
         )
-    options = {"shards": shards, "clusters": clusters} | options
-    return [*arguments, *(f"--{n}={v}" for n, v in options.items() if v), *(["--"] if keys else []), *map(str, keys)]
+    options = {"shards": task.shards, "clusters": task.clusters} | options
+    return [
+        *arguments,
+        *(f"--{name}={value}" for name, value in options.items() if value),
+        *(f"--set={name}={value}" for name, value in (task.overrides or {}).items() if str(value) not in ("None", "")),
+        *(f"--{name.replace('_', '-')}" for name, on in (task.flags or {}).items() if str(on) == "True"),
+        *(["--"] if keys else []),
+        *map(str, keys),
+    ]
 
 
 def worker_task(task_id: str, *arguments: str, **options: Any) -> BaseOperator:
     """A task that runs ``bin/laion-people`` with these arguments, as a process or as a pod (LAION_PEOPLE_RUNNER)."""
-    options |= {"task_id": task_id, "arguments": arguments}
+    step = arguments[1] if arguments[0] == "run" else ""
+    options = {"doc_md": task_doc(task_id, step)} | options | {"task_id": task_id, "arguments": arguments}
     try:
         settings = from_environment()
         if settings.gpu_tasks_per_run and options.get("pool") == GPU_POOL:
@@ -151,7 +208,7 @@ def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
     """
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=hours)} | options
     if "shards" in options:
-        options["map_index_template"] = "shards {{ task.shards }}"
+        options["map_index_template"] = "shards {{ task.shards | string | truncate(200) }}"  # a column of 250
     if step == "describe":
         options["pre_execute"] = _skip_unless_described
     return worker_task(step, "run", step, **options)
@@ -164,23 +221,9 @@ def audit_task(stage: str, **options: Any) -> BaseOperator:
     would skip it whenever `describe` is skipped.
     """
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12)} | options
+    if stage == "extract":
+        options["on_success_callback"] = notify_drift
     return worker_task("audit", "audit", "--stage", stage, trigger_rule="all_done", retries=0, **options)
-
-
-def partitions_to_announce(state: Mapping[str, list[str]], asked: Sequence[str], announced: Iterable[Any]) -> list[str]:
-    """The keys that discover announces: those asked for, else those that are pending and have not had a run.
-
-    ``state`` is what ``bin/laion-people partitions`` prints, ``announced`` the asset's past events: one that made no
-    run (the extracting DAG was paused) doesn't count.
-    """
-    known = {key for keys in state.values() for key in keys}
-    if unknown := sorted(set(asked) - known):
-        raise AirflowFailException(f"no metadata for partition {unknown[0]}: put its part under metadata/ of the store")
-    had_a_run = {event.partition_key for event in announced if event.created_dagruns}
-    keys = sorted(asked or set(state["pending"]) - had_a_run)
-    if not keys:
-        raise AirflowSkipException("no new partitions")
-    return keys
 
 
 def partitions_of_release(state: Mapping[str, list[str]], collection: str | None, asked: Sequence[str]) -> list[str]:
@@ -201,6 +244,37 @@ def partitions_of_release(state: Mapping[str, list[str]], collection: str | None
     return release
 
 
+def partitions_of_version(version: str) -> list[str]:
+    """The partitions that a cluster version was fitted on."""
+    from laion_people.manifest import Manifest
+    from laion_people.runner import manifest_path  # which needs libraries that DAG files do without
+
+    store, path = deployment_store(), manifest_path("cluster", version)
+    if not store.exists(path):
+        raise AirflowFailException(f"there is no cluster version {version}: leave the parameter empty to fit a new one")
+    return list(Manifest.from_json(store.read(path)).params["partitions"])
+
+
+def deployment_store() -> Store:
+    """The store of the settings; a relative folder is seen from ROOT, where the tasks work."""
+    uri = from_environment().store
+    return open_store(uri if "://" in uri else str(ROOT / Path(uri).expanduser()))
+
+
+def review_by_default() -> bool:
+    """What LAION_PEOPLE_REVIEW says; settings that are wrong are reported by the tasks."""
+    try:
+        return from_environment().review
+    except UsageError:
+        return False
+
+
+def skip_when_version_given(context: Any) -> None:
+    """For the task that fits clusters (``pre_execute``)."""
+    if context["params"]["clusters"]:
+        raise AirflowSkipException("this run was given a cluster version: nothing is fitted")
+
+
 def version_of(result: Mapping[str, Any]) -> str:
     """The cluster version that the result of the cluster step speaks of."""
     match = re.fullmatch(r".*/([^/]+)\.json", result["manifest"])
@@ -212,6 +286,14 @@ def announced_version(triggering_asset_events: Mapping[Any, Sequence[Any]]) -> s
     """The cluster version that the event which started a run was sent for; empty (the newest) for other runs."""
     events = [event for events in triggering_asset_events.values() for event in events]
     return str(events[-1].extra.get("clusters", "")) if events else ""
+
+
+def dag_settings() -> Settings:
+    """The settings as far as they shape the DAGs themselves; with a fault, which every task tells, the defaults."""
+    try:
+        return from_environment()
+    except UsageError:
+        return Settings()
 
 
 def _skip_unless_described(context: Any) -> None:

@@ -27,7 +27,7 @@ from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
 from laion_people.errors import UsageError
-from laion_people.operators import command_line
+from laion_people.operators import TEMPLATED, command_line
 from laion_people.settings import PREFIX, Settings, to_environment
 
 RESOURCES = Path(__file__).with_name("resources.yaml")
@@ -71,18 +71,27 @@ BEHAVIOUR = {
     # A deferred task is resumed elsewhere when the pod has ended, where a pod that is gone by then counts as a success.
     "deferrable": False,
 }
-AIRFLOW_ONLY = ("runner", "gpu_tasks_per_run", "models_dir")  # mean nothing in a pod; the folder is another there
+# What means nothing in a pod; the folder is another there.
+AIRFLOW_ONLY = (
+    "runner",
+    "gpu_tasks_per_run",
+    "partitions_at_once",
+    "backfill_poll_seconds",
+    "first_days",
+    "deadline_hours",
+    "models_dir",
+)
 
 
 class PodOperator(KubernetesPodOperator):
     """Runs the worker's command line as a pod and returns the JSON that it leaves in the sidecar's folder.
 
-    ``arguments``, ``partitions``, ``shards`` and ``clusters`` are those of a WorkerOperator. Raises
-    AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words, or with
-    what became of the pod, when it fails.
+    ``arguments``, ``partitions``, ``shards``, ``clusters``, ``overrides`` and ``flags`` are those of a WorkerOperator.
+    Raises AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words, or
+    with what became of the pod, when it fails.
     """
 
-    template_fields: Sequence[str] = ("partitions", "shards", "clusters")
+    template_fields: Sequence[str] = TEMPLATED
     labels: dict[str, str]
 
     def __init__(
@@ -92,18 +101,21 @@ class PodOperator(KubernetesPodOperator):
         partitions: Any = None,
         shards: Any = None,
         clusters: Any = None,
+        overrides: Any = None,
+        flags: Any = None,
         sidecar_image: str = "",
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.words, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
+        self.overrides, self.flags = overrides, flags
         self.sidecar_image = sidecar_image
         if self.execution_timeout:  # which is meant for the work, while a pod may wait for longer than some tasks work
             waiting = self.schedule_timeout_seconds + self.startup_timeout_seconds
             self.execution_timeout += timedelta(seconds=waiting)
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
-        self.arguments = command_line(self.words, self.partitions, self.shards, self.clusters, result=RESULT)
+        self.arguments = command_line(self, self.words, result=RESULT)
         if isinstance(self.partitions, str):
             label = make_safe_label_value(self.partitions.replace("/", "."))
             self.labels = self.labels | {"laion-people/partition": label}
@@ -180,13 +192,14 @@ class PodOperator(KubernetesPodOperator):
             return AirflowException(f"pod {name}: {remote.status.reason}: {remote.status.message}")
         container = get_container_status(remote, self.base_container_name)
         ended = container.state.terminated if container else None
+        words = (ended.message or "").strip().splitlines() if ended else []
         if ended and ended.reason == "OOMKilled":
+            at_work = f" (it was at: {words[-1]})" if words else ""
             return AirflowException(
-                f"pod {name} needs more than its memory: give {self.task_id} more by {PREFIX}POD_RESOURCES"
+                f"pod {name} needs more than its memory: give {self.task_id} more by {PREFIX}POD_RESOURCES{at_work}"
             )
         if ended and ended.exit_code:
             kind = AirflowFailException if ended.exit_code == UsageError.exit_code else AirflowException
-            words = (ended.message or "").strip().splitlines()
             return kind(words[-1] if words else f"pod {name} ended with exit code {ended.exit_code}")
         return AirflowException(f"pod {name} was stopped: {interruption}")
 

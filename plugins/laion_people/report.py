@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -37,16 +37,6 @@ HISTOGRAM_SHARDS = 64
 BINS = 48
 KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
 FOLDER = Path(__file__).parent
-
-
-@dataclass(frozen=True, slots=True)
-class FunnelRow:
-    """A stage as a picture: what came in and what was kept, as shares (0 to 1) of the most of its unit."""
-
-    stage: funnel.Stage
-    came: float
-    kept: float
-    lost: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +112,7 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
     return {
         "partitions": funnel.status(store, list(done))["partitions"],
         "notes": funnel.profile_notes(done.values()),
-        "rows": funnel_rows(list(funnel.stages(store, done.values()))),
+        "rows": funnel.bars(list(funnel.stages(store, done.values()))),
         "threshold": threshold,
         "bins": bins,
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
@@ -135,16 +125,6 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
         "times": times(steps),
         "models": models(steps),
     }
-
-
-def funnel_rows(stages: Sequence[funnel.Stage]) -> list[FunnelRow]:
-    """Shares for the picture of the funnel."""
-    rows = []
-    for stage in stages:
-        lost = sum(stage.rejected.values())
-        most = max(1, *(s.rows + sum(s.rejected.values()) for s in stages if s.unit == stage.unit))
-        rows.append(FunnelRow(stage, (stage.rows + lost) / most, stage.rows / most, lost))
-    return rows
 
 
 def histogram(similarity: np.ndarray, threshold: float | None) -> list[Bin]:

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge
+from laion_people.metrics import Metrics
 from laion_people.overlap import overlapped
 from laion_people.settings import Settings
 from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step
@@ -48,10 +49,14 @@ class Runner:
         self.settings = settings
         self.run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID") or uuid.uuid4().hex
         self.model = cache(models.load)
+        self.metrics = Metrics(settings.statsd)
         self._writers = {s.writes: s for s in steps.values() if isinstance(s, Step)}
 
     def run(self, name: str, partition: str, shards: Sequence[int] | None = None, force: bool = False) -> Manifest:
         """Runs a step on a partition, or on some of its shards; returns the partition's manifest so far.
+
+        With ``force``, shards that are done are made again, but those that this very run (of an Airflow DAG) has made:
+        a task that is tried or cleared again goes on where it was.
 
         Raises LaionPeopleError when an input is missing or damaged, or a chosen shard does not exist.
         """
@@ -61,7 +66,9 @@ class Runner:
             raise LaionPeopleError(f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}")
         for done, index in enumerate(chosen, 1):
             label = f"{name} {partition} shard {index:05d} ({done} of {len(chosen)})"
-            self._run_shard(step, partition, index, force, label)
+            shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files={})
+            with self._located(label, shard):
+                self._run_shard(step, shard, force, label)
         self._remove_surplus(step, partition, planned)
         manifest = self.write_manifest(name, partition)
         for follower in step.then:
@@ -90,7 +97,7 @@ class Runner:
             inputs=tuple(dict.fromkeys(self._input(n, p, i) for p, i in shards for n in step.reads)),
         )
         if step.opens_version:
-            if not force and (same := self._same_version(plan)):
+            if same := self._same_version(plan, force):
                 log.info("%s: version %s is made from the same input and parameters", name, same.partition)
                 self.settings = dataclasses.replace(self.settings, clusters=same.partition)
                 return same
@@ -104,7 +111,8 @@ class Runner:
         release = Release(
             plan.partition, partitions, settings=self.settings, store=self.store, local=self._local, shards=shards
         )
-        rows, names = step.apply(release)
+        with self._located(f"{name} {plan.partition}", release):
+            rows, names = step.apply(release)
         files = [_describe(release.path(n), self.store) for n in names]
         manifest = dataclasses.replace(
             plan,
@@ -117,6 +125,7 @@ class Runner:
         )
         self.store.write(manifest_path(name, plan.partition), manifest.to_json())
         write_totals(self.store, manifest, planned=1)
+        self.metrics.finished(manifest)
         log.info("%s: version %s has %d clusters; %.1f s", name, plan.partition, rows, manifest.seconds)
         return manifest
 
@@ -138,6 +147,15 @@ class Runner:
         found = map(self._receipt, self.store.list(self._receipt_folder(self._step(name), partition)))
         return {r.shards[0].index: r for r in found}
 
+    def unfinished(self, name: str, partition: str, index: int) -> str | None:
+        """Why a shard is still to be made or worked on once more, or None when it is done."""
+        step, path = self._step(name), self._receipt_path(name, partition, index)
+        try:
+            plan = self._plan(step, partition, self._inputs(step, partition, index))
+        except LaionPeopleError as error:  # an input is still to be made
+            return str(error)
+        return self._unfinished(path, plan) or self._again(step, self._receipt(path))
+
     def outdated(self, receipt: Manifest, index: int) -> str | None:
         """Why a shard would be made otherwise today, or None."""
         step = self._step(receipt.step)
@@ -153,12 +171,24 @@ class Runner:
                 return f"{file.uri} is damaged"
         return None
 
-    def _run_shard(self, step: Step, partition: str, index: int, force: bool, label: str) -> None:
+    @contextmanager
+    def _located(self, label: str, work: Shard | Release) -> Iterator[None]:
+        """Counts a failure and notes on the error where it happened, for the line that the command ends with."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, KeyboardInterrupt):
+                self.metrics.failed(label.partition(" ")[0])
+            error.add_note(f"{label}, {work.rows_in:,} rows in, {work.rows:,} out")
+            raise
+
+    def _run_shard(self, step: Step, shard: Shard, force: bool, label: str) -> None:
+        partition, index = shard.partition, shard.index
         inputs = self._inputs(step, partition, index)
         plan = self._plan(step, partition, inputs)
-        receipt_path = f"{self._receipt_folder(step, partition)}/{index:05d}.json"
-        reason = "forced" if force else self._unfinished(receipt_path, plan)
-        again = step.again(self._receipt(receipt_path)) if reason is None else None
+        receipt_path = self._receipt_path(step.name, partition, index)
+        reason = self._unfinished(receipt_path, plan, force)
+        again = self._again(step, self._receipt(receipt_path)) if reason is None else None
         if reason is None and again is None:
             log.info("%s: done before", label)
             return
@@ -167,8 +197,7 @@ class Runner:
             self.store.delete(receipt_path)
         start = time.perf_counter()
         with ExitStack() as stack:
-            files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
-            shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files=files)
+            shard.files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
             shard.again = again is not None
             entry = self._write(step, shard, label)
         receipt = dataclasses.replace(
@@ -181,6 +210,7 @@ class Runner:
             timings=_rounded(shard.timings),
         )
         self.store.write(receipt_path, receipt.to_json())
+        self.metrics.finished(receipt)
         lost = ", ".join(f"{n} {r}" for r, n in shard.rejected.most_common()) or "none"
         log.info("%s: %d in, %d out, rejected: %s; %.1f s", label, shard.rows_in, entry.rows, lost, receipt.seconds)
 
@@ -206,8 +236,7 @@ class Runner:
             for file in receipt.inputs if receipt else ():
                 if now.get(file.uri, file.sha256) != file.sha256:
                     raise LaionPeopleError(
-                        f"{step.name} {partition} shard {index:05d}: its {name} was made from an earlier {file.uri}: "
-                        f"run `{self._writers[name].name}` first"
+                        f"its {name} was made from an earlier {file.uri}: run `{self._writers[name].name}` first"
                     )
         return inputs
 
@@ -217,18 +246,18 @@ class Runner:
         with ExitStack() as stack:
             parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
             tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
-            rows = _write_rows(step, shard, parquet, tar, label)
+            _write_rows(step, shard, parquet, tar, label)
             files = {f"{base}.parquet": _described(f"{base}.parquet", parquet)}
             if tar:
                 files[f"{base}.tar"] = _described(f"{base}.tar", tar)
-            for suffix, data in step.sidecars(shard, rows).items():
+            for suffix, data in step.sidecars(shard, shard.rows).items():
                 # before the tar: they tell whose it is, should the process be killed
                 self.store.write(base + suffix, data)
                 files[base + suffix] = FileEntry(base + suffix, len(data), hashlib.sha256(data).hexdigest())
         entry = files.pop(f"{base}.tar" if step.writes == "images" else f"{base}.parquet")
-        return ShardEntry(shard.index, entry.uri, rows, entry.bytes, entry.sha256, tuple(files.values()))
+        return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, tuple(files.values()))
 
-    def _unfinished(self, receipt_path: str, plan: Manifest) -> str | None:
+    def _unfinished(self, receipt_path: str, plan: Manifest, force: bool = False) -> str | None:
         """Why a shard must be made, or None when it is there, whole and made from the same."""
         if not self.store.exists(receipt_path):
             return "new"
@@ -238,7 +267,13 @@ class Runner:
             return str(error)
         if receipt.made_from() != plan.made_from():
             return "input, parameters or models have changed"
+        if force and receipt.run_id != self.run_id:
+            return "forced"
         return self.damage(receipt)
+
+    def _again(self, step: Step, receipt: Manifest) -> str | None:
+        """Why a finished shard is worked on once more: once a run, also if its task is tried or cleared again."""
+        return step.again(receipt) if receipt.run_id != self.run_id else None
 
     def _finished(self, name: str, partition: str) -> list[int]:
         """All shards of a partition. Raises LaionPeopleError when one is not finished."""
@@ -248,8 +283,9 @@ class Runner:
         return planned
 
     def _receipt(self, path: str) -> Manifest:
+        data = self.store.read(path)
         try:
-            return Manifest.from_json(self.store.read(path))
+            return Manifest.from_json(data)
         except LaionPeopleError as error:
             raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
 
@@ -257,14 +293,17 @@ class Runner:
         """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
         if name not in self._writers:
             return None
-        path = f"{self._receipt_folder(self._writers[name], partition)}/{index:05d}.json"
+        path = self._receipt_path(self._writers[name].name, partition, index)
         return self._receipt(path) if self.store.exists(path) else None
 
-    def _same_version(self, plan: Manifest) -> Manifest | None:
+    def _same_version(self, plan: Manifest, force: bool) -> Manifest | None:
+        """A finished version that is made from the same; with ``force`` one that this run has made."""
         for version in versions(self.store):
             path = manifest_path(plan.step, version)
             if self.store.exists(path):
                 manifest = Manifest.from_json(self.store.read(path))
+                if force and manifest.run_id != self.run_id:
+                    continue
                 if manifest.made_from() == plan.made_from() and not self.damage(manifest):
                     return manifest
         return None
@@ -323,6 +362,9 @@ class Runner:
         version = f"{self.settings.clusters}/" if step.writes in VERSIONED_TABLES else ""
         return f"manifests/{step.name}/{version}{partition}"
 
+    def _receipt_path(self, name: str, partition: str, index: int) -> str:
+        return f"{self._receipt_folder(self._step(name), partition)}/{index:05d}.json"
+
 
 def manifest_path(step: str, partition: str) -> str:
     """Where a partition's manifest lies; of a release step, ``partition`` is the cluster version."""
@@ -334,20 +376,20 @@ def versions(store: Store) -> list[str]:
     return [path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list("manifests/cluster")]
 
 
-def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> int:
-    """Streams a step's rows into its files; returns how many (of a tar step: how many have files).
+def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> None:
+    """Streams a step's rows into its files; ``shard.rows`` counts them (of a tar step: those that have files).
 
     A thread writes a group of rows to the Parquet file while the step works on the next.
     """
     schema = step.schema()
-    rows, beat = 0, time.monotonic()
+    beat = time.monotonic()
 
     def groups() -> Generator[list[Row]]:
-        nonlocal rows, beat
+        nonlocal beat
         group: list[Row] = []
         for row in step.apply(shard):
             files = row.pop("files", None)
-            rows += 1 if files or not tar else 0
+            shard.rows += 1 if files or not tar else 0
             group.append(row)
             if tar and files:
                 with shard.clock("write"):
@@ -356,7 +398,7 @@ def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, 
                 yield group
                 group = []
             if time.monotonic() - beat > HEARTBEAT_SECONDS:
-                log.info("%s: %d rows so far", label, rows)
+                log.info("%s: %d rows so far", label, shard.rows)
                 beat = time.monotonic()
         yield group
 
@@ -370,7 +412,6 @@ def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, 
         for written in stack.enter_context(closing(overlapped(write, grouped, threads=1))):
             with shard.clock("write"):
                 written.result()
-    return rows
 
 
 def _add_files(tar: tarfile.TarFile, key: str, files: dict[str, bytes]) -> None:

@@ -8,8 +8,10 @@ import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
+from datetime import date
 from typing import Any
 
+from laion_people.dates import FIRST_DAYS
 from laion_people.errors import UsageError
 
 PREFIX = "LAION_PEOPLE_"
@@ -18,7 +20,8 @@ SERVICE_LINK = r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$"
 
 
 def _setting(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: ``choices``, ``minimum``, or ``pattern`` with ``like``, an example.
+    """A field with its help text and rules: ``choices``, ``minimum``, ``maximum``, or ``pattern`` with ``like``,
+    an example.
 
     A text that is JSON has a function ``json`` in place of the pattern, which tells whether its value is right.
     """
@@ -48,6 +51,21 @@ def _is_resources(value: Any) -> bool:
     return isinstance(value, dict) and all(
         name in quantities and re.fullmatch(quantities[name], str(quantity)) for name, quantity in value.items()
     )
+
+
+def _is_first_days(value: Any) -> bool:
+    if not isinstance(value, dict) or not all(map(_is_text, value.values())):
+        return False
+    days = list((FIRST_DAYS | value).values())
+    return len(set(days)) == len(days) and all(map(_is_past_day, value.values()))
+
+
+def _is_past_day(day: str) -> bool:
+    """Whether a date is none of the future, which Airflow would refuse."""
+    try:
+        return str(date.fromisoformat(day)) == day and date(1900, 1, 1) <= date.fromisoformat(day) <= date.today()
+    except ValueError:
+        return False
 
 
 _NAME = {"pattern": r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "like": "laion-people"}  # of a Kubernetes object
@@ -110,12 +128,19 @@ class Settings:
     crop_padding: float = _setting(
         0.1, "share of a box's width and height added on each side before CLIP sees it", minimum=0
     )
-    threshold: float = _setting(0.3, "a person is in Subset A when the similarity is greater")
+    threshold: float = _setting(0.3, "a person is in Subset A when the similarity is greater", minimum=-1, maximum=1)
 
     cluster_sample: int = _setting(100_000, "people that a cluster fit looks at, at most", minimum=1)
     pose_clusters: int = _setting(0, "number of pose clusters; 0: chosen by the rule in the docs", minimum=0)
     face_clusters: int = _setting(0, "number of facial-expression clusters; 0: chosen by rule", minimum=0)
     head_clusters: int = _setting(0, "number of head-direction clusters; 0: chosen by rule", minimum=0)
+    captions: str = _setting(
+        "",
+        "captions file of the store for label to take instead of making captions; what people have edited stays",
+        pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*\.yaml)?",
+        like="captions/hands.yaml",
+    )
+    review: bool = _setting(False, "clustering runs of Airflow wait until a person has approved the captions")
     composites: int = _setting(0, "composed images per shard; 0: one for every four people", minimum=0)
     backgrounds: str = _setting(
         "",
@@ -128,10 +153,26 @@ class Settings:
     description_threshold: float = _setting(0.25, "a description is kept when its CLIP similarity is greater")
     seed: int = _setting(0, "seed of everything that draws", minimum=0)
 
+    statsd: str = _setting(
+        "", "StatsD server that metrics are sent to; empty: none", pattern=r"([\w.-]+:\d{1,5})?", like="localhost:8125"
+    )
+    deadline_hours: float = _setting(
+        48.0, "hours of a run of an Airflow DAG after which its people are told that it drags; 0: never", minimum=0
+    )
     gpu_tasks_per_run: int = _setting(
         0,
         "tasks of one step that a run of an Airflow DAG may have on GPUs at once; 0: as many as the pool has",
         minimum=0,
+    )
+    partitions_at_once: int = _setting(
+        2, "partitions that laion_people_extract works on at once, whoever started their runs", minimum=1
+    )
+    backfill_poll_seconds: int = _setting(60, "between the looks of laion_people_backfill at its runs", minimum=10)
+    first_days: str = _setting(
+        "",
+        "first day of more collections, for Airflow's own backfill: JSON",
+        json=_is_first_days,
+        like='{"my-collection": "2015-01-01"}, each date once and none of a collection that is known',
     )
     pod_image: str = _setting("", "image of the worker, by version or digest; the runner kubernetes needs it", **_IMAGE)
     pod_pull_secret: str = _setting("", "secret that opens the image's registry", **_NAME)
@@ -164,6 +205,9 @@ class Settings:
     )
     pod_schedule_seconds: int = _setting(3600, "that a pod may wait for a node", minimum=1)
     pod_startup_seconds: int = _setting(1800, "that pulling the image and starting may take", minimum=1)
+
+
+NAMES = frozenset(f.name for f in fields(Settings))
 
 
 def from_environment(environ: Mapping[str, str] = os.environ, **overrides: str | None) -> Settings:
@@ -215,6 +259,8 @@ def _parse(name: str, text: str, f: Any) -> Any:
         raise UsageError(f"{name}={text!r}: should be a number")
     if "minimum" in rules and value < rules["minimum"]:
         raise UsageError(f"{name}={text!r}: should be at least {rules['minimum']}")
+    if "maximum" in rules and value > rules["maximum"]:
+        raise UsageError(f"{name}={text!r}: should be at most {rules['maximum']}")
     if "choices" in rules and value not in rules["choices"]:
         raise UsageError(f"{name}={text!r}: should be one of {', '.join(rules['choices'])}")
     if "pattern" in rules and not re.fullmatch(rules["pattern"], value):

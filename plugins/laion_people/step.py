@@ -46,10 +46,10 @@ class Shard:
         self.settings, self.store = settings, store
         self.started = time.time()
         self.again = False  # the shard is finished and valid, and `Step.again` wants it worked on once more
-        self.rows_in = 0
+        self.rows_in = self.rows = 0  # rows that the step has read and given so far
         self.rejected: Counter[str] = Counter()
         self.timings: dict[str, float] = defaultdict(float)
-        self._files, self._model = files, model
+        self.files, self._model = files, model
 
     @property
     def id(self) -> str:
@@ -58,7 +58,7 @@ class Shard:
 
     def path(self, name: str) -> Path:
         """A local file with an input (a name of the step's ``reads``)."""
-        return self._files[name]
+        return self.files[name]
 
     def model(self, role: str) -> Any:
         """A model of the profile (``detector``, ``pose``, ``mesh``, ``clip``), loaded once a process."""
@@ -67,7 +67,7 @@ class Shard:
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """An input table."""
-        return pq.read_table(self._files[name], columns=columns)
+        return pq.read_table(self.files[name], columns=columns)
 
     def reject(self, reason: str, rows: int = 1) -> None:
         """Counts rows that were read and not used."""
@@ -148,7 +148,7 @@ class Release:
         self.version, self.partitions, self.shards = version, tuple(partitions), tuple(shards)
         self.settings, self.store = settings, store
         self.local = local  # local(name, partition, index): a verified input of a shard as a local file
-        self.rows_in = 0
+        self.rows_in = self.rows = 0
         self.rejected: Counter[str] = Counter()
         self.timings: dict[str, float] = defaultdict(float)
 

@@ -8,8 +8,11 @@ import os
 import subprocess
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+
+import psutil
 
 from laion_people.demo import SAMPLE, log_path
 from laion_people.local_airflow import ROOT, LocalAirflow, free_port
@@ -45,7 +48,8 @@ class Deployment:
             "LAION_PEOPLE_ALLOW_PRIVATE_ADDRESSES": "1",
             "AIRFLOW__CORE__DAGS_ARE_PAUSED_AT_CREATION": "False",
         }
-        self.airflow = LocalAirflow(folder / "airflow", free_port(), os.environ | settings | dict(environ or {}))
+        self.environ = os.environ | settings | dict(environ or {})
+        self.airflow = LocalAirflow(folder / "airflow", free_port(), self.environ)
 
     def run(self, dag: str) -> dict[str, Any]:
         """The DAG's newest run."""
@@ -55,6 +59,27 @@ class Deployment:
         """The task instances of the DAG's newest run, by task."""
         path = f"/dags/{dag}/dagRuns/{self.run(dag)['dag_run_id']}/taskInstances"
         return {task["task_id"]: task for task in self.airflow.request("GET", path)["task_instances"]}
+
+    def active(self) -> list[dict[str, Any]]:
+        """The runs of all DAGs that have not ended."""
+        runs = self.airflow.request("GET", "/dags/~/dagRuns?limit=100&order_by=-run_after")["dag_runs"]
+        return [run for run in runs if run["state"] in ("queued", "running")]
+
+    def restart_scheduler(self) -> list[str]:
+        """Kills the scheduler and the tasks that it runs, as when its container is killed, and starts another.
+
+        Returns the command lines of what was killed.
+        """
+        (scheduler,) = (p for p in self.airflow.processes() if "scheduler" in " ".join(p.cmdline()))
+        killed = []
+        for process in [scheduler, *scheduler.children(recursive=True)]:
+            with suppress(psutil.NoSuchProcess):
+                killed.append(" ".join(process.cmdline()))
+                process.kill()
+        started = psutil.Process(self.airflow._popen("scheduler").pid)
+        pids = json.loads(self.airflow._pid_file.read_text())
+        self.airflow._pid_file.write_text(json.dumps(pids | {str(started.pid): started.create_time()}))
+        return killed
 
     def clear(self, task: str, downstream: bool = False) -> dict[str, dict[str, Any]]:
         """Clears a task (with those after it) and returns all tasks when the run has ended again."""
@@ -68,12 +93,12 @@ class Deployment:
             time.sleep(1)
         raise AssertionError(f"{task} has not ended after {MOST_SECONDS} s: {now[task]}")
 
-    def start_clear(self, task: str, downstream: bool = False) -> None:
-        """Clears a task of the extracting run, as the UI does."""
-        run_id = self.run(EXTRACT)["dag_run_id"]
+    def start_clear(self, task: str, downstream: bool = False, dag: str = EXTRACT, run_id: str = "") -> None:
+        """Clears a task of a run (the newest of the DAG), as the UI does."""
+        run_id = run_id or self.run(dag)["dag_run_id"]
         body = {"dry_run": False, "only_failed": False, "task_ids": [task], "dag_run_id": run_id}
         body["include_downstream"] = downstream
-        self.airflow.request("POST", f"/dags/{EXTRACT}/clearTaskInstances", body)
+        self.airflow.request("POST", f"/dags/{dag}/clearTaskInstances", body)
 
     def log(self, task: dict[str, Any]) -> str:
         return log_path(self.airflow, task).read_text()
@@ -82,5 +107,11 @@ class Deployment:
         return json.loads((self.store / "manifests" / step / f"{name}.json").read_bytes())
 
     def tables(self) -> dict[str, str]:
-        """Path -> sha256 of every table of the partition."""
-        return {str(p): hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(self.store.rglob("0000?.parquet"))}
+        """Path -> sha256 of every table and tar of the store."""
+        return tables(self.store)
+
+
+def tables(store: Path) -> dict[str, str]:
+    """Path -> sha256 of every table and tar of a store; what a killed process was writing is none."""
+    files = [p.relative_to(store) for suffix in ("parquet", "tar") for p in sorted(store.rglob(f"*.{suffix}"))]
+    return {str(p): hashlib.sha256((store / p).read_bytes()).hexdigest() for p in files if p.parts[0] != ".writing"}

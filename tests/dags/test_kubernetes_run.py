@@ -5,13 +5,11 @@ One run meets a pod that fails, one that vanishes and a scheduler that dies in t
 
 from __future__ import annotations
 
-import json
 import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
 
-import psutil
 import pytest
 
 from laion_people.demo import serve_sample
@@ -70,22 +68,11 @@ def run_extraction(deployment: Deployment, cluster: FakeKubernetes) -> None:
         for name in (name for name, task in tasks.items() if task["state"] == "up_for_retry"):
             deployment.start_clear(name)
         if cluster.pods_of("mesh") and not restarted:
-            restart_scheduler(deployment)
+            deployment.restart_scheduler()
             restarted = True
         if tasks.get("shards.mesh", {}).get("try_number", 0) > 1 and tasks["shards.mesh"]["state"] == "running":
             cluster.release()
         time.sleep(1)
-
-
-def restart_scheduler(deployment: Deployment) -> None:
-    """Kills the scheduler and the tasks that it runs, as when its container is killed, and starts another."""
-    airflow = deployment.airflow
-    (scheduler,) = (p for p in airflow.processes() if "scheduler" in " ".join(p.cmdline()))
-    for process in [scheduler, *scheduler.children(recursive=True)]:
-        process.kill()
-    started = psutil.Process(airflow._popen("scheduler").pid)
-    pids = json.loads(airflow._pid_file.read_text())
-    airflow._pid_file.write_text(json.dumps(pids | {str(started.pid): started.create_time()}))
 
 
 def first_attempt(task: dict[str, Any]) -> dict[str, Any]:

@@ -3,25 +3,35 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
+import psutil
 import pytest
-from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
+from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from laion_people import operators
+from laion_people.errors import GO_ON
 from laion_people.operators import (
     WorkerOperator,
     announced_version,
     partitions_of_release,
-    partitions_to_announce,
     step_task,
     version_of,
     worker_task,
 )
+from tests.dags.conftest import ROOT
 
 RESULT = {"manifest": "file:///store/manifests/cluster/v0007.json", "sha256": "0", "rows": 3, "shards": 1}
+PATHS = f"{ROOT}:{ROOT / 'plugins'}"
 STATE = {"extracted": ["a/1", "a/2", "b/1"], "pending": ["b/2", "b/3"]}
 HOSTILE = ["$(touch pwned)", "`touch pwned`", "x; touch pwned", "--store=/tmp", "-h", "a/b\ntouch pwned", "'\"&|>pwned"]
 
@@ -89,6 +99,38 @@ def test_a_failure_is_raised_with_the_last_words_and_bad_usage_is_not_retried(
     assert isinstance(caught.value, AirflowFailException) is not retried
 
 
+def test_parameters_of_a_run_are_single_arguments_and_those_that_are_not_set_are_left_out(command_line: Path) -> None:
+    overrides = {"threshold": "0.28", "clusters": "None", "captions": "", "seed": "0; touch pwned"}
+    flags = {"force": "True", "retry_failed": "False", "unfinished": True}
+    run(step_task("detect", partitions="a/1", overrides=overrides, flags=flags))
+    assert argv(command_line) == [
+        *("run", "detect", "--set=threshold=0.28", "--set=seed=0; touch pwned", "--force", "--unfinished", "--", "a/1")
+    ]
+    assert not list(command_line.rglob("*pwned*"))
+
+
+def test_a_task_that_is_killed_outright_leaves_no_process(command_line: Path) -> None:
+    """Its next try would find the same shards being made."""
+    script = "import os, time; open('pid', 'w').write(str(os.getpid())); print(file=sys.stderr, flush=True)"
+    (command_line / "script").write_text(f"{script}; time.sleep(60)")
+    code = "from laion_people import operators; from pathlib import Path; operators.ROOT = Path.cwd(); "
+    code += "operators.worker_task('count', 'partitions').execute({})"
+    task = subprocess.Popen([sys.executable, "-c", code], cwd=command_line, env=os.environ | {"PYTHONPATH": PATHS})
+    pid = command_line / "pid"
+    wait_until(lambda: pid.exists() and bool(pid.read_text()))
+    worker = psutil.Process(int(pid.read_text()))
+    task.kill()
+    task.wait()
+    wait_until(lambda: not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
 def test_a_killed_task_ends_its_process(command_line: Path) -> None:
     (command_line / "script").write_text("import time; print('started', file=sys.stderr, flush=True); time.sleep(60)")
     task = worker_task("count", "partitions")
@@ -118,18 +160,6 @@ def event(key: str, runs: int, **extra: str) -> SimpleNamespace:
     return SimpleNamespace(partition_key=key, created_dagruns=[object()] * runs, extra=extra)
 
 
-def test_discover_announces_pending_partitions_that_never_had_a_run() -> None:
-    assert partitions_to_announce(STATE, [], [event("b/2", runs=1), event("b/3", runs=0)]) == ["b/3"]
-    with pytest.raises(AirflowSkipException, match="no new partitions"):
-        partitions_to_announce(STATE, [], [event("b/2", runs=1), event("b/3", runs=2)])
-
-
-def test_discover_announces_what_is_asked_for_again() -> None:
-    assert partitions_to_announce(STATE, ["b/2", "a/1"], [event("b/2", runs=1)]) == ["a/1", "b/2"]
-    with pytest.raises(AirflowFailException, match="no metadata for partition c/9"):
-        partitions_to_announce(STATE, ["c/9"], [])
-
-
 def test_a_release_is_clustered_once_all_its_partitions_are_extracted() -> None:
     assert partitions_of_release(STATE, "a", []) == ["a/1", "a/2"]
     with pytest.raises(AirflowSkipException, match=r"2 of 3 partitions wait for extraction: b/2"):
@@ -150,3 +180,23 @@ def test_the_cluster_version_goes_from_the_fit_to_the_caption_runs() -> None:
     assert version_of(RESULT) == "v0007"
     assert announced_version({"clustered": [event("a/1", 1, clusters="v0007")]}) == "v0007"
     assert announced_version({}) == ""
+
+
+def test_a_command_that_is_killed_is_told_with_what_it_was_at(command_line: Path) -> None:
+    line = "12:00:00 detect a/1 shard 00007 (3 of 16): starts (new)"
+    kill = "import os; os.kill(os.getpid(), 9)"
+    (command_line / "script").write_text(f"print({line!r}, file=sys.stderr, flush=True); {kill}")
+    words = f"killed by SIGKILL, most likely for lack of memory: {line}; {GO_ON}"
+    with pytest.raises(AirflowException, match=f"^{re.escape(words)}$"):
+        run(step_task("detect", partitions="a/1"))
+
+
+def test_a_command_that_takes_too_long_is_ended_and_told_with_what_it_was_at(command_line: Path) -> None:
+    script = "import time; print('at shard 00007', file=sys.stderr, flush=True); time.sleep(60)"
+    (command_line / "script").write_text(script)
+    task = step_task("detect", partitions="a/1", hours=0.5)
+    task.log.info = Mock(side_effect=AirflowTaskTimeout("Timeout, PID: 1"))  # as the timer does at any time
+    words = f"not done within its time limit of 0:30:00: at shard 00007; {GO_ON}"
+    with pytest.raises(AirflowTaskTimeout, match=f"^{re.escape(words)}$"):
+        run(task)
+    assert task.process is not None and task.process.wait(10)

@@ -41,7 +41,7 @@ IMAGE = "registry.example.org/laion-people-worker:0.1.0"
 PROFILES = sorted(path.stem for path in (ROOT / "include" / "models").glob("*.yaml"))
 EXTRACT = ("download", "detect", "pose", "mesh", "clip_filter")
 CLUSTER = ("cluster", "label")
-CAPTION = ("assign", "compose", "caption", "describe")
+CAPTION = ("assign", "compose", "embed", "caption", "describe")
 OTHERS = ("list_metadata", "count", "plan", "audit")
 CLUSTER_SETTINGS = {
     "RUNNER": "kubernetes",
@@ -208,6 +208,14 @@ def test_a_pod_runs_the_same_command_line_as_the_process(settings: pytest.Monkey
     assert base(pod)["command"] == []  # the image's entry point; no shell
     kubernetes_validate.validate(pod, KUBERNETES, strict=True)
     assert pod["metadata"]["labels"]["laion-people/partition"].isascii()
+
+
+def test_parameters_of_a_run_reach_the_pod_as_single_arguments() -> None:
+    hostile = "0.2; touch pwned"
+    flags = {"force": "True", "retry_failed": "False"}
+    pod = sent(step_task("clip_filter", partitions="a/1", overrides={"threshold": hostile}, flags=flags))
+    assert {f"--set=threshold={hostile}", "--force"} < set(base(pod)["args"])
+    assert "--retry-failed" not in base(pod)["args"]
 
 
 def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:

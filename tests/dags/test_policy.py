@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from copy import copy, deepcopy
 from datetime import timedelta
 from importlib.abc import MetaPathFinder
 from types import SimpleNamespace
@@ -11,14 +12,16 @@ from types import SimpleNamespace
 import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
+from airflow.sdk.exceptions import ParamValidationError
 from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
 from laion_people.local_airflow import POOLS
-from laion_people.operators import WorkerOperator, step_task
+from laion_people.notifications import notify_drift, notify_failure
+from laion_people.operators import WorkerOperator, command_line, step_task
 from tests.dags.conftest import ROOT
 
 HEAVY = {"torch", "numpy", "pyarrow", "cv2", "PIL", "mediapipe", "sklearn", "open_clip", "mmdet", "mmpose", "boto3"}
-DAG_IDS = {f"laion_people_{name}" for name in ("discover", "extract", "cluster", "caption")}
+DAG_IDS = {f"laion_people_{name}" for name in ("discover", "backfill", "extract", "cluster", "caption")}
 
 
 class NoHeavyImports(MetaPathFinder):
@@ -50,7 +53,7 @@ def test_all_dags_are_parsed_without_models_media_or_storage_libraries(bag: DagB
 def test_a_dag_file_is_short_and_reads_nothing_when_it_is_parsed() -> None:
     for path in (ROOT / "dags").glob("*.py"):
         source = path.read_text()
-        assert len(source.splitlines()) < 100
+        assert len(source.splitlines()) < 120
         for word in ("Variable", "Connection", "environ", "BashOperator", "subprocess"):
             assert word not in source, f"{path.name}: {word}"
 
@@ -59,7 +62,8 @@ def test_a_dag_says_what_it_is_for(dag: DAG) -> None:
     assert dag.doc_md.startswith("### ")
     assert "laion-people" in dag.tags
     assert dag.catchup is False
-    assert dag.max_active_runs <= 2
+    waits = dag.dag_id in ("laion_people_cluster", "laion_people_backfill")  # for a person, for other runs
+    assert dag.max_active_runs <= (16 if waits else 2)
 
 
 def test_a_task_has_an_owner_retries_and_a_time_limit(dag: DAG) -> None:
@@ -70,6 +74,19 @@ def test_a_task_has_an_owner_retries_and_a_time_limit(dag: DAG) -> None:
             assert task.retries >= 1
             assert task.retry_exponential_backoff
             assert task.max_retry_delay <= timedelta(hours=1)
+
+
+def test_every_task_tells_of_its_failure_and_the_extract_audit_of_drift(dag: DAG) -> None:
+    for task in dag.tasks:
+        assert list(task.on_failure_callback) == [notify_failure]
+        told = [notify_drift] if (dag.dag_id, task.task_id) == ("laion_people_extract", "audit") else []
+        assert list(task.on_success_callback) == told
+
+
+def test_runs_that_work_for_long_have_a_deadline(dag: DAG) -> None:
+    deadlines = [alert.interval for alert in dag.deadline or ()]
+    works = dag.dag_id.removeprefix("laion_people_") in ("extract", "cluster", "caption")
+    assert deadlines == ([timedelta(hours=48)] if works else [])
 
 
 def test_every_pool_that_a_task_needs_is_made_with_airflow(dag: DAG) -> None:
@@ -86,7 +103,8 @@ def test_steps_are_mapped_in_their_order_and_audited_last(bag: DagBag) -> None:
     upstream = {t.task_id: t.upstream_task_ids - {"plan"} for t in [*extract.tasks, *caption.tasks]}
     assert upstream["shards.mesh"] == {"shards.pose"}
     assert upstream["shards.pose"] == upstream["shards.clip_filter"] == {"shards.detect"}
-    assert upstream["shards.compose"] == upstream["shards.caption"] == {"shards.assign"}
+    assert upstream["shards.compose"] == {"shards.assign"}
+    assert upstream["shards.caption"] == {"shards.assign", "shards.embed"}
     assert extract.get_task("audit").upstream_task_ids == {"shards.mesh", "shards.clip_filter"}
     assert caption.get_task("audit").upstream_task_ids == {"shards.compose", "shards.caption", "shards.describe"}
 
@@ -116,3 +134,75 @@ def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag
         (first,) = bag.dags[dag_id].roots
         assert isinstance(first, WorkerOperator)
         assert first.partitions == "{{ dag_run.partition_key or '' }}"
+
+
+def words(bag: DagBag, dag_id: str, task_id: str, **given: object) -> list[str]:
+    """The command line of a task (but for its shards) in a run of partition a/1 with these parameters."""
+    dag = bag.dags[dag_id]
+    task = copy(dag.get_task(task_id))
+    context = {"params": {name: param.value for name, param in dag.params.items()} | given}
+    context |= {"triggering_asset_events": {}, "dag_run": SimpleNamespace(partition_key="a/1")}
+    task.shards = None
+    for field in ("partitions", "clusters", "overrides", "flags"):
+        setattr(task, field, task.render_template(getattr(task, field), context, dag.get_template_env()))
+    return command_line(task, task.arguments)
+
+
+STEPS = {
+    "laion_people_extract": ("download", "detect", "pose", "mesh", "clip_filter"),
+    "laion_people_caption": ("assign", "compose", "embed", "caption", "describe"),
+}
+
+
+@pytest.mark.parametrize(("dag_id", "step"), [(dag_id, step) for dag_id, steps in STEPS.items() for step in steps])
+def test_force_reaches_every_step_and_is_off_in_runs_that_nobody_starts(bag: DagBag, dag_id: str, step: str) -> None:
+    assert words(bag, dag_id, f"shards.{step}") == ["run", step, "--", "a/1"]
+    assert words(bag, dag_id, f"shards.{step}", force=True) == ["run", step, "--force", "--", "a/1"]
+
+
+def test_the_plan_leaves_finished_shards_out_when_asked_to(bag: DagBag) -> None:
+    for dag_id in STEPS:
+        assert "--unfinished" not in words(bag, dag_id, "plan")
+        assert "--unfinished" in words(bag, dag_id, "plan", only_failed_shards=True)
+
+
+@pytest.mark.parametrize("threshold", [0.28, 0, -1])
+def test_another_threshold_is_that_of_the_plan_and_the_audit_too(bag: DagBag, threshold: float) -> None:
+    for task_id in ("plan", "shards.clip_filter", "audit"):
+        assert not [word for word in words(bag, "laion_people_extract", task_id) if word.startswith("--set")]
+        assert f"--set=threshold={threshold}" in words(bag, "laion_people_extract", task_id, threshold=threshold)
+
+
+def test_failed_rows_are_retried_in_shards_that_count_as_unfinished(bag: DagBag) -> None:
+    for task_id in ("plan", "shards.download"):
+        assert "--retry-failed" not in words(bag, "laion_people_extract", task_id)
+        assert "--retry-failed" in words(bag, "laion_people_extract", task_id, retry_failed_rows=True)
+
+
+def test_another_cluster_version_is_that_of_all_tasks_but_embed_which_knows_none(bag: DagBag) -> None:
+    steps = [f"shards.{step}" for step in STEPS["laion_people_caption"] if step != "embed"]
+    for task_id in ("plan", *steps, "audit"):
+        assert "--clusters=v0003" in words(bag, "laion_people_caption", task_id, clusters="v0003"), task_id
+
+
+@pytest.mark.parametrize(
+    ("dag_id", "name", "value"),
+    [
+        ("laion_people_extract", "threshold", 1.01),
+        ("laion_people_extract", "threshold", "0.2"),
+        ("laion_people_extract", "force", "yes"),
+        ("laion_people_extract", "only_failed_shards", None),
+        ("laion_people_caption", "clusters", "newest"),
+        ("laion_people_caption", "clusters", "v0001; touch x"),
+        ("laion_people_caption", "clusters", "v0001\n--force"),
+    ],
+)
+def test_a_run_with_a_wrong_parameter_is_refused(bag: DagBag, dag_id: str, name: str, value: object) -> None:
+    params = deepcopy(bag.dags[dag_id].params)
+    with pytest.raises(ParamValidationError):
+        params[name] = value
+
+
+def test_every_parameter_has_a_title_and_says_what_it_does(dag: DAG) -> None:
+    for param in dict(dag.params.items()).values():
+        assert param.schema["title"] and param.description

@@ -1,22 +1,18 @@
-"""cluster, label and assign: frozen versions, captions that people may edit, everybody's nearest clusters."""
+"""cluster and assign: frozen versions, everybody's nearest clusters."""
 
 from __future__ import annotations
 
 import io
 import json
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-import yaml
 from PIL import Image
 
-from laion_people import clusters
 from laion_people.clusters import load_fit
-from laion_people.errors import LaionPeopleError
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.step import ReleaseStep, Step
@@ -24,18 +20,13 @@ from laion_people.steps.assign import Assign
 from laion_people.steps.cluster import Cluster
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
-from laion_people.steps.label import Label, agreed
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
 from laion_people.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
-STEPS: dict[str, Step | ReleaseStep] = {
-    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Cluster(), Label(), Assign())
-}
-CAPTIONS, TABLE = "clusters/v0001/captions.yaml", "clusters/v0001/clusters.parquet"
-SENTENCES = [f"A person holds pose number {i}." for i in range(5)]
+STEPS: dict[str, Step | ReleaseStep] = {s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Cluster(), Assign())}
 
 
 def runner(store: LocalStore, **settings: Any) -> Runner:
@@ -54,25 +45,13 @@ def extracted(store: LocalStore) -> LocalStore:
 
 @pytest.fixture
 def clustered(extracted: LocalStore) -> LocalStore:
-    for step in ("cluster", "label"):
-        runner(extracted).run_release(step, PARTITIONS)
+    runner(extracted).run_release("cluster", PARTITIONS)
     return extracted
 
 
 def people(store: LocalStore) -> list[str]:
     tables = [pq.read_table(store.root / path, columns=["person_id"]) for path in store.list("people")]
     return [person_id for table in tables for person_id in table["person_id"].to_pylist()]
-
-
-def edit(store: LocalStore, change: Callable[[dict[str, Any]], None]) -> None:
-    entries = yaml.safe_load(store.read(CAPTIONS))
-    change(entries)
-    store.write(CAPTIONS, yaml.safe_dump(entries).encode())
-
-
-def label(store: LocalStore, force: bool = False) -> dict[str, dict[str, Any]]:
-    runner(store).run_release("label", PARTITIONS, force)
-    return {row["cluster_id"]: row for row in pq.read_table(store.root / TABLE).to_pylist()}
 
 
 def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalStore) -> None:
@@ -140,73 +119,3 @@ def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalSt
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     nearest = {row["person_id"]: row["pose_cluster"] for row in rows}
     assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.kinds["pose"].clusters)
-
-
-def test_every_cluster_has_five_or_more_captions_in_both_files(clustered: LocalStore) -> None:
-    table = label(clustered)
-    entries = yaml.safe_load(clustered.read(CAPTIONS))
-    fit = load_fit(clustered.read("clusters/v0001/fit.json"))
-    assert table.keys() == entries.keys() == {c.cluster_id for k in fit.kinds.values() for c in k.clusters}
-    for cluster_id, row in table.items():
-        assert row["captions"] == entries[cluster_id]["captions"] and len(set(row["captions"])) >= 5
-        assert row["reviewed"] is False and row["kind"] == cluster_id.split("-")[0]
-    assert any("both arms stretched out to the sides" in c for row in table.values() for c in row["captions"])
-
-
-@pytest.mark.parametrize("force", [False, True])
-def test_an_edit_survives(clustered: LocalStore, force: bool) -> None:
-    edit(clustered, lambda entries: entries["pose-0001"].update(captions=SENTENCES, reviewed=True))
-    text = b"# A note of mine.\n" + clustered.read(CAPTIONS)
-    clustered.write(CAPTIONS, text)
-    row = label(clustered, force)["pose-0001"]
-    assert row["captions"] == SENTENCES and row["reviewed"] is True
-    assert clustered.read(CAPTIONS) == text
-
-
-def test_a_deleted_cluster_is_captioned_anew_and_the_rest_of_the_file_stays(clustered: LocalStore) -> None:
-    original = label(clustered)["pose-0001"]["captions"]
-    edit(clustered, lambda entries: entries.pop("pose-0001"))
-    text = clustered.read(CAPTIONS)
-    assert label(clustered)["pose-0001"]["captions"] == original
-    assert clustered.read(CAPTIONS).startswith(text.rstrip())
-
-
-@pytest.mark.parametrize(
-    ("entry", "message"),
-    [
-        ({"captions": ["A tall person.", *SENTENCES], "reviewed": True}, "has the word 'tall' .body shape. in"),
-        ({"captions": SENTENCES[:4], "reviewed": True}, "pose-0001 should have 5 or more captions"),
-        ({"captions": [*SENTENCES, SENTENCES[0]], "reviewed": True}, "all different"),
-        ({"captions": [*SENTENCES, ""], "reviewed": True}, "list of sentences"),
-        ({"captions": "A person.", "reviewed": True}, "list of sentences"),
-        ({"captions": SENTENCES, "reviewed": "yes"}, "reviewed .true or false. and captions"),
-        (None, "reviewed .true or false. and captions"),
-    ],
-)
-def test_captions_that_cannot_be_used_are_refused_in_one_line(clustered: LocalStore, entry: Any, message: str) -> None:
-    edit(clustered, lambda entries: entries.update({"pose-0001": entry}))
-    with pytest.raises(LaionPeopleError, match=rf"^{CAPTIONS}: [^\n]*{message}[^\n]*$"):
-        label(clustered)
-
-
-def test_a_file_that_is_not_yaml_or_names_unknown_clusters_is_refused(clustered: LocalStore) -> None:
-    edit(clustered, lambda entries: entries.update({"pose-9999": entries["pose-0001"]}))
-    with pytest.raises(LaionPeopleError, match="no cluster pose-9999"):
-        label(clustered)
-    clustered.write(CAPTIONS, b"pose-0001: [")
-    with pytest.raises(LaionPeopleError, match=r"is not YAML: [^\n]+$"):
-        label(clustered)
-
-
-def test_captions_say_what_most_members_share_and_nothing_else() -> None:
-    arms = {"overhead+overhead": 0.5, "overhead+down": 0.3, "down+down": 0.2}
-    assert facts(arms=arms) == {"arms": "overhead"}
-    assert facts(arms={"overhead+overhead": 0.9}) == {"arms": "overhead+overhead"}
-    assert facts(legs={"sitting": 0.5, "squatting": 0.4}) == {"legs": "knees bent"}
-    assert facts(legs={"sitting": 0.4, "standing": 0.4}) == {}
-    assert facts(legs={"sitting": 0.3}) == {}  # it can be told of few
-    assert facts(turn={"slightly left": 0.5, "left": 0.5}) == {"turn": "left"}
-
-
-def facts(**shares: dict[str, float]) -> dict[str, str]:
-    return agreed(clusters.Cluster("pose-0001", "whole body", 1, "p/0", np.zeros(27), shares))

@@ -3,60 +3,115 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable, Collection, Mapping
+from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
-from laion_people import facetext, posetext
+from laion_people import captions, facetext, posetext
+from laion_people.captions import Entry
 from laion_people.clusters import Cluster, load_fit
 from laion_people.errors import LaionPeopleError
 from laion_people.schemas import SCHEMAS
+from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
-from laion_people.wordgate import blocked
+from laion_people.store import Store
 
 AGREED = 0.6  # share of the members who must share a fact, of those in whom it can be told
 TOLD = 0.5  # share of the members in whom it must be told
-MIN_CAPTIONS = 5
 CAPTIONS: dict[str, Callable[[Mapping[str, str]], list[str]]] = {
     "pose": posetext.pose_captions,
     "face": facetext.face_captions,
     "head": facetext.head_captions,
 }
-HEADER = f"""\
-# Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
-# Set "reviewed: true" on clusters that you have looked at (contact-<cluster>.jpg shows them), then run `label` again,
-# which checks the captions and puts them into clusters.parquet. Each cluster needs {MIN_CAPTIONS} different ones;
-# words about clothes, colours, age, gender, looks and the like are refused. A cluster deleted here gets new ones.
-"""
 
 
 class Label(ReleaseStep):
-    """Writes ``clusters.parquet``, and to ``captions.yaml`` the clusters that it lacks; its rows are the clusters."""
+    """Writes ``clusters.parquet``, and to ``captions.yaml`` the clusters that it lacks; its rows are the clusters.
+
+    A new version takes over what people have said of clusters that live on in it; of other clusters the setting
+    ``captions`` (a file of the store like captions.yaml) may have captions, and the rest get made ones.
+    """
 
     name = "label"
     summary = "writes several captions for every cluster from geometry, keeping those that a person has edited"
     reads = ("fit",)
 
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {"captions": settings.captions}
+
     def apply(self, release: Release) -> tuple[int, list[str]]:
-        fit = load_fit(release.store.read(release.path("fit.json")))
-        clusters = {c.cluster_id: (name, c) for name, kind in fit.kinds.items() for c in kind.clusters}
-        path = release.path("captions.yaml")
-        text = release.store.read(path).decode() if release.store.exists(path) else HEADER % release.version
-        entries = _entries(path, text, clusters)
-        missing = {
-            cluster_id: {"reviewed": False, "captions": CAPTIONS[kind](agreed(cluster))}
-            for cluster_id, (kind, cluster) in sorted(clusters.items())
-            if cluster_id not in entries
-        }
-        if missing:
-            text = f"{text.rstrip()}\n{yaml.safe_dump(missing, sort_keys=False, allow_unicode=True, width=200)}"
-            release.store.write(path, text.encode())
-        release.store.write(release.path("clusters.parquet"), _table(clusters, entries | missing))
+        clusters = _clusters(release.store, release.version)
+        path = captions.captions_path(release.version)
+        before = captions.read_file(release.store, path) if release.store.exists(path) else {}
+        said = before or _taken_over(release.store, release.version, clusters)
+        given = _given(release.store, release.settings.captions)
+        _check(release.settings.captions, given, clusters)
+        made = {cluster_id: _made(*clusters[cluster_id]) for cluster_id in sorted(clusters)}
+        kept = {cluster_id: entry for cluster_id, entry in said.items() if entry.signed or cluster_id not in given}
+        entries = made | given | kept
+        if new := {cluster_id: entry for cluster_id, entry in entries.items() if entry != before.get(cluster_id)}:
+            captions.put(release.store, release.version, new)  # before they are checked: they can be edited there
+        _check(path, entries, clusters)
+        release.store.write(release.path("clusters.parquet"), _table(clusters, entries))
         release.rows_in = len(clusters)
         return len(clusters), ["clusters.parquet"]  # captions.yaml is not listed: a person may change it
+
+
+def _check(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> None:
+    """Raises LaionPeopleError for an entry of no cluster and for captions with a fault."""
+    for cluster_id, entry in entries.items():
+        if cluster_id not in clusters:
+            raise LaionPeopleError(f"{path}: there is no cluster {cluster_id} in this version")
+        if reason := captions.fault(entry.captions):
+            raise LaionPeopleError(f"{path}: {cluster_id}: {reason}")
+
+
+def _clusters(store: Store, version: str) -> dict[str, tuple[str, Cluster]]:
+    """The clusters of a version, each with its kind."""
+    fit = load_fit(store.read(f"clusters/{version}/fit.json"))
+    return {cluster.cluster_id: (name, cluster) for name, kind in fit.kinds.items() for cluster in kind.clusters}
+
+
+def _made(kind: str, cluster: Cluster) -> Entry:
+    return Entry(tuple(CAPTIONS[kind](agreed(cluster))))
+
+
+def _given(store: Store, source: str) -> dict[str, Entry]:
+    """The entries of a captions file of the store, which say where they are from."""
+    if not source:
+        return {}
+    if not store.exists(source):
+        raise LaionPeopleError(f"{source} is missing: the setting captions should name a captions file of the store")
+    entries = captions.read_file(store, source)
+    return {cluster_id: replace(entry, note=entry.note or f"from {source}") for cluster_id, entry in entries.items()}
+
+
+def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cluster]]) -> dict[str, Entry]:
+    """What people have said of clusters that live on (see `fitting`), in the newest earlier version where they have.
+
+    Members change from fit to fit: where they don't share the same facts any more, the entry has to be reviewed again.
+    """
+    found: dict[str, Entry] = {}
+    paths = [path for path in store.list("clusters") if path.endswith("/captions.yaml")]
+    for earlier in sorted((path.split("/")[1] for path in paths), reverse=True):
+        if earlier >= version:
+            continue
+        before = _clusters(store, earlier)
+        for cluster_id, entry in captions.read(store, earlier).items():
+            if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
+                continue
+            if not entry.signed and entry.captions == _made(*before[cluster_id]).captions:
+                continue
+            same = agreed(before[cluster_id][1]) == agreed(clusters[cluster_id][1])
+            note = f"from {earlier}" if same else f"from {earlier}, where its members had other things in common"
+            found[cluster_id] = replace(
+                entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note
+            )
+    return found
 
 
 def agreed(cluster: Cluster) -> dict[str, str]:
@@ -69,7 +124,7 @@ def agreed(cluster: Cluster) -> dict[str, str]:
             continue
         single_arms = _single_arms(shares) if fact == "arms" else {}
         for names in ({name: {name} for name in shares}, wider.get(fact, {}), single_arms):
-            totals = {name: sum(shares.get(member, 0) for member in covered) for name, covered in names.items()}
+            totals = {name: math.fsum(shares.get(m, 0) for m in covered) for name, covered in names.items()}
             common = max(totals, key=totals.__getitem__, default="")
             if common and totals[common] >= AGREED * told:
                 facts[fact] = common
@@ -79,42 +134,11 @@ def agreed(cluster: Cluster) -> dict[str, str]:
 
 def _single_arms(pairs: Mapping[str, float]) -> dict[str, set[str]]:
     """What one arm does, whatever the other: arm name -> the pairs that have it."""
-    arms = {arm for pair in pairs for arm in pair.split("+")}
+    arms = sorted({arm for pair in pairs for arm in pair.split("+")})  # the first of equal ones is taken
     return {arm: {pair for pair in pairs if arm in pair.split("+")} for arm in arms}
 
 
-def _entries(path: str, text: str, clusters: Collection[str]) -> dict[str, dict[str, Any]]:
-    """What the file says of each cluster. Raises LaionPeopleError, naming file and cluster, for what cannot be used."""
-    try:
-        entries = yaml.safe_load(text) or {}
-    except yaml.YAMLError as error:
-        raise LaionPeopleError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
-    if not isinstance(entries, dict):
-        raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
-    for cluster_id, entry in entries.items():
-        if cluster_id not in clusters:
-            raise LaionPeopleError(f"{path}: there is no cluster {cluster_id} in this version")
-        if reason := _fault(entry):
-            raise LaionPeopleError(f"{path}: {cluster_id} {reason}")
-    return entries
-
-
-def _fault(entry: Any) -> str:
-    """What is wrong with the entry of a cluster, or ""."""
-    if not isinstance(entry, dict) or set(entry) != {"reviewed", "captions"} or not isinstance(entry["reviewed"], bool):
-        return "should have reviewed (true or false) and captions"
-    captions = entry["captions"]
-    if not isinstance(captions, list) or not all(isinstance(c, str) and c.strip() for c in captions):
-        return "should have a list of sentences as captions"
-    if len(set(captions)) < max(MIN_CAPTIONS, len(captions)):
-        return f"should have {MIN_CAPTIONS} or more captions, all different"
-    for caption in captions:
-        if found := blocked(caption):
-            return f"has the word {found[0]!r} ({found[1]}) in {caption!r}: captions may not speak of that"
-    return ""
-
-
-def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, dict[str, Any]]) -> bytes:
+def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:
     rows = [
         {
             "cluster_id": cluster_id,
@@ -122,8 +146,8 @@ def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, di
             "size": cluster.size,
             "medoid_person_id": cluster.medoid_person_id,
             "centroid": cluster.centroid,
-            "captions": entries[cluster_id]["captions"],
-            "reviewed": entries[cluster_id]["reviewed"],
+            "captions": list(entries[cluster_id].captions),
+            "reviewed": entries[cluster_id].reviewed,
         }
         for cluster_id, (kind, cluster) in sorted(clusters.items())
     ]

@@ -1,0 +1,236 @@
+"""Candidate captions of a cluster version: ``clusters/<version>/captions.yaml``, edited by hand or on the page.
+
+The file is the place of truth; ``clusters.parquet`` has what it said when `label` last ran::
+
+    entries = captions.read(store, "v0001")           # cluster -> Entry
+    entry = entries["pose-0001"]
+    captions.fault(texts)                             # "", or a sentence that says what is wrong with them
+    captions.edit(store, "v0001", "pose-0001", texts, reviewed=True, by="anna", tag=entry.tag)
+
+``entry.tag`` tells `edit` which state of the entry its editor has seen: one that has changed since is not overwritten.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import astuple, dataclass
+from datetime import UTC, date, datetime
+from itertools import pairwise, takewhile
+from threading import Lock
+from typing import Any
+
+import yaml
+
+from laion_people.errors import LaionPeopleError
+from laion_people.store import Store
+from laion_people.wordgate import blocked
+
+FEWEST, MOST = 5, 50  # captions of a cluster
+DEEPEST = 10  # lists and mappings within each other; three are needed
+LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
+HEADER = f"""\
+# Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
+# Set "reviewed: true" on clusters that you have looked at (contact-<cluster>.jpg shows them), then run `label` again,
+# which checks the captions and puts them into clusters.parquet. Each cluster needs {FEWEST} different ones;
+# words about clothes, colours, age, gender, looks and the like are refused. A cluster deleted here gets new ones.
+# "by" and "at" say who edited a cluster last, and when. Later versions take over what people have edited.
+"""
+# The same safe types as yaml.safe_load, ten times as fast where PyYAML comes with libyaml.
+SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+_editing = Lock()
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """What the file says of a cluster.
+
+    by, at: who edited it last, and when (ISO 8601, UTC); empty where nobody has said so. note: what the person who
+    looks at it next should know.
+    """
+
+    captions: tuple[str, ...]
+    reviewed: bool = False
+    by: str = ""
+    at: str = ""
+    note: str = ""
+
+    @property
+    def signed(self) -> bool:
+        """Whether a person stands behind it."""
+        return self.reviewed or bool(self.by)
+
+    @property
+    def tag(self) -> str:
+        """Changes with the entry."""
+        return hashlib.sha256(repr(astuple(self)).encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def captions_path(version: str) -> str:
+    """The file of a cluster version. Raises LaionPeopleError for what is not the name of one."""
+    if not re.fullmatch(r"v[0-9]{4,9}", version):
+        raise LaionPeopleError(f"there is no cluster version {version!r}: they are called v0001, v0002, ...")
+    return f"clusters/{version}/captions.yaml"
+
+
+def read(store: Store, version: str) -> dict[str, Entry]:
+    """The entries by cluster, in the file's order. Their captions may have faults: see `fault`.
+
+    Raises LaionPeopleError, naming file and cluster, for a file that is not there or cannot be understood.
+    """
+    return read_file(store, captions_path(version))
+
+
+def read_file(store: Store, path: str) -> dict[str, Entry]:
+    """As `read`, of any file of the store that is written like captions.yaml."""
+    return _parse(path, _read(store, path))
+
+
+def fault(captions: Sequence[str]) -> str:
+    """What is wrong with the captions of a cluster, or ""."""
+    for caption in captions:
+        if reason := caption_fault(caption):
+            return reason
+    if len({" ".join(c.casefold().split()) for c in captions}) < max(FEWEST, len(captions)):
+        return f"there should be {FEWEST} or more captions, all different"
+    return f"there should be {MOST} captions at most" if len(captions) > MOST else ""
+
+
+def caption_fault(caption: str) -> str:
+    """What is wrong with one caption, or ""."""
+    shown = repr(caption if len(caption) <= LONGEST else f"{caption[:40]}...")
+    if not caption.strip():
+        return "a caption is empty"
+    if len(caption) > LONGEST:
+        return f"{shown} has {len(caption)} letters: a caption has {LONGEST} at most"
+    if not caption.isprintable():
+        return f"{shown} has line breaks, control or invisible characters: a caption is one line of plain text"
+    if found := blocked(caption):
+        return f"{shown} has the word {found[0]!r} ({found[1]}): captions may not speak of that"
+    return ""
+
+
+def edit(
+    store: Store, version: str, cluster_id: str, captions: Sequence[str], *, reviewed: bool, by: str, tag: str
+) -> None:
+    """Replaces a cluster's captions; the rest of the file stays as it is, with comments and order.
+
+    Raises LaionPeopleError for captions with a fault, an unknown cluster, or an entry that is not ``tag``'s any more.
+    """
+    captions = tuple(caption.strip() for caption in captions)
+    if reason := fault(captions):
+        raise LaionPeopleError(f"{cluster_id}: {reason}")
+    path = captions_path(version)
+    with _editing:  # the page's threads; another process would have to write within the same milliseconds
+        text = _read(store, path)
+        entries = _parse(path, text)
+        if cluster_id not in entries:
+            raise LaionPeopleError(f"there is no cluster {cluster_id} in version {version}")
+        if entries[cluster_id].tag != tag:
+            by = entries[cluster_id].by or "somebody"
+            raise LaionPeopleError(f"{by} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
+        entry = Entry(captions, reviewed, by, datetime.now(UTC).isoformat(timespec="seconds"))
+        store.write(path, _with(path, text, {cluster_id: entry}).encode())
+
+
+def put(store: Store, version: str, entries: Mapping[str, Entry]) -> None:
+    """Puts entries in the place of theirs, or at the end of the file, which is made if there is none."""
+    path = captions_path(version)
+    with _editing:
+        text = _read(store, path) if store.exists(path) else HEADER % version
+        store.write(path, _with(path, text, entries).encode())
+
+
+def _read(store: Store, path: str) -> str:
+    if not store.exists(path):
+        raise LaionPeopleError(f"{path} is missing: run `label` first")
+    try:
+        return store.read(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise LaionPeopleError(f"{path} is not UTF-8 text: {error}") from error
+
+
+def _parse(path: str, text: str) -> dict[str, Entry]:
+    loader = SAFE_LOADER(text)
+    try:
+        if _too_deep(text):  # libyaml is slow with 10,000 levels and dies of 100,000
+            raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+        root = loader.get_single_node()
+        fields = loader.construct_document(root) if root else {}
+    except (yaml.YAMLError, ValueError) as error:
+        raise LaionPeopleError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+    finally:
+        loader.dispose()
+    if not isinstance(fields, dict) or not all(isinstance(cluster_id, str) for cluster_id in fields):
+        raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+    names = [key.value for key, _ in root.value] if root else []
+    if twice := [name for name in fields if names.count(name) > 1]:
+        raise LaionPeopleError(f"{path} names {twice[0]} twice: keep one of them")
+    return {cluster_id: _entry(f"{path}: {cluster_id}", values) for cluster_id, values in fields.items()}
+
+
+def _too_deep(text: str) -> bool:
+    depth = 0
+    for event in yaml.parse(text, Loader=SAFE_LOADER):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        if depth > DEEPEST:
+            return True
+    return False
+
+
+def _entry(where: str, values: Any) -> Entry:
+    values = dict(values) if isinstance(values, dict) else {}
+    if isinstance(values.get("at"), date):  # as YAML reads a time that has no quotes
+        values["at"] = values["at"].isoformat()
+    if not {"reviewed", "captions"} <= values.keys() or not isinstance(values["reviewed"], bool):
+        raise LaionPeopleError(f"{where} should have reviewed (true or false) and captions")
+    if unknown := [name for name in values if name not in Entry.__slots__]:
+        raise LaionPeopleError(f"{where} should have reviewed, captions, by, at and note, and not {unknown[0]!r}")
+    if wrong := [name for name in ("by", "at", "note") if not isinstance(values.get(name, ""), str)]:
+        raise LaionPeopleError(f"{where} should have a text as {wrong[0]}")
+    texts = values.pop("captions")
+    if not isinstance(texts, list) or not all(isinstance(c, str) and c.strip() for c in texts):
+        raise LaionPeopleError(f"{where} should have a list of sentences as captions")
+    return Entry(tuple(texts), **values)
+
+
+def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
+    """The file's text with these entries in the place of theirs, or at its end.
+
+    A file that is not written as blocks (but with braces, anchors, ...) is written anew, without its comments.
+    """
+    entries = _parse(path, text)
+    root = yaml.compose(text, Loader=SAFE_LOADER)
+    keys = [key for key, _ in root.value] if root else []
+    starts = [*(key.start_mark.index for key in keys), len(text)]
+    spliced = text[: starts[0]]
+    for key, (start, end) in zip(keys, pairwise(starts), strict=True):
+        block = text[start:end]
+        if key.value in changed:
+            block = _dump({key.value: changed[key.value]}) + _last_remarks(block)
+        spliced += block
+    if new := {cluster_id: entry for cluster_id, entry in changed.items() if cluster_id not in entries}:
+        spliced = f"{spliced.rstrip()}\n{_dump(new)}"
+    with suppress(LaionPeopleError):
+        if _parse(path, spliced) == {**entries, **changed}:
+            return spliced
+    return HEADER % path.split("/")[1] + _dump({**entries, **changed})
+
+
+def _last_remarks(block: str) -> str:
+    """The comments and empty lines at the end, which may belong to what follows."""
+    lines = block.splitlines(keepends=True)
+    remarks = takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), reversed(lines))
+    return "".join(reversed(list(remarks)))
+
+
+def _dump(entries: Mapping[str, Entry]) -> str:
+    plain = {
+        cluster_id: {"reviewed": entry.reviewed}
+        | {name: getattr(entry, name) for name in ("by", "at", "note") if getattr(entry, name)}
+        | {"captions": list(entry.captions)}
+        for cluster_id, entry in entries.items()
+    }
+    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)

@@ -1,0 +1,61 @@
+"""The documentation of tasks, made without the libraries of the steps, says what the steps and the plan say."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from laion_people import capacity, taskdocs
+from laion_people.settings import Settings
+from laion_people.step import Step
+from laion_people.steps.registry import STEPS
+from tests.messages import ROOT
+
+TASKS = {name: step for name, step in STEPS.items() if name != "subset_a"}  # which follows clip_filter in its task
+
+
+def test_every_step_that_is_a_task_is_documented() -> None:
+    assert list(taskdocs.STEPS) == list(TASKS)
+
+
+@pytest.mark.parametrize("name", TASKS)
+def test_a_documented_step_is_the_step(name: str) -> None:
+    doc, step = taskdocs.STEPS[name], TASKS[name]
+    assert (doc.summary, doc.reads, doc.gpu) == (step.summary, step.reads, step.gpu)
+    if isinstance(step, Step):
+        assert doc.writes == (step.writes, *(STEPS[follower].writes for follower in step.then))
+
+
+@pytest.mark.parametrize("profile", taskdocs.PROFILES)
+def test_costs_are_those_of_the_plan(profile: str) -> None:
+    settings = replace(Settings(), profile=profile, describe=True, cluster_sample=10_000_000)
+    rates = capacity.read_rates(capacity.RATES, profile)
+    planned = capacity.estimate({"a/1": taskdocs.SHARD_ROWS}, settings, rates)
+    for cost in planned.steps:
+        if cost.step in taskdocs.STEPS and cost.step != "cluster":  # told for its whole sample
+            for device, hours in (("gpu", cost.gpu_hours), ("cpu", cost.cpu_hours)):
+                assert (taskdocs.seconds(cost.step, profile, device) or 0) / 3600 == pytest.approx(hours)
+            if cost.table:
+                assert f"{cost.table} {taskdocs.size(cost.bytes)}" in taskdocs.step_doc(cost.step)
+
+
+def test_the_defaults_that_costs_are_told_for_are_those_of_the_settings() -> None:
+    assert (Settings().shard_rows, Settings().cluster_sample) == (taskdocs.SHARD_ROWS, taskdocs.CLUSTER_SAMPLE)
+
+
+def test_headings_that_tasks_name_are_in_the_runbook() -> None:
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE)
+    texts = [*map(taskdocs.step_doc, taskdocs.STEPS), *taskdocs.OTHERS.values()]
+    for text in texts:
+        named = re.findall(r'"([^"]+)"', text.split("docs/operations.md")[1])
+        assert named and set(named) <= set(headings), text
+
+
+def test_documentation_is_made_without_the_libraries_of_the_steps() -> None:
+    heavy = "{'numpy', 'pyarrow', 'torch', 'PIL', 'boto3'}"
+    code = f"import sys, laion_people.taskdocs as t; t.step_doc('detect'); sys.exit(bool({heavy} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "plugins").returncode == 0
