@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
@@ -42,6 +43,7 @@ HEADERS = {
     "Cache-Control": "private, no-store",
 }
 STATIC = Path(__file__).parent / "static"
+WARM_UP_SECONDS = 10  # far more than a store needs that answers
 
 
 def warm_up() -> None:
@@ -53,7 +55,10 @@ def warm_up() -> None:
 
 @asynccontextmanager
 async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-    threading.Thread(target=warm_up, daemon=True).start()
+    """Airflow's API server starts when the pages are ready to be asked for, or after WARM_UP_SECONDS without them."""
+    warming = threading.Thread(target=warm_up, daemon=True)
+    warming.start()
+    await asyncio.to_thread(warming.join, WARM_UP_SECONDS)
     yield
 
 
