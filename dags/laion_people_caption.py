@@ -1,7 +1,8 @@
 """### Composes and captions the people of one partition
 
 A run for each partition that `laion_people_cluster` announces, with the cluster version of the announcement; or trigger
-it with a partition key, and with a version as the parameter `clusters` if it should not be the newest.
+it with a partition key, and with a version as the parameter `clusters` if it should not be the newest. A run that finds
+another at work on its partition ends at once.
 
 | task | reads -> writes | where |
 |---|---|---|
@@ -17,8 +18,10 @@ idempotent: clear any of them, and only what is missing or damaged is made again
 
 from __future__ import annotations
 
+from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
+from laion_people.leases import claim, skip_unless_planned
 from laion_people.notifications import deadline
 from laion_people.operators import (
     CLUSTERED,
@@ -45,6 +48,7 @@ PARAMS = RERUN_PARAMS | {
     ),
 }
 VERSION = "{{ params.clusters or announced_version(triggering_asset_events) }}"
+CLAIM = {"pre_execute": claim, "inlets": [CLUSTERED]}
 
 with DAG(
     "laion_people_caption",
@@ -66,16 +70,24 @@ with DAG(
         clusters=VERSION,
         flags=ONLY_FAILED,
         priority_weight=10,  # handed on downstream: a partition's last stage goes before the first stages of others
+        max_active_tis_per_dag=1,  # so that two runs never claim at the same time
+        **CLAIM,
     )
 
     @task_group
     def shards(group):
-        assign = step_task("assign", shards=group, clusters=VERSION, flags=FORCE)
-        compose = step_task("compose", shards=group, clusters=VERSION, flags=FORCE)
-        embed = step_task("embed", shards=group, pool=GPU_POOL, flags=FORCE)
-        caption = step_task("caption", shards=group, clusters=VERSION, flags=FORCE)
-        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL, flags=FORCE)
+        assign = step_task("assign", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
+        compose = step_task("compose", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
+        embed = step_task("embed", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
+        caption = step_task("caption", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
+        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL, flags=FORCE, **CLAIM)
         assign >> compose
         [assign, embed] >> caption
 
-    shards.expand(group=plan.output) >> audit_task("caption", clusters=VERSION)
+    audit = audit_task("caption", clusters=VERSION, pre_execute=skip_unless_planned)
+    done = EmptyOperator(
+        task_id="done",  # or a run whose audit is skipped would look as if it had ended well
+        doc_md="Ends the run, whose state is its own: failed unless `plan` and `audit` have succeeded.",
+    )
+    shards.expand(group=plan.output) >> audit
+    [plan, audit] >> done

@@ -1,7 +1,8 @@
 """### Clusters the people of a release
 
 A run each time that a partition has been extracted; its key is the collection. The gate counts what the store holds and
-skips the rest until every partition of the collection is extracted.
+skips the rest until every partition of the collection is extracted and no run of `laion_people_extract` is at work on
+one, as when extracted partitions are extracted again.
 
 | task | reads -> writes | where |
 |---|---|---|
@@ -19,17 +20,18 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task
 
+from laion_people.leases import skip_while_extracted
 from laion_people.notifications import deadline
 from laion_people.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
     FORCE,
+    METADATA,
     PARTITIONS_SCHEMA,
     dag_settings,
     partitions_of_release,
     partitions_of_version,
-    review_by_default,
     skip_when_version_given,
     step_task,
     version_of,
@@ -51,7 +53,7 @@ PARAMS = {
         description="For example laion2B-en/00042. Empty: all of the run's collection, or of the cluster version.",
         **PARTITIONS_SCHEMA,
     ),
-    "review": Param(review_by_default(), type="boolean", title="Review", description="Wait for a person's approval."),
+    "review": Param(dag_settings().review, type="boolean", title="Review", description="Wait for a person's approval."),
     "captions": Param(
         None,
         type=["null", "string"],
@@ -68,7 +70,7 @@ with DAG(
     "laion_people_cluster",
     schedule=PartitionedAssetTimetable(assets=EXTRACTED),
     params=PARAMS,
-    max_active_runs=16,  # one that waits for a person holds up no other
+    max_active_runs=16,  # counts those that wait for a person: each announcement of a release may make one
     is_paused_upon_creation=False,  # a paused DAG loses the keys that are announced to it
     user_defined_macros={"version_of": version_of},
     deadline=deadline(dag_settings()),
@@ -76,12 +78,16 @@ with DAG(
     **DAG_DEFAULTS,
 ):
 
-    @task
-    def gate(state, params, dag_run):
+    @task(inlets=[METADATA])
+    def gate(state, **context):
         """Picks the partitions of the release, or skips the rest of the run. Clear it with its downstream tasks.
         Failures: docs/operations.md, "Runs and their parameters"."""
+        params = context["params"]
         asked = params["partitions"] or (partitions_of_version(params["clusters"]) if params["clusters"] else [])
-        return partitions_of_release(state, dag_run.partition_key, asked)
+        release = partitions_of_release(state, context["dag_run"].partition_key, asked)
+        if not asked:
+            skip_while_extracted(context, release)
+        return release
 
     @task(outlets=[CLUSTERED], trigger_rule=ANY)
     def freeze(release, version, outlet_events):
@@ -98,8 +104,13 @@ with DAG(
         pre_execute=skip_when_version_given,
         max_active_tis_per_dag=1,  # for it takes the next number as its version
     )
-    versioned = {"partitions": release, "clusters": VERSION}
-    label = step_task("label", overrides={"captions": "{{ params.captions }}"}, trigger_rule=ANY, **versioned)
+    versioned = {
+        "partitions": release,
+        "clusters": VERSION,
+        "overrides": {"captions": "{{ params.captions }}"},
+        "max_active_tis_per_dag": 1,  # they write to one file
+    }
+    label = step_task("label", trigger_rule=ANY, **versioned)
     relabel = worker_task("relabel", "run", "label", **versioned)
     frozen = freeze(release, VERSION)
     cluster >> label >> ReviewOperator(task_id="review", version=VERSION) >> relabel >> frozen

@@ -1,7 +1,8 @@
 """### Finds new partitions
 
-Lists the metadata parts of the store every day and announces those that are not extracted and never had a run, one key
-(`laion2B-en/00042`) for each: `laion_people_extract` then makes one run a key, two at a time.
+Lists the metadata parts of the store every day and announces those that are not extracted and that no run has begun,
+one key (`laion2B-en/00042`) for each: `laion_people_extract` then makes one run a key, two at a time. A run that ended
+in its first task, for want of metadata as it may be, has begun nothing.
 
 The store is the truth: what was announced to a paused DAG, and lost, is found again. While `laion_people_extract` is
 paused, or runs of it are queued, nothing is announced; a later run of this DAG does it.

@@ -20,7 +20,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param, task, task_group
 
 from laion_people.dates import first_days
-from laion_people.leases import claim, skip_unless_claimed
+from laion_people.leases import claim, skip_unless_planned
 from laion_people.notifications import deadline
 from laion_people.operators import (
     DAG_DEFAULTS,
@@ -58,6 +58,7 @@ PARAMS = RERUN_PARAMS | {
 }
 RETRY = {"retry_failed": "{{ params.retry_failed_rows }}"}
 THRESHOLD = {"threshold": "{{ params.threshold }}"}
+CLAIM = {"pre_execute": claim, "inlets": [METADATA]}
 
 with DAG(
     "laion_people_extract",
@@ -79,22 +80,21 @@ with DAG(
         partitions=PARTITION,
         overrides=THRESHOLD,
         flags=ONLY_FAILED | RETRY,
-        pre_execute=claim,
-        inlets=[METADATA],
         max_active_tis_per_dag=1,  # so that two runs never claim at the same time
+        **CLAIM,
     )
 
     @task_group
     def shards(group):
-        download = step_task("download", shards=group, pool=NETWORK_POOL, flags=FORCE | RETRY)
-        detect = step_task("detect", shards=group, pool=GPU_POOL, flags=FORCE)
-        pose = step_task("pose", shards=group, pool=GPU_POOL, flags=FORCE)
-        mesh = step_task("mesh", shards=group, flags=FORCE)
-        clip_filter = step_task("clip_filter", shards=group, pool=GPU_POOL, overrides=THRESHOLD, flags=FORCE)
+        download = step_task("download", shards=group, pool=NETWORK_POOL, flags=FORCE | RETRY, **CLAIM)
+        detect = step_task("detect", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
+        pose = step_task("pose", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
+        mesh = step_task("mesh", shards=group, flags=FORCE, **CLAIM)
+        clip_filter = step_task("clip_filter", shards=group, pool=GPU_POOL, overrides=THRESHOLD, flags=FORCE, **CLAIM)
         download >> detect >> [pose, clip_filter]
         pose >> mesh
 
-    audit = audit_task("extract", overrides=THRESHOLD, pre_execute=skip_unless_claimed)
+    audit = audit_task("extract", overrides=THRESHOLD, pre_execute=skip_unless_planned)
 
     @task(outlets=[EXTRACTED])
     def announce(dag_run, outlet_events):

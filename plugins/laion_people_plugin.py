@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
+from laion_people.notifications import RunMade
 from laion_people.timetables import PartitionDates, PartitionTimetable
 
 URL_PREFIX = "/laion-people"
@@ -17,6 +18,7 @@ class LaionPeoplePlugin(AirflowPlugin):
     name = "laion_people"
     timetables: ClassVar[list[type]] = [PartitionTimetable]
     partition_mappers: ClassVar[list[type]] = [PartitionDates]
+    deadline_references: ClassVar[list[type]] = [RunMade]
     # Airflow shows a view in a frame that may run scripts, send forms and load from its own origin, and keeps the
     # frame's address in the browser's. Without url_route it would open in another tab.
     external_views: ClassVar[list[dict[str, Any]]] = [

@@ -111,6 +111,15 @@ def test_of_two_edits_of_one_entry_the_second_is_refused_with_the_name_of_the_fi
     assert captions.read(edited, "v0001")["pose-0001"].captions == OTHERS
 
 
+def test_what_was_edited_since_it_was_read_is_not_put_over(edited: LocalStore) -> None:
+    seen = captions.read(edited, "v0001")
+    edit(edited, "pose-0001", OTHERS)
+    captions.put(edited, "v0001", dict.fromkeys(("pose-0001", "head-0002", "face-0009"), Entry(SENTENCES[::-1])), seen)
+    after = captions.read(edited, "v0001")
+    assert after["pose-0001"].captions == OTHERS
+    assert after["head-0002"].captions == after["face-0009"].captions == SENTENCES[::-1]
+
+
 def test_many_people_can_edit_at_the_same_time(store: LocalStore) -> None:
     names = [f"pose-{i:04d}" for i in range(24)]
     captions.put(store, "v0001", dict.fromkeys(names, Entry(SENTENCES)))

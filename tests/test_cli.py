@@ -13,8 +13,11 @@ from hypothesis import strategies as st
 
 from laion_people import cli
 from laion_people.cli import main
+from laion_people.runner import Runner
+from laion_people.settings import Settings
+from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
-from tests.fakes import image_shard
+from tests.fakes import FakeModels, image_shard
 
 COMMAND = Path(__file__).parent.parent / "bin" / "laion-people"
 
@@ -108,6 +111,22 @@ def test_a_setting_may_be_another_for_one_command(
         assert json.loads(capsys.readouterr().out) == ["0-1", "2-3", "4"]
     assert main(groups) == 0
     assert json.loads(capsys.readouterr().out) == ["0-4"]
+
+
+def test_unfinished_shards_are_found_without_a_look_into_their_files(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = LocalStore(tmp_path)
+    for index in range(3):
+        image_shard(store, "a/b", index)
+    runner = Runner(store, Settings(), FakeModels(), STEPS)
+    for step in ("detect", "pose", "mesh", "clip_filter"):
+        runner.run(step, "a/b")
+    store.write("pose/a/b/00001.parquet", b"half")
+    read, sha256 = [], LocalStore.sha256
+    monkeypatch.setattr(LocalStore, "sha256", lambda self, path: read.append(path) or sha256(self, path))
+    assert [i for i in range(3) if runner.unfinished("pose", "a/b", i)] == [1]
+    assert {path.split("/")[0] for path in read} <= {"images"}  # made elsewhere: no receipt says what they are
 
 
 @given(st.sets(st.integers(0, 99999), min_size=1))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pytest
@@ -155,6 +155,44 @@ def test_a_flag_is_news_once_and_again_after_it_was_gone(store: LocalStore) -> N
     assert news(store) == {}
     extracted(store, 6, downloaded=100)
     assert list(news(store)) == ["c/00006"]
+
+
+def test_telling_leaves_the_numbers_of_other_audits_alone(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another partition's audit may end between the reading of all vitals and the end of the telling."""
+    for part in range(6):
+        extracted(store, part)
+    extracted(store, 6, downloaded=100)
+    flagged = drift._flagged
+
+    def meanwhile(vitals: Mapping[str, drift.Vitals]) -> dict[str, dict[str, str]]:
+        extracted(store, 6)
+        return flagged(vitals)
+
+    monkeypatch.setattr(drift, "_flagged", meanwhile)
+    assert list(news(store)) == ["c/00006"]
+    assert json.loads(store.read("vitals/c/00006.json"))["download_success"] == 0.6
+
+
+def test_what_was_told_is_told_again_when_its_file_is_damaged(
+    store: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    for part in range(6):
+        extracted(store, part)
+    extracted(store, 6, downloaded=100)
+    news(store)
+    for damaged in (b"[", b"7"):
+        store.write("told/c/00006.json", damaged)
+        assert list(news(store)) == ["c/00006"]
+        assert news(store) == {}
+    assert len(caplog.records) == 2
+
+
+def test_a_share_is_never_said_to_be_more_than_all(store: LocalStore) -> None:
+    for part in range(10):
+        extracted(store, part, downloaded=960)
+    extracted(store, 11, downloaded=310)
+    [[sentence]] = flags(store).values()
+    assert "is 86.4% to 100.0% (median 96.0%)" in sentence
 
 
 def test_damaged_vitals_are_left_out_and_said_once(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:

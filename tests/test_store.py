@@ -60,6 +60,30 @@ def test_a_file_can_be_read_from_the_middle(any_store: Store) -> None:
         assert file.read(2) == b"\x00\x01"
 
 
+def test_parts_of_a_file_may_be_empty_or_reach_beyond_its_end(any_store: Store) -> None:
+    any_store.write("a/b", bytes(range(100)))
+    assert any_store.part("a/b", 10, 12) == b"\x0a\x0b"
+    assert any_store.part("a/b", 90, 200) == bytes(range(90, 100))
+    assert any_store.part("a/b", 50, 50) == any_store.part("a/b", 0, 0) == b""
+
+
+def test_what_vanishes_while_a_folder_is_listed_is_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    for name in ("a/1", "a/b/2"):
+        store.write(name, b"1")
+    (tmp_path / "a" / "link").symlink_to(tmp_path / "nothing")
+    assert store.list("a") == list(store.tags("a")) == ["a/1", "a/b/2"]
+    stat = os.stat
+
+    def vanishing(path: str, **more: bool) -> os.stat_result:
+        if str(path).endswith("/2"):
+            Path(path).unlink(missing_ok=True)
+        return stat(path, **more)
+
+    monkeypatch.setattr("laion_people.store.os.stat", vanishing)
+    assert store.list("a") == list(store.tags("a")) == ["a/1"]
+
+
 def test_listing_is_sorted_whole_and_of_one_folder_only(any_store: Store) -> None:
     for name in ("pose/b/2", "pose/b/10", "pose/a/1", "pose_other/1"):
         any_store.write(name, b"1")

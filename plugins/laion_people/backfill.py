@@ -17,7 +17,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from laion_people.dates import FIRST_DAYS
-from laion_people.leases import ACTIVE, EXTRACT, lease, run_at_work, runs
+from laion_people.leases import ACTIVE, EXTRACT, lease, run_at_work, runs, was_begun
 from laion_people.operators import PARTITIONS_SCHEMA, dag_settings
 
 log = logging.getLogger(__name__)
@@ -86,7 +86,8 @@ FORM = {  # Airflow opens those that have no section; null is what makes a field
 
 
 def partitions_to_announce(context: Any, state: Mapping[str, list[str]], asked: Sequence[str]) -> list[str]:
-    """The keys that discover announces: those asked for, else those that are not extracted and never had a run.
+    """The keys that discover announces: those asked for, else those that are not extracted and that no run has
+    begun.
 
     Raises AirflowSkipException when there are none, and while new ones would have to wait: announced to a paused DAG
     they were lost, and among runs that are queued they could be there already.
@@ -94,7 +95,7 @@ def partitions_to_announce(context: Any, state: Mapping[str, list[str]], asked: 
     _check_known(state, asked)
     keys = _without_runs_at_work(context, asked)
     if not asked:
-        keys = [key for name in ("begun", "pending") for key in state[name] if not lease(context, key)]
+        keys = [key for name in ("begun", "pending") for key in state[name] if not was_begun(context, key)]
     if not keys:
         raise AirflowSkipException("no new partitions" if not asked else "runs are at work on all of them")
     if context["ti"].get_dag(EXTRACT).is_paused:

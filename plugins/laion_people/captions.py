@@ -135,11 +135,17 @@ def edit(
         store.write(path, _with(path, text, {cluster_id: entry}).encode())
 
 
-def put(store: Store, version: str, entries: Mapping[str, Entry]) -> None:
-    """Puts entries in the place of theirs, or at the end of the file, which is made if there is none."""
+def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[str, Entry] | None = None) -> None:
+    """Puts entries in the place of theirs, or at the end of the file, which is made if there is none.
+
+    Those that are not as ``seen`` (the entries when they were read) any more have been edited meanwhile, and stay.
+    """
     path = captions_path(version)
     with _editing:
         text = _read(store, path) if store.exists(path) else HEADER % version
+        if seen is not None:
+            now = _parse(path, text)
+            entries = {name: entry for name, entry in entries.items() if now.get(name) == seen.get(name)}
         store.write(path, _with(path, text, entries).encode())
 
 

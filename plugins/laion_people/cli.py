@@ -255,11 +255,8 @@ def _override(text: str) -> tuple[str, str]:
     return name, value
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="laion-people", description="Turns LAION partitions into a data set of people."
-    )
-    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+def _common() -> tuple[argparse.ArgumentParser, ...]:
+    """Options that commands share: of all, of those that look into a store, that work on it, and that are tasks."""
     debug = argparse.ArgumentParser(add_help=False)
     debug.add_argument("--debug", action="store_true", help="show the traceback of an error")
     store = argparse.ArgumentParser(add_help=False, parents=[debug])
@@ -277,6 +274,15 @@ def _parser() -> argparse.ArgumentParser:
     )
     task = argparse.ArgumentParser(add_help=False, parents=[work])
     task.add_argument("--result", type=Path, metavar="FILE", help="write the result to a file too")
+    return debug, store, work, task
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="laion-people", description="Turns LAION partitions into a data set of people."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    debug, store, work, task = _common()
 
     def add(name: str, command: object, parent: argparse.ArgumentParser, help: str) -> argparse.ArgumentParser:
         sub = commands.add_parser(name, parents=[parent], help=help, description=help[0].upper() + help[1:] + ".")

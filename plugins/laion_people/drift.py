@@ -1,6 +1,7 @@
 """Drift: partitions whose funnel is unlike that of the others of their collection.
 
-The extract audit leaves three numbers of each partition in ``vitals/<partition>.json``. A number far from the median of
+The extract audit leaves three numbers of each partition in ``vitals/<partition>.json``; ``told/<partition>.json`` names
+those that somebody has been notified of. A number far from the median of
 the partitions that were made with the same models is flagged: a name server that gave up, a collection that changed, a
 model that was swapped. Nothing fails for it; somebody should look.
 """
@@ -13,9 +14,10 @@ import random
 from collections import defaultdict
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
+from math import inf
 from statistics import median
 
 from laion_people.funnel import read_table
@@ -25,7 +27,7 @@ from laion_people.store import Store
 
 log = logging.getLogger(__name__)
 
-FOLDER = "vitals"
+FOLDER, TOLD = "vitals", "told"
 READERS = 16  # files that are read at a time
 SAMPLED_SHARDS = 8  # whose similarities are read; a shard has thousands of people
 MIN_PARTITIONS = 5  # fewer have no spread to speak of
@@ -38,7 +40,7 @@ class Vitals:
     """A partition's numbers (None where there is nothing to divide by) and what they depend on.
 
     ``download_success`` is a share of the rows of metadata, ``people_per_image`` counts images without people too,
-    ``similarity`` is the mean CLIP similarity of people and caption. ``told`` names those that were notified of.
+    ``similarity`` is the mean CLIP similarity of people and caption.
     """
 
     partition: str
@@ -47,7 +49,6 @@ class Vitals:
     similarity: float | None
     detector: str
     clip: str
-    told: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +56,8 @@ class _Vital:
     """How a number is compared.
 
     A distance from the median of less than ``band``, a share of it, is never flagged, however alike the others are.
-    The bands are ours: what is smaller would not have anybody do a thing.
+    The bands are ours: what is smaller would not have anybody do a thing. ``lowest`` and ``highest``
+    bound what is possible.
     """
 
     words: str
@@ -63,14 +65,21 @@ class _Vital:
     band: float
     models: str  # the field that must be the same for numbers to be comparable
     advice: str
+    lowest: float = 0
+    highest: float = inf
 
 
 VITALS = {
     "download_success": _Vital(
-        "download success", ".1%", 0.1, "", "see what download rejected; another run may retry passing failures"
+        "download success",
+        ".1%",
+        0.1,
+        "",
+        "see what download rejected; another run may retry passing failures",
+        highest=1,
     ),
     "people_per_image": _Vital("people per image", ".3f", 0.15, "detector", "look at its images and boxes"),
-    "similarity": _Vital("mean similarity", ".4f", 0.05, "clip", "look at its captions and images"),
+    "similarity": _Vital("mean similarity", ".4f", 0.05, "clip", "look at its captions and images", -1, 1),
 }
 
 
@@ -86,9 +95,8 @@ def record(store: Store, partition: str) -> Vitals:
         _mean_similarity(store, clip),
         _names(detect),
         _names(clip),
-        told=before.told if (before := _all_vitals(store).get(partition)) else (),
     )
-    _write(store, vitals)
+    store.write(f"{FOLDER}/{partition}.json", json.dumps(asdict(vitals), indent=1).encode())
     return vitals
 
 
@@ -99,12 +107,12 @@ def flags(store: Store) -> dict[str, list[str]]:
 
 def news(store: Store) -> dict[str, list[str]]:
     """The flags that this has not given before."""
-    vitals = _all_vitals(store)
-    flagged = _flagged(vitals)
-    fresh = {p: [told for name, told in found.items() if name not in vitals[p].told] for p, found in flagged.items()}
-    for partition, of in vitals.items():
-        if of.told != (told := tuple(flagged.get(partition, ()))):
-            _write(store, replace(of, told=told))
+    flagged = _flagged(_all_vitals(store))
+    told = {path.removeprefix(f"{TOLD}/").removesuffix(".json"): _told(store, path) for path in store.list(TOLD)}
+    fresh = {p: [flag for name, flag in of.items() if name not in (told.get(p) or ())] for p, of in flagged.items()}
+    for partition in told.keys() | flagged.keys():
+        if told.get(partition) != (names := list(flagged.get(partition, ()))):
+            store.write(f"{TOLD}/{partition}.json", json.dumps(names).encode())
     return {partition: sentences for partition, sentences in fresh.items() if sentences}
 
 
@@ -129,7 +137,8 @@ def _outliers(vital: _Vital, collection: str, values: Mapping[str, float]) -> di
     middle = median(values.values())
     deviation = TO_SIGMA * median(abs(value - middle) for value in values.values())
     most = max(OUTLYING * deviation, vital.band * abs(middle))
-    usual, low, high = (f"{value:{vital.format}}" for value in (middle, middle - most, middle + most))
+    ends = max(middle - most, vital.lowest), min(middle + most, vital.highest)
+    usual, low, high = (f"{value:{vital.format}}" for value in (middle, *ends))
     return {
         partition: f"{vital.words} is {value:{vital.format}}, usual for the {len(values)} partitions of {collection} "
         f"is {low} to {high} (median {usual}): {vital.advice}"
@@ -162,14 +171,20 @@ def _vitals(store: Store, path: str, tag: str) -> Vitals | None:
     """The vitals in a file with this tag; None, said once, for a damaged one, which is no reason to fail."""
     try:
         fields = json.loads(store.read(path))
-        return Vitals(**fields | {"told": tuple(fields["told"])})
+        return Vitals(**{name: fields[name] for name in Vitals.__slots__})
     except (ValueError, TypeError, KeyError) as error:
         log.warning("%s is damaged (%r): audit its partition again", path, error)
         return None
 
 
-def _write(store: Store, vitals: Vitals) -> None:
-    store.write(f"{FOLDER}/{vitals.partition}.json", json.dumps(asdict(vitals), indent=1).encode())
+def _told(store: Store, path: str) -> list[str] | None:
+    """The names of the numbers that were notified of; None for a damaged file: better told twice than never."""
+    try:
+        names = json.loads(store.read(path))
+        return [name for name in VITALS if name in names]
+    except (ValueError, TypeError) as error:
+        log.warning("%s is damaged (%r): its partition's drift is told again", path, error)
+        return None
 
 
 def _manifest(store: Store, step: str, partition: str) -> Manifest:

@@ -78,7 +78,7 @@ def read_table(store: Store, path: str, columns: Sequence[str] | None = None) ->
     with store.open(path) as file:
         try:
             return pq.ParquetFile(file).read(columns=columns and list(columns), use_threads=False)
-        except pa.ArrowInvalid as error:
+        except (pa.ArrowInvalid, OSError) as error:  # as Arrow says that a page cannot be unpacked
             raise LaionPeopleError(f"{path} is damaged: run again the step that writes it") from error
 
 

@@ -13,11 +13,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
-from airflow.sdk import AsyncCallback, BaseHook, DeadlineAlert, DeadlineReference
+from airflow.sdk import AsyncCallback, BaseHook, DeadlineAlert
 from airflow.sdk.configuration import conf
+from airflow.sdk.definitions.deadline import BaseDeadlineReference
 from airflow.sdk.exceptions import AirflowNotFoundException
+from airflow.sdk.log import mask_secret
 
 from laion_people.errors import KEPT, LaionPeopleError, one_line
 from laion_people.settings import Settings
@@ -68,10 +70,11 @@ def notify_failure(context: Mapping[str, Any]) -> None:
 
 def notify_drift(context: Mapping[str, Any]) -> None:
     """The on_success_callback of the extract audit: tells what drifts and has not been told. Never fails."""
-    from laion_people import drift, operators
+    from laion_people import drift
+    from laion_people.store import deployment_uri, open_store
 
     try:
-        found = drift.news(operators.deployment_store())
+        found = drift.news(open_store(deployment_uri()))
     except LaionPeopleError as error:
         log.warning("what drifts is not told: %s", error)
         return
@@ -81,6 +84,17 @@ def notify_drift(context: Mapping[str, Any]) -> None:
         send(Notice("drift", f"Unlike the others of its collection: {partition}", facts, ti.log_url))
 
 
+class RunMade(BaseDeadlineReference):
+    """The time at which a run was made, from which its deadline is counted.
+
+    With Airflow's own DAGRUN_QUEUED_AT, tasks of a run that goes on or has failed cannot be cleared
+    (https://github.com/apache/airflow/issues/70368).
+    """
+
+    def _evaluate_with(self, *, session: Any, **_: Any) -> datetime:
+        return datetime.now(UTC)
+
+
 def deadline(settings: Settings) -> DeadlineAlert | None:
     """The alert of a DAG whose runs should be done within LAION_PEOPLE_DEADLINE_HOURS; None when that is 0."""
     if not settings.deadline_hours:
@@ -88,13 +102,13 @@ def deadline(settings: Settings) -> DeadlineAlert | None:
     limit = timedelta(hours=settings.deadline_hours)
     # In the triggerer: the KubernetesExecutor runs no callbacks (supports_callbacks of Airflow 3.3's executors).
     callback = AsyncCallback(notify_deadline, {"hours": settings.deadline_hours})
-    return DeadlineAlert(DeadlineReference.DAGRUN_QUEUED_AT, limit, callback, name="not done in time")
+    return DeadlineAlert(RunMade(), limit, callback, name="not done in time")
 
 
 async def notify_deadline(hours: float, context: Mapping[str, Any]) -> None:
     """Tells that a run is at work for longer than ``hours``.
 
-    Airflow counts from when a run is queued. One that waits for its turn doesn't drag: its time begins when it starts.
+    Airflow counts from when a run is made. One that waits for its turn doesn't drag: its time begins when it starts.
     """
     run = context["dag_run"]
     dag_id, run_id = run["dag_id"], run["dag_run_id"]
@@ -168,6 +182,9 @@ def _by_mail(connection: str, notice: Notice) -> None:
 def _to_webhook(connection: str, notice: Notice) -> None:
     from airflow.providers.http.hooks.http import HttpHook
 
+    address = urlsplit(BaseHook.get_connection(connection).host or "")
+    for secret in (address.geturl(), address._replace(scheme="", netloc="").geturl()):
+        mask_secret(secret)  # a webhook's address is its password, and errors quote it
     body = {"event": notice.event, "title": one_line(notice.title), "link": notice.link}
     body |= {name.lower(): text for name, text in notice.lines()}
     HttpHook(method="POST", http_conn_id=connection).run(json=body, extra_options={"timeout": SECONDS})

@@ -1,8 +1,7 @@
 """What the DAGs are made of: the assets that link them, and the task that runs the worker's command line.
 
-With ``pods``, ``leases``, ``backfill`` and ``timetables`` the modules of the package that import Airflow. They run in
-the Airflow environment, which has no models: everything about them is left to ``bin/laion-people`` in the worker's
-environment, or in the worker's image.
+The modules that import Airflow run in the Airflow environment, which has no models: all work on images is left to
+``bin/laion-people`` in the worker's environment, or in the worker's image.
 """
 
 from __future__ import annotations
@@ -14,6 +13,7 @@ import subprocess
 import tempfile
 from collections.abc import Mapping, Sequence
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ from airflow.sdk.exceptions import (
 from laion_people.errors import GO_ON, UsageError
 from laion_people.notifications import notify_drift, notify_failure
 from laion_people.settings import Settings, from_environment
-from laion_people.store import Store, open_store
+from laion_people.store import deployment_uri, open_store
 from laion_people.taskdocs import task_doc
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -210,20 +210,21 @@ def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
     if "shards" in options:
         options["map_index_template"] = "shards {{ task.shards | string | truncate(200) }}"  # a column of 250
     if step == "describe":
-        options["pre_execute"] = _skip_unless_described
+        options["pre_execute"] = partial(_skip_unless_described, then=options.get("pre_execute"))
     return worker_task(step, "run", step, **options)
 
 
 def audit_task(stage: str, **options: Any) -> BaseOperator:
     """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all.
 
-    It isn't retried: what is missing doesn't come back by counting again. Airflow's rules that want a success as well
-    would skip it whenever `describe` is skipped.
+    It is tried again once, soon, for the sake of a pod or worker that is lost: what is missing doesn't come back by
+    counting again. Airflow's rules that want a success as well would skip it whenever `describe` is skipped.
     """
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12)} | options
+    options |= {"retries": 1, "retry_delay": timedelta(seconds=10)}
     if stage == "extract":
         options["on_success_callback"] = notify_drift
-    return worker_task("audit", "audit", "--stage", stage, trigger_rule="all_done", retries=0, **options)
+    return worker_task("audit", "audit", "--stage", stage, trigger_rule="all_done", **options)
 
 
 def partitions_of_release(state: Mapping[str, list[str]], collection: str | None, asked: Sequence[str]) -> list[str]:
@@ -249,24 +250,10 @@ def partitions_of_version(version: str) -> list[str]:
     from laion_people.manifest import Manifest
     from laion_people.runner import manifest_path  # which needs libraries that DAG files do without
 
-    store, path = deployment_store(), manifest_path("cluster", version)
+    store, path = open_store(deployment_uri()), manifest_path("cluster", version)
     if not store.exists(path):
         raise AirflowFailException(f"there is no cluster version {version}: leave the parameter empty to fit a new one")
     return list(Manifest.from_json(store.read(path)).params["partitions"])
-
-
-def deployment_store() -> Store:
-    """The store of the settings; a relative folder is seen from ROOT, where the tasks work."""
-    uri = from_environment().store
-    return open_store(uri if "://" in uri else str(ROOT / Path(uri).expanduser()))
-
-
-def review_by_default() -> bool:
-    """What LAION_PEOPLE_REVIEW says; settings that are wrong are reported by the tasks."""
-    try:
-        return from_environment().review
-    except UsageError:
-        return False
 
 
 def skip_when_version_given(context: Any) -> None:
@@ -296,6 +283,8 @@ def dag_settings() -> Settings:
         return Settings()
 
 
-def _skip_unless_described(context: Any) -> None:
+def _skip_unless_described(context: Any, then: Any) -> None:
     if not from_environment().describe:
         raise AirflowSkipException("describe is experimental: LAION_PEOPLE_DESCRIBE=1 turns it on")
+    if then:
+        then(context)

@@ -17,8 +17,7 @@ from laion_people import captions
 from laion_people.captions import Entry
 from laion_people.errors import LaionPeopleError
 from laion_people.notifications import Notice, send
-from laion_people.operators import deployment_store
-from laion_people.store import Store
+from laion_people.store import Store, deployment_uri, open_store
 
 APPROVE, REJECT = "Approve", "Reject"
 PATIENCE = timedelta(days=30)
@@ -39,8 +38,8 @@ class ReviewOperator(HITLOperator):
     """Waits until a person has approved the captions of a cluster version; skipped in runs that don't ask for a review.
 
     Those whom notifications reach are told that it waits. The answer is kept in the store, in
-    ``clusters/<version>/reviews.json``. Raises AirflowFailException, which is not retried, when the answer is no or
-    captions are refused.
+    ``clusters/<version>/reviews.json``. Fails, without another try, when the answer is no, captions are refused or
+    nobody answers for PATIENCE; cleared, it asks again.
     """
 
     template_fields: Sequence[str] = ("subject", "version")
@@ -51,6 +50,7 @@ class ReviewOperator(HITLOperator):
             subject=f"Are the captions of cluster version {version} good?",
             options=[APPROVE, REJECT],
             response_timeout=PATIENCE,
+            retries=0,  # another try would ask again
             **kwargs,
         )
         self.version = version
@@ -81,14 +81,14 @@ class ReviewOperator(HITLOperator):
             )
         by, at = user.get("name") or user.get("id") or "somebody", answer["responded_at"].isoformat(timespec="seconds")
         kept = {"answer": option, "by": by, "at": at, "run_id": context["run_id"], **_counts(entries)}
-        _keep(deployment_store(), f"clusters/{self.version}/reviews.json", kept)
+        _keep(open_store(deployment_uri()), f"clusters/{self.version}/reviews.json", kept)
         if option == REJECT:
             raise AirflowFailException(f"{by} has rejected the captions of {self.version}: {again}")
         return answer
 
     def _entries(self) -> dict[str, Entry]:
         try:
-            return captions.read(deployment_store(), self.version)
+            return captions.read(open_store(deployment_uri()), self.version)
         except LaionPeopleError as error:
             raise AirflowFailException(str(error)) from error
 

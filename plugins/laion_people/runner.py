@@ -148,13 +148,13 @@ class Runner:
         return {r.shards[0].index: r for r in found}
 
     def unfinished(self, name: str, partition: str, index: int) -> str | None:
-        """Why a shard is still to be made or worked on once more, or None when it is done."""
+        """Why a shard is still to be made or worked on once more, or None when it is done, by its files' sizes."""
         step, path = self._step(name), self._receipt_path(name, partition, index)
         try:
             plan = self._plan(step, partition, self._inputs(step, partition, index))
         except LaionPeopleError as error:  # an input is still to be made
             return str(error)
-        return self._unfinished(path, plan) or self._again(step, self._receipt(path))
+        return self._unfinished(path, plan, contents=False) or self._again(step, self._receipt(path))
 
     def outdated(self, receipt: Manifest, index: int) -> str | None:
         """Why a shard would be made otherwise today, or None."""
@@ -162,12 +162,12 @@ class Runner:
         plan = self._plan(step, receipt.partition, self._inputs(step, receipt.partition, index))
         return None if receipt.made_from() == plan.made_from() else "input, parameters or models have changed"
 
-    def damage(self, manifest: Manifest) -> str | None:
-        """What is wrong with the files of a manifest or receipt, or None."""
+    def damage(self, manifest: Manifest, contents: bool = True) -> str | None:
+        """What is wrong with the files of a manifest or receipt, or None; without ``contents`` by their sizes alone."""
         for file in (f for s in manifest.shards for f in s.files()):
             if not self.store.exists(file.uri):
                 return f"{file.uri} is missing"
-            if self.store.sha256(file.uri) != file.sha256:
+            if self.store.size(file.uri) != file.bytes or (contents and self.store.sha256(file.uri) != file.sha256):
                 return f"{file.uri} is damaged"
         return None
 
@@ -257,7 +257,7 @@ class Runner:
         entry = files.pop(f"{base}.tar" if step.writes == "images" else f"{base}.parquet")
         return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, tuple(files.values()))
 
-    def _unfinished(self, receipt_path: str, plan: Manifest, force: bool = False) -> str | None:
+    def _unfinished(self, receipt_path: str, plan: Manifest, force: bool = False, contents: bool = True) -> str | None:
         """Why a shard must be made, or None when it is there, whole and made from the same."""
         if not self.store.exists(receipt_path):
             return "new"
@@ -269,7 +269,7 @@ class Runner:
             return "input, parameters or models have changed"
         if force and receipt.run_id != self.run_id:
             return "forced"
-        return self.damage(receipt)
+        return self.damage(receipt, contents)
 
     def _again(self, step: Step, receipt: Manifest) -> str | None:
         """Why a finished shard is worked on once more: once a run, also if its task is tried or cleared again."""
@@ -297,8 +297,8 @@ class Runner:
         return self._receipt(path) if self.store.exists(path) else None
 
     def _same_version(self, plan: Manifest, force: bool) -> Manifest | None:
-        """A finished version that is made from the same; with ``force`` one that this run has made."""
-        for version in versions(self.store):
+        """The newest version that is made from the same; with ``force`` one that this run has made."""
+        for version in reversed(versions(self.store)):
             path = manifest_path(plan.step, version)
             if self.store.exists(path):
                 manifest = Manifest.from_json(self.store.read(path))

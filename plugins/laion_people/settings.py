@@ -157,7 +157,7 @@ class Settings:
         "", "StatsD server that metrics are sent to; empty: none", pattern=r"([\w.-]+:\d{1,5})?", like="localhost:8125"
     )
     deadline_hours: float = _setting(
-        48.0, "hours of a run of an Airflow DAG after which its people are told that it drags; 0: never", minimum=0
+        48.0, "hours of a run of an Airflow DAG after which a notification says that it takes long; 0: never", minimum=0
     )
     gpu_tasks_per_run: int = _setting(
         0,

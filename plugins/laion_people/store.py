@@ -10,6 +10,7 @@ import hashlib
 import io
 import os
 import shutil
+import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
@@ -21,9 +22,13 @@ from typing import Any, BinaryIO, cast
 from urllib.parse import unquote, urlsplit
 
 from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.settings import from_environment
 
+ROOT = Path(__file__).resolve().parents[2]
 STALE_SECONDS = 24 * 3600
 ATTEMPTS = 8  # over about a minute: steps outlast a bucket that is overloaded
+CONNECT_SECONDS = 10.0
+CONNECTIONS = 32  # as many as threads that read at a time; boto3's own 10 make the others wait or connect anew
 
 
 class Store(ABC):
@@ -119,12 +124,10 @@ class LocalStore(Store):
         return (self.root / path).is_file()
 
     def list(self, folder: str) -> list[str]:
-        base = self.root / folder
-        return sorted(p.relative_to(self.root).as_posix() for p in base.rglob("*") if p.is_file())
+        return sorted(path for path, _ in self._files(folder))
 
     def tags(self, folder: str) -> dict[str, str]:
-        tags = {path: _tag(self.root / path) for path in self.list(folder)}
-        return {path: tag for path, tag in tags.items() if tag}  # deleted meanwhile
+        return {path: _tag(found) for path, found in self._files(folder)}
 
     def open(self, path: str) -> BinaryIO:
         try:
@@ -144,7 +147,10 @@ class LocalStore(Store):
         return (self.root / path).stat().st_size
 
     def tag(self, path: str) -> str:
-        return _tag(self.root / path)
+        try:
+            return _tag((self.root / path).stat())
+        except (FileNotFoundError, NotADirectoryError):
+            return ""
 
     def delete(self, path: str) -> None:
         (self.root / path).unlink(missing_ok=True)
@@ -153,6 +159,15 @@ class LocalStore(Store):
     def local(self, path: str) -> Iterator[Path]:
         self.open(path).close()
         yield self.root / path
+
+    def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
+        """The files below a folder; those that are deleted meanwhile are left out."""
+        for parent, _, names in os.walk(self.root / folder):
+            for name in names:
+                with suppress(FileNotFoundError):
+                    found = os.stat(path := f"{parent}/{name}")  # noqa: PTH116 - Paths of thousands take their time
+                    if stat.S_ISREG(found.st_mode):
+                        yield path.removeprefix(str(self.root)).lstrip("/"), found
 
     def _put(self, local: Path, path: str) -> None:
         target = self.root / path
@@ -173,25 +188,24 @@ class LocalStore(Store):
         return folder
 
 
-def _tag(path: Path) -> str:
-    try:
-        stat = path.stat()
-    except (FileNotFoundError, NotADirectoryError):
-        return ""
-    return f"{stat.st_mtime_ns}-{stat.st_ino}"
+def _tag(file: os.stat_result) -> str:
+    return f"{file.st_mtime_ns}-{file.st_ino}"
 
 
 class S3Store(Store):
     """An S3 bucket, through boto3: credentials, region and AWS_ENDPOINT_URL as boto3 reads them."""
 
-    def __init__(self, bucket: str, prefix: str, attempts: int = ATTEMPTS):
+    def __init__(self, bucket: str, prefix: str, attempts: int = ATTEMPTS, connect_seconds: float = CONNECT_SECONDS):
         import boto3
         from botocore.config import Config
 
         self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         retries = {"max_attempts": attempts, "mode": "standard"}
-        self.client: Any = boto3.client("s3", config=Config(retries=retries, connect_timeout=10, read_timeout=60))
+        config = Config(
+            retries=retries, connect_timeout=connect_seconds, read_timeout=60, max_pool_connections=CONNECTIONS
+        )
+        self.client: Any = boto3.client("s3", config=config)
 
     def exists(self, path: str) -> bool:
         return bool(self.tag(path))
@@ -219,6 +233,8 @@ class S3Store(Store):
         return io.BufferedReader(_Ranges(self, path, ahead), ahead)
 
     def part(self, path: str, start: int, stop: int) -> bytes:
+        if stop <= start:
+            return b""  # a range of no bytes cannot be said: servers would send the whole file
         with self._errors(path):
             key, span = self.prefix + path, f"bytes={start}-{stop - 1}"
             return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].read())
@@ -302,16 +318,23 @@ class _Ranges(io.RawIOBase):
         return len(data)
 
 
-def open_store(uri: str, attempts: int = ATTEMPTS) -> Store:
+def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONNECT_SECONDS) -> Store:
     """The store at a URI: a folder, ``file:///folder`` or ``s3://bucket/prefix``. Raises UsageError for others.
 
-    ``attempts`` is how often a request to a bucket is made before it counts as failed.
+    ``attempts`` is how often a request to a bucket is made before it counts as failed, ``connect_seconds`` how long
+    each waits for a connection.
     """
     parts = urlsplit(uri)
     if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, parts.path.strip("/"), attempts)
+        return S3Store(parts.netloc, parts.path.strip("/"), attempts, connect_seconds)
     if parts.scheme == "file" and not parts.netloc and parts.path:
         return LocalStore(Path(unquote(parts.path)))
     if not parts.scheme and uri:
         return LocalStore(Path(uri).expanduser())
     raise UsageError(f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix")
+
+
+def deployment_uri() -> str:
+    """The URI of the deployment's store; a relative folder is seen from the project's own, where the tasks work."""
+    uri = from_environment().store
+    return uri if "://" in uri else str(ROOT / Path(uri).expanduser())

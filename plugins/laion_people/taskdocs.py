@@ -171,7 +171,7 @@ their parameters" and "Metadata".""",
 Recounts every shard, whatever the tasks say: receipts, files, sha256, rows, inputs, the same people in the same order.
 
 Reads everything that the run has written, on one core, and so takes as long as reading it. Writes the partition's \
-manifests anew. It runs also when shards have failed, is not retried, and names each fault with the step to clear. \
+manifests anew. It runs also when shards have failed, and names each fault with the step to clear. \
 Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
 }
 

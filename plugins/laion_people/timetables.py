@@ -61,11 +61,11 @@ class PartitionTimetable(PartitionedAssetTimetable):
         """
         from airflow.models.backfill import InvalidBackfillDate
 
-        from laion_people import metadata, settings
-        from laion_people.store import open_store
+        from laion_people import metadata
+        from laion_people.store import deployment_uri, open_store
 
         try:
-            known = metadata.partitions(open_store(settings.from_environment().store))
+            known = metadata.partitions(open_store(deployment_uri()))
         except LaionPeopleError as error:
             raise InvalidBackfillDate(str(error)) from error
         dates = {key: self.default_partition_mapper.to_partition_date(key) for key in known}

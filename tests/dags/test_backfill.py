@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from copy import deepcopy
 from datetime import UTC, datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
+from airflow.sdk import DAG
 from airflow.sdk.definitions.param import ParamsDict
 from airflow.sdk.exceptions import (
     AirflowFailException,
@@ -17,8 +20,9 @@ from airflow.sdk.exceptions import (
 )
 
 from laion_people import backfill
-from laion_people.leases import claim, run_at_work, skip_unless_claimed
-from laion_people.operators import METADATA
+from laion_people.leases import CAPTION, EXTRACT, claim, run_at_work, skip_unless_planned
+from laion_people.operators import CLUSTERED, METADATA
+from tests.dags.conftest import ROOT
 
 STATE = {
     "extracted": ["a/00000", "a/00001"],
@@ -34,8 +38,10 @@ class FakeAirflow:
 
     def __init__(self, **runs: str):
         self.runs = runs  # of laion_people_extract: run -> state
+        self.caption_runs: dict[str, str] = {}
         self.leases: dict[str, Any] = {}
-        self.ended = 0
+        self.caption_leases: dict[str, Any] = {}
+        self.tasks: dict[tuple[str, str, str], list[str]] = {}  # DAG, run, task -> states of its instances
         self.states: dict[str, str] = {}
         self.paused = False
         self.waits_since: datetime | None = None
@@ -43,21 +49,25 @@ class FakeAirflow:
     def has(self, run: str, key: str) -> None:
         self.leases[key] = {"run": run, "since": "2026-01-01T00:00:00+00:00"}
 
-    def context(self, run: str = "r", key: str | None = None, index: int = -1, **form: Any) -> dict[str, Any]:
+    def context(
+        self, run: str = "r", key: str | None = None, index: int = -1, dag: str = EXTRACT, **form: Any
+    ) -> dict[str, Any]:
         self.run_id, self.map_index = run, index
+        stores = {METADATA: self.leases, CLUSTERED: self.caption_leases}
         return {
             "ti": self,
-            "dag_run": SimpleNamespace(run_id=run, partition_key=key),
-            "asset_state_store": {METADATA: SimpleNamespace(get=self.leases.get, set=self.leases.__setitem__)},
+            "dag_run": SimpleNamespace(dag_id=dag, run_id=run, partition_key=key),
+            "asset_state_store": {a: SimpleNamespace(get=s.get, set=s.__setitem__) for a, s in stores.items()},
             "params": filled_in(form),
         }
 
     def get_dr_count(self, dag_id: str, run_ids: list[str] | None = None, states: Any = None) -> int:
-        assert dag_id == "laion_people_extract"
-        return sum(state in states for run, state in self.runs.items() if run_ids is None or run in run_ids)
+        runs = {EXTRACT: self.runs, CAPTION: self.caption_runs}[dag_id]
+        return sum(state in states for run, state in runs.items() if run_ids is None or run in run_ids)
 
-    def get_ti_count(self, dag_id: str, **asked: Any) -> int:
-        return self.ended
+    def get_ti_count(self, dag_id: str, *, task_ids: list[str], run_ids: list[str], states: Sequence[str]) -> int:
+        (task,), (run,) = task_ids, run_ids
+        return sum(state in states for state in self.tasks.get((dag_id, run, task), ()))
 
     def get_task_states(self, dag_id: str, **asked: Any) -> dict[str, dict[str, str]]:
         return {self.run_id: self.states}
@@ -103,6 +113,25 @@ def test_a_second_run_of_a_partition_does_nothing_and_names_the_first(airflow: F
     claim(airflow.context("r", "a/00003"))
 
 
+def test_a_claim_that_stands_is_not_written_again(airflow: FakeAirflow) -> None:
+    """Every step claims: a write of each would be one that the claim of another run may be lost under."""
+    airflow.has("r", "a/00002")
+    claim(airflow.context("r", "a/00002"))
+    assert airflow.leases["a/00002"]["since"] == "2026-01-01T00:00:00+00:00"
+
+
+def test_caption_runs_have_leases_of_their_own(airflow: FakeAirflow) -> None:
+    airflow.has("busy", "a/00002")
+    airflow.caption_runs["c"] = "running"
+    claim(airflow.context("c", "a/00002", dag=CAPTION))
+    with pytest.raises(AirflowRescheduleException):  # it may be for another cluster version, so it waits
+        claim(airflow.context("d", "a/00002", dag=CAPTION))
+    assert airflow.caption_leases["a/00002"]["run"] == "c"
+    airflow.caption_runs["c"] = "failed"
+    claim(airflow.context("d", "a/00002", dag=CAPTION))
+    assert (airflow.caption_leases["a/00002"]["run"], airflow.leases["a/00002"]["run"]) == ("d", "busy")
+
+
 @pytest.mark.parametrize("holder", ["old", "deleted"])
 def test_a_run_that_has_ended_or_is_gone_holds_nothing(airflow: FakeAirflow, holder: str) -> None:
     airflow.has(holder, "a/00002")
@@ -116,14 +145,18 @@ def test_a_key_that_is_none_is_left_to_the_first_task_to_refuse(airflow: FakeAir
     assert airflow.leases == {}
 
 
-def test_nothing_is_recounted_when_nothing_was_begun(airflow: FakeAirflow) -> None:
+@pytest.mark.parametrize("dag", [EXTRACT, CAPTION])
+def test_nothing_is_recounted_when_nothing_was_begun(airflow: FakeAirflow, dag: str) -> None:
+    other = CAPTION if dag == EXTRACT else EXTRACT
+    airflow.tasks = {(other, "r", "plan"): ["success"], (dag, "s", "plan"): ["success"], (dag, "r", "plan"): ["failed"]}
     with pytest.raises(AirflowSkipException, match="nothing was begun"):
-        skip_unless_claimed(airflow.context())
-    airflow.ended = 1
-    skip_unless_claimed(airflow.context())
+        skip_unless_planned(airflow.context(dag=dag))
+    airflow.tasks[dag, "r", "plan"] = ["success"]
+    skip_unless_planned(airflow.context(dag=dag))
 
 
-def test_discover_announces_what_is_not_extracted_and_never_had_a_run(airflow: FakeAirflow) -> None:
+def test_discover_announces_what_is_not_extracted_and_that_no_run_has_begun(airflow: FakeAirflow) -> None:
+    airflow.tasks[EXTRACT, "old", "plan"] = ["success"]
     airflow.has("old", "a/00003")
     airflow.has("busy", "a/00004")
     keys = backfill.partitions_to_announce(airflow.context(), STATE, [])
@@ -132,6 +165,16 @@ def test_discover_announces_what_is_not_extracted_and_never_had_a_run(airflow: F
         airflow.has("old", key)
     with pytest.raises(AirflowSkipException, match="no new partitions"):
         backfill.partitions_to_announce(airflow.context(), STATE, [])
+
+
+@pytest.mark.parametrize("plan", [["failed"], []])
+def test_discover_announces_a_partition_again_whose_run_ended_in_its_first_task(
+    airflow: FakeAirflow, plan: list[str]
+) -> None:
+    """As one does that is started before the metadata of its partition is there."""
+    airflow.has("old", "a/00004")
+    airflow.tasks[EXTRACT, "old", "plan"] = plan
+    assert "a/00004" in backfill.partitions_to_announce(airflow.context(), STATE, [])
 
 
 def test_discover_announces_nothing_to_a_paused_dag_which_would_lose_it(airflow: FakeAirflow) -> None:
@@ -226,7 +269,7 @@ def test_the_form_refuses_values_that_no_partition_can_have(airflow: FakeAirflow
 @pytest.mark.parametrize("at_once", [1, 2])
 def test_never_more_are_under_way_than_asked_for_and_each_gets_its_turn(airflow: FakeAirflow, at_once: int) -> None:
     for ended in range(20):
-        airflow.ended = ended
+        airflow.tasks[airflow.dag_id, "b", "parts.finish"] = ["success"] * ended + ["running"] * (20 - ended)
         started = []
         for index in range(20):
             context = airflow.context("b", index=index, at_once=at_once)
@@ -290,3 +333,36 @@ def test_the_report_names_the_partitions_that_failed(airflow: FakeAirflow) -> No
         backfill.report(context, ["a/00002", "a/00003", "a/00004"])
     airflow.states = dict.fromkeys(airflow.states, "success")
     assert backfill.report(context, ["a/00002", "a/00003", "a/00004"]) == {"partitions": 3}
+
+
+@pytest.fixture(scope="module")
+def cluster_dag() -> DAG:
+    return DagBag(ROOT / "dags" / "laion_people_cluster.py").dags["laion_people_cluster"]
+
+
+def gated(dag: DAG, airflow: FakeAirflow, **params: Any) -> list[str]:
+    """What the gate of a run for collection a lets pass, all partitions of which are extracted."""
+    context = airflow.context("r", "a") | {"params": {"clusters": None, "partitions": []} | params}
+    return dag.get_task("gate").python_callable({"extracted": ["a/00000", "a/00001"]}, **context)
+
+
+def test_extracting_a_release_again_clusters_it_once_after_its_last_partition(
+    cluster_dag: DAG, airflow: FakeAirflow
+) -> None:
+    airflow.runs |= {"first": "running", "last": "running"}
+    airflow.has("first", "a/00000")
+    airflow.has("last", "a/00001")
+    airflow.tasks[EXTRACT, "first", "announce"] = ["success"]
+    with pytest.raises(AirflowSkipException, match=r"^run last of laion_people_extract is at work on a/00001: "):
+        gated(cluster_dag, airflow)
+    assert gated(cluster_dag, airflow, partitions=["a/00000"]) == ["a/00000"]  # which a person asks for
+    airflow.tasks[EXTRACT, "last", "announce"] = ["success"]  # though Airflow hasn't ended the run yet
+    assert gated(cluster_dag, airflow) == ["a/00000", "a/00001"]
+
+
+def test_the_gate_does_not_wait_for_runs_that_have_ended_or_of_other_releases(
+    cluster_dag: DAG, airflow: FakeAirflow
+) -> None:
+    airflow.has("old", "a/00001")
+    airflow.has("busy", "b/00000")
+    assert gated(cluster_dag, airflow) == ["a/00000", "a/00001"]

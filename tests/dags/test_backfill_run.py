@@ -36,7 +36,7 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from laion_people.dates import first_days
-from laion_people.leases import claim, skip_unless_claimed
+from laion_people.leases import claim, skip_unless_planned
 from laion_people.operators import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
 from laion_people.timetables import PartitionDates, PartitionTimetable
 
@@ -46,7 +46,7 @@ with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, de
     plan = worker_task("plan", "shard-groups", "--stage", "extract", partitions=PARTITION, pre_execute=claim,
                        inlets=[METADATA], max_active_tis_per_dag=1)
 
-    @task
+    @task(pre_execute=claim, inlets=[METADATA])
     def work(dag_run):
         told = Path(os.environ["TOLD"])
         part = dag_run.partition_key.partition("/")[2]
@@ -55,7 +55,7 @@ with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, de
         if (told / f"fail-{part}").exists():
             raise AirflowFailException("told to fail")
 
-    @task(trigger_rule="all_done", pre_execute=skip_unless_claimed)
+    @task(trigger_rule="all_done", pre_execute=skip_unless_planned)
     def audit(): ...
 
     @task(outlets=[EXTRACTED])
@@ -70,11 +70,11 @@ with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, de
 
 class Fixture:
     def __init__(self, folder: Path):
-        metadata, dags = folder / "store" / "metadata" / "new", folder / "dags"
+        self.metadata, dags = folder / "store" / "metadata" / "new", folder / "dags"
         self.told = folder / "told"
-        for path in (metadata, dags, self.told):
+        for path in (self.metadata, dags, self.told):
             path.mkdir(parents=True)
-        subprocess.run([ROOT / ".venv" / "worker" / "bin" / "python", "-c", PARTS, metadata], check=True)
+        subprocess.run([ROOT / ".venv" / "worker" / "bin" / "python", "-c", PARTS, self.metadata], check=True)
         for dag in (DISCOVER, BACKFILL):
             shutil.copy(ROOT / "dags" / f"{dag}.py", dags)
         (dags / f"{EXTRACT}.py").write_text(STAND_IN)
@@ -100,6 +100,11 @@ class Fixture:
     def trigger(self, dag: str, key: str | None = None, **conf: Any) -> str:
         body = {"logical_date": None, "conf": conf, "partition_key": key}
         return self.airflow.request("POST", f"/dags/{dag}/dagRuns", body)["dag_run_id"]
+
+    def clear(self, dag: str, run: str, task: str) -> None:
+        """Clears a task with those after it."""
+        body = {"dry_run": False, "only_failed": False, "task_ids": [task], "dag_run_id": run}
+        self.airflow.request("POST", f"/dags/{dag}/clearTaskInstances", body | {"include_downstream": True})
 
     def runs(self, dag: str = EXTRACT, after: int = 0) -> list[dict[str, Any]]:
         """The runs of a DAG in the order that they were made, without the first ``after``."""
@@ -192,6 +197,14 @@ def test_a_run_without_a_key_or_metadata_fails_in_its_first_task_and_runs_nothin
     assert states == {"plan": "failed", "work": upstream, "audit": "skipped", "announce": upstream}
 
 
+def test_a_partition_whose_run_came_before_its_metadata_is_found(here: Fixture) -> None:
+    before = len(here.runs())
+    shutil.copy(here.metadata / "part-00000-new.parquet", here.metadata / "part-00099-new.parquet")
+    here.trigger(DISCOVER)
+    (made,) = until(lambda: (made := here.runs(after=before)) and all(map(has_ended, made)) and made)
+    assert (made["partition_key"], made["state"]) == ("new/00099", "success")
+
+
 def test_a_partition_in_flight_is_not_started_twice(here: Fixture) -> None:
     (here.told / "hold-00003").touch()
     first = here.trigger(EXTRACT, KEYS[3])
@@ -200,6 +213,10 @@ def test_a_partition_in_flight_is_not_started_twice(here: Fixture) -> None:
     assert second["state"] == "failed"
     assert f"run {first} is at work on {KEYS[3]}" in here.log(EXTRACT, second["dag_run_id"], "plan")
     assert here.tasks(EXTRACT, second["dag_run_id"])["audit"]["state"] == "skipped"
+    old = next(r["dag_run_id"] for r in here.runs() if r["partition_key"] == KEYS[3])
+    here.clear(EXTRACT, old, "work")
+    assert here.ended(EXTRACT, old)["state"] == "failed"
+    assert f"run {first} is at work on {KEYS[3]}" in here.log(EXTRACT, old, "work")
     before = len(here.runs())
 
     (here.told / "fail-00005").touch()

@@ -83,7 +83,7 @@ def test_each_failed_task_is_told_exactly_once_after_its_last_try(damaged: Run) 
     assert damaged.states("audit") == ["failed"]
     detect, audit = damaged.told("failure")
     assert (detect["task"], detect["try"], detect["shards"]) == ("shards.detect (map index 1)", "3 of 3", "1")
-    assert (audit["task"], audit["try"]) == ("audit", "1 of 1")
+    assert (audit["task"], audit["try"]) == ("audit", "2 of 2")
     assert detect["partition"] == audit["partition"] == PARTITION
 
 

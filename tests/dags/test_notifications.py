@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.exceptions import AirflowException
 
 from laion_people import notifications
@@ -55,6 +56,16 @@ def servers(monkeypatch: pytest.MonkeyPatch) -> Iterator[Servers]:
         for name, connection in connections.items():
             monkeypatch.setenv(f"AIRFLOW_CONN_LAION_PEOPLE_{name.upper()}", json.dumps(connection))
         yield Servers(slack, mailbox, webhook)
+
+
+def test_the_address_of_a_webhook_which_is_its_password_is_masked_in_logs(
+    servers: Servers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = f"http://127.0.0.1:{servers.webhook.port}/hooks/T0KEN?key=S3CRET"
+    monkeypatch.setenv("AIRFLOW_CONN_LAION_PEOPLE_WEBHOOK", json.dumps({"conn_type": "http", "host": address}))
+    notify_failure(failed())
+    for quoted in (f"404 for {address}", "Max retries exceeded with url: /hooks/T0KEN?key=S3CRET (refused)"):
+        assert not re.search("T0KEN|S3CRET", str(redact(quoted)))
 
 
 def failed(

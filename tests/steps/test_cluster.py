@@ -79,6 +79,7 @@ def test_the_same_people_and_seed_give_the_same_bytes_and_no_second_version(clus
     before = {p: clustered.read(p) for p in clustered.list("clusters")}
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
     runner(clustered).run_release("cluster", PARTITIONS, force=True)
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"  # which all else takes, too
     again = {p.replace("v0002", "v0001"): clustered.read(p) for p in clustered.list("clusters/v0002")}
     assert all(again[path] == data for path, data in before.items() if path.endswith(".jpg"))
     old, new = (load_fit(d) for d in (before["clusters/v0001/fit.json"], clustered.read("clusters/v0002/fit.json")))

@@ -54,7 +54,9 @@ class Label(ReleaseStep):
         kept = {cluster_id: entry for cluster_id, entry in said.items() if entry.signed or cluster_id not in given}
         entries = made | given | kept
         if new := {cluster_id: entry for cluster_id, entry in entries.items() if entry != before.get(cluster_id)}:
-            captions.put(release.store, release.version, new)  # before they are checked: they can be edited there
+            # Before they are checked: they can be edited there.
+            captions.put(release.store, release.version, new, seen=before)
+            entries = captions.read(release.store, release.version)
         _check(path, entries, clusters)
         release.store.write(release.path("clusters.parquet"), _table(clusters, entries))
         release.rows_in = len(clusters)

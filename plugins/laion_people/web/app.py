@@ -43,14 +43,20 @@ HEADERS = {
     "Cache-Control": "private, no-store",
 }
 STATIC = Path(__file__).parent / "static"
+MOST_SENT = 1_000_000  # bytes of a form: the captions of a cluster are some thousands
 WARM_UP_SECONDS = 10  # far more than a store needs that answers
 
 
 def warm_up() -> None:
-    """Does what the first request would wait for: reads all totals, which is a file for each step and partition."""
+    """Does what the first request would wait for.
+
+    It reads all totals, which is a file for each step and partition, and asks Airflow's database for something:
+    SQLAlchemy looks at all of Airflow's models before its first query, for a fifth of a second.
+    """
     compile_templates()
     with suppress(LaionPeopleError):  # which a page says whenever somebody asks for it
         source.state()
+    source.latest_runs()
 
 
 @asynccontextmanager
@@ -77,9 +83,14 @@ app.mount("/static", StaticFiles(directory=STATIC), name="static")  # style and 
 
 @app.middleware("http")
 async def add_headers(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-    """Sets the headers that a page or picture has not set itself."""
+    """Refuses forms of any size, and sets the headers that a page or picture has not set itself."""
     static = f"{request.scope['root_path']}/static/"  # a mounted app changes the scope
-    response = await call_next(request)
+    if request.method == "POST" and not _fits(request.headers.get("content-length", "")):
+        # Before anybody's rights are looked at, FastAPI would have read all of it, and put it on the disk.
+        message = f"What was sent should be at most {MOST_SENT:,} bytes, and say how many it is."
+        response: Response = render(request, "error.html.j2", status=413, title="Too large", message=message)
+    else:
+        response = await call_next(request)
     if request.url.path.startswith(static):
         response.headers["Cache-Control"] = "public, max-age=604800"  # its address changes with the file
     for name, value in HEADERS.items():
@@ -87,10 +98,14 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
     return response
 
 
+def _fits(length: str) -> bool:
+    return length.isascii() and length.isdigit() and len(length) < 10 and int(length) <= MOST_SENT
+
+
 @app.exception_handler(LaionPeopleError)
 def store_error(request: Request, error: LaionPeopleError) -> Response:
     """The store is away or a file in it damaged: a sentence that says what to do."""
-    return render(request, "error.html.j2", status=503, title="The store cannot be read", message=str(error))
+    return render(request, "error.html.j2", status=503, title="Something is wrong with the store", message=str(error))
 
 
 @app.exception_handler(HTTPException)

@@ -35,7 +35,8 @@ def captioned(
     store = source.store()
     there = shards(store, f"subset_c/{version}/{partition}")
     if not there:
-        return render(request, "nothing.html.j2", partition=partition, what="captioned people", step="caption")
+        what, step = "captioned people", "caption"
+        return render(request, "nothing.html.j2", partition=partition, what=what, step=step, version=version)
     tables = Tables(store, partition, chosen_shard(filters, there), version)
     light = tables.read_all({"subset_c": ["kind", "cluster_id", "caption", "margin"]})["subset_c"]
     passing = np.ones(len(light), bool)
@@ -55,6 +56,7 @@ def captioned(
         "captioned.html.j2",
         partition=partition,
         version=version,
+        subsets=tables.subsets(),
         filters=filters,
         pages=pages,
         choices=_choices(tables, found[pages.span].tolist()),

@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from laion_people import captions
 from laion_people.captions import Entry
 from laion_people.errors import LaionPeopleError
-from laion_people.runner import versions
+from laion_people.runner import ROW_GROUP, versions
 from laion_people.store import Store
 from laion_people.web import source
 from laion_people.web.addresses import (
@@ -31,11 +31,12 @@ from laion_people.web.addresses import (
 )
 from laion_people.web.auth import Editor, Reader, csrf_token, may_change
 from laion_people.web.pages import render
-from laion_people.web.people import PEOPLE, figure, person_path
+from laion_people.web.people import MESH_GROUPS, PEOPLE, figure, person_path
 from laion_people.web.rows import Tables, at_once, columns, equal, shards
 
 router = APIRouter(prefix="/clusters")
 MEMBERS = 12  # that a cluster's page shows
+LOOKED_AT = 8  # partitions that are looked through for some
 SPARE = 2  # empty fields at the end of the form, for those without scripts
 
 
@@ -67,9 +68,11 @@ class Typed:
 
 @router.get("")
 def newest(request: Request) -> Response:
-    if not (known := versions(source.store())):
-        return render(request, "nothing.html.j2", partition="", what="clusters", step="cluster")
-    return RedirectResponse(f"{request.scope['root_path']}/clusters/{known[-1]}")
+    store = source.store()
+    if not (known := versions(store)):
+        return render(request, "nothing.html.j2", partition="", what="clusters", step="cluster", version="")
+    labelled = (version for version in reversed(known) if store.exists(_table_path(version)))
+    return RedirectResponse(f"{request.scope['root_path']}/clusters/{next(labelled, known[-1])}")
 
 
 @router.post("/check")
@@ -130,6 +133,7 @@ def edit(
     store = source.store()
     texts = [text.strip() for text in caption or () if text.strip()]
     approved = reviewed or then == "next"
+    _cluster(_clusters(store, version), version, cluster_id)
     try:
         captions.edit(store, version, cluster_id, texts, reviewed=approved, by=user.get_name(), tag=tag)
     except LaionPeopleError as error:
@@ -145,9 +149,7 @@ def _page(
     """A cluster's page; a form that was refused comes back with what was typed, and with what stands there now."""
     store = source.store()
     found = _clusters(store, version)
-    of = next((of for of in found if of["cluster_id"] == cluster_id), None)
-    if of is None:
-        raise HTTPException(404, f"There is no cluster {cluster_id} in version {version}.")
+    of = _cluster(found, version, cluster_id)
     entry: Entry = of["entry"]
     conflict = typed is not None and typed.tag != entry.tag
     texts = list(typed.captions if typed else entry.captions)
@@ -173,12 +175,24 @@ def _page(
     )
 
 
+def _cluster(found: list[dict[str, Any]], version: str, cluster_id: str) -> dict[str, Any]:
+    """One of the clusters. Raises HTTPException 404 when there is none such, whatever captions.yaml may say of it."""
+    of = next((of for of in found if of["cluster_id"] == cluster_id), None)
+    if of is None:
+        raise HTTPException(404, f"There is no cluster {cluster_id} in version {version}.")
+    return of
+
+
+def _table_path(version: str) -> str:
+    return f"clusters/{version}/clusters.parquet"
+
+
 def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
     """The clusters of a version, the largest of each kind first, with what captions.yaml says of them.
 
     ``pending``: it says something else than `label` has last put into clusters.parquet, which Subset C is made from.
     """
-    path = f"clusters/{version}/clusters.parquet"
+    path = _table_path(version)
     if not store.exists(path):
         raise HTTPException(404, f"Version {version} has no labelled clusters yet: the task label writes them.")
     names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "reviewed"]
@@ -217,11 +231,18 @@ def _around(found: list[dict[str, Any]], cluster_id: str) -> dict[str, str | Non
 
 
 def _members(store: Store, version: str, of: dict[str, Any], asked: Members) -> dict[str, Any]:
-    """Members of a cluster in one shard, and the partitions that have some."""
+    """Members of a cluster in one shard, and the partitions that have some.
+
+    Of a partition that nobody has asked for: the one of the person in the middle, or else one of a few whose people
+    have been assigned to this version. Face landmarks are heavy, so such members are from MESH_GROUPS row groups.
+    """
     assigned = sorted(key for key, steps in source.totals().items() if "assign" in steps)
     nobody = {"partitions": assigned, "partition": "", "shard": None, "shards": [], "members": [], "count": 0}
-    partition = asked.partition or next(iter(assigned), "")
-    there = shards(store, f"assignments/{version}/{partition}") if partition else []
+    middle = of["medoid_person_id"].rsplit("/", 3)[0]
+    likely = sorted(assigned, key=lambda key: key != middle)[:LOOKED_AT]
+    choices = [asked.partition] if asked.partition else likely
+    folders = ((key, shards(store, f"assignments/{version}/{key}")) for key in choices)
+    partition, there = next((found for found in folders if found[1]), (next(iter(choices), ""), []))
     if not there:
         return nobody | {"partition": partition}
     shard = there[0] if asked.shard is None else asked.shard
@@ -230,9 +251,13 @@ def _members(store: Store, version: str, of: dict[str, Any], asked: Members) -> 
     tables = Tables(store, partition, shard, version)
     column = f"{of['kind']}_cluster"
     clusters = columns(store, tables.path("assignments"), [column])[column]
-    rows = np.flatnonzero(equal(clusters, of["cluster_id"])).tolist()
-    wanted = {"people": PEOPLE, **({"pose": ["keypoints"]} if of["kind"] == "pose" else {"mesh": ["face_landmarks"]})}
-    people = tables.beside(rows[:MEMBERS], wanted)
+    rows = shown = np.flatnonzero(equal(clusters, of["cluster_id"])).tolist()
+    drawn = {"pose": ["keypoints"]}
+    if of["kind"] != "pose":
+        drawn = {"mesh": ["face_landmarks"]}
+        groups = list(dict.fromkeys(row // ROW_GROUP for row in rows))[:MESH_GROUPS]
+        shown = [row for row in rows if row // ROW_GROUP in groups]
+    people = tables.beside(shown[:MEMBERS], {"people": PEOPLE, **drawn})
     for person in people:
         person |= {"figure": figure(person), "path": person_path(person["person_id"])}
     return nobody | {"partition": partition, "shard": shard, "shards": there, "members": people, "count": len(rows)}

@@ -37,7 +37,8 @@ def composites(
     store = source.store()
     there = shards(store, f"subset_b/{version}/{partition}")
     if not there:
-        return render(request, "nothing.html.j2", partition=partition, what="composed images", step="compose")
+        what, step = "composed images", "compose"
+        return render(request, "nothing.html.j2", partition=partition, what=what, step=step, version=version)
     tables = Tables(store, partition, chosen_shard(filters, there), version)
     light = tables.read_all({"subset_b": ["aspect", "caption", "n_similar"]})["subset_b"]
     passing = np.ones(len(light), bool)
@@ -49,23 +50,13 @@ def composites(
         passing &= contains(light["caption"], filters.text)
     found = np.flatnonzero(passing)
     pages = paged(filters, there, len(found), len(light))
-    names = [
-        "composite_id",
-        "caption",
-        "aspect",
-        "n_people",
-        "n_similar",
-        "people",
-        "background_key",
-        "width",
-        "height",
-    ]
-    rows = tables.read("subset_b", names, found[pages.span].tolist())
+    rows = tables.read("subset_b", SHOWN, found[pages.span].tolist())
     return render(
         request,
         "composites.html.j2",
         partition=partition,
         version=version,
+        subsets=tables.subsets(),
         filters=filters,
         pages=pages,
         composites=[_shown(version, row) for row in rows.to_pylist()] if rows else [],

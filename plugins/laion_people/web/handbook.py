@@ -12,9 +12,8 @@ from fastapi.responses import HTMLResponse
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from laion_people.web.pages import render
-
-ROOT = File(__file__).resolve().parents[3]
+from laion_people.store import ROOT
+from laion_people.web.pages import render, web_link
 
 router = APIRouter()
 
@@ -33,20 +32,33 @@ def dags(request: Request) -> HTMLResponse:
 def _page(request: Request, file: File) -> HTMLResponse:
     if not file.is_file():
         raise HTTPException(404, f"There is no document {file.name}.")
-    title, body = html(file.read_text())
+    title, body = html(file)
     return render(request, "document.html.j2", title=title, body=Markup(body))  # noqa: S704 - of our own files, escaped
 
 
-def html(text: str) -> tuple[str, str]:
-    """The first heading and the HTML of Markdown; headings have the ids that links on GitHub lead to.
+def html(file: File) -> tuple[str, str]:
+    """The first heading and the HTML of a Markdown file; headings have the ids that links on GitHub lead to.
 
-    What is HTML in the text is shown as text. Mermaid's graphs are left out: Airflow draws the same.
+    What is HTML in the text is shown as text. Mermaid's graphs are left out: Airflow draws the same. Links to files
+    that are no documents are text too, and those to the web open another window: this one is a frame of Airflow's.
     """
     markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = [token for token in markdown.parse(text) if token.info != "mermaid"]
+    tokens = [token for token in markdown.parse(file.read_text()) if token.info != "mermaid"]
     title = ""
     for heading, inline in pairwise(tokens):
         if heading.type == "heading_open":
             title = title or inline.content
             heading.attrSet("id", re.sub(r"[^\w -]", "", inline.content.lower()).replace(" ", "-"))
+    for link in (child for token in tokens for child in token.children or () if child.type == "link_open"):
+        address = str(link.attrGet("href"))
+        if web_link(address):
+            link.attrs |= {"target": "_blank", "rel": "noreferrer"}
+        elif not _is_document((file.parent / address.partition("#")[0]) if address[:1] != "#" else file):
+            del link.attrs["href"]
     return title, markdown.renderer.render(tokens, markdown.options, {})
+
+
+def _is_document(file: File) -> bool:
+    """Whether one of the routes shows a file."""
+    file = file.resolve()
+    return file == ROOT / "DAGs.md" or (file.parent == ROOT / "docs" and file.suffix == ".md" and file.is_file())

@@ -42,10 +42,23 @@ class Row:
     def part(self) -> str:
         return self.key.split("/")[1]
 
+    @property
+    def images(self) -> int:
+        """Those that were downloaded or, of images made elsewhere, read."""
+        if "download" in self.steps:
+            return self.steps["download"].rows
+        return self.steps["detect"].rows_in if self._elsewhere else 0
+
+    @property
+    def _elsewhere(self) -> bool:
+        """Whether the images were made elsewhere, so that `download` will never run."""
+        return "detect" in self.steps and "download" not in self.steps
+
     def states(self) -> set[str]:
         """Under which choices of ``Show`` the partition is found."""
         runs = {run.state for run in self.runs.values()}
-        done = all(step in self.steps and self.steps[step].done for step in PARTITION_STEPS if step != OPTIONAL)
+        needless = {OPTIONAL, "download"} if self._elsewhere else {OPTIONAL}
+        done = all(step in self.steps and self.steps[step].done for step in PARTITION_STEPS if step not in needless)
         found = {"all": True, "unfinished": not done, "failed": "failed" in runs, "drift": bool(self.flags)}
         found["running"] = bool(runs & {"queued", "running"})
         return {state for state, is_found in found.items() if is_found}
@@ -95,6 +108,8 @@ def overview(
         chosen=len(chosen),
         stages={stage: [s for s in steps if described or s != OPTIONAL] for stage, steps in STAGES.items()},
         sums=_sums(chosen),
+        images=sum(row.images for row in chosen),
+        fault=state.fault,
         stored=sum(step.bytes for row in chosen for step in row.steps.values()),
         versions=[(version, state.totals[version]) for version in state.versions],
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 from urllib.parse import quote
 
@@ -17,6 +18,7 @@ from pydantic import Field
 from laion_people.errors import LaionPeopleError
 from laion_people.geometry import BLENDSHAPES
 from laion_people.runner import ROW_GROUP, versions
+from laion_people.store import Store
 from laion_people.web import source
 from laion_people.web.addresses import (
     KINDS,
@@ -65,9 +67,9 @@ def people(request: Request, partition: Partition, filters: Annotated[PeopleFilt
     store = source.store()
     there = shards(store, f"people/{partition}")
     if not there:
-        return render(request, "nothing.html.j2", partition=partition, what="people", step="detect")
+        return render(request, "nothing.html.j2", partition=partition, what="people", step="detect", version="")
     known = versions(store)
-    tables = Tables(store, partition, chosen_shard(filters, there), filters.version or max(known, default=""))
+    tables = _tables(store, partition, chosen_shard(filters, there), filters.version)
     found, total = _matching(tables, filters)
     pages = paged(filters, there, len(found), total)
     rows = found[pages.span].tolist()
@@ -80,6 +82,7 @@ def people(request: Request, partition: Partition, filters: Annotated[PeopleFilt
         pages=pages,
         versions=known,
         version=tables.version,
+        subsets=tables.subsets(),
         people=_listed(tables, rows, with_mesh),
         crowds=list(CROWDS),
         mesh_left_out=not with_mesh and "mesh" not in filters.hide,
@@ -96,7 +99,7 @@ def person(
     version: Annotated[MaybeVersion, Query()] = "",
 ) -> HTMLResponse:
     store = source.store()
-    tables = Tables(store, partition, shard, version or max(versions(store), default=""))
+    tables = _tables(store, partition, shard, version)
     ids = tables.read("people", ["person_id"])
     person_id = f"{partition}/{shard:05d}/{key}/{number}"
     row = -1 if ids is None else pc.index(ids["person_id"], person_id).as_py()
@@ -109,6 +112,7 @@ def person(
         shard=shard,
         page=row // PAGE_ROWS + 1,
         version=tables.version,
+        subsets=tables.subsets(),
         person=_detailed(tables, row, person_id),
         around={
             rel: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
@@ -125,6 +129,12 @@ def person_path(person_id: str) -> str:
 def stored_path(person_id: str) -> str:
     """Address of the stored image that a person is in."""
     return "/images/stored/" + quote(person_id.rpartition("/")[0])
+
+
+def _tables(store: Store, partition: str, shard: int, version: str) -> Tables:
+    """Those of a cluster version; without one, of the newest that the shard's people have been assigned to."""
+    tables = Tables(store, partition, shard, version)
+    return tables if version else replace(tables, version=tables.newest("assignments"))
 
 
 def _matching(tables: Tables, filters: PeopleFilters) -> tuple[np.ndarray, int]:

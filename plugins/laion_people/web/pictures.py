@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from threading import Lock
 from typing import Annotated, BinaryIO
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, HTTPException, Path, Response
 
 from laion_people.images import IMAGE_SUFFIXES
@@ -25,6 +27,8 @@ from laion_people.web.addresses import ClusterId, Partition, Version
 INDEXES = 8  # tars whose index is kept
 MOST_KEYS = 100_000  # of a tar, ten times img2dataset's; with INDEXES, the bound of what indexes take: some 200 MB
 MOST_BYTES = 50_000_000  # of a picture; larger ones are not shown
+MOST_HEADERS = 4 * MOST_KEYS  # of a walk: a sample has a picture, a text, a JSON file and perhaps a long name
+LONGEST_KEY = 255  # characters, as many as a file's name has
 LONG_NAME = 64_000  # bytes of a header that holds a name
 AHEAD = 1 << 22  # bytes of a bucket's tar that one request of a walk reads: some 50 images
 Shard = Annotated[int, Path(ge=0, lt=10**9)]
@@ -44,8 +48,7 @@ class TarIndex:
     def __init__(self, store: Store, path: str):
         self._store, self._path = store, path
         self._places: dict[str, tuple[int, int]] = {}
-        self._next, self._end = 0, store.size(path)
-        self._done = False
+        self._next, self._done = 0, False
         self._lock = Lock()
 
     def find(self, key: str) -> tuple[int, int] | None:
@@ -58,12 +61,12 @@ class TarIndex:
     def _walk(self, wanted: str) -> None:
         """Goes on to the sample after the wanted one: of a sample's images the last counts, as for `samples`."""
         with self._store.ranged(self._path, AHEAD) as file:
-            for header, name, start, size in members(file, self._next, self._end):
+            for header, name, start, size in members(file, self._next, self._store.size(self._path)):
                 key, _, suffix = text(name).rpartition("/")[2].partition(".")
                 if wanted in self._places and key != wanted:
                     self._next = header
                     return
-                if suffix in IMAGE_SUFFIXES:
+                if suffix in IMAGE_SUFFIXES and len(key) <= LONGEST_KEY:
                     self._places[key] = start, size
                 if len(self._places) == MOST_KEYS:
                     break
@@ -73,11 +76,13 @@ class TarIndex:
 def members(file: BinaryIO, offset: int, end: int) -> Iterator[tuple[int, str, int, int]]:
     """The regular files of a tar of ``end`` bytes from the header at ``offset`` on: header, name, start and size.
 
-    Only as far as it is whole. `tarfile` would read a long name of any size, keep every member, and could not go on
-    at an offset.
+    Only as far as it is whole, and of MOST_HEADERS. `tarfile` would read a long name of any size, keep every member,
+    and could not go on at an offset.
     """
     first, long_name = offset, ""
-    while offset + tarfile.BLOCKSIZE <= end:
+    for _ in range(MOST_HEADERS):
+        if offset + tarfile.BLOCKSIZE > end:
+            return
         file.seek(offset)
         try:
             member = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
@@ -132,44 +137,43 @@ def media_type(data: bytes) -> str:
 
 router = APIRouter(prefix="/images")
 _pictures = Pictures()
+_threads = CapacityLimiter(8)  # of their own: to walk large tars takes seconds, and Airflow's API has only 40 for all
 
 
 @router.get("/stored/{collection}/{part}/{shard}/{key}")
-def stored(partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
+async def stored(partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
     """A stored image of a shard."""
-    return _answer(f"images/{partition}/{shard:05d}.tar", key, if_none_match)
+    return await _answer(f"images/{partition}/{shard:05d}.tar", key, if_none_match)
 
 
 @router.get("/composed/{version}/{collection}/{part}/{shard}/{key}")
-def composed(version: Version, partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
+async def composed(version: Version, partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
     """A composed image of Subset B."""
-    return _answer(f"subset_b/{version}/{partition}/{shard:05d}.tar", key, if_none_match)
+    return await _answer(f"subset_b/{version}/{partition}/{shard:05d}.tar", key, if_none_match)
 
 
 @router.get("/sheets/{version}/{cluster_id}")
-def sheet(version: Version, cluster_id: ClusterId, if_none_match: Tag = "") -> Response:
+async def sheet(version: Version, cluster_id: ClusterId, if_none_match: Tag = "") -> Response:
     """The contact sheet of a cluster."""
-    store, path = source.store(), f"clusters/{version}/contact-{cluster_id}.jpg"
-    if not (tag := store.tag(path)):
-        raise HTTPException(404, f"There is no contact sheet of {cluster_id} in version {version}.")
-    return _picture(store, path, if_none_match, tag, (0, store.size(path)))
+    return await _answer(f"clusters/{version}/contact-{cluster_id}.jpg", "", if_none_match)
 
 
-def _answer(tar: str, key: str, if_none_match: str) -> Response:
+async def _answer(path: str, key: str, if_none_match: str) -> Response:
+    return await run_sync(_picture, path, key, if_none_match, limiter=_threads)
+
+
+def _picture(path: str, key: str, if_none_match: str) -> Response:
+    """The picture of a key in a tar, or (without a key) a file that is one, unless the browser has it."""
     store = source.store()
-    if not (tag := store.tag(tar)):
-        raise HTTPException(404, f"{tar} is not in the store.")
-    place = _pictures.find(store, tar, key, tag)
-    if place is None:
-        raise HTTPException(404, f"{tar} has no image {key}.")
-    return _picture(store, tar, if_none_match, f"{tag} {key}", place)
-
-
-def _picture(store: Store, path: str, if_none_match: str, tag: str, place: tuple[int, int]) -> Response:
-    """The picture at a place (start, size) of a file, unless the browser has it: ``tag`` changes with the picture."""
-    headers = SAFE | {"ETag": f'"{hashlib.sha256(tag.encode(errors="replace")).hexdigest()[:32]}"'}
+    if not (tag := store.tag(path)):
+        raise HTTPException(404, f"{path} is not in the store.")
+    changing = f"{tag} {key}"  # with the picture
+    headers = SAFE | {"ETag": f'"{hashlib.sha256(changing.encode(errors="replace")).hexdigest()[:32]}"'}
     if headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
+    place = _pictures.find(store, path, key, tag) if key else (0, store.size(path))
+    if place is None:
+        raise HTTPException(404, f"{path} has no image {key}.")
     start, size = place
     data = store.part(path, start, start + size) if size <= MOST_BYTES else b""
     if not (kind := media_type(data)):

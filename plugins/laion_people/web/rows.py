@@ -7,7 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from threading import Lock
 from typing import Any
 
@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from fastapi import HTTPException
 
 from laion_people.errors import LaionPeopleError
+from laion_people.runner import versions
 from laion_people.step import VERSIONED_TABLES
 from laion_people.store import Store
 
@@ -100,6 +101,18 @@ class Tables:
         folder = f"{table}/{self.version}" if table in VERSIONED_TABLES else table
         return f"{folder}/{self.partition}/{self.shard:05d}.parquet"
 
+    def newest(self, table: str) -> str:
+        """The cluster version, or else the newest one, of which the shard has a table; "" if it has none."""
+        if self.version and self.store.exists(self.path(table)):
+            return self.version
+        others = (replace(self, version=version) for version in reversed(versions(self.store)))
+        return next((of.version for of in others if self.store.exists(of.path(table))), "")
+
+    def subsets(self) -> dict[str, str]:
+        """Page -> the `newest` cluster version of what it shows."""
+        found = at_once(lambda: self.newest("subset_b"), lambda: self.newest("subset_c"))
+        return dict(zip(("composites", "captioned"), found, strict=True))
+
     def read(self, table: str, names: Sequence[str], rows: Sequence[int] | None = None) -> pa.Table | None:
         """Columns of a table's rows, or of all; None when the step that writes it has not been run on the shard."""
         path = self.path(table)
@@ -144,5 +157,5 @@ def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     with store.ranged(path, AHEAD) as source:
         try:
             yield pq.ParquetFile(source)
-        except (pa.ArrowException, KeyError) as error:
+        except (pa.ArrowException, OSError, KeyError) as error:  # OSError: a page of it cannot be unpacked
             raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache, partial
-from pathlib import Path
 from urllib.parse import quote
 
 from airflow.models.dagrun import DagRun
@@ -16,13 +16,13 @@ from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
 from laion_people import drift, metadata
+from laion_people.errors import LaionPeopleError
 from laion_people.funnel import RELEASE_STEPS
-from laion_people.settings import from_environment
-from laion_people.store import Store, open_store
+from laion_people.store import Store, deployment_uri, open_store
 from laion_people.totals import Totals, TotalsReader
-from laion_people.web.auth import CAPTION, EXTRACT
+from laion_people.web.auth import CAPTION, DAGS, EXTRACT
 
-ROOT = Path(__file__).resolve().parents[3]
+Read = Mapping[str, Mapping[str, Totals]]  # by partition (or cluster version) and step
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,13 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class State:
     """The totals by partition (or cluster version) and step; the keys of all partitions, those with metadata and those
-    of which something has been made; and sentences on partitions that are unlike their collection."""
+    of which something has been made; sentences on partitions that are unlike their collection; and, where the metadata
+    cannot be listed, why."""
 
-    totals: Mapping[str, Mapping[str, Totals]]
+    totals: Read
     partitions: Sequence[str]
     flags: Mapping[str, Sequence[str]]
+    fault: str = ""
 
     @property
     def versions(self) -> list[str]:
@@ -57,14 +59,12 @@ class State:
 
 def store() -> Store:
     """The store of the deployment's settings. Raises UsageError when they are wrong."""
-    uri = from_environment().store
-    return _open(uri if "://" in uri else str(ROOT / Path(uri).expanduser()))  # as the tasks, which work in ROOT
+    return _open(deployment_uri())
 
 
-def totals() -> dict[str, dict[str, Totals]]:
+def totals() -> Read:
     """The totals by partition (or cluster version) and step. Only files that have changed are read."""
-    with _reading:  # so that requests which come together don't all read the same
-        return _reader(store()).read()
+    return _shared(store()).read()
 
 
 def state() -> State:
@@ -75,7 +75,12 @@ def state() -> State:
         flags = pool.submit(drift.flags, place)
         keys = pool.submit(metadata.partitions, place)
         made = {key for key, steps in reading.result().items() if not steps.keys() <= set(RELEASE_STEPS)}
-        return State(reading.result(), sorted(made | keys.result().keys()), flags.result())
+        fault = ""
+        try:
+            made |= keys.result().keys()
+        except LaionPeopleError as error:  # it may be the name of one file: what has been made can be seen without
+            fault = str(error)
+        return State(reading.result(), sorted(made), flags.result(), fault)
 
 
 def latest_runs() -> dict[tuple[str, str], Run]:
@@ -89,8 +94,9 @@ def latest_runs() -> dict[tuple[str, str], Run]:
 
 
 def runs_of(partition: str, run_ids: Iterable[str] = ()) -> list[Run]:
-    """The runs of a partition, and those with these ids, newest first."""
-    return _runs((DagRun.partition_key == partition) | DagRun.run_id.in_(tuple(run_ids)))
+    """The runs of our DAGs on a partition, and those with these ids, newest first."""
+    wanted = (DagRun.partition_key == partition) | DagRun.run_id.in_(tuple(run_ids))
+    return _runs(DagRun.dag_id.in_(DAGS) & wanted)
 
 
 def partition_of(dag_id: str, run_id: str) -> str | None:
@@ -106,6 +112,27 @@ def _runs(condition: object) -> list[Run]:
         return [Run(dag, run, key or "", str(state), queued) for dag, run, key, state, queued in session.execute(query)]
 
 
-_reading = threading.Lock()
-_open = cache(partial(open_store, attempts=2))  # somebody is waiting, and may ask again
-_reader = cache(TotalsReader)
+class Shared:
+    """Readings that take their time, of which those who ask at the same time share one."""
+
+    def __init__(self, read: Callable[[], Read]):
+        self._read, self._lock = read, threading.Lock()
+        self._began, self._latest = -1.0, Future[Read]()
+
+    def read(self) -> Read:
+        """The first reading that began after this was called, or its error."""
+        asked = time.monotonic()
+        with self._lock:
+            if self._began < asked:
+                began, latest = time.monotonic(), Future[Read]()
+                try:
+                    latest.set_result(self._read())
+                except LaionPeopleError as error:
+                    latest.set_exception(error)
+                self._began, self._latest = began, latest
+            latest = self._latest
+        return latest.result()
+
+
+_open = cache(partial(open_store, attempts=2, connect_seconds=3))  # somebody is waiting, and may ask again
+_shared = cache(lambda store: Shared(TotalsReader(store).read))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from typing import Annotated
+from unittest import mock
 
 import pytest
 from airflow.api_fastapi.app import get_auth_manager
@@ -164,3 +165,26 @@ def test_tokens_grow_old_and_die_with_the_secret(form: TestClient, monkeypatch: 
     assert send(form, "ada", csrf) == 200
     monkeypatch.setenv("AIRFLOW__API__SECRET_KEY", "z" * 64)
     assert send(form, "ada", csrf) == 403
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Length": "1000001"},
+        {"Content-Length": "-5"},
+        {"Content-Length": b"\xb2"},  # a digit, to Python, and no number
+        {"Content-Length": "9" * 5000},
+        {"Transfer-Encoding": "chunked"},
+    ],
+)
+def test_forms_of_any_size_are_refused_before_they_are_read(
+    anonymous: TestClient, headers: dict[str, str | bytes]
+) -> None:
+    """FastAPI reads a form, and spools its files, before it looks at anybody's rights."""
+
+    kind = {"Content-Type": "multipart/form-data; boundary=x"}
+    with mock.patch("starlette.requests.Request.form", side_effect=AssertionError("the form was read")):
+        answer = anonymous.post("/laion-people/clusters/check", content=iter([b"--x--"]), headers=kind | headers)
+    assert answer.status_code == 413
+    assert "should be at most 1,000,000 bytes" in answer.text
+    assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"

@@ -3,12 +3,17 @@ from __future__ import annotations
 import re
 from html import unescape
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
 from laion_people import captions
 from laion_people.store import LocalStore
-from tests.dags.web.browsing import field, make_browsed, people_of
+from laion_people.totals import write_totals
+from laion_people.web import clusters
+from tests.dags.web.big_store import manifest
+from tests.dags.web.browsing import PARTITION, field, make_browsed, people_of, table
 from tests.dags.web.conftest import SignedIn
 from tests.synthetic_store import VERSION
 
@@ -46,6 +51,8 @@ def test_clusters_lead_to_the_newest_version(client: TestClient, store: LocalSto
     assert "No clusters yet" in client.get("/laion-people/clusters").text
     make_browsed(store)
     assert client.get("/laion-people/clusters").headers["Location"] == LIST
+    store.write("manifests/cluster/v0002.json", b"{}")  # its label has not run
+    assert client.get("/laion-people/clusters").headers["Location"] == LIST
 
 
 def test_clusters_are_listed_by_kind_the_largest_first(client: TestClient, store: LocalStore) -> None:
@@ -79,6 +86,49 @@ def test_a_cluster_shows_members_of_a_shard(client: TestClient, store: LocalStor
     make_browsed(store)
     assert all(of.startswith("demo/00000/00000/") for of in people_of(client.get(PAGE).text))
     assert "11 in shard 00000 of demo/00000" in client.get(PAGE).text
+
+
+def test_members_are_of_a_partition_that_has_been_assigned(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    write_totals(store, manifest("assign", "demo/00000-older", [0], 10), 1)  # to another version
+    assert "11 in shard 00000 of demo/00000." in client.get(PAGE).text
+    rows = table(store, f"clusters/{VERSION}/clusters.parquet")
+    elsewhere = pa.array(["gone/00000/00000/000000001/0"] * len(rows))
+    with store.writer(f"clusters/{VERSION}/clusters.parquet") as local:
+        pq.write_table(
+            rows.set_column(rows.schema.get_field_index("medoid_person_id"), "medoid_person_id", elsewhere), local
+        )
+    assert "11 in shard 00000 of demo/00000." in client.get(PAGE).text
+
+
+def test_members_with_faces_come_from_few_row_groups(
+    client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Face landmarks of a row group are 6 MB, and a cluster has a few members in each."""
+    make_browsed(store)
+    monkeypatch.setattr(clusters, "ROW_GROUP", 8)
+    for kind, most in (("face", clusters.MESH_GROUPS), ("pose", 99)):
+        page = client.get(f"{LIST}/{kind}-0001").text
+        assigned = table(store, f"assignments/{VERSION}/{PARTITION}/00000.parquet")
+        rows = [row for row, of in enumerate(assigned[f"{kind}_cluster"].to_pylist()) if of == f"{kind}-0001"]
+        first = [row for row in rows if row // 8 in sorted({row // 8 for row in rows})[:most]]
+        assert people_of(page) == [assigned["person_id"][row].as_py() for row in first[: clusters.MEMBERS]]
+        assert f"{len(rows)} in shard" in page
+
+
+def test_a_cluster_without_captions_is_listed(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    captions.put(store, VERSION, {"pose-0001": captions.Entry(())})
+    page = client.get(LIST)
+    assert page.status_code == 200 and "No captions." in page.text
+    assert client.get(PAGE).status_code == 200
+
+
+def test_a_cluster_that_only_the_captions_know_is_not_edited(editor: TestClient, store: LocalStore) -> None:
+    captions.put(store, VERSION, {"pose-0099": captions.Entry(tuple(TEXTS))})
+    sent = form(editor, tag=captions.read(store, VERSION)["pose-0099"].tag, caption=[*TEXTS, "A person waits."])
+    assert editor.post(f"{LIST}/pose-0099", data=sent, headers=ORIGIN).status_code == 404
+    assert captions.read(store, VERSION)["pose-0099"].captions == tuple(TEXTS)
 
 
 def test_an_edit_is_kept_with_who_and_when(editor: TestClient, store: LocalStore) -> None:
@@ -136,9 +186,10 @@ def test_an_edit_of_another_cluster_is_no_conflict(editor: TestClient, store: Lo
 
 
 def test_edits_that_subset_c_does_not_know_yet_are_pointed_out(editor: TestClient) -> None:
-    assert "have been edited since Subset C was made" not in editor.get(LIST).text
+    assert "Subset C does not have" not in editor.get(LIST).text
     editor.post(PAGE, data=form(editor, caption=TEXTS), headers=ORIGIN)
-    assert "The captions of 1 cluster" in editor.get(LIST).text
+    assert "The captions of 1 cluster have been edited since" in editor.get(LIST).text.replace("\n", " ")
+    assert "Subset C does not have it yet" in editor.get(PAGE).text
 
 
 def test_only_editors_see_the_form_and_can_send_it(

@@ -5,14 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import re
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from laion_people.drift import Vitals
+from laion_people.errors import LaionPeopleError
 from laion_people.local_airflow import free_port
 from laion_people.store import LocalStore
-from laion_people.totals import write_totals
+from laion_people.totals import Totals, write_totals
+from laion_people.web import source
+from laion_people.web.app import app
+from laion_people.web.source import Shared
 from tests.dags.web.big_store import add_partition, add_partitions, add_version, manifest
 from tests.dags.web.conftest import AddRun
 
@@ -86,6 +94,15 @@ def test_a_partition_unlike_its_collection_is_flagged(client: TestClient, store:
     assert "download success is 10.0%" in page
 
 
+def test_images_made_elsewhere_need_no_download(client: TestClient, store: LocalStore) -> None:
+    add_partition(store, "laion2B-en/00000", 1)
+    add_partition(store, "mine/00000", 1)
+    store.delete("totals/download/mine/00000.json")
+    assert 'value="unfinished">unfinished (0)' in client.get(PAGE).text
+    tiles = dict(re.findall(r"<b>([^<]*)</b> <span>(\w+)", client.get(PAGE, params={"collection": "mine"}).text))
+    assert "images" in tiles.values() and tiles["6.2\xa0k"] == "images"
+
+
 def test_many_partitions_come_in_pages(client: TestClient, store: LocalStore) -> None:
     for part in range(130):
         store.write(f"metadata/laion2B-en/part-{part:05d}-x.parquet", b"")
@@ -131,10 +148,82 @@ def test_what_comes_from_outside_is_text_and_nothing_else(client: TestClient, st
     assert "&lt;script&gt;alert" in page
 
 
+def test_a_metadata_file_with_an_odd_name_hides_nothing_that_was_made(client: TestClient, store: LocalStore) -> None:
+    add_partition(store, "laion2B-en/00001", 1)
+    store.write("metadata/laion2B-en/part-00002-x.parquet", b"")
+    store.write("metadata/laion2B-en/-odd name-.parquet", b"")
+    page = client.get(PAGE)
+    assert (page.status_code, list(rows(page.text))) == (200, ["00001"])
+    assert (
+        "Partitions of which nothing has been made are left out: partition &#39;laion2B-en/-odd name-&#39;" in page.text
+    )
+    assert client.get(f"{PAGE}partitions/laion2B-en/00001").status_code == 200
+    unknown = client.get(f"{PAGE}partitions/laion2B-en/00002")
+    assert unknown.status_code == 503 and "-odd name-" in unknown.text
+
+
+def test_a_version_that_does_not_tell_its_partitions_is_listed(client: TestClient, store: LocalStore) -> None:
+    add_partition(store, "laion2B-en/00000", 1)
+    for version, params in (("v0001", {}), ("v0002", {"partitions": 7})):
+        write_totals(store, dataclasses.replace(manifest("cluster", version, [0], 10), params=params), 1)
+    page = client.get(PAGE)
+    assert page.status_code == 200
+    assert "clusters/v0001" in page.text and "clusters/v0002" in page.text
+
+
+def test_those_who_ask_together_share_a_reading() -> None:
+    """Each reading of a bucket lists it, which takes a second for thousands of partitions."""
+    began, go = threading.Semaphore(0), threading.Event()
+    readings: list[int] = []
+
+    def read() -> dict[str, dict[str, Totals]]:
+        readings.append(len(readings))
+        began.release()
+        assert go.wait(20)
+        return {f"reading {readings[-1]}": {}}
+
+    shared = Shared(read)
+    with ThreadPoolExecutor(9) as pool:
+        first = pool.submit(shared.read)
+        assert began.acquire(timeout=20)
+        later = [pool.submit(shared.read) for _ in range(8)]  # what the first has read may be older than they are
+        while pool._work_queue.qsize():
+            time.sleep(0.01)
+        time.sleep(0.2)
+        go.set()
+        assert list(first.result(20)) == ["reading 0"]
+        assert {str(list(of.result(20))) for of in later} == {"['reading 1']"}
+    assert list(shared.read()) == ["reading 2"]
+
+
+def test_those_who_ask_together_share_an_error() -> None:
+    def read() -> dict[str, dict[str, Totals]]:
+        raise LaionPeopleError("away")
+
+    shared = Shared(read)
+    for _ in range(2):
+        with pytest.raises(LaionPeopleError, match="away"):
+            shared.read()
+
+
+def test_the_server_starts_when_the_pages_are_ready(
+    airflow: FastAPI, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add_partition(store, "laion2B-en/00000", 1)
+    asked: list[str] = []
+    monkeypatch.setattr(source, "latest_runs", lambda: asked.append("Airflow's database"))
+    with TestClient(app):
+        assert asked == ["Airflow's database"]  # SQLAlchemy's first query takes long
+        monkeypatch.setattr(LocalStore, "open", lambda self, path: asked.append(path))
+        assert source.totals()["laion2B-en/00000"].keys() >= {"download", "caption"}
+    assert len(asked) == 1
+
+
 def test_a_damaged_file_is_told_in_a_sentence(client: TestClient, store: LocalStore) -> None:
     store.write("totals/detect/laion2B-en/00000.json", b"{")
     answer = client.get(PAGE)
     assert answer.status_code == 503
+    assert "Something is wrong with the store" in answer.text
     assert "totals/detect/laion2B-en/00000.json is damaged" in answer.text
     assert "Traceback" not in answer.text
 
@@ -179,7 +268,7 @@ def test_a_page_asks_the_store_for_little_however_many_shards_there_are(
 
     for name in ("list", "tags", "open", "exists", "size", "tag"):
         watch(name)
-    folders = ["list metadata", "list totals", "list vitals", "tags totals", "tags vitals"]  # tags are of a list
+    folders = ["list metadata", "tags totals", "tags vitals"]
     client.get(PAGE)
     assert sorted(asked) == folders
     asked.clear()

@@ -100,9 +100,7 @@ def test_a_partition_of_which_nothing_is_made_says_how_to_start(client: TestClie
     assert "Nothing has been made of this partition yet" in client.get(PAGE).text
 
 
-@pytest.mark.parametrize(
-    "path", ["a/b", "../etc/passwd", "..%2f..%2fetc/passwd", "a/..", "a/%2e%2e", ".a/b", "a/b%00", "a/b%0a", "a/<b>"]
-)
+@pytest.mark.parametrize("path", ["a/b", "..%2f..%2fetc/passwd", ".a/b", "a/b%00", "a/b%0a", "a/<b>"])
 def test_what_is_no_partition_is_not_found(client: TestClient, store: LocalStore, path: str) -> None:
     store.write("metadata/laion2B-en/part-00001-x.parquet", b"")
     answer = client.get(f"/laion-people/partitions/{path}")
@@ -132,6 +130,14 @@ def test_a_run_leads_to_its_partition(client: TestClient, store: LocalStore, add
     assert led("laion_people_extract", "manual__1%2B00:00") == (303, PAGE)
     assert led("laion_people_cluster", "manual__2") == (303, "/laion-people/?collection=laion2B-en")
     assert led("laion_people_extract", "manual__3") == led("another_dag", "manual__4") == (404, "")
+
+
+def test_runs_of_other_dags_are_not_ours(client: TestClient, store: LocalStore, add_run: AddRun) -> None:
+    add_partition(store, KEY, 2)
+    add_run("another_dag", "manual__1", KEY, "failed")  # the run id that the steps' manifests have
+    page = client.get(PAGE).text
+    assert "another_dag" not in page
+    assert "Airflow knows of no run with this partition key" in page
 
 
 def test_parameters_and_flags_are_text(client: TestClient, store: LocalStore) -> None:

@@ -219,6 +219,34 @@ def test_a_damaged_table_is_named(client: TestClient, store: LocalStore, people)
     assert f"pose/{PARTITION}/00000.parquet is damaged" in answer.text
 
 
+def test_a_table_whose_pages_are_damaged_is_named(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+    path = store.root / f"people/{PARTITION}/00000.parquet"
+    data = bytearray(path.read_bytes())
+    for at in range(4, len(data) // 2):
+        data[at] ^= 0xFF
+    path.write_bytes(data)
+    answer = client.get(PAGE)
+    assert answer.status_code == 503
+    assert f"people/{PARTITION}/00000.parquet is damaged" in answer.text
+
+
+def test_people_are_of_the_newest_version_that_they_have_been_assigned_to(
+    client: TestClient, store: LocalStore, people
+) -> None:  # type: ignore[no-untyped-def]
+    store.write("manifests/cluster/v0002.json", b"{}")
+    page = client.get(PAGE).text
+    assert "/clusters/v0001/pose-" in page
+    assert "composites/v0001/" in page and "captioned/v0001/" in page
+    person = client.get(f"/laion-people/people/{people[1]['person_id']}").text
+    assert "Clusters of v0001" in person
+    store.delete(f"subset_c/v0001/{PARTITION}/00000.parquet")
+    assert "captioned/v0001/" not in client.get(PAGE).text
+    assert (
+        "No composed images of demo/00000 with clusters v0002 yet"
+        in client.get(f"/laion-people/composites/v0002/{PARTITION}").text
+    )
+
+
 def test_a_table_of_other_people_is_not_drawn_over_them(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
     path = f"pose/{PARTITION}/00000.parquet"
     rows = table(store, path)

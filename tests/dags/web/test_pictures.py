@@ -1,12 +1,16 @@
 from __future__ import annotations
 
+import asyncio
 import io
 import random
 import tarfile
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
+import httpx
 import pytest
+from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 
 from laion_people.images import TarImages
@@ -14,6 +18,7 @@ from laion_people.store import LocalStore
 from laion_people.web import pictures
 from laion_people.web.pictures import TarIndex
 from tests.dags.web.browsing import PARTITION, make_browsed
+from tests.dags.web.conftest import SignedIn
 from tests.synthetic_store import VERSION
 
 JPEG, PNG, GIF = b"\xff\xd8\xff\xe0 a jpeg", b"\x89PNG\r\n\x1a\n a png", b"GIF89a a gif"
@@ -155,6 +160,66 @@ def test_headers_are_not_believed_beyond_the_file(store: LocalStore) -> None:
     for data in hostile:
         store.write(TAR, data + bytes(1024))
         assert TarIndex(store, TAR).find("a") is None
+
+
+def test_a_walk_ends_after_so_many_headers(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Folders and long names count too, of which a tar may have nothing else."""
+    monkeypatch.setattr(pictures, "MOST_HEADERS", 50)
+    folder = tarfile.TarInfo("folder")
+    folder.type = tarfile.DIRTYPE
+    path = write_tar(store, [("a.jpg", JPEG)])
+    path.write_bytes(folder.tobuf() * 49 + path.read_bytes())
+    assert TarIndex(store, TAR).find("a")
+    path.write_bytes(folder.tobuf() + path.read_bytes())
+    assert TarIndex(store, TAR).find("a") is None
+
+
+def test_keys_longer_than_names_of_files_are_not_kept(store: LocalStore) -> None:
+    write_tar(store, [(f"{'x' * 256}.jpg", JPEG), (f"{'y' * 255}.jpg", JPEG)])
+    index = TarIndex(store, TAR)
+    assert index.find("x" * 256) is None
+    assert index.find("y" * 255)
+    assert len(index._places) == 1
+
+
+def test_what_a_browser_has_is_not_looked_for(
+    client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tar(store, [("a.jpg", JPEG)])
+    tag = client.get(ADDRESS + "a").headers["ETag"]
+    monkeypatch.setattr(pictures, "_pictures", None)  # as in another process, which would walk the tar
+    assert client.get(ADDRESS + "a", headers={"If-None-Match": tag}).status_code == 304
+
+
+def test_slow_tars_do_not_keep_airflow_waiting(
+    airflow: FastAPI, signed_in: SignedIn, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Airflow's own API has 40 threads for all its requests: pictures have a few of their own."""
+    write_tar(store, [("a.jpg", JPEG)])
+    waiting, go = threading.Semaphore(0), threading.Event()
+
+    def slow(*_: object) -> Response:
+        waiting.release()
+        assert go.wait(60)
+        return Response()
+
+    monkeypatch.setattr(pictures, "_picture", slow)
+    cookies = {"_token": signed_in("vera").cookies["_token"]}
+
+    async def ask() -> int:
+        transport = httpx.ASGITransport(airflow)
+        async with httpx.AsyncClient(transport=transport, base_url="http://test", cookies=cookies) as client:
+            pending = [asyncio.create_task(client.get(ADDRESS + "a")) for _ in range(60)]
+            try:
+                await asyncio.to_thread(waiting.acquire, timeout=30)
+                await asyncio.sleep(1)
+                page = await asyncio.wait_for(client.get("/laion-people/"), 20)
+            finally:
+                go.set()
+                await asyncio.gather(*pending)
+            return page.status_code
+
+    assert asyncio.run(ask()) == 200
 
 
 def test_what_is_remembered_of_tars_is_bounded(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
