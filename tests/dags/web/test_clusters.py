@@ -90,7 +90,7 @@ def test_a_cluster_shows_members_of_a_shard(client: TestClient, store: LocalStor
 
 def test_members_are_of_a_partition_that_has_been_assigned(client: TestClient, store: LocalStore) -> None:
     make_browsed(store)
-    write_totals(store, manifest("assign", "demo/00000-older", [0], 10), 1)  # to another version
+    write_totals(store, manifest("assign", "aaa/00000", [0], 10), 1)  # to another version
     assert "11 in shard 00000 of demo/00000." in client.get(PAGE).text
     rows = table(store, f"clusters/{VERSION}/clusters.parquet")
     elsewhere = pa.array(["gone/00000/00000/000000001/0"] * len(rows))
