@@ -29,6 +29,7 @@ import psutil
 
 from laion_people.local_airflow import free_port
 from laion_people.store import LocalStore
+from tests.dags.web.big_shard import add_big_shards
 from tests.dags.web.big_store import add_partitions, add_version
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,6 +39,14 @@ PAGES = (
     "/laion-people/?show=unfinished",
     f"/laion-people/partitions/{COLLECTION}/00000",
     f"/laion-people/partitions/{COLLECTION}/00001",  # unfinished: its missing shards are looked up
+    f"/laion-people/people/{COLLECTION}/00000",
+    f"/laion-people/people/{COLLECTION}/00000?shard=1000&page=50",
+    f"/laion-people/people/{COLLECTION}/00000?text=bus&subset_a=yes&face=yes&sort=similar",
+    f"/laion-people/clusters/{VERSION}",
+    f"/laion-people/clusters/{VERSION}/pose-0001",
+    f"/laion-people/clusters/{VERSION}/face-0001",
+    f"/laion-people/composites/{VERSION}/{COLLECTION}/00000",
+    f"/laion-people/captioned/{VERSION}/{COLLECTION}/00000",
 )
 LISTED = 1000  # files that a bucket names in an answer
 START_SECONDS = 120
@@ -119,6 +128,7 @@ def make_store(folder: Path, partitions: int, shards: int) -> None:
     store = LocalStore(folder)
     add_partitions(store, COLLECTION, partitions, shards)
     add_version(store, VERSION, [f"{COLLECTION}/{part:05d}" for part in range(partitions)])
+    add_big_shards(store, f"{COLLECTION}/00000", VERSION, shards)
 
 
 def main() -> None:
@@ -145,10 +155,10 @@ def main() -> None:
             "PYTHONPATH": f"{ROOT}:{ROOT / 'plugins'}",
         }
         subprocess.run(["airflow", "db", "migrate"], env=environ, check=True, capture_output=True)
-        print(f"{'page':60} {'cold':>8} {'warm':>8} {'cpu':>8} ms; kB as sent")
+        print(f"{'page':82} {'cold':>8} {'warm':>8} {'cpu':>8} ms; kB as sent")
         for page in PAGES:
             told = measure(environ, page, options.delay, options.rounds)
-            print("{page:60} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**told))
+            print("{page:82} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**told))
 
 
 if __name__ == "__main__":

@@ -50,12 +50,14 @@ WARM_UP_SECONDS = 10  # far more than a store needs that answers
 def warm_up() -> None:
     """Does what the first request would wait for.
 
-    It reads all totals, which is a file for each step and partition, and asks Airflow's database for something:
-    SQLAlchemy looks at all of Airflow's models before its first query, for a fifth of a second.
+    It reads all totals, a file for each step and partition, and the captions of the newest clusters, which are long
+    YAML; and it asks Airflow's database for something: SQLAlchemy looks at all of Airflow's models before its first
+    query, for a fifth of a second.
     """
     compile_templates()
     with suppress(LaionPeopleError):  # which a page says whenever somebody asks for it
-        source.state()
+        for version in source.state().versions[:1]:
+            clusters.entries_of(source.store(), version)
     source.latest_runs()
 
 

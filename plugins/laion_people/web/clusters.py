@@ -196,7 +196,7 @@ def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
     if not store.exists(path):
         raise HTTPException(404, f"Version {version} has no labelled clusters yet: the task label writes them.")
     names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "reviewed"]
-    table, entries = at_once(lambda: columns(store, path, names), lambda: _entries(store, version))
+    table, entries = at_once(lambda: columns(store, path, names), lambda: entries_of(store, version))
     kinds = list(KINDS)
     found = sorted(table.to_pylist(), key=lambda of: (kinds.index(of["kind"]), -of["size"], of["cluster_id"]))
     for of in found:
@@ -206,7 +206,8 @@ def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
     return found
 
 
-def _entries(store: Store, version: str) -> dict[str, Entry]:
+def entries_of(store: Store, version: str) -> dict[str, Entry]:
+    """What captions.yaml says of a version's clusters; read again when it has changed."""
     return _read_entries(store, version, store.tag(captions.captions_path(version)))
 
 
