@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 from urllib.parse import urlsplit
 
+from airflow.providers.standard.exceptions import HITLTimeoutError
 from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
@@ -39,7 +40,7 @@ class ReviewOperator(HITLOperator):
 
     Those whom notifications reach are told that it waits. The answer is kept in the store, in
     ``clusters/<version>/reviews.json``. Fails, without another try, when the answer is no, captions are refused or
-    nobody answers for PATIENCE; cleared, it asks again.
+    nobody answers for PATIENCE; cleared, it asks again. So it does by itself when Airflow has lost an answer.
     """
 
     template_fields: Sequence[str] = ("subject", "version")
@@ -50,7 +51,10 @@ class ReviewOperator(HITLOperator):
             subject=f"Are the captions of cluster version {version} good?",
             options=[APPROVE, REJECT],
             response_timeout=PATIENCE,
-            retries=0,  # another try would ask again
+            # Airflow loses an answer that comes within seconds of the question, before the scheduler has heard that the
+            # asking process ended, and takes the task for failed (https://github.com/apache/airflow/issues/71172).
+            retries=3,
+            retry_delay=timedelta(seconds=1),
             **kwargs,
         )
         self.version = version
@@ -70,7 +74,11 @@ class ReviewOperator(HITLOperator):
         return super().execute(context)
 
     def execute_complete(self, context: Any, event: dict[str, Any]) -> Any:
-        answer = super().execute_complete(context, event)
+        try:
+            answer = super().execute_complete(context, event)
+        except HITLTimeoutError as error:
+            message = f"nobody has answered for {PATIENCE.days} days: clear this task, and it asks again"
+            raise AirflowFailException(message) from error
         (option,), user = answer["chosen_options"], answer["responded_by_user"] or {}
         entries = self._entries()
         again = f"edit them at {_page(self.version)}, then clear this task with its downstream tasks"
