@@ -86,7 +86,9 @@ def check(caption: Annotated[list[str], Form(max_length=200)]) -> dict[str, Any]
 
 
 @router.get("/{version}")
-def clusters(request: Request, version: Version, filters: Annotated[ClusterFilters, Query()]) -> HTMLResponse:
+def clusters(
+    request: Request, user: Reader, version: Version, filters: Annotated[ClusterFilters, Query()]
+) -> HTMLResponse:
     store = source.store()
     known, found = at_once(lambda: versions(store), lambda: _clusters(store, version))
     passing = [
@@ -107,6 +109,7 @@ def clusters(request: Request, version: Version, filters: Annotated[ClusterFilte
         clusters=passing[pages.span],
         reviewed=sum(of["entry"].reviewed for of in found),
         pending=[of["cluster_id"] for of in found if of["pending"]],
+        may_change=may_change(request, user),
         kinds=KINDS,
     )
 
@@ -167,7 +170,8 @@ def _page(
         saved=members.saved,
         refused=typed.refused if typed else "",
         conflict=conflict,
-        csrf=csrf_token(user) if may_change(request, user) else "",
+        may_change=may_change(request, user),
+        csrf=csrf_token(user),
         around=_around(found, cluster_id),
         left=sum(not of["entry"].reviewed for of in found),
         medoid=person_path(of["medoid_person_id"]),

@@ -6,15 +6,22 @@ import shutil
 import threading
 import time
 from collections.abc import Iterator
+from urllib.parse import unquote
 
 import pytest
 import uvicorn
+from airflow.dag_processing.bundles.manager import DagBundlesManager
+from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
+from airflow.models.dagrun import DagRun
+from airflow.utils.session import create_session
 from fastapi import FastAPI
 from playwright.sync_api import Browser, Page, sync_playwright
+from sqlalchemy import select
 
 from laion_people import captions
 from laion_people.local_airflow import free_port
 from laion_people.store import LocalStore
+from tests.dags.conftest import ROOT
 from tests.dags.web.browsing import PARTITION, make_browsed
 from tests.dags.web.conftest import SignedIn
 from tests.synthetic_store import VERSION
@@ -203,3 +210,21 @@ def test_captions_are_edited_without_scripts_too(
     assert "Saved" in page.inner_text("[role=status].saved")
     assert captions.read(store, VERSION)["face-0002"].captions[5] == "A person laughs."
     context.close()
+
+
+def test_a_button_starts_the_run_that_takes_edits_up(page: Page, address: str, store: LocalStore) -> None:
+    DagBundlesManager().sync_bundles_to_db()
+    sync_bag_to_db(DagBag(ROOT / "dags" / "laion_people_cluster.py"), "dags-folder", None)
+    page.goto(f"{address}/clusters/{VERSION}/pose-0002")
+    page.locator("textarea").nth(5).fill("A person stands still.")
+    page.get_by_role("button", name="Save").click()
+    page.goto(f"{address}/clusters/{VERSION}")
+    page.get_by_role("button", name="Trigger it now").click()
+    link = page.get_by_role("link", name="Look at the run.")
+    link.wait_for()
+    run_id = unquote(str(link.get_attribute("href")).rsplit("/", 1)[1])
+    with create_session() as session:
+        run = session.scalars(select(DagRun).where(DagRun.run_id == run_id)).one()
+        assert (run.dag_id, run.conf) == ("laion_people_cluster", {"clusters": VERSION})
+        assert run.triggering_user_name == "ulla"
+        session.delete(run)

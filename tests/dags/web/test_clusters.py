@@ -185,11 +185,13 @@ def test_an_edit_of_another_cluster_is_no_conflict(editor: TestClient, store: Lo
     assert editor.post(PAGE, data=mine, headers=ORIGIN).status_code == 303
 
 
-def test_edits_that_subset_c_does_not_know_yet_are_pointed_out(editor: TestClient) -> None:
+def test_edits_that_subset_c_does_not_know_yet_are_pointed_out(editor: TestClient, client: TestClient) -> None:
     assert "Subset C does not have" not in editor.get(LIST).text
     editor.post(PAGE, data=form(editor, caption=TEXTS), headers=ORIGIN)
     assert "The captions of 1 cluster have been edited since" in editor.get(LIST).text.replace("\n", " ")
     assert "Subset C does not have it yet" in editor.get(PAGE).text
+    assert "<button" in editor.get(LIST).text.split("edited since")[1].split("<form")[0]
+    assert "<button" not in client.get(LIST).text.split("edited since")[1].split("<form")[0]
 
 
 def test_only_editors_see_the_form_and_can_send_it(

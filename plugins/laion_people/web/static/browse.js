@@ -1,4 +1,5 @@
-// The browsers' keys, and the caption form, which asks the server about every caption while it is being typed.
+// The browsers' keys; the caption form, which asks the server about every caption while it is being typed; and the button
+// that starts a run.
 'use strict'
 
 function toggleViews() {
@@ -84,3 +85,27 @@ class CaptionForm {
 }
 
 for (const form of document.querySelectorAll('form.captions')) new CaptionForm(form)
+
+// Asks Airflow's own API, which looks at the user's rights, for a run that takes edited captions up.
+async function rederive(button) {
+  const status = button.nextElementSibling
+  const body = JSON.stringify({ logical_date: null, conf: { clusters: button.dataset.version } })
+  const headers = { 'Content-Type': 'application/json' }
+  button.disabled = true
+  try {
+    const answer = await fetch(button.dataset.runs, { method: 'POST', headers, body, credentials: 'same-origin' })
+    const said = await answer.json()
+    if (!answer.ok) throw new Error(JSON.stringify(said.detail))
+    const link = Object.assign(document.createElement('a'), { target: '_top', textContent: 'Look at the run.' })
+    link.href = button.dataset.run + encodeURIComponent(said.dag_run_id)
+    status.replaceChildren('A run has started. ', link)
+  } catch (error) {
+    status.textContent = `No run has started: ${error.message}`
+    button.disabled = false
+  }
+}
+
+for (const button of document.querySelectorAll('.rederive')) {
+  button.hidden = false
+  button.addEventListener('click', () => rederive(button))
+}
