@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+import threading
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+import uvicorn
 from airflow.api_fastapi.app import create_app
 from airflow.models.dagrun import DagRun
 from airflow.utils.db import upgradedb
 from airflow.utils.session import create_session
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
+from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import delete
 
+from laion_people.local_airflow import free_port
 from laion_people.store import LocalStore
 
 USERS = {"vera": "viewer", "ulla": "user", "otto": "op", "ada": "admin"}  # name -> role
@@ -34,6 +40,28 @@ def airflow() -> Iterator[FastAPI]:
         patch.setenv("AIRFLOW__API__SECRET_KEY", "y" * 64)
         upgradedb()
         yield create_app(apps="core")
+
+
+@pytest.fixture(scope="module")
+def server(airflow: FastAPI) -> Iterator[str]:
+    """Address on loopback at which Airflow's API server answers browsers."""
+    server = uvicorn.Server(uvicorn.Config(airflow, port=free_port(), log_level="warning"))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive(), "the server does not start"
+        time.sleep(0.05)
+    yield f"http://localhost:{server.config.port}"
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture(scope="module")
+def chromium() -> Iterator[Browser]:
+    executable = shutil.which("chromium")
+    assert executable, "chromium is not installed: `apt-get install chromium`, as .ci/run does"
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
 
 
 @pytest.fixture

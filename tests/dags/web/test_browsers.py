@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import shutil
-import threading
-import time
 from collections.abc import Iterator
 from urllib.parse import unquote
 
 import pytest
-import uvicorn
 from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
-from fastapi import FastAPI
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 from sqlalchemy import select
 
 from laion_people import captions
-from laion_people.local_airflow import free_port
 from laion_people.store import LocalStore
 from tests.dags.conftest import ROOT
 from tests.dags.web.browsing import PARTITION, make_browsed
@@ -41,29 +35,10 @@ BEYOND = """() => [...document.querySelectorAll('body *')]
     .filter(e => e.getBoundingClientRect().right > innerWidth + 1).map(e => e.outerHTML.slice(0, 80))"""
 
 
-@pytest.fixture(scope="module")
-def chromium() -> Iterator[Browser]:
-    executable = shutil.which("chromium")
-    assert executable, "chromium is not installed: `apt-get install chromium`, as .ci/run does"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=executable, args=["--no-sandbox"])
-        yield browser
-        browser.close()
-
-
-@pytest.fixture(scope="module")
-def address(airflow: FastAPI) -> Iterator[str]:
-    """Where Airflow's API server answers with the page."""
-    port = free_port()
-    server = uvicorn.Server(uvicorn.Config(airflow, port=port, log_level="warning"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    deadline = time.monotonic() + 60
-    while not server.started and time.monotonic() < deadline:
-        time.sleep(0.1)
-    yield f"http://127.0.0.1:{port}/laion-people"
-    server.should_exit = True
-    thread.join(30)
+@pytest.fixture
+def address(server: str) -> str:
+    """Where the page is."""
+    return f"{server}/laion-people"
 
 
 @pytest.fixture(scope="module")
@@ -82,13 +57,13 @@ def store(browsed: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
 
 @pytest.fixture
 def page(
-    request: pytest.FixtureRequest, chromium: Browser, address: str, store: LocalStore, signed_in: SignedIn
+    request: pytest.FixtureRequest, chromium: Browser, server: str, address: str, store: LocalStore, signed_in: SignedIn
 ) -> Iterator[Page]:
     """A page of an editor; it may not log an error. Parametrized with a width and a colour scheme."""
     width, scheme = getattr(request, "param", (1280, "light"))
     context = chromium.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme, base_url=address)
     token = signed_in("ulla").cookies["_token"]
-    context.add_cookies([{"name": "_token", "value": token, "url": address.removesuffix("/laion-people")}])
+    context.add_cookies([{"name": "_token", "value": token, "url": server}])
     page = context.new_page()
     page.set_default_timeout(20_000)
     errors: list[str] = []
@@ -194,11 +169,11 @@ def test_clusters_are_approved_by_keys_alone(page: Page, address: str, store: Lo
 
 
 def test_captions_are_edited_without_scripts_too(
-    chromium: Browser, address: str, store: LocalStore, signed_in: SignedIn
+    chromium: Browser, server: str, address: str, store: LocalStore, signed_in: SignedIn
 ) -> None:
     context = chromium.new_context(java_script_enabled=False)
     token = signed_in("ulla").cookies["_token"]
-    context.add_cookies([{"name": "_token", "value": token, "url": address.removesuffix("/laion-people")}])
+    context.add_cookies([{"name": "_token", "value": token, "url": server}])
     page = context.new_page()
     page.goto(f"{address}/clusters/{VERSION}/face-0002")
     page.locator("textarea").nth(5).fill("A child laughs.")
