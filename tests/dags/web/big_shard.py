@@ -6,6 +6,7 @@ import io
 import os
 import tarfile
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,7 +22,7 @@ from tests.synthetic_store import UPRIGHT
 CLUSTERS = 256
 KINDS = ("pose", "face", "head")
 SIZE = (384, 512)
-WORDS = "portrait of somebody in the park who is waiting for a bus stock photo royalty free vintage street".split()  # noqa: SIM905
+WORDS = ("portrait", "of", "somebody", "in", "the", "park", "waiting", "bus", "stock", "photo", "vintage", "street")
 
 
 def add_big_shards(store: LocalStore, partition: str, version: str, shards: int, people: int = 10_000) -> None:
@@ -136,9 +137,9 @@ def _add_clusters(store: LocalStore, version: str, medoid: str) -> None:
     store.write(f"manifests/cluster/{version}.json", b"{}")
 
 
-def _table(name: str, **values: object) -> pa.Table:
+def _table(name: str, **values: Any) -> pa.Table:
     schema = SCHEMAS[name]
-    arrays = [values[f.name] if f.name in values else pa.nulls(len(values["person_id"]), f.type) for f in schema]  # type: ignore[arg-type]
+    arrays = [values[f.name] if f.name in values else pa.nulls(len(values["person_id"]), f.type) for f in schema]
     return pa.table([pa.array(a).cast(f.type) for a, f in zip(arrays, schema, strict=True)], schema=schema)
 
 

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from html import unescape
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people import captions
@@ -14,6 +17,9 @@ from laion_people.store import Store
 from laion_people.totals import write_totals
 from tests.synthetic_store import VERSION, make_store
 
+Rows = list[dict[str, Any]]
+Passes = Callable[[dict[str, Any]], bool]
+Order = Callable[[dict[str, Any]], float]
 PARTITION = "demo/00000"
 HOSTILE = '<script>alert(1)</script> "quoted" & \u202efdp.exe'
 CAPTIONS = (HOSTILE, "two people at the seaside", "A Person in the PARK " + "and on " * 60)
@@ -28,7 +34,7 @@ def make_browsed(store: Store, images: int = 30) -> None:
         write_totals(store, Manifest.from_json(store.read(manifest_path(step, PARTITION))), 1)
 
 
-def table(store: Store, path: str):  # type: ignore[no-untyped-def]
+def table(store: Store, path: str) -> pa.Table:
     with store.open(path) as file:
         return pq.read_table(file)
 

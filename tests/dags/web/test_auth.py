@@ -96,8 +96,7 @@ def test_both_rights_are_needed_to_look(client: TestClient, monkeypatch: pytest.
 
 def test_each_dag_counts(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     allowed = set(auth.DAGS)
-    check = lambda *_, details, **__: details.id in allowed  # noqa: E731
-    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", check)
+    monkeypatch.setattr(SimpleAuthManager, "is_authorized_dag", lambda *_, details, **__: details.id in allowed)
     assert client.get(PAGE).status_code == 200
     allowed.remove("laion_people_caption")
     assert client.get(PAGE).status_code == 403

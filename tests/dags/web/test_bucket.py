@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
@@ -42,8 +43,8 @@ def requests(bucket: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> list[
             store.client.upload_file(str(path), "people", path.relative_to(folder).as_posix())
     asked: list[str] = []
 
-    def note(request: object, **_: object) -> None:
-        asked.append(f"{request.method} {request.url} {request.headers.get('Range', '')}")  # type: ignore[attr-defined]
+    def note(request: Any, **_: object) -> None:
+        asked.append(f"{request.method} {request.url} {request.headers.get('Range', '')}")
 
     store.client.meta.events.register("before-send.s3", note)
     return asked

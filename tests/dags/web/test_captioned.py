@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laion_people.store import LocalStore
-from tests.dags.web.browsing import PARTITION, make_browsed, table
+from tests.dags.web.browsing import PARTITION, Order, Passes, Rows, make_browsed, table
 from tests.synthetic_store import VERSION
 
 PAGE = f"/laion-people/captioned/{VERSION}/{PARTITION}"
@@ -16,7 +16,7 @@ PATH = f"subset_c/{VERSION}/{PARTITION}/00000.parquet"
 
 
 @pytest.fixture
-def rows(store: LocalStore) -> list[dict[str, object]]:
+def rows(store: LocalStore) -> Rows:
     make_browsed(store, images=8)
     return list(table(store, PATH).to_pylist())
 
@@ -42,13 +42,13 @@ def pages(client: TestClient, query: str) -> list[tuple[str, str]]:
         ("sort=close", lambda of: True, lambda of: of["margin"]),
     ],
 )
-def test_filters_and_orders(client: TestClient, rows, query: str, passes, order) -> None:  # type: ignore[no-untyped-def]
+def test_filters_and_orders(client: TestClient, rows: Rows, query: str, passes: Passes, order: Order | None) -> None:
     expected = [of for of in rows if passes(of)]
     expected = sorted(expected, key=order) if order else expected
     assert pages(client, query) == [(of["kind"].capitalize(), of["person_id"]) for of in expected]
 
 
-def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, rows: Rows) -> None:
     page = client.get(PAGE).text
     ranked = re.findall(r'<li dir="auto">([^<]*) <span class="soft">([\d.]+)</span>', page)[:5]
     assert ranked == [
@@ -57,7 +57,7 @@ def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, r
     assert f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others" in page
 
 
-def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, rows: Rows) -> None:
     page = client.get(PAGE).text
     views = re.findall(r'viewBox="\S+ \S+ \S+ (\S+)"[^>]*aria-label="(\w+) of person ([^"]+)"', page)
     heights = {(kind, person): float(height) for height, kind, person in views}
@@ -66,7 +66,9 @@ def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, 
     assert all(heights["Face", person] < 0.5 * heights["Pose", person] for person in both)
 
 
-def test_choices_for_people_who_are_gone_name_the_step_to_run(client: TestClient, store: LocalStore, rows) -> None:  # type: ignore[no-untyped-def]
+def test_choices_for_people_who_are_gone_name_the_step_to_run(
+    client: TestClient, store: LocalStore, rows: Rows
+) -> None:
     make_browsed(store, images=4)
     old = [of for of in rows if "000000007" in str(of["person_id"])]
     assert old

@@ -6,14 +6,14 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laion_people.store import LocalStore
-from tests.dags.web.browsing import PARTITION, make_browsed, table
+from tests.dags.web.browsing import PARTITION, Passes, Rows, make_browsed, table
 from tests.synthetic_store import VERSION
 
 PAGE = f"/laion-people/composites/{VERSION}/{PARTITION}"
 
 
 @pytest.fixture
-def rows(store: LocalStore) -> list[dict[str, object]]:
+def rows(store: LocalStore) -> Rows:
     make_browsed(store)
     return list(table(store, f"subset_b/{VERSION}/{PARTITION}/00000.parquet").to_pylist())
 
@@ -33,13 +33,13 @@ def shown(page: str) -> list[str]:
         ("text=nothing+like+it", lambda of: False),
     ],
 )
-def test_filters_leave_those_that_pass(client: TestClient, rows, query: str, passes) -> None:  # type: ignore[no-untyped-def]
+def test_filters_leave_those_that_pass(client: TestClient, rows: Rows, query: str, passes: Passes) -> None:
     answer = client.get(f"{PAGE}?{query}")
     assert answer.status_code == 200
     assert shown(answer.text) == [of["composite_id"] for of in rows if passes(of)]
 
 
-def test_people_of_one_cluster_have_boxes_of_one_colour(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+def test_people_of_one_cluster_have_boxes_of_one_colour(client: TestClient, rows: Rows) -> None:
     figures = client.get(PAGE).text.split("<svg")[1:]
     for row, figure in zip(rows, figures, strict=True):
         groups = re.findall(r'class="box (group-\d)" d="M([\d.]+)', figure)
@@ -47,7 +47,7 @@ def test_people_of_one_cluster_have_boxes_of_one_colour(client: TestClient, rows
         assert len({group for group, _ in groups}) == (1 if row["n_similar"] else 2)
 
 
-def test_each_composite_leads_to_the_people_it_is_made_of(client: TestClient, rows) -> None:  # type: ignore[no-untyped-def]
+def test_each_composite_leads_to_the_people_it_is_made_of(client: TestClient, rows: Rows) -> None:
     page = client.get(PAGE).text
     for person in rows[0]["people"]:
         link = f"/laion-people/people/{person['person_id']}?version={VERSION}"

@@ -14,14 +14,14 @@ from laion_people.examples import CLUSTER_COLOURS
 from laion_people.store import LocalStore
 from laion_people.web.app import STATIC
 from tests.dags.web.big_shard import add_big_shards
-from tests.dags.web.browsing import CAPTIONS, HOSTILE, PARTITION, make_browsed, people_of, table
+from tests.dags.web.browsing import CAPTIONS, HOSTILE, PARTITION, Passes, Rows, make_browsed, people_of, table
 from tests.synthetic_store import THRESHOLD
 
 PAGE = f"/laion-people/people/{PARTITION}"
 
 
 @pytest.fixture
-def people(store: LocalStore) -> list[dict[str, object]]:
+def people(store: LocalStore) -> Rows:
     """The store's people with all that the filters look at."""
     make_browsed(store)
     read = [table(store, f"{of}/{PARTITION}/00000.parquet").to_pylist() for of in ("people", "clip", "mesh")]
@@ -70,12 +70,12 @@ def test_everybody_is_on_one_page_in_the_order_of_the_shard(
         ("text=&low=&high=&score=&cluster=&face=&people=&shard=", lambda of: True),  # as an empty form sends it
     ],
 )  # fmt: skip
-def test_filters_leave_those_who_pass(client: TestClient, people, query: str, passes) -> None:  # type: ignore[no-untyped-def]
+def test_filters_leave_those_who_pass(client: TestClient, people: Rows, query: str, passes: Passes) -> None:
     assert all_pages(client, f"{PAGE}?{query}") == [of["person_id"] for of in people if passes(of)]
 
 
 @pytest.mark.parametrize(("sort", "sign"), [("similar", -1), ("unlike", 1)])
-def test_people_can_be_ordered_by_similarity(client: TestClient, people, sort: str, sign: int) -> None:  # type: ignore[no-untyped-def]
+def test_people_can_be_ordered_by_similarity(client: TestClient, people: Rows, sort: str, sign: int) -> None:
     expected = sorted(people, key=lambda of: sign * of["similarity"])
     assert all_pages(client, f"{PAGE}?sort={sort}") == [of["person_id"] for of in expected]
 
@@ -94,7 +94,9 @@ def test_next_goes_on_into_the_next_shard_and_back(client: TestClient, store: Lo
     assert seen == [first, (("00000", "2"), 6), (("00001", "1"), 24), last, (("00001", "1"), 24), (("00000", "2"), 6)]
 
 
-def test_boxes_skeletons_and_meshes_lie_where_they_were_found(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+def test_boxes_skeletons_and_meshes_lie_where_they_were_found(
+    client: TestClient, store: LocalStore, people: Rows
+) -> None:
     page = client.get(PAGE).text
     row = next(i for i, of in enumerate(people) if of["face_landmarks"])
     figure = page.split("<svg")[row + 1].split("</svg>")[0]
@@ -115,7 +117,7 @@ def test_drawings_have_the_colours_of_the_report() -> None:
         assert f".picture .{name} {{ stroke: #{r:02x}{g:02x}{b:02x}; }}" in css
 
 
-def test_captions_of_others_stay_text(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+def test_captions_of_others_stay_text(client: TestClient, people: Rows) -> None:
     hostile = next(of["person_id"] for of in people if of["caption"] == HOSTILE)
     for address in (PAGE, f"/laion-people/people/{hostile}"):
         page = client.get(address).text
@@ -148,7 +150,7 @@ def test_only_addresses_of_the_web_become_links(client: TestClient, store: Local
     assert 'href="javascript' not in page and 'href="data' not in page and "<b>" not in page
 
 
-def test_a_persons_page_has_all_that_is_known(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_persons_page_has_all_that_is_known(client: TestClient, people: Rows) -> None:
     row = next(i for i, of in enumerate(people) if of["face_landmarks"] and of["similarity"] > THRESHOLD)
     page = client.get(f"/laion-people/people/{people[row]['person_id']}").text
     assert f"in it: similarity {people[row]['similarity']:.3f}, threshold 0.3" in page
@@ -174,7 +176,7 @@ def test_a_persons_page_tells_what_stands_out_in_the_face(client: TestClient, st
 @pytest.mark.parametrize(
     "query", ["low=x", "low=nan", "page=-1", "cluster=%27%3B--", "shard=-5", "sort=up", "text=" + "x" * 201]
 )
-def test_an_address_that_is_not_right_says_so(client: TestClient, people, query: str) -> None:  # type: ignore[no-untyped-def]
+def test_an_address_that_is_not_right_says_so(client: TestClient, people: Rows, query: str) -> None:
     answer = client.get(f"{PAGE}?{query}")
     assert answer.status_code == 422
     assert "This address is not right" in answer.text
@@ -182,11 +184,11 @@ def test_an_address_that_is_not_right_says_so(client: TestClient, people, query:
 
 @pytest.mark.parametrize("address", [f"{PAGE}?shard=3", f"/laion-people/people/{PARTITION}/00000/nobody/0",
                                      "/laion-people/people/-x/00000"])  # fmt: skip
-def test_shards_and_people_that_are_not_there_are_not_found(client: TestClient, people, address: str) -> None:  # type: ignore[no-untyped-def]
+def test_shards_and_people_that_are_not_there_are_not_found(client: TestClient, people: Rows, address: str) -> None:
     assert client.get(address).status_code == 404
 
 
-def test_a_page_beyond_the_last_is_the_last(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_page_beyond_the_last_is_the_last(client: TestClient, people: Rows) -> None:
     assert people_of(client.get(f"{PAGE}?page=99").text)[-1] == people[-1]["person_id"]
 
 
@@ -205,21 +207,21 @@ def test_steps_that_have_not_run_yet_leave_their_part_out(
     assert client.get(f"/laion-people/people/{people[1]['person_id']}").status_code == 200
 
 
-def test_a_filter_by_what_is_not_there_says_so(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_filter_by_what_is_not_there_says_so(client: TestClient, store: LocalStore, people: Rows) -> None:
     store.delete(f"clip/{PARTITION}/00000.parquet")
     answer = client.get(f"{PAGE}?low=0.2")
     assert answer.status_code == 404
     assert f"clip/{PARTITION}/00000.parquet is not there yet" in answer.text
 
 
-def test_a_damaged_table_is_named(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_damaged_table_is_named(client: TestClient, store: LocalStore, people: Rows) -> None:
     store.write(f"pose/{PARTITION}/00000.parquet", b"PAR1 nonsense")
     answer = client.get(PAGE)
     assert answer.status_code == 503
     assert f"pose/{PARTITION}/00000.parquet is damaged" in answer.text
 
 
-def test_a_table_whose_pages_are_damaged_is_named(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_table_whose_pages_are_damaged_is_named(client: TestClient, store: LocalStore, people: Rows) -> None:
     path = store.root / f"people/{PARTITION}/00000.parquet"
     data = bytearray(path.read_bytes())
     for at in range(4, len(data) // 2):
@@ -247,7 +249,7 @@ def test_people_are_of_the_newest_version_that_they_have_been_assigned_to(
     )
 
 
-def test_a_table_of_other_people_is_not_drawn_over_them(client: TestClient, store: LocalStore, people) -> None:  # type: ignore[no-untyped-def]
+def test_a_table_of_other_people_is_not_drawn_over_them(client: TestClient, store: LocalStore, people: Rows) -> None:
     path = f"pose/{PARTITION}/00000.parquet"
     rows = table(store, path)
     with store.writer(path) as local:
@@ -257,5 +259,5 @@ def test_a_table_of_other_people_is_not_drawn_over_them(client: TestClient, stor
     assert "is of other people" in answer.text
 
 
-def test_long_captions_are_cut_by_style_alone(client: TestClient, people) -> None:  # type: ignore[no-untyped-def]
+def test_long_captions_are_cut_by_style_alone(client: TestClient, people: Rows) -> None:
     assert CAPTIONS[2] in client.get(PAGE).text
