@@ -97,7 +97,7 @@ class _Packet(socketserver.BaseRequestHandler):
 @contextmanager
 def serving(server: Server) -> Iterator[Server]:
     """Serves until the block has ended."""
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
     try:
         yield server
     finally:
