@@ -40,7 +40,7 @@ class ReviewOperator(HITLOperator):
 
     Those whom notifications reach are told that it waits. The answer is kept in the store, in
     ``clusters/<version>/reviews.json``. Fails, without another try, when the answer is no, captions are refused or
-    nobody answers for PATIENCE; cleared, it asks again. So it does by itself when Airflow has lost an answer.
+    nobody answers for 30 days; cleared, it asks again. So it does by itself when Airflow has lost an answer.
     """
 
     template_fields: Sequence[str] = ("subject", "version")
