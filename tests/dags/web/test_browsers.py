@@ -203,3 +203,19 @@ def test_a_button_starts_the_run_that_takes_edits_up(page: Page, address: str, s
         assert (run.dag_id, run.conf) == ("laion_people_cluster", {"clusters": VERSION})
         assert run.triggering_user_name == "ulla"
         session.delete(run)
+
+
+def test_a_run_that_cannot_start_says_why_and_can_be_asked_for_again(
+    chromium: Browser, server: str, address: str, store: LocalStore, signed_in: SignedIn
+) -> None:
+    context = chromium.new_context()
+    context.add_cookies([{"name": "_token", "value": signed_in("ulla").cookies["_token"], "url": server}])
+    page = context.new_page()
+    page.route("**/dagRuns", lambda route: route.fulfill(status=409, json={"detail": "<b>busy</b>"}))
+    page.goto(f"{address}/clusters/{VERSION}/pose-0002?saved=yes")
+    button = page.get_by_role("button", name="Trigger it now")
+    button.click()
+    page.get_by_text("No run has started: Airflow answers 409").wait_for()
+    assert "<b>busy</b>" in page.inner_text("[role=status].saved")
+    assert button.is_enabled()
+    context.close()

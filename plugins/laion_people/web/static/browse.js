@@ -94,10 +94,10 @@ async function rederive(button) {
   button.disabled = true
   try {
     const answer = await fetch(button.dataset.runs, { method: 'POST', headers, body, credentials: 'same-origin' })
-    const said = await answer.json()
-    if (!answer.ok) throw new Error(JSON.stringify(said.detail))
+    if (!answer.ok) throw new Error(`Airflow answers ${answer.status} ${await answer.text()}`)
+    const { dag_run_id: run } = await answer.json()
     const link = Object.assign(document.createElement('a'), { target: '_top', textContent: 'Look at the run.' })
-    link.href = button.dataset.run + encodeURIComponent(said.dag_run_id)
+    link.href = button.dataset.run + encodeURIComponent(run)
     status.replaceChildren('A run has started. ', link)
   } catch (error) {
     status.textContent = `No run has started: ${error.message}`
