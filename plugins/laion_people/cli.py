@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from laion_people import audit, drift, funnel, metadata, settings
-from laion_people.errors import GO_ON, KEPT, LaionPeopleError, UsageError, one_line
+from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
 from laion_people.heartbeat import heartbeat
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
@@ -41,9 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except Exception as error:  # what nobody foresaw is one line too
         if args.debug:
             raise
-        memory = "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)"
-        reason = memory if isinstance(error, MemoryError) else f"{type(error).__name__}: {error}"
-        _complain(error, reason, " (--debug shows where)")
+        try:
+            check_shortage(error)
+            _complain(error, f"{type(error).__name__}: {error}", " (--debug shows where)")
+        except ShortageError as shortage:
+            _complain(error, str(shortage))
         return 1
     except KeyboardInterrupt as stop:
         _complain(stop, "stopped")

@@ -1,4 +1,18 @@
-"""Errors that a user reads: one line that says what is wrong and what to do. The exit code goes with the class."""
+"""Errors that a user reads: one line that says what is wrong and what to do. The exit code goes with the class.
+
+What a library raises about one hostile row is that row's reason, whatever its type. But an error that is the machine's
+own shortage says nothing about the row::
+
+    try:
+        picture = decode(body)
+    except Exception as error:
+        check_shortage(error)  # raises ShortageError, which fails the shard
+        reason = "not_an_image"
+"""
+
+from __future__ import annotations
+
+import errno
 
 KEPT = "what is finished is kept"
 GO_ON = f"{KEPT}: clear the task, or run the command again, to go on"
@@ -14,6 +28,42 @@ class UsageError(LaionPeopleError):
     """Wrong usage or configuration (exit code 2)."""
 
     exit_code = 2
+
+
+class ShortageError(LaionPeopleError):
+    """The machine lacks something (files, memory, disk, ports); the message says what to raise."""
+
+
+def check_shortage(error: BaseException) -> None:
+    """Raises ShortageError when ``error``, or what it was raised from, is the machine's own shortage."""
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ShortageError):
+            raise cause
+        if fault := _machine_fault(cause):
+            raise ShortageError(fault) from error
+        cause = cause.__cause__ or cause.__context__
+
+
+def _machine_fault(error: BaseException) -> str | None:
+    match errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None):
+        case errno.EMFILE:
+            return "too many open files: raise `ulimit -n`, or lower LAION_PEOPLE_URL_THREADS"
+        case errno.ENFILE:
+            return "too many open files on this machine: raise fs.file-max, or run fewer tasks at a time"
+        case errno.ENOMEM:
+            return "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)"
+        case errno.ENOBUFS:
+            return "no network buffers are left: lower LAION_PEOPLE_URL_THREADS, or run fewer tasks at a time"
+        case errno.EADDRNOTAVAIL:
+            return "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range"
+        case errno.ENOSPC:
+            return "No space left on device: free some, or point TMPDIR and the store at a larger disk"
+        case errno.EDQUOT:
+            return "disk quota exceeded: free some space, or raise the quota"
+    if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # as CPython says EAGAIN
+        return "no more threads: raise `ulimit -u`, or lower LAION_PEOPLE_URL_THREADS"
+    return None
 
 
 def one_line(text: object, most: int = 1000) -> str:
