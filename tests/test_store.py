@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import boto3
 import pytest
 
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError, ShortageError, UsageError
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.store import LocalStore, S3Store, Store, open_store
@@ -155,9 +158,121 @@ def test_a_store_that_is_down_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyP
         store.exists("x")
 
 
+class CutOff(BaseHTTPRequestHandler):
+    """A bucket whose one file comes in pieces: each answer ends after ``most`` bytes, whatever it has announced."""
+
+    data, most = bytes(range(256)) * 1000, 100_000
+    announces: Callable[[int, int], int] = max
+
+    def do_GET(self) -> None:
+        start, _, end = self.headers.get("Range", "bytes=0-").removeprefix("bytes=").partition("-")
+        wanted = self.data[int(start) : int(end) + 1 if end else None]
+        self.send_response(206 if int(start) or end else 200)
+        self.send_header("ETag", '"1"')
+        self.send_header("Content-Range", f"bytes {start}-/{len(self.data)}")
+        self.send_header("Content-Length", str(type(self).announces(len(wanted), min(len(wanted), self.most))))
+        self.end_headers()
+        self.wfile.write(wanted[: self.most])
+
+    def log_message(self, *args: object) -> None:
+        pass
+
+
+@pytest.fixture(params=[max, min], ids=["cut", "short"])
+def cut_off(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[CutOff]]:
+    handler = type("Handler", (CutOff,), {"announces": staticmethod(request.param)})
+    server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True).start()
+    monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_port}")
+    yield handler
+    server.shutdown()
+    server.server_close()
+
+
+def test_an_answer_that_is_cut_off_is_gone_on_with(cut_off: type[CutOff]) -> None:
+    store = S3Store("bucket", "")
+    assert store.read("x") == CutOff.data and store.part("x", 5, 250_000) == CutOff.data[5:250_000]
+    assert store.sha256("x") == hashlib.sha256(CutOff.data).hexdigest()
+    with store.local("x") as path, store.open("x") as file:
+        assert path.read_bytes() == file.read() == CutOff.data
+
+
+def test_an_answer_that_is_cut_off_at_every_try_is_an_error_that_names_the_file(cut_off: type[CutOff]) -> None:
+    cut_off.most = 10
+    store = S3Store("bucket", "", attempts=2)
+    for read in (
+        store.read,
+        store.sha256,
+        lambda path: store.part(path, 100, 1000),
+        lambda path: store.open(path).read(),
+    ):
+        with pytest.raises(LaionPeopleError, match=r"^s3://bucket/x: its answer was cut off at every try$"):
+            read("x")
+
+
+@pytest.mark.parametrize(
+    ("bucket", "endpoint", "says"),
+    [
+        ("nobody-made-this", "", "s3://nobody-made-this/a: there is no such bucket"),
+        ("bucket", "http://127.0.0.1:9", "s3://bucket/a: .*check the address"),
+    ],
+)
+def test_errors_of_a_bucket_name_the_file_and_no_class_of_boto3(
+    s3: Store, monkeypatch: pytest.MonkeyPatch, bucket: str, endpoint: str, says: str
+) -> None:
+    if endpoint:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", endpoint)
+    store = S3Store(bucket, "", attempts=1)
+    for use in (store.read, lambda path: store.write(path, b"1"), store.list):
+        with pytest.raises(LaionPeopleError, match=says) as caught:
+            use("a")
+        assert "Error" not in str(caught.value) and "operation" not in str(caught.value)
+
+
+def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(any_store: Store) -> None:
+    def fill() -> None:
+        with any_store.writer("people/a/00000.parquet"):
+            raise OSError(errno.ENOSPC, "No space left on device", "/tmp/tmpxyz")
+
+    with pytest.raises(ShortageError, match=r"/people/a/00000\.parquet: No space left on device: free some"):
+        fill()
+
+
+def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = LocalStore(tmp_path)
+    store.write("people/a/00000.parquet", b"1")
+    scandir = os.scandir
+
+    def refused(path: str) -> object:  # as root, who may list everything, sees no other way
+        if str(path).endswith("/a"):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr("os.scandir", refused)
+    with pytest.raises(LaionPeopleError, match=r"/people/a: Permission denied"):
+        store.list("people")
+
+
+@pytest.mark.parametrize("name", ["a#1", "a?x", "a%23", "ä b"])
+def test_a_folder_is_the_one_that_was_named(tmp_path: Path, name: str) -> None:
+    open_store(str(tmp_path / name)).write("a", b"1")
+    assert (tmp_path / name / "a").exists()
+    store = open_store(open_store(str(tmp_path / name)).uri)
+    assert store.read("a") == b"1"
+
+
 def test_store_uris(tmp_path: Path) -> None:
     assert isinstance(open_store(f"file://{tmp_path}/a%20b"), LocalStore)
     assert open_store(f"file://{tmp_path}/a%20b").uri == f"file://{tmp_path}/a%20b"
-    for wrong in ("http://x/y", "s3:///prefix", "", "file://host/x"):
+    wrong_ones = (
+        "http://x/y",
+        "s3:///prefix",
+        "",
+        "file://host/x",
+        f"file://{tmp_path}#1",
+        f"file://{tmp_path}?x",
+        "a\0b",
+    )
+    for wrong in wrong_ones:
         with pytest.raises(UsageError, match=r"should be a folder, file:///folder or s3://bucket/prefix"):
             open_store(wrong)

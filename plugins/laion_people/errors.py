@@ -34,14 +34,18 @@ class ShortageError(LaionPeopleError):
     """The machine lacks something (files, memory, disk, ports); the message says what to raise."""
 
 
-def check_shortage(error: BaseException) -> None:
-    """Raises ShortageError when ``error``, or what it was raised from, is the machine's own shortage."""
+def check_shortage(error: BaseException, where: str = "") -> None:
+    """Raises ShortageError, which begins with ``where``, when ``error``, or what it was raised from, is the machine's
+    own shortage. What is a LaionPeopleError already says itself what is wrong.
+    """
     cause: BaseException | None = error
     while cause is not None:
         if isinstance(cause, ShortageError):
             raise cause
+        if isinstance(cause, LaionPeopleError):
+            return
         if fault := _machine_fault(cause):
-            raise ShortageError(fault) from error
+            raise ShortageError(f"{where}: {fault}" if where else fault) from error
         cause = cause.__cause__ or cause.__context__
 
 

@@ -9,26 +9,29 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import shutil
+import re
 import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
-from io import BufferedReader
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO, cast
-from urllib.parse import unquote, urlsplit
+from typing import Any, BinaryIO
+from urllib.parse import unquote
 
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError, UsageError, check_shortage
 from laion_people.settings import from_environment
 
 ROOT = Path(__file__).resolve().parents[2]
+MISSING = (FileNotFoundError, NotADirectoryError)
 STALE_SECONDS = 24 * 3600
 ATTEMPTS = 8  # over about a minute: steps outlast a bucket that is overloaded
 CONNECT_SECONDS = 10.0
 CONNECTIONS = 32  # as many as threads that read at a time; boto3's own 10 make the others wait or connect anew
+AHEAD = 1 << 20  # bytes that a request to a bucket brings at least, where a file is read in pieces
+BUCKET = r"(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})(?P<prefix>/.*)?"
+BLOCK = 1 << 20  # bytes of a file that are in memory at a time
 
 
 class Store(ABC):
@@ -48,12 +51,8 @@ class Store(ABC):
         """Paths of all files below ``folder``, each with a tag that changes when the file does."""
 
     @abstractmethod
-    def open(self, path: str) -> BinaryIO:
-        """A seekable binary file to read from."""
-
-    @abstractmethod
-    def ranged(self, path: str, ahead: int) -> BinaryIO:
-        """As `open`, for a few pieces of a large file; of a bucket, ``ahead`` bytes at least come in one request."""
+    def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
+        """A seekable binary file to read from; of a bucket, each request brings ``ahead`` bytes at least."""
 
     @abstractmethod
     def part(self, path: str, start: int, stop: int) -> bytes:
@@ -79,13 +78,26 @@ class Store(ABC):
     def _temporary_folder(self) -> Path:
         """A folder for files that are being written."""
 
+    @abstractmethod
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        """A whole file, piece by piece."""
+
+    @abstractmethod
+    def _errors(self, path: str) -> AbstractContextManager[None]:
+        """Names the file in what goes wrong with it within the block: LaionPeopleError."""
+
     @contextmanager
     def writer(self, path: str) -> Iterator[Path]:
         """A temporary local path; what is written there is in the store under ``path`` when the block has ended."""
-        handle, name = tempfile.mkstemp(dir=self._temporary_folder(), suffix="-" + path.rsplit("/", 1)[-1])
-        os.close(handle)
+        with self._errors(path):
+            handle, name = tempfile.mkstemp(dir=self._temporary_folder(), suffix="-" + path.rsplit("/", 1)[-1])
+            os.close(handle)
         try:
-            yield Path(name)
+            try:
+                yield Path(name)
+            except OSError as error:  # which names the temporary file, if any
+                check_shortage(error, f"{self.uri}/{path}")
+                raise
             self._put(Path(name), path)
         finally:
             Path(name).unlink(missing_ok=True)
@@ -95,13 +107,12 @@ class Store(ABC):
         """The file as a local file to read, for as long as the block lasts."""
         with tempfile.TemporaryDirectory() as folder:
             target = Path(folder) / path.rsplit("/", 1)[-1]
-            with self.open(path) as source, target.open("wb") as sink:
-                shutil.copyfileobj(source, sink, 1 << 20)
+            with self._errors(path), target.open("wb") as sink:
+                sink.writelines(self._pieces(path))
             yield target
 
     def read(self, path: str) -> bytes:
-        with self.open(path) as file:
-            return file.read()
+        return b"".join(self._pieces(path))
 
     def write(self, path: str, data: bytes) -> None:
         with self.writer(path) as target:
@@ -109,8 +120,10 @@ class Store(ABC):
 
     def sha256(self, path: str) -> str:
         """Hex digest of a file, read as a stream."""
-        with self.open(path) as file:
-            return hashlib.file_digest(cast(BufferedReader, file), "sha256").hexdigest()
+        digest = hashlib.sha256()
+        for piece in self._pieces(path):
+            digest.update(piece)
+        return digest.hexdigest()
 
 
 class LocalStore(Store):
@@ -121,7 +134,11 @@ class LocalStore(Store):
         self.uri = self.root.as_uri()
 
     def exists(self, path: str) -> bool:
-        return (self.root / path).is_file()
+        with self._errors(path):
+            try:
+                return stat.S_ISREG((self.root / path).stat().st_mode)
+            except MISSING:
+                return False
 
     def list(self, folder: str) -> list[str]:
         return sorted(path for path, _ in self._files(folder))
@@ -129,63 +146,79 @@ class LocalStore(Store):
     def tags(self, folder: str) -> dict[str, str]:
         return {path: _tag(found) for path, found in self._files(folder)}
 
-    def open(self, path: str) -> BinaryIO:
-        try:
+    def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
+        with self._errors(path):
             return (self.root / path).open("rb")
-        except OSError as error:
-            raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror}") from error
-
-    def ranged(self, path: str, ahead: int) -> BinaryIO:
-        return self.open(path)
 
     def part(self, path: str, start: int, stop: int) -> bytes:
-        with self.open(path) as file:
+        with self._errors(path), self.open(path) as file:
             file.seek(start)
             return file.read(stop - start)
 
     def size(self, path: str) -> int:
-        return (self.root / path).stat().st_size
+        with self._errors(path):
+            return (self.root / path).stat().st_size
 
     def tag(self, path: str) -> str:
-        try:
-            return _tag((self.root / path).stat())
-        except (FileNotFoundError, NotADirectoryError):
-            return ""
+        with self._errors(path):
+            try:
+                return _tag((self.root / path).stat())
+            except MISSING:
+                return ""
 
     def delete(self, path: str) -> None:
-        (self.root / path).unlink(missing_ok=True)
+        with self._errors(path):
+            (self.root / path).unlink(missing_ok=True)
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
         self.open(path).close()
         yield self.root / path
 
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        with self._errors(path), self.open(path) as file:
+            while piece := file.read(BLOCK):
+                yield piece
+
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         """The files below a folder; those that are deleted meanwhile are left out."""
-        for parent, _, names in os.walk(self.root / folder):
+        for parent, _, names in os.walk(self.root / folder, onerror=self._unlisted):
             for name in names:
-                with suppress(FileNotFoundError):
-                    found = os.stat(path := f"{parent}/{name}")  # noqa: PTH116 - Paths of thousands take their time
+                path = f"{parent}/{name}"
+                with self._errors(path.removeprefix(f"{self.root}/")), suppress(*MISSING):
+                    found = os.stat(path)  # noqa: PTH116 - Paths of thousands take their time
                     if stat.S_ISREG(found.st_mode):
                         yield path.removeprefix(str(self.root)).lstrip("/"), found
 
+    def _unlisted(self, error: OSError) -> None:
+        """Raises LaionPeopleError for a folder that cannot be listed: os.walk would take it for empty."""
+        if not isinstance(error, MISSING):
+            with self._errors(str(error.filename).removeprefix(f"{self.root}/")):
+                raise error
+
     def _put(self, local: Path, path: str) -> None:
         target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        local.chmod(0o644)  # mkstemp makes files that only their owner can read
-        local.replace(target)
+        with self._errors(path):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            local.chmod(0o644)  # mkstemp makes files that only their owner can read
+            local.replace(target)
 
     def _temporary_folder(self) -> Path:
         folder = self.root / ".writing"
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise LaionPeopleError(f"{self.uri} cannot be written: {error.strerror}") from error
+        folder.mkdir(parents=True, exist_ok=True)
         for left_over in folder.iterdir():  # of a process that was killed
             with suppress(FileNotFoundError):  # another process has just put its file in place
                 if time.time() - left_over.stat().st_mtime > STALE_SECONDS:
                     left_over.unlink()
         return folder
+
+    @contextmanager
+    def _errors(self, path: str) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            check_shortage(error, f"{self.uri}/{path}")
+            raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror or error}") from error
 
 
 def _tag(file: os.stat_result) -> str:
@@ -199,7 +232,7 @@ class S3Store(Store):
         import boto3
         from botocore.config import Config
 
-        self.bucket, self.prefix = bucket, f"{prefix}/" if prefix else ""
+        self.bucket, self.prefix, self.attempts = bucket, f"{prefix}/" if prefix else "", attempts
         self.uri = f"s3://{bucket}/{prefix}".rstrip("/")
         retries = {"max_attempts": attempts, "mode": "standard"}
         config = Config(
@@ -220,30 +253,14 @@ class S3Store(Store):
             )
             return {o["Key"][len(self.prefix) :]: o["ETag"] for page in pages for o in page.get("Contents", [])}
 
-    def open(self, path: str) -> BinaryIO:
-        import smart_open
-
-        with self._errors(path):
-            file = smart_open.open(
-                f"s3://{self.bucket}/{self.prefix}{path}", "rb", transport_params={"client": self.client}
-            )
-        return cast(BinaryIO, file)
-
-    def ranged(self, path: str, ahead: int) -> BinaryIO:
+    def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
         return io.BufferedReader(_Ranges(self, path, ahead), ahead)
 
     def part(self, path: str, start: int, stop: int) -> bytes:
-        if stop <= start:
-            return b""  # a range of no bytes cannot be said: servers would send the whole file
-        with self._errors(path):
-            key, span = self.prefix + path, f"bytes={start}-{stop - 1}"
-            return bytes(self.client.get_object(Bucket=self.bucket, Key=key, Range=span)["Body"].read())
+        return b"".join(_Answer(self, path, start, stop)) if start < stop else b""
 
-    def beginning(self, path: str, most: int) -> tuple[bytes, int]:
-        """The first bytes of a file, and how many it has."""
-        with self._errors(path):
-            answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path, Range=f"bytes=0-{most - 1}")
-            return bytes(answer["Body"].read()), int(answer["ContentRange"].rsplit("/", 1)[1])
+    def _pieces(self, path: str) -> Iterator[bytes]:
+        return iter(_Answer(self, path))
 
     def size(self, path: str) -> int:
         with self._errors(path):
@@ -279,11 +296,89 @@ class S3Store(Store):
         try:
             yield
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
-            raise LaionPeopleError(f"{self.uri}/{path}: {error}; check the address and the credentials") from error
+            check_shortage(error, f"{self.uri}/{path}")
+            raise LaionPeopleError(f"{self.uri}/{path}: {_s3_fault(error)}") from error
+
+
+def _s3_fault(error: Exception) -> str:
+    """What went wrong, in the service's words if it has any, and what to do."""
+    from boto3.exceptions import Boto3Error
+    from botocore import exceptions
+
+    told: BaseException = error
+    while isinstance(told, Boto3Error) and told.__context__:  # of an upload: it repeats paths of temporary files
+        told = told.__context__
+    match told:
+        case exceptions.ClientError():
+            code, words = (told.response["Error"].get(name) or "" for name in ("Code", "Message"))
+            status = told.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            if code in ("404", "NoSuchKey"):
+                return "it is missing"
+            if code == "NoSuchBucket":
+                return "there is no such bucket: check LAION_PEOPLE_STORE"
+            if status in (401, 403):
+                return f"access is denied ({code}): check the credentials and their rights"
+            return f"the service answers {code}: {words}"
+        case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
+            return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an AWS profile"
+        case exceptions.IncompleteReadError() | exceptions.ResponseStreamingError():
+            return "its answer was cut off at every try"
+        case _:
+            return f"{told}; check the address and the credentials"
+
+
+class _Answer:
+    """Bytes ``start`` to ``stop`` (exclusive) of a file of a bucket, as they come.
+
+    An answer that is cut off is asked for again from there: botocore does not go on with bodies
+    (https://github.com/boto/boto3/issues/4111). ``size`` is the whole file's, once there is an answer.
+    """
+
+    def __init__(self, store: S3Store, path: str, start: int = 0, stop: int | None = None):
+        self._store, self._path, self._start, self._stop = store, path, start, stop
+        self.size = 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        from botocore.exceptions import BotoCoreError, IncompleteReadError
+
+        at, failures = self._start, 0
+        same: dict[str, str] = {}
+        with self._store._errors(self._path):
+            while (answer := self._ask(at, same)) is not None:
+                same = {"IfMatch": answer["ETag"]}  # and not the rest of another file
+                if "ContentRange" in answer:
+                    self.size = int(answer["ContentRange"].rsplit("/", 1)[1])
+                else:
+                    self.size = answer.get("ContentLength", -1)  # S3 itself always tells
+                end = self.size if self._stop is None else min(self._stop, self.size)
+                try:
+                    for piece in answer["Body"].iter_chunks(BLOCK):
+                        yield piece
+                        at += len(piece)
+                    if at != end:  # not what was announced, though nothing broke
+                        raise IncompleteReadError(actual_bytes=at, expected_bytes=end)
+                    return
+                except (BotoCoreError, OSError):
+                    failures += 1
+                    if failures == self._store.attempts:
+                        raise
+
+    def _ask(self, at: int, same: dict[str, str]) -> Any:
+        """The service's answer for the bytes from ``at`` on; None when the file ends there."""
+        from botocore.exceptions import ClientError
+
+        span = {"Range": f"bytes={at}-{'' if self._stop is None else self._stop - 1}"} if at or self._stop else {}
+        try:
+            key = self._store.prefix + self._path
+            return self._store.client.get_object(Bucket=self._store.bucket, Key=key, **span, **same)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("416", "InvalidRange"):
+                return None
+            raise
 
 
 class _Ranges(io.RawIOBase):
-    """A file of a bucket, each read of which is a request: smart_open's ask for all that follows.
+    """A file of a bucket, each read of which is a request.
 
     Who asks for its end, as readers of Parquet do, gets its size and its first ``ahead`` bytes in one request.
     """
@@ -303,9 +398,14 @@ class _Ranges(io.RawIOBase):
 
     def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
         if whence == os.SEEK_END and not self._size:
-            self._start, self._size = self._store.beginning(self._path, self._ahead)
+            answer = _Answer(self._store, self._path, 0, self._ahead)
+            self._start, self._size = b"".join(answer), answer.size
         self._at = offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence]
         return self._at
+
+    def readall(self) -> bytes:
+        at, self._at = self._at, self.seek(0, os.SEEK_END)
+        return self._store.part(self._path, at, self._at)
 
     def readinto(self, buffer: Any) -> int:
         stop = self._at + len(buffer)
@@ -324,14 +424,16 @@ def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONN
     ``attempts`` is how often a request to a bucket is made before it counts as failed, ``connect_seconds`` how long
     each waits for a connection.
     """
-    parts = urlsplit(uri)
-    if parts.scheme == "s3" and parts.netloc:
-        return S3Store(parts.netloc, parts.path.strip("/"), attempts, connect_seconds)
-    if parts.scheme == "file" and not parts.netloc and parts.path:
-        return LocalStore(Path(unquote(parts.path)))
-    if not parts.scheme and uri:
+    scheme, separator, rest = uri.partition("://")
+    if uri.isprintable() and scheme == "s3" and (match := re.fullmatch(BUCKET, rest)):
+        return S3Store(match["bucket"], (match["prefix"] or "").strip("/"), attempts, connect_seconds)
+    if uri.isprintable() and scheme == "file" and rest.startswith("/") and not set("?#") & set(rest):
+        return LocalStore(Path(unquote(rest)))
+    if uri.isprintable() and uri and not separator:
         return LocalStore(Path(uri).expanduser())
-    raise UsageError(f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix")
+    raise UsageError(
+        f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix (? and # of a file: %3F and %23)"
+    )
 
 
 def deployment_uri() -> str:

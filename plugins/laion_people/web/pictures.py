@@ -60,7 +60,7 @@ class TarIndex:
 
     def _walk(self, wanted: str) -> None:
         """Goes on to the sample after the wanted one: of a sample's images the last counts, as for `samples`."""
-        with self._store.ranged(self._path, AHEAD) as file:
+        with self._store.open(self._path, AHEAD) as file:
             for header, name, start, size in members(file, self._next, self._store.size(self._path)):
                 key, _, suffix = text(name).rpartition("/")[2].partition(".")
                 if wanted in self._places and key != wanted:

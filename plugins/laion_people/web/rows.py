@@ -154,7 +154,7 @@ class Tables:
 
 @contextmanager
 def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
-    with store.ranged(path, AHEAD) as source:
+    with store.open(path, AHEAD) as source:
         try:
             yield pq.ParquetFile(source)
         except (pa.ArrowException, OSError, KeyError) as error:  # OSError: a page of it cannot be unpacked
