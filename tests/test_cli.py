@@ -29,13 +29,14 @@ def call(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     ("args", "environ", "code", "says"),
     [
-        (["run", "detect", "nothing/here", "--store", "{tmp}"], {}, 1, "there is no images to read"),
+        (["run", "detect", "nothing/here", "--store", "{tmp}"], {}, 2, "no metadata for partition nothing/here"),
         (["run", "detect", "../etc", "--store", "{tmp}"], {}, 2, "should look like laion2B-en/00042"),
         (["run", "paint", "a/b"], {}, 2, "invalid choice"),
         (["run", "detect", "a/b", "--shards", "3-x"], {}, 2, "should look like 0,3-5"),
         (["run", "detect", "a/b", "--shards", "5-3"], {}, 2, "from the smaller to the larger number"),
         (["run", "cluster", "a/b", "--shards", "0", "--store", "{tmp}"], {}, 2, "--shards does not go with cluster"),
-        (["run", "cluster", "a/b", "--store", "{tmp}"], {}, 1, "mesh a/b: there is no images to read"),
+        (["run", "cluster", "a/b", "--store", "{tmp}"], {}, 2, "no metadata for partition a/b"),
+        (["status", "a/b", "--store", "{tmp}"], {}, 2, "no metadata for partition a/b"),
         (["run", "assign", "a/b", "--clusters", "../x", "--store", "{tmp}"], {}, 2, "should look like v0001"),
         (["run", "detect", "a/b", "c/d", "--store", "{tmp}"], {}, 2, "takes one partition"),
         (["pipeline", "a/b", "--store", "{tmp}"], {}, 2, "no metadata for partition a/b"),
@@ -72,7 +73,34 @@ def test_errors_are_one_readable_line_with_the_right_exit_code(
 
 def test_debug_shows_the_traceback(tmp_path: Path) -> None:
     done = call("run", "detect", "a/b", "--store", str(tmp_path), "--debug")
-    assert done.returncode == 1 and "Traceback" in done.stderr
+    assert done.returncode == 2 and "Traceback" in done.stderr
+    assert done.stderr.splitlines()[-1].startswith("laion-people: no metadata for partition a/b")
+
+
+def test_a_key_that_does_not_exist_ends_a_command_before_it_works_on_any_other(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    image_shard(store, "a/b", 0)
+    done = call("pipeline", "a/b", "a/typo", "--store", str(tmp_path))
+    assert done.returncode == 2 and "no metadata for partition a/typo" in done.stderr.splitlines()[-1]
+    assert store.list("manifests") == store.list("people") == []
+
+
+def test_the_reason_is_the_last_line_whatever_libraries_say_while_the_interpreter_ends(tmp_path: Path) -> None:
+    noise = tmp_path / "noise" / "sitecustomize.py"
+    noise.parent.mkdir()
+    noise.write_text("import atexit, os; atexit.register(os.write, 2, b'libtiff: and another thing\\n')")
+    environ = {"PYTHONPATH": str(noise.parent)}
+    assert "another thing" in call("status", "--store", str(tmp_path), **environ).stderr
+    failed = call("status", "a/b", "--store", str(tmp_path), **environ)
+    assert failed.stderr.splitlines()[-1].startswith("laion-people: no metadata for partition a/b")
+
+
+def test_output_is_printed_under_any_encoding(tmp_path: Path) -> None:
+    store = LocalStore(tmp_path)
+    image_shard(store, "a/b", 0)
+    Runner(store, Settings(), FakeModels(), STEPS).run("detect", "a/b")
+    done = call("status", "--store", str(tmp_path), PYTHONIOENCODING="ascii")
+    assert done.returncode == 0 and "a/b" in done.stdout and done.stderr == ""
 
 
 def test_a_step_prints_its_result_as_json_on_the_last_line_and_only_there(tmp_path: Path) -> None:

@@ -56,7 +56,8 @@ def failing(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> Failing:
         (OSError("disk on fire"), f"OSError: disk on fire; {GO_ON} (--debug shows where)"),
         (
             MemoryError(),
-            f"out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES); {GO_ON} (--debug shows where)",
+            "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES); what is finished is kept: "
+            "docs/operations.md has the remedy",
         ),
         (KeyboardInterrupt(), f"stopped; {GO_ON}"),
         (

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import logging
+import os
 import re
 import signal
 import sys
+import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,38 +29,44 @@ log = logging.getLogger("laion_people")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command; returns the exit code: 0 done, 1 a step failed, 2 bad usage or configuration."""
+    for stream in (sys.stdout, sys.stderr):  # a URL or a path may have letters that the terminal lacks
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     args = _parser().parse_args(argv)
     signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary files are removed
     logging.basicConfig(stream=sys.stderr, format="%(asctime)s %(message)s", datefmt="%H:%M:%S")
     logging.getLogger("laion_people").setLevel(logging.INFO)
     try:
         with heartbeat(log):
-            return int(args.command(args) or 0)
-    except LaionPeopleError as error:
+            code = int(args.command(args) or 0)
+        sys.stdout.flush()
+        return code
+    except (Exception, KeyboardInterrupt) as error:
         if args.debug:
-            raise
-        _complain(error, str(error))
-        return error.exit_code
-    except Exception as error:  # what nobody foresaw is one line too
-        if args.debug:
-            raise
-        try:
-            check_shortage(error)
-            _complain(error, f"{type(error).__name__}: {error}", " (--debug shows where)")
-        except ShortageError as shortage:
-            _complain(error, str(shortage))
-        return 1
-    except KeyboardInterrupt as stop:
-        _complain(stop, "stopped")
-        return 1
+            traceback.print_exception(error)
+        return _complain(error)
 
 
-def _complain(error: BaseException, reason: str, end: str = "") -> None:
-    """The last line of a command that fails: in a step where and how far it was, the reason, and what is to be done."""
+def _complain(error: BaseException) -> int:
+    """The last line of a command that fails: in a step where and how far it was, the reason, and what is to be done.
+
+    Returns the exit code.
+    """
     where = getattr(error, "__notes__", [])[-1:]  # noted by the runner
-    remedy = f"{KEPT}: docs/operations.md has the remedy"  # of what is known, which going on doesn't mend
-    advice = f"; {remedy if isinstance(error, LaionPeopleError) else GO_ON}" if where else ""
+    try:
+        check_shortage(error)
+    except ShortageError as shortage:
+        error = shortage
+    match error:
+        case LaionPeopleError():
+            reason, remedy, end = str(error), f"{KEPT}: docs/operations.md has the remedy", ""
+        case KeyboardInterrupt():
+            reason, remedy, end = "stopped", GO_ON, ""
+        case _:  # what nobody foresaw is one line too
+            reason, remedy, end = f"{type(error).__name__}: {error}", GO_ON, " (--debug shows where)"
+    advice = f"; {remedy}" if where else ""
     print(": ".join(["laion-people", *where, one_line(reason)]) + advice + end, file=sys.stderr)
+    return error.exit_code if isinstance(error, LaionPeopleError) else 1
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -65,24 +74,24 @@ def _run(args: argparse.Namespace) -> None:
         raise UsageError("--retry-failed goes with download")
     if args.shards and isinstance(STEPS[args.step], ReleaseStep):
         raise UsageError(f"--shards does not go with {args.step}, which works on whole partitions")
+    if len(args.partition) > 1 and isinstance(STEPS[args.step], Step):
+        raise UsageError(f"{args.step} takes one partition; cluster and label take several")
     runner = _runner(args, _steps(args.retry_failed))
-    step, partitions = args.step, [metadata.check_partition(p) for p in args.partition]
-    if step == "download" and len(partitions) == 1 and made_elsewhere(runner.store, partitions[0]):
+    step, partitions = args.step, metadata.known(runner.store, args.partition)
+    if step == "download" and made_elsewhere(runner.store, partitions[0]):
         log.info("download %s: its images were made elsewhere, detect reads them as they are", partitions[0])
         _give(args, {"manifest": None, "sha256": None, "rows": 0, "shards": 0})
         return
     if isinstance(runner.steps[step], ReleaseStep):
         manifest = runner.run_release(step, partitions, args.force)
-    elif len(partitions) == 1:
-        manifest = runner.run(step, partitions[0], args.shards, args.force)
     else:
-        raise UsageError(f"{step} takes one partition; cluster and label take several")
+        manifest = runner.run(step, partitions[0], args.shards, args.force)
     _give(args, _result(runner.store, manifest))
 
 
 def _pipeline(args: argparse.Namespace) -> None:
     runner = _runner(args)
-    partitions = [metadata.check_partition(p) for p in args.partition]
+    partitions = metadata.known(runner.store, args.partition)
     for partition in partitions:
         for step in audit.steps_of(runner, partition, "extract"):
             if step != "subset_a":  # which follows clip_filter
@@ -106,7 +115,7 @@ def _plan(args: argparse.Namespace) -> None:
 
 def _status(args: argparse.Namespace) -> None:
     store = _store(args)
-    partitions = [metadata.check_partition(args.partition)] if args.partition else None
+    partitions = metadata.known(store, [args.partition]) if args.partition else None
     flags = {key: told for key, told in drift.flags(store).items() if partitions is None or key in partitions}
     if args.json:
         print(json.dumps(funnel.status(store, partitions) | {"drift": flags}, indent=1))
@@ -122,7 +131,7 @@ def _report(args: argparse.Namespace) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
-    partition = metadata.check_partition(args.partition)
+    (partition,) = metadata.known(runner.store, [args.partition])
     steps = audit.steps_of(runner, partition, args.stage)
     faults = audit.audit(runner, partition, args.stage)
     for fault in faults:
@@ -159,7 +168,7 @@ def _partitions(args: argparse.Namespace) -> None:
 
 def _shard_groups(args: argparse.Namespace) -> None:
     runner = _runner(args, _steps(args.retry_failed))
-    partition = metadata.check_partition(args.partition)
+    (partition,) = metadata.known(runner.store, [args.partition])
     if args.unfinished:
         shards = audit.unfinished(runner, partition, args.stage)
         log.info(
@@ -329,4 +338,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code:  # libraries that speak up while the interpreter ends would take the last line from the reason
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stderr.fileno())
+    sys.exit(code)

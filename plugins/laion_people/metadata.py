@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -70,13 +70,26 @@ def partitions(store: Store) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def known(store: Store, keys: Sequence[str]) -> list[str]:
+    """Partition keys of which the store has something. Raises UsageError for the first other one."""
+    parts = partitions(store)
+    for key in map(check_partition, keys):
+        if key not in parts and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
+            raise _unknown(store, key, parts)
+    return list(keys)
+
+
 def metadata_path(store: Store, partition: str) -> str:
     """Path of a partition's metadata part. Raises UsageError when there is none."""
-    known = partitions(store)
-    if partition not in known:
-        some = ", ".join(list(known)[:5]) or "none"
-        raise UsageError(f"no metadata for partition {partition} in {store.uri}/metadata; there is: {some}")
-    return known[partition]
+    parts = partitions(store)
+    if partition not in parts:
+        raise _unknown(store, partition, parts)
+    return parts[partition]
+
+
+def _unknown(store: Store, key: str, parts: Iterable[str]) -> UsageError:
+    some = ", ".join(list(parts)[:5]) or "none"
+    return UsageError(f"no metadata for partition {key} in {store.uri}/metadata; there is: {some}")
 
 
 def count_rows(store: Store, path: str) -> int:
