@@ -22,6 +22,7 @@ COPY include/models/*.py include/models/*.yaml /opt/airflow/include/models/
 # Steps run as pods of the worker's image: there are no models here. Importing the pod operator takes seconds of CPU,
 # more than the default leaves time for on a busy node.
 ENV PYTHONPATH=/opt/airflow:/opt/airflow/plugins \
+    PYTHONSAFEPATH=1 \
     AIRFLOW__CORE__LOAD_EXAMPLES=False \
     AIRFLOW__CORE__DAGBAG_IMPORT_TIMEOUT=120 \
     AIRFLOW__USAGE_DATA_COLLECTION__ENABLED=False \

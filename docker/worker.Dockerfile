@@ -26,7 +26,7 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
     && install --directory --owner worker --group root --mode 775 /models /data
 WORKDIR /opt/laion-people
 COPY --from=build /opt/laion-people/.venv .venv
-COPY bin/laion-people bin/
+COPY bin/laion-people bin/python-path bin/
 COPY plugins plugins
 COPY include/__init__.py include/
 COPY include/models include/models
@@ -34,6 +34,7 @@ COPY include/models include/models
 # NVIDIA_VISIBLE_DEVICES is left to `docker run --gpus` and the device plugin: an image that sets it shows every GPU of
 # the node to pods that asked for none (https://github.com/NVIDIA/k8s-device-plugin/issues/61).
 ENV PATH=/opt/laion-people/bin:${PATH} \
+    PYTHONSAFEPATH=1 \
     HOME=/tmp \
     USER=worker \
     LAION_PEOPLE_STORE=/data \

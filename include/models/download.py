@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import http.client
 import logging
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any
 from urllib import request
 from urllib.error import HTTPError
-from urllib.parse import urlsplit
+from urllib.parse import unquote_to_bytes, urlsplit
 
 from laion_people import __version__
 from laion_people.errors import LaionPeopleError
@@ -32,14 +33,18 @@ class Unavailable(LaionPeopleError):
 
 
 class _SafeRedirects(request.HTTPRedirectHandler):
-    """Follows redirects, but never from HTTPS to anything that others can read and change on the way."""
+    """Follows redirects, but never from HTTPS to anything that others can read and change on the way. Another server
+    is not told the password."""
 
     def redirect_request(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> request.Request | None:
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
             raise Unavailable(f"{req.full_url} leads to {newurl}, which is not HTTPS: not followed")
-        return super().redirect_request(req, fp, code, msg, headers, newurl)
+        following = super().redirect_request(req, fp, code, msg, headers, _split_login(newurl)[0])
+        if following and _origin(following.full_url) == _origin(req.full_url):
+            following.unredirected_hdrs |= req.unredirected_hdrs
+        return following
 
 
 def _opener() -> request.OpenerDirector:
@@ -81,7 +86,7 @@ def read_text(source: str) -> str:
             return Path(source.removeprefix("file://")).expanduser().read_text()
         with _open(source) as response:
             return response.read().decode()
-    except (OSError, http.client.HTTPException, UnicodeDecodeError) as error:
+    except (OSError, http.client.HTTPException, ValueError) as error:
         raise Unavailable(f"{source}: {error}") from None
 
 
@@ -92,9 +97,28 @@ def _is_address(source: str) -> bool:
 def _open(url: str, **headers: str) -> http.client.HTTPResponse:
     """The answer to a GET. Raises HTTPError for a status of 300 and more."""
     agent = {"User-Agent": f"laion-people/{__version__}"}
-    asked = request.Request(url, headers=agent | headers)  # noqa: S310  (the opener knows neither file: nor ftp:)
+    address, authorization = _split_login(url)
+    asked = request.Request(address, headers=agent | headers)  # noqa: S310  (the opener knows neither file: nor ftp:)
+    if authorization:
+        asked.add_unredirected_header("Authorization", authorization)
     response: http.client.HTTPResponse = _opener().open(asked, timeout=TIMEOUT)
     return response
+
+
+def _split_login(url: str) -> tuple[str, str]:
+    """The URL without user and password, and the header Authorization that they make (RFC 7617), "" without them."""
+    parts = urlsplit(url)
+    login, at, host = parts.netloc.rpartition("@")
+    if not at:
+        return url, ""
+    user, _, password = login.partition(":")
+    token = base64.b64encode(unquote_to_bytes(user) + b":" + unquote_to_bytes(password)).decode()
+    return parts._replace(netloc=host).geturl(), f"Basic {token}"
+
+
+def _origin(url: str) -> tuple[str, str | None, int | None]:
+    parts = urlsplit(url)
+    return parts.scheme, parts.hostname, parts.port
 
 
 def _download(url: str, part: Path, label: str) -> None:
@@ -109,12 +133,12 @@ def _download(url: str, part: Path, label: str) -> None:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code not in PASSING:
                 raise Unavailable(f"{url}: {problem}") from None
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a redirect's address
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         failures = 1 if _size(part) > before else failures + 1
         if failures == FAILURES:
             kept = "; what has arrived is kept, and the same command goes on from there" if _size(part) else ""
-            raise Unavailable(f"{urlsplit(url).netloc}: {problem}{kept}")
+            raise Unavailable(f"{urlsplit(url).netloc.rpartition('@')[2]}: {problem}{kept}")
         log.info("%s: %s; trying again", label, problem)
         time.sleep(PAUSE * 2 ** (failures - 1))
 

@@ -13,15 +13,23 @@ own shortage says nothing about the row::
 from __future__ import annotations
 
 import errno
+import re
 
 KEPT = "what is finished is kept"
 GO_ON = f"{KEPT}: clear the task, or run the command again, to go on"
 
 
+# Of a URL, user and password: up to the last @ of its host, or of all that follows what is no port.
+_LOGIN = re.compile(r"(?<=://)([^/?#\s]*|[^/?#\s@:]*:(?!\d*([/?#\s]|$))\S*)@")
+
+
 class LaionPeopleError(Exception):
-    """A step failed (exit code 1)."""
+    """A step failed (exit code 1). Whatever the message quotes, it shows no URL's password."""
 
     exit_code = 1
+
+    def __init__(self, *args: object):
+        super().__init__(*(without_logins(arg) if isinstance(arg, str) else arg for arg in args))
 
 
 class UsageError(LaionPeopleError):
@@ -72,5 +80,10 @@ def _machine_fault(error: BaseException) -> str | None:
 
 def one_line(text: object, most: int = 1000) -> str:
     """``text`` as one line of a log or a message: nothing that a terminal would obey, ``most`` characters at most."""
-    line = " ".join("".join(c if c.isprintable() else " " for c in str(text)).split())
+    line = " ".join("".join(c if c.isprintable() else " " for c in without_logins(str(text))).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
+
+
+def without_logins(text: str) -> str:
+    """``text`` with *** for the user and password of every URL in it: ``http://***@mirror.example.org/weights``."""
+    return _LOGIN.sub("***@", text)

@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Mapping
 from contextlib import suppress
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 from urllib.error import HTTPError
@@ -23,10 +24,18 @@ import psutil
 from laion_people.errors import LaionPeopleError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = ("api-server", "scheduler", "dag-processor", "triggerer")
+COMPONENTS = {  # and their options; the API server reads the logs as files, while servers of them listen on all addresses
+    "api-server": (),
+    "scheduler": ("--skip-serve-logs",),
+    "dag-processor": (),
+    "triggerer": ("--skip-serve-logs",),
+}
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 START_SECONDS = 180
 STOP_SECONDS = 10
+QUEUED_SECONDS = 300  # LocalExecutor is handed a task only when it has a worker for it: it starts in seconds
+AIRFLOWS = ("airflow*", "*.log", "*.json*")  # files of a home, which may hold others
+MARK = "LOCAL_AIRFLOW"  # in the environment of all that an Airflow has started: its home
 GPUS = len(list(Path("/dev").glob("nvidia[0-9]*")))
 POOLS = {  # name -> tasks at a time
     "laion_people_gpu": GPUS or os.cpu_count(),
@@ -47,25 +56,28 @@ class LocalAirflow:
             | {
                 "AIRFLOW_HOME": str(home),
                 "AIRFLOW__API__PORT": str(port),
-                "AIRFLOW__LOGGING__WORKER_LOG_SERVER_PORT": str(free_port()),
-                "AIRFLOW__LOGGING__TRIGGER_LOG_SERVER_PORT": str(free_port()),
+                MARK: str(home.resolve()),
+                "SPT_NOENV": "1",  # setproctitle would write its titles over the environment that `ps` and we look at
             }
         )
         self._pid_file = home / "pids.json"
         self._token = ""
 
     def start(self) -> None:
-        """Starts what is not running and waits until it is healthy. Raises LaionPeopleError, with the log's name."""
+        """Starts what is not running and waits until it is healthy. Raises LaionPeopleError, with the log's name, or
+        when one that runs has left tasks in its queue."""
         if len(self.processes()) == len(COMPONENTS):
+            self._check_queue()
             return
         self.stop()
         if not port_is_free(self.port):
             raise UsageError(f"port {self.port} is taken: stop what uses it, or set AIRFLOW__API__PORT")
-        self.home.mkdir(parents=True, exist_ok=True)
+        self._close_home()
         if self._popen("db", "migrate").wait():
             raise LaionPeopleError(f"the Airflow database cannot be made: see {self._log('db')}")
-        started = {name: self._popen(name) for name in COMPONENTS}
+        started = {name: self._popen(name, *options) for name, options in COMPONENTS.items()}
         pids = {p.pid: psutil.Process(p.pid).create_time() for p in started.values()}
+        self._pid_file.touch(mode=0o600)
         self._pid_file.write_text(json.dumps(pids))
         deadline = time.monotonic() + START_SECONDS
         while not self._healthy():
@@ -91,11 +103,8 @@ class LocalAirflow:
         return found
 
     def stop(self) -> None:
-        """Ends the components and every task that they run."""
-        tree = []
-        for component in self.processes():
-            with suppress(psutil.NoSuchProcess):
-                tree += [component, *component.children(recursive=True)]
+        """Ends the components and all that they have started, also what a component that was killed has left behind."""
+        tree = {*self._marked(), *self.processes()}
         for process in tree:
             with suppress(psutil.NoSuchProcess):
                 process.terminate()
@@ -104,6 +113,44 @@ class LocalAirflow:
                 process.kill()
         psutil.wait_procs(tree, STOP_SECONDS)
         self._pid_file.unlink(missing_ok=True)
+
+    def _marked(self) -> list[psutil.Process]:
+        """The processes of this user that this Airflow has started: workers of a scheduler that is gone are nobody's
+        children, but their environment is what they were started with."""
+        found = []
+        for process in psutil.process_iter():
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
+                ours = process.uids().real == os.getuid() and process.pid != os.getpid()
+                if ours and process.environ().get(MARK) == self._environ[MARK]:
+                    found.append(process)
+        return found
+
+    def _close_home(self) -> None:
+        """Makes the home, or closes one that is there, to others: its password file and its logs make one admin."""
+        try:
+            self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self.home.chmod(0o700)
+        except OSError as error:
+            raise LaionPeopleError(f"{self.home} cannot be closed to other users: {error.strerror}") from error
+        made = [self.home / "logs", *(path for name in AIRFLOWS for path in self.home.glob(name))]
+        for path in (path for top in made for path in (top, *top.rglob("*"))):
+            with suppress(FileNotFoundError):
+                if not path.is_symlink() and path.stat().st_mode & 0o077:
+                    path.chmod(path.stat().st_mode & 0o700)
+
+    def _check_queue(self) -> None:
+        """Raises LaionPeopleError when the executor has left tasks in its queue.
+
+        An idle worker that is killed keeps the queue's lock: no other ever gets a task, and Airflow waits for ever
+        (https://github.com/python/cpython/issues/87971).
+        """
+        tasks = self.request("GET", "/dags/~/dagRuns/~/taskInstances?state=queued&limit=1000")["task_instances"]
+        ages = [time.time() - datetime.fromisoformat(task["queued_when"]).timestamp() for task in tasks]
+        if ages and max(ages) > QUEUED_SECONDS:
+            raise LaionPeopleError(
+                f"Airflow runs, but the scheduler's workers take no tasks: {len(ages)} queued, the oldest for "
+                f"{max(ages) / 60:.0f} minutes: make down && make up"
+            )
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
         """Calls the REST API (``/dags``); returns the JSON of the answer. Raises LaionPeopleError for a refusal."""
@@ -140,7 +187,9 @@ class LocalAirflow:
             self.request("POST", "/pools", {"name": name, "slots": POOLS[name], "include_deferred": False})
 
     def _popen(self, *command: str) -> subprocess.Popen[bytes]:
-        with self._log(command[0]).open("wb") as log:
+        log_file = self._log(command[0])
+        log_file.touch(mode=0o600)
+        with log_file.open("wb") as log:
             return subprocess.Popen(
                 [str(ROOT / "bin" / "airflow-env"), "airflow", *command],
                 env=self._environ,

@@ -7,6 +7,7 @@ The modules that import Airflow run in the Airflow environment, which has no mod
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -135,6 +136,7 @@ class WorkerOperator(BaseOperator):
                 stderr=subprocess.PIPE,
                 text=True,
                 errors="backslashreplace",
+                umask=int(os.environ.get("TASK_UMASK", "-1"), 8),  # bin/airflow-env closes Airflow's files, not these
             )
             last_words = ""
             try:

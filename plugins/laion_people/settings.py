@@ -12,7 +12,7 @@ from datetime import date
 from typing import Any
 
 from laion_people.dates import FIRST_DAYS
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, without_logins
 
 PREFIX = "LAION_PEOPLE_"
 # What Kubernetes tells the pods of a namespace about a service there whose name begins with laion-people.
@@ -68,6 +68,7 @@ def _is_past_day(day: str) -> bool:
         return False
 
 
+_HOST = r"(\[[0-9A-Fa-f:.]+\]|[^\s/?#@:\[\]]+)(:\d{1,5})?"  # of a URL, with its port
 _NAME = {"pattern": r"([a-z0-9]([a-z0-9.-]*[a-z0-9])?)?", "like": "laion-people"}  # of a Kubernetes object
 # A tag other than latest, or a digest: what runs today must be what runs after a node has been replaced.
 _IMAGE = {
@@ -89,7 +90,10 @@ class Settings:
         "~/.cache/laion-people", "cache of weights that are fetched; the packaged profile fetches none"
     )
     models_mirror: str = _setting(
-        "", "fetch weights from here instead: a URL or a folder with the files by name, as in MODELS_DIR"
+        "",
+        "fetch weights from here instead: a URL or a folder with the files by name, as in MODELS_DIR",
+        pattern=rf"(?!\w+://).*|file:///.*|(?i:https?)://([^/?#\s]*@)?{_HOST}(/[^?#\s]*)?",
+        like="https://user:password@mirror.example.org/weights, with %2F for a / in the password, and so on",
     )
     device: str = _setting(
         "auto",
@@ -231,8 +235,9 @@ def to_environment(settings: Settings) -> dict[str, str]:
 
 
 def describe(settings: Settings) -> str:
-    """A table of all settings: variable, value, meaning."""
-    rows = [(PREFIX + f.name.upper(), _show(getattr(settings, f.name)), f.metadata) for f in fields(settings)]
+    """A table of all settings: variable, value without passwords, meaning."""
+    values = {f: without_logins(_show(getattr(settings, f.name))) for f in fields(settings)}
+    rows = [(PREFIX + f.name.upper(), value, f.metadata) for f, value in values.items()]
     wide, value_wide = max(len(r[0]) for r in rows), max(len(r[1]) for r in rows)
     return "\n".join(
         f"{name:{wide}}  {value:{value_wide}}  {meta['help']}"
@@ -247,26 +252,27 @@ def _show(value: Any) -> str:
 
 def _parse(name: str, text: str, f: Any) -> Any:
     kind = type(f.default)
+    shown = re.sub(r"(?s)(?<=://).*@", "***@", text)  # whatever is wrong with it
     try:
         if kind is bool:
             return {"0": False, "1": True}[text]
         value = kind(text)
     except (KeyError, ValueError):
         wanted = {bool: "0 or 1", int: "a whole number", float: "a number"}[kind]
-        raise UsageError(f"{name}={text!r}: should be {wanted}") from None
+        raise UsageError(f"{name}={shown!r}: should be {wanted}") from None
     rules = f.metadata
     if kind is float and not math.isfinite(value):
-        raise UsageError(f"{name}={text!r}: should be a number")
+        raise UsageError(f"{name}={shown!r}: should be a number")
     if "minimum" in rules and value < rules["minimum"]:
-        raise UsageError(f"{name}={text!r}: should be at least {rules['minimum']}")
+        raise UsageError(f"{name}={shown!r}: should be at least {rules['minimum']}")
     if "maximum" in rules and value > rules["maximum"]:
-        raise UsageError(f"{name}={text!r}: should be at most {rules['maximum']}")
+        raise UsageError(f"{name}={shown!r}: should be at most {rules['maximum']}")
     if "choices" in rules and value not in rules["choices"]:
-        raise UsageError(f"{name}={text!r}: should be one of {', '.join(rules['choices'])}")
+        raise UsageError(f"{name}={shown!r}: should be one of {', '.join(rules['choices'])}")
     if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
-        raise UsageError(f"{name}={text!r}: should look like {rules['like']}")
+        raise UsageError(f"{name}={shown!r}: should look like {rules['like']}")
     if "json" in rules and value and not rules["json"](_from_json(value)):
-        raise UsageError(f"{name}={text!r}: should look like {rules['like']}")
+        raise UsageError(f"{name}={shown!r}: should look like {rules['like']}")
     return value
 
 

@@ -6,7 +6,7 @@ import sys
 
 from include.models import checkpoints
 from include.models.profiles import Profile, available, load_profile
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, without_logins
 
 
 def describe(profile: Profile | None) -> str:
@@ -17,7 +17,7 @@ def describe(profile: Profile | None) -> str:
     for name in names:
         found = checkpoints.find(name)
         users = ",".join(p.name for p in profiles if name in p.checkpoints()) or "-"
-        source = f"{found.source}, {found.address}" if found.address else found.source
+        source = f"{found.source}, {without_logins(found.address)}" if found.address else found.source
         rows.append((name, checkpoints.state(name), _size(found), found.licence, users, source))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(f"{row[i]:{wide}}" for i, wide in enumerate(widths)), row[-1]]) for row in rows)
