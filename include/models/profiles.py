@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import inspect
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from typing import Any
 import yaml
 
 from include.models import checkpoints, fetching
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, one_line
 
 ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
+MOST_BYTES, MOST_DEPTH, MOST_ALIASES = 100_000, 20, 20  # of a file: aliases can stand for aliases, and so on
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FOLDER = Path(__file__).parent
 
@@ -38,9 +40,14 @@ class Role:
     options: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if not isinstance(self.wrapper, str):
+            raise TypeError("a wrapper should be the name of a module and a class")
         for name in ("checkpoints", "params", "options"):
             if not isinstance(getattr(self, name), dict):
                 raise TypeError(f"{name} of {self.wrapper} should be a mapping")
+        if not all(isinstance(name, str) for pair in self.checkpoints.items() for name in pair):
+            raise TypeError(f"checkpoints of {self.wrapper} should be names")
+        json.dumps([self.params, self.options])  # which manifests are; raises TypeError
         if (precision := self.params.get("precision", "auto")) not in PRECISIONS:
             raise TypeError(f"precision of {self.wrapper} is {precision!r}: should be one of {', '.join(PRECISIONS)}")
 
@@ -121,13 +128,13 @@ def load_profile(name: str, device: str = "auto", precision: str = "auto", fetch
         raise UsageError(f"unknown profile {name!r}: choose one of {', '.join(available())}, or the path of a .yaml")
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     try:
-        content = yaml.safe_load(file.read_text())
+        content = _read(file)
         roles = {role: Role(**values) for role, values in content["roles"].items()}
         profile = Profile(file.stem, content["summary"], content["note"], roles, device, fetches)
     except OSError as error:
         raise UsageError(f"profile {file}: {error.strerror}") from None
-    except (yaml.YAMLError, LookupError, TypeError, AttributeError) as error:
-        reason = str(error).splitlines()[0]
+    except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
+        reason = one_line(str(error).partition("\n")[0], 200)
         raise UsageError(f"profile {file}: {reason}; {FOLDER / 'packaged.yaml'} shows what one looks like") from None
     if lacking := [role for role in ROLES if role not in roles]:
         raise UsageError(f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
@@ -135,3 +142,18 @@ def load_profile(name: str, device: str = "auto", precision: str = "auto", fetch
         for role in roles.values():
             role.params.update({"precision": precision} if "precision" in role.params else {})
     return profile
+
+
+def _read(file: Path) -> Any:
+    """What a YAML file holds. Raises ValueError when it is larger, or unfolds to more, than a profile has a use for."""
+    with file.open("rb") as stream:
+        text = stream.read(MOST_BYTES + 1)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    depth = aliases = 0
+    for event in yaml.parse(text, yaml.SafeLoader):
+        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+        aliases += isinstance(event, yaml.AliasEvent)
+        if depth > MOST_DEPTH or aliases > MOST_ALIASES:
+            raise ValueError(f"it is nested deeper than {MOST_DEPTH} levels, or has more than {MOST_ALIASES} aliases")
+    return yaml.safe_load(text)

@@ -8,28 +8,16 @@ to a class that takes anything and does nothing, so that the history loads as em
 
 from __future__ import annotations
 
-import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, check_shortage
 
-# What a broken or hostile pickle makes torch raise, depending on where it breaks.
-_ERRORS = (
-    pickle.UnpicklingError,
-    ArithmeticError,
-    AssertionError,
-    AttributeError,
-    EOFError,
-    LookupError,
-    OSError,
-    RuntimeError,
-    TypeError,
-    ValueError,
-)
+MOST_INFLATED = 4  # bytes of the tensors for each byte of the file: some of a model share theirs
 
 
 class Inert:
@@ -59,10 +47,12 @@ def reduce(checkpoint: Path, target: Path) -> None:
 
 def _state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     try:
+        _check_not_compressed(checkpoint)
         unknown = torch.serialization.get_unsafe_globals_in_checkpoint(str(checkpoint))
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
-    except _ERRORS as error:
+    except Exception as error:  # what a broken or hostile pickle makes torch raise depends on where it breaks
+        check_shortage(error)
         reason = str(error).strip().splitlines()
         raise LaionPeopleError(
             f"{checkpoint} is not a checkpoint that can be read without running code from it: "
@@ -74,7 +64,17 @@ def _state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
     for name, value in found.items():
         if not isinstance(name, str) or not _is_plain(value):
             raise LaionPeopleError(f"{checkpoint}: {name!r} of its state_dict is not a plain tensor")
+    if sum(value.nbytes for value in found.values()) > MOST_INFLATED * checkpoint.stat().st_size:
+        raise LaionPeopleError(f"{checkpoint}: the tensors of its state_dict are far larger than the file")
     return found
+
+
+def _check_not_compressed(checkpoint: Path) -> None:
+    """Raises ValueError for an archive that unfolds to more than it is: torch reads such a one and never writes it."""
+    if zipfile.is_zipfile(checkpoint):
+        with zipfile.ZipFile(checkpoint) as archive:
+            if any(member.file_size > member.compress_size for member in archive.infolist()):
+                raise ValueError("it is compressed")
 
 
 def _is_plain(value: Any) -> bool:

@@ -93,7 +93,7 @@ async def add_headers(request: Request, call_next: Callable[[Request], Awaitable
         response: Response = render(request, "error.html.j2", status=413, title="Too large", message=message)
     else:
         response = await call_next(request)
-    if request.url.path.startswith(static):
+    if request.url.path.startswith(static) and response.status_code < 400:
         response.headers["Cache-Control"] = "public, max-age=604800"  # its address changes with the file
     for name, value in HEADERS.items():
         response.headers.setdefault(name, value)

@@ -75,6 +75,9 @@ def _signer() -> URLSafeTimedSerializer:
 
 def _same_origin(request: Request) -> bool:
     """Whether the form was sent by a page of this Airflow, which a proxy may know under its public address only."""
-    origin = request.headers.get("origin", "")
+    try:
+        origin = urlsplit(request.headers.get("origin", ""))
+    except ValueError:  # brackets that enclose no IPv6 address
+        return False
     ours = {request.headers.get("host", ""), urlsplit(conf.get("api", "base_url", fallback="")).netloc} - {""}
-    return urlsplit(origin).scheme in ("http", "https") and urlsplit(origin).netloc in ours
+    return origin.scheme in ("http", "https") and origin.netloc in ours

@@ -30,7 +30,7 @@ def dags(request: Request) -> HTMLResponse:
 
 
 def _page(request: Request, file: File) -> HTMLResponse:
-    if not file.is_file():
+    if not _is_document(file):
         raise HTTPException(404, f"There is no document {file.name}.")
     title, body = html(file)
     return render(request, "document.html.j2", title=title, body=Markup(body))  # noqa: S704 - of our own files, escaped
@@ -60,5 +60,4 @@ def html(file: File) -> tuple[str, str]:
 
 def _is_document(file: File) -> bool:
     """Whether one of the routes shows a file."""
-    file = file.resolve()
-    return file == ROOT / "DAGs.md" or (file.parent == ROOT / "docs" and file.suffix == ".md" and file.is_file())
+    return file.resolve() in (ROOT / "DAGs.md", *(ROOT / "docs").glob("*.md"))

@@ -10,13 +10,15 @@ from __future__ import annotations
 import hashlib
 import tarfile
 from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from threading import Lock
 from typing import Annotated, BinaryIO
 
-from anyio import CapacityLimiter
+from anyio import CapacityLimiter, fail_after
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Header, HTTPException, Path, Response
+from fastapi.responses import StreamingResponse
+from starlette.types import Message, Send
 
 from laion_people.images import IMAGE_SUFFIXES
 from laion_people.metadata import text
@@ -27,6 +29,8 @@ from laion_people.web.addresses import ClusterId, Partition, Version
 INDEXES = 8  # tars whose index is kept
 MOST_KEYS = 100_000  # of a tar, ten times img2dataset's; with INDEXES, the bound of what indexes take: some 200 MB
 MOST_BYTES = 50_000_000  # of a picture; larger ones are not shown
+PIECE = 1 << 18  # bytes of a picture that are in memory for each who asks, some of whom don't read
+READER_SECONDS = 30.0  # that a piece may wait to be read
 MOST_HEADERS = 4 * MOST_KEYS  # of a walk: a sample has a picture, a text, a JSON file and perhaps a long name
 LONGEST_KEY = 255  # characters, as many as a file's name has
 LONG_NAME = 64_000  # bytes of a header that holds a name
@@ -175,7 +179,27 @@ def _picture(path: str, key: str, if_none_match: str) -> Response:
     if place is None:
         raise HTTPException(404, f"{path} has no image {key}.")
     start, size = place
-    data = store.part(path, start, start + size) if size <= MOST_BYTES else b""
-    if not (kind := media_type(data)):
+    first = store.part(path, start, start + min(size, PIECE)) if size <= MOST_BYTES else b""
+    if not (kind := media_type(first)):
         raise HTTPException(415, "This is no JPEG, PNG, GIF or WebP that can be shown.")
-    return Response(data, media_type=kind, headers=headers)
+    headers["Content-Length"] = str(size)
+    return Pieces(_pieces(store, path, first, start, start + size), media_type=kind, headers=headers)
+
+
+async def _pieces(store: Store, path: str, piece: bytes, start: int, stop: int) -> AsyncIterator[bytes]:
+    """A part of a file, of which the first piece has been read."""
+    while piece:
+        yield piece
+        start += len(piece)
+        piece = await run_sync(store.part, path, start, min(stop, start + PIECE), limiter=_threads)
+
+
+class Pieces(StreamingResponse):
+    """An answer that is given up when nobody reads it for READER_SECONDS."""
+
+    async def stream_response(self, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            with fail_after(READER_SECONDS):
+                await send(message)
+
+        await super().stream_response(send_in_time)

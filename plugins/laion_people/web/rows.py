@@ -19,6 +19,7 @@ from fastapi import HTTPException
 
 from laion_people.errors import LaionPeopleError
 from laion_people.runner import versions
+from laion_people.schemas import SCHEMAS
 from laion_people.step import VERSIONED_TABLES
 from laion_people.store import Store
 
@@ -50,7 +51,7 @@ def shards(store: Store, folder: str) -> list[int]:
 def columns(store: Store, path: str, names: Sequence[str]) -> pa.Table:
     """Light columns of all rows. Raises LaionPeopleError when the file is missing, damaged or lacks one."""
     with _parquet(store, path) as file:
-        return file.read(columns=list(names), use_threads=False)
+        return _sound(path, file.read(columns=list(names), use_threads=False), names)
 
 
 def take(store: Store, path: str, rows: Sequence[int], names: Sequence[str]) -> pa.Table:
@@ -59,12 +60,12 @@ def take(store: Store, path: str, rows: Sequence[int], names: Sequence[str]) -> 
     One row group is in memory at a time: of face landmarks, that is 6 MB.
     """
     with _parquet(store, path) as file:
-        pieces, places, start = [file.schema_arrow.empty_table().select(list(names))], dict[int, int](), 0
+        pieces, places, start = [_sound(path, file.schema_arrow.empty_table(), names)], dict[int, int](), 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
             if wanted := [row for row in dict.fromkeys(rows) if start <= row < stop]:
                 table = file.read_row_group(group, columns=list(names), use_threads=False)
-                pieces.append(table.take([row - start for row in wanted]))
+                pieces.append(_sound(path, table.take([row - start for row in wanted]), names))
                 places |= {row: len(places) + i for i, row in enumerate(wanted)}
             start = stop
     if lost := [row for row in rows if row not in places]:
@@ -152,10 +153,19 @@ class Tables:
         return found.to_pylist() if found else []
 
 
+def _sound(path: str, table: pa.Table, names: Sequence[str]) -> pa.Table:
+    """Columns as the schema of the table has them. Raises ArrowException, KeyError or ValueError for what is no such
+    table, lacks values, or has texts that are not UTF-8."""
+    schema = SCHEMAS[path.partition("/")[0]]
+    table = table.select(list(names))
+    table.validate(full=True)
+    return table.cast(pa.schema([schema.field(name) for name in names]))
+
+
 @contextmanager
 def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
     with store.open(path, AHEAD) as source:
         try:
             yield pq.ParquetFile(source)
-        except (pa.ArrowException, OSError, KeyError) as error:  # OSError: a page of it cannot be unpacked
+        except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
             raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
