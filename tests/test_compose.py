@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import base64
+import json
+import os
 import re
 import shutil
 import stat
 import subprocess
+import sys
 import tomllib
 from pathlib import Path
 from typing import Any
@@ -155,6 +158,43 @@ def compose(checkout: Path, *arguments: str) -> subprocess.CompletedProcess[str]
     environ = {"PATH": f"{checkout / 'bin'}:/usr/bin:/bin"}
     command = [str(checkout / "bin" / "compose"), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environ, cwd="/")
+
+
+def test_calls_at_once_make_one_file_and_leave_no_other(checkout: Path) -> None:
+    (checkout / ".env.draft.aB3dEf").write_text("secrets of a call that was killed")
+    os.utime(checkout / ".env.draft.aB3dEf", (0, 0))
+    environ = {"PATH": f"{checkout / 'bin'}:/usr/bin:/bin"}
+    calls = [
+        subprocess.Popen([checkout / "bin" / "compose", "ps"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        for _ in range(8)
+    ]
+    told = [call.communicate(timeout=60)[1] for call in calls]
+    assert [call.returncode for call in calls] == [0] * 8
+    assert sum(b"made .env" in text for text in told) == 1
+    assert sorted(p.name for p in checkout.iterdir()) == [".env", "bin", "settings.env"]
+    assert len(secrets(checkout)) > 7
+
+
+def test_the_first_users_password_is_on_no_command_line(tmp_path: Path) -> None:
+    """Every user of the machine sees command lines."""
+    log, password = tmp_path / "commands", "S3cret of .env"
+    stubs = {
+        "bin/airflow": f'#!/bin/sh\necho "airflow $@" >>{log}\n',
+        "bin/python": f'#!/bin/sh\necho "python $@" >>{log}\nexec {sys.executable} "$@"\n',
+        "airflow/__init__.py": "",
+        "airflow/__main__.py": f"import json, sys\ndef main(): json.dump(sys.argv, open({str(tmp_path / 'argv')!r}, 'w'))",
+        "boto3.py": "class client:\n    def __init__(self, _): self.list_buckets = lambda: {'Buckets': [{'Name': 'x'}]}",
+    }
+    for name, text in stubs.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    environ = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHONPATH": str(tmp_path), "ADMIN_USER": "admin"}
+    environ |= {"ADMIN_PASSWORD": password, "LAION_PEOPLE_STORE": "s3://x"}
+    subprocess.run(["bash", ROOT / "docker" / "init"], env=environ, check=True)
+    assert password not in log.read_text()
+    made = json.loads((tmp_path / "argv").read_text())
+    assert made[:3] == ["airflow", "users", "create"] and f"--password={password}" in made and "admin" in made
 
 
 def secrets(checkout: Path) -> dict[str, str]:
