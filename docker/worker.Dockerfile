@@ -26,7 +26,8 @@ RUN useradd --uid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nolog
     && install --directory --owner worker --group root --mode 775 /models /data
 WORKDIR /opt/laion-people
 COPY --from=build /opt/laion-people/.venv .venv
-COPY bin/laion-people bin/python-path bin/
+COPY bin/laion-people bin/
+COPY bin/python-path bin/
 COPY plugins plugins
 COPY include/__init__.py include/
 COPY include/models include/models

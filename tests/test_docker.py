@@ -113,10 +113,15 @@ def test_the_worker_runs_the_command_line() -> None:
     assert json.loads(WORKER.final.all("ENTRYPOINT")[0]) == ["laion-people"]
     assert WORKER.environment["PATH"].startswith("/opt/laion-people/bin:")
     assert WORKER.final.all("WORKDIR") == ["/opt/laion-people"]
-    assert "bin/laion-people bin/" in WORKER.final.all("COPY")
+    assert {"bin/laion-people bin/", "bin/python-path bin/"} <= set(WORKER.final.all("COPY"))
     # bin/laion-people looks for the environment that bin/setup has made, at the place where both stages have it
     assert "bin/setup worker" in WORKER.all("RUN")
     assert "--from=build /opt/laion-people/.venv .venv" in WORKER.final.all("COPY")
+
+
+@pytest.mark.parametrize("dockerfile", [WORKER, AIRFLOW], ids=lambda d: d.name)
+def test_no_code_comes_from_the_working_directory(dockerfile: Dockerfile) -> None:
+    assert dockerfile.environment["PYTHONSAFEPATH"] == "1"
 
 
 def test_the_worker_has_no_compiler_and_no_installer() -> None:

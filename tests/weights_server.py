@@ -19,9 +19,13 @@ class Handler(BaseHTTPRequestHandler):
         wanted = self.headers.get("Range")
         with server.lock:
             server.requests.append((path, wanted))
+            server.logins.append(self.headers.get("Authorization"))
             cut = server.cuts.pop(0) if server.cuts else None
         if path in server.redirects:
             self._answer(302, b"", {"Location": server.redirects[path]})
+            return
+        if server.login and self.headers.get("Authorization") != server.login:
+            self._answer(401, b"no")
             return
         body = server.files.get(path)
         if server.status or body is None:
@@ -61,7 +65,8 @@ class Handler(BaseHTTPRequestHandler):
 
 class WeightsServer(ThreadingHTTPServer):
     """``files``: path -> body; ``cuts``: after how many bytes each of the next answers breaks off, None: not at all;
-    ``requests``: path and Range of each request so far."""
+    ``requests``: path and Range of each request so far, ``logins`` its Authorization; ``login``: the one that is
+    asked for."""
 
     daemon_threads = True
 
@@ -72,6 +77,8 @@ class WeightsServer(ThreadingHTTPServer):
         self.redirects: dict[str, str] = {}
         self.cuts: list[int | None] = []
         self.requests: list[tuple[str, str | None]] = []
+        self.logins: list[str | None] = []
+        self.login = ""
         self.lock = threading.Lock()
         self.ranges = self.versions = self.lengths = True
         self.content_type = "application/octet-stream"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import json
@@ -225,6 +226,54 @@ def test_a_mirror_is_a_server_or_a_folder_that_has_the_files_by_name(server, reg
     file.write_bytes(BODY[::-1])
     monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path / "third"))
     with pytest.raises(LaionPeopleError, match="removed"):
+        fetching.fetch("m")
+
+
+@pytest.mark.parametrize(
+    ("userinfo", "login"),
+    [
+        ("user:pw", "user:pw"),
+        ("us%40er:p%2Fw%3A%23%C3%A9", "us@er:p/w:#\N{LATIN SMALL LETTER E WITH ACUTE}"),
+        ("user:p@:w", "user:p@:w"),
+        ("token", "token:"),
+        (":", ":"),
+    ],
+)
+def test_a_mirrors_password_is_sent_to_it_alone(server, register, monkeypatch, userinfo: str, login: str):
+    with weights_server() as other:
+        server.login = f"Basic {base64.b64encode(login.encode()).decode()}"
+        server.redirects = {"/mirror/m.safetensors": "/moved"}
+        server.files["/moved"] = other.files["/elsewhere"] = BODY
+        monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", f"{server.url.replace('://', f'://{userinfo}@')}/mirror")
+        file = register()
+        assert fetching.fetch("m").read_bytes() == BODY
+        assert server.logins == [server.login] * 2, "a redirect within the server keeps it"
+        file.unlink()
+        file.with_name(f"{file.name}.sha256").unlink()
+        server.redirects = {"/mirror/m.safetensors": f"{other.url}/elsewhere"}
+        assert fetching.fetch("m").read_bytes() == BODY
+        assert other.logins == [None]
+
+
+@pytest.mark.parametrize("status", [401, 404, 500])
+def test_a_mirrors_password_is_never_shown(server, register, monkeypatch, caplog, status: int):
+    caplog.set_level(logging.INFO, "laion_people.models")
+    server.status = status
+    monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", server.url.replace("://", "://us3r:s3cret@"))
+    register()
+    with pytest.raises(LaionPeopleError, match=f"HTTP {status}") as failed:
+        fetching.fetch("m")
+    server.status, server.files = 0, {"/m.safetensors": b"other"}
+    with pytest.raises(LaionPeopleError, match="what came from http://[*]{3}@127.0.0.1") as wrong:
+        fetching.fetch("m")
+    assert "s3cret" not in f"{failed.value}{wrong.value}{caplog.text}"
+
+
+@pytest.mark.parametrize("location", ["http://[::1", "http://h:port/", "//[x]/", "http://user:pw@[/"])
+def test_a_redirect_to_what_is_no_address_is_a_fault_of_the_server(server, register, location: str):
+    server.redirects = {"/there/m.safetensors": location}
+    register()
+    with pytest.raises(LaionPeopleError, match="m could not be fetched"):
         fetching.fetch("m")
 
 

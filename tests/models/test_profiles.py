@@ -8,6 +8,7 @@ import inspect
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -132,6 +133,43 @@ def test_a_wrong_profile_is_refused_in_one_line(tmp_path: Path, text: str | None
     with pytest.raises(UsageError, match=says) as error:
         load_profile(str(tmp_path / "wrong.yaml"))
     assert "\n" not in str(error.value)
+
+
+def _bomb(levels: int, width: int, merge: bool) -> str:
+    """A few hundred bytes that stand for width ** levels times the first line."""
+    text = "a0: &a0 {x: 1}\n"
+    for i in range(1, levels + 1):
+        aliases = ", ".join([f"*a{i - 1}"] * width)
+        text += f"a{i}: &a{i} " + (f"{{<<: [{aliases}], k{i}: 1}}\n" if merge else f"[{aliases}]\n")
+    return text
+
+
+HOSTILE = {
+    "aliases": _bomb(9, 10, merge=False),
+    "merge keys": _bomb(6, 10, merge=True),
+    "keys": "".join(f"k{i}: {{a: 1}}\n" for i in range(60_000)),
+    "deep list": "a: " + "[" * 50_000,
+    "deep map": "{a: " * 5000 + "1" + "}" * 5000,
+    "digits": "a: " + "9" * 50_000,
+    "no date": "a: 2020-99-99",
+    "not UTF-8": b"a: \xff",
+    "recursive": "summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {}, params: &a {a: *a}}}",
+    "bomb in a role": "roles: {clip: &a {wrapper: a.B, checkpoints: {}, params: {precision: [*a, *a, *a]}}}",
+    "two wrappers": "summary: s\nnote: n\nroles: {clip: {wrapper: [a, b], checkpoints: {}, params: {}}}",
+    "list for a name": "summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {a: [b]}, params: {}}}",
+    "a date for a manifest": "summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {}, params: {a: 2020-01-01}}}",
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_a_hostile_profile_is_refused_soon_and_in_one_line(tmp_path: Path, name: str):
+    text = HOSTILE[name]
+    (tmp_path / "p.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
+    start = time.monotonic()
+    with pytest.raises(UsageError, match=r"p\.yaml: .*packaged\.yaml shows") as error:
+        load_profile(str(tmp_path / "p.yaml"))
+    assert time.monotonic() - start < 5
+    assert "\n" not in str(error.value) and len(str(error.value)) < 600
 
 
 def test_reading_a_profile_imports_no_framework():

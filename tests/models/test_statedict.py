@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pathlib
 import subprocess
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -129,6 +130,30 @@ def test_what_is_not_a_dictionary_of_plain_tensors_is_refused(tmp_path: Path, co
     with pytest.raises(LaionPeopleError, match=says):
         reduce(tmp_path / "odd.pth", tmp_path / "odd.safetensors")
     assert [f.name for f in tmp_path.iterdir()] == ["odd.pth"]
+
+
+def test_a_file_that_unfolds_to_gigabytes_is_refused_unread(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    torch.save({"weight": torch.zeros(1 << 20)}, tmp_path / "plain.pth")
+    with (
+        zipfile.ZipFile(tmp_path / "plain.pth") as plain,
+        zipfile.ZipFile(tmp_path / "packed.pth", "w", zipfile.ZIP_DEFLATED) as packed,
+    ):
+        for name in plain.namelist():
+            packed.writestr(name, plain.read(name))
+    assert torch.load(tmp_path / "packed.pth")["weight"].shape == (1 << 20,), "torch would read it"
+    monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
+    with pytest.raises(LaionPeopleError, match=r"packed\.pth .* is compressed"):
+        reduce(tmp_path / "packed.pth", tmp_path / "packed.safetensors")
+
+
+def test_tensors_that_share_their_bytes_a_thousand_times_are_refused(tmp_path: Path):
+    shared = torch.zeros(1 << 16)
+    torch.save({f"weight{i}": shared for i in range(3)}, tmp_path / "tied.pth")
+    reduce(tmp_path / "tied.pth", tmp_path / "tied.safetensors")
+    torch.save({f"weight{i}": shared for i in range(1000)}, tmp_path / "bomb.pth")
+    with pytest.raises(LaionPeopleError, match="far larger than the file"):
+        reduce(tmp_path / "bomb.pth", tmp_path / "bomb.safetensors")
+    assert not list(tmp_path.glob("bomb.safetensors*"))
 
 
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 not a zip either"])
