@@ -165,7 +165,9 @@ def test_calls_at_once_make_one_file_and_leave_no_other(checkout: Path) -> None:
     os.utime(checkout / ".env.draft.aB3dEf", (0, 0))
     environ = {"PATH": f"{checkout / 'bin'}:/usr/bin:/bin"}
     calls = [
-        subprocess.Popen([checkout / "bin" / "compose", "ps"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        subprocess.Popen(
+            [checkout / "bin" / "compose", "ps"], env=environ, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
         for _ in range(8)
     ]
     told = [call.communicate(timeout=60)[1] for call in calls]
@@ -182,8 +184,8 @@ def test_the_first_users_password_is_on_no_command_line(tmp_path: Path) -> None:
         "bin/airflow": f'#!/bin/sh\necho "airflow $@" >>{log}\n',
         "bin/python": f'#!/bin/sh\necho "python $@" >>{log}\nexec {sys.executable} "$@"\n',
         "airflow/__init__.py": "",
-        "airflow/__main__.py": f"import json, sys\ndef main(): json.dump(sys.argv, open({str(tmp_path / 'argv')!r}, 'w'))",
-        "boto3.py": "class client:\n    def __init__(self, _): self.list_buckets = lambda: {'Buckets': [{'Name': 'x'}]}",
+        "airflow/__main__.py": f"import json, sys\ndef main(): json.dump(sys.argv, open('{tmp_path}/argv', 'w'))",
+        "boto3.py": "class client:\n  def __init__(self, _): self.list_buckets = lambda: {'Buckets': [{'Name': 'x'}]}",
     }
     for name, text in stubs.items():
         (tmp_path / name).parent.mkdir(exist_ok=True)

@@ -1,9 +1,12 @@
 from __future__ import annotations
 
+from dataclasses import fields
+
 import pytest
 
-from laion_people.errors import UsageError
+from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.settings import Settings, describe, from_environment, to_environment
+from laion_people.store import open_store
 
 
 def test_variables_set_values_and_overrides_win() -> None:
@@ -68,3 +71,67 @@ def test_the_table_names_every_setting_with_its_value() -> None:
     assert len(table.splitlines()) == len(Settings.__slots__)
     assert all(f"LAION_PEOPLE_{name.upper()} " in table for name in Settings.__slots__)
     assert "0.25" in table
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "",
+        "/srv/weights",
+        "~/weights",
+        "file:///srv/weights",
+        "https://mirror.example.org",
+        "http://127.0.0.1:8000/a/b@c/",
+        "HTTPS://user:p%2Fw@mirror.example.org:8443/weights",
+        "http://user:p@ss@[::1]:80/w",
+    ],
+)
+def test_a_mirror_is_a_folder_or_a_web_address(mirror: str) -> None:
+    assert from_environment({"LAION_PEOPLE_MODELS_MIRROR": mirror}).models_mirror == mirror
+
+
+@pytest.mark.parametrize(
+    "mirror",
+    [
+        "https://user:s3cret/x@mirror.example.org/w",  # / in a password ends the host
+        "https://user:s3cret#x@mirror.example.org/w",
+        "https://user:s3cret x@mirror.example.org",
+        "https://user:s3cret@mirror.example.org:port/",
+        "https://user:s3cret@/w",
+        "ftp://user:s3cret@mirror.example.org",
+        "https://user:s3cret@mirror.example.org/w?a=b",
+        "https://user:s3cret@[mirror",
+    ],
+)
+def test_a_wrong_mirror_is_refused_without_its_password(mirror: str) -> None:
+    with pytest.raises(UsageError, match=r"LAION_PEOPLE_MODELS_MIRROR=.*should look like") as error:
+        from_environment({"LAION_PEOPLE_MODELS_MIRROR": mirror})
+    assert "s3cret" not in str(error.value)
+
+
+def test_no_password_of_any_setting_is_listed() -> None:
+    names = [f.name for f in fields(Settings) if isinstance(f.default, str)]
+    listed = describe(Settings(**dict.fromkeys(names, "s3://us3r:s3cret@place/x")))
+    assert listed.count("s3://***@place/x") == len(names) and "s3cret" not in listed
+
+
+@pytest.mark.parametrize("uri", ["s3://key:s3cret@bucket/p", "file://u:s3cret@host/x", "http://u:s3cret@h/p"])
+def test_a_store_with_credentials_is_refused_without_showing_them(uri: str) -> None:
+    with pytest.raises(UsageError, match="credentials do not belong in it") as error:
+        open_store(uri)
+    assert "s3cret" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("from http://u:p@h/x and s3://k:s@b: no", "from http://***@h/x and s3://***@b: no"),
+        ("http://u:p@q@h/x@y", "http://***@h/x@y"),
+        ("http://u:p/w@h", "http://***@h"),
+        ("https://user@h?x=a@b", "https://***@h?x=a@b"),
+        ("https://h/a@b, http://h:80/a@b, http://h:80?a@b", "https://h/a@b, http://h:80/a@b, http://h:80?a@b"),
+        ("ask a@b: see https://h: it says", "ask a@b: see https://h: it says"),
+    ],
+)
+def test_no_message_shows_the_login_of_a_url(text: str, shown: str) -> None:
+    assert str(LaionPeopleError(text)) == str(UsageError(text)) == one_line(text) == shown

@@ -24,7 +24,7 @@ import psutil
 from laion_people.errors import LaionPeopleError, UsageError
 
 ROOT = Path(__file__).resolve().parents[2]
-COMPONENTS = {  # and their options; the API server reads the logs as files, while servers of them listen on all addresses
+COMPONENTS = {  # and their options: log servers would listen on all addresses, and the API server reads files
     "api-server": (),
     "scheduler": ("--skip-serve-logs",),
     "dag-processor": (),

@@ -426,7 +426,9 @@ def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONN
     """
     scheme, separator, rest = uri.partition("://")
     if separator and "@" in rest.partition("/")[0]:
-        raise UsageError(f"store {uri}: credentials do not belong in it: see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+        raise UsageError(
+            f"store {uri}: credentials do not belong in it: see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     if uri.isprintable() and scheme == "s3" and (match := re.fullmatch(BUCKET, rest)):
         return S3Store(match["bucket"], (match["prefix"] or "").strip("/"), attempts, connect_seconds)
     if uri.isprintable() and scheme == "file" and rest.startswith("/") and not set("?#") & set(rest):

@@ -264,7 +264,7 @@ def test_a_mirrors_password_is_never_shown(server, register, monkeypatch, caplog
     with pytest.raises(LaionPeopleError, match=f"HTTP {status}") as failed:
         fetching.fetch("m")
     server.status, server.files = 0, {"/m.safetensors": b"other"}
-    with pytest.raises(LaionPeopleError, match="what came from http://[*]{3}@127.0.0.1") as wrong:
+    with pytest.raises(LaionPeopleError, match=r"what came from http://[*]{3}@127.0.0.1") as wrong:
         fetching.fetch("m")
     assert "s3cret" not in f"{failed.value}{wrong.value}{caplog.text}"
 

@@ -157,7 +157,7 @@ HOSTILE = {
     "bomb in a role": "roles: {clip: &a {wrapper: a.B, checkpoints: {}, params: {precision: [*a, *a, *a]}}}",
     "two wrappers": "summary: s\nnote: n\nroles: {clip: {wrapper: [a, b], checkpoints: {}, params: {}}}",
     "list for a name": "summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {a: [b]}, params: {}}}",
-    "a date for a manifest": "summary: s\nnote: n\nroles: {clip: {wrapper: a.B, checkpoints: {}, params: {a: 2020-01-01}}}",
+    "a date for a manifest": "roles: {clip: {wrapper: a.B, checkpoints: {}, params: {a: 2020-01-01}}}",
 }
 
 

@@ -69,6 +69,10 @@ def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
     table, ids = at_once(lambda: tables.read("subset_c", names, rows), lambda: tables.read("people", ["person_id"]))
     choices: list[dict[str, Any]] = table.to_pylist()
     row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}
+    if any(len(choice["candidates"]) != len(choice["scores"]) for choice in choices):
+        raise LaionPeopleError(
+            f"{tables.path('subset_c')} is damaged (not a score for each candidate): run again the step that writes it"
+        )
     if any(choice["person_id"] not in row_of for choice in choices):
         raise LaionPeopleError(f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`")
     wanted = {"people": ["image_width", "image_height", "bbox"], "pose": ["keypoints"]}

@@ -202,6 +202,8 @@ def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
     names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "reviewed"]
     table, entries = at_once(lambda: columns(store, path, names), lambda: entries_of(store, version))
     kinds = list(KINDS)
+    if unknown := set(table["kind"].to_pylist()) - set(kinds):
+        raise LaionPeopleError(f"{path} is damaged (kind {unknown.pop()!r}): run again the step that writes it")
     found = sorted(table.to_pylist(), key=lambda of: (kinds.index(of["kind"]), -of["size"], of["cluster_id"]))
     for of in found:
         labelled = Entry(tuple(of["captions"]), of["reviewed"])

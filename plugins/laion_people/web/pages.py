@@ -14,6 +14,7 @@ from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 FOLDER = Path(__file__).parent
+LONGEST_URL = 8000  # characters, as many as servers take (RFC 9110, section 4.1)
 HIDDEN = {ord(c): None for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"}
 
 
@@ -37,7 +38,7 @@ def compile_templates() -> None:
 def web_link(url: str | None) -> str:
     """The URL if it is one of the web, else nothing: a link must not run what a ``javascript:`` URL holds."""
     try:
-        return url if url and urlsplit(url).scheme in ("http", "https") else ""
+        return url if url and len(url) <= LONGEST_URL and urlsplit(url).scheme in ("http", "https") else ""
     except ValueError:  # brackets that enclose no IPv6 address
         return ""
 

@@ -42,6 +42,7 @@ CLUSTERS = [f"{kind}_cluster" for kind in KINDS]
 ANGLES = ["head_yaw", "head_pitch", "head_roll"]
 CROWDS = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6+": (6, 10**9)}  # people in an image
 STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are told of
+FACE_POINTS = 478  # of a face mesh, each x, y and z
 MESH_GROUPS = 2  # row groups of face landmarks (6 MB each) that a page of people reads at most
 
 
@@ -235,6 +236,9 @@ def figure(of: Mapping[str, Any]) -> Figure:
     """A person over the stored image, from columns of the people, pose and, for the face, mesh tables."""
     marks = [box_mark(of["bbox"])]
     if landmarks := of.get("face_landmarks"):
+        if len(landmarks) != 3 * FACE_POINTS:
+            told = f"{len(landmarks)} numbers for the face of {of['person_id']}"
+            raise LaionPeopleError(f"the mesh table is damaged ({told}): run again the step that writes it")
         marks += face_mesh(np.array(landmarks, np.float32).reshape(-1, 3))
     if keypoints := of.get("keypoints"):
         marks += skeleton(np.array(keypoints, np.float32).reshape(17, 3))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -24,6 +24,8 @@ from laion_people.step import VERSIONED_TABLES
 from laion_people.store import Store
 
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
+MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual
+LONGEST = 2000  # characters of a text
 LISTINGS, LISTING_SECONDS = 64, 20.0  # folders whose shards are remembered, and for how long
 
 _listings: OrderedDict[tuple[str, str], tuple[float, list[int]]] = OrderedDict()
@@ -50,7 +52,8 @@ def shards(store: Store, folder: str) -> list[int]:
 
 def columns(store: Store, path: str, names: Sequence[str]) -> pa.Table:
     """Light columns of all rows. Raises LaionPeopleError when the file is missing, damaged or lacks one."""
-    with _parquet(store, path) as file:
+    with _parquet(store, path, names) as file:
+        _check_size(path, file, range(file.num_row_groups), names)
         return _sound(path, file.read(columns=list(names), use_threads=False), names)
 
 
@@ -59,11 +62,12 @@ def take(store: Store, path: str, rows: Sequence[int], names: Sequence[str]) -> 
 
     One row group is in memory at a time: of face landmarks, that is 6 MB.
     """
-    with _parquet(store, path) as file:
+    with _parquet(store, path, names) as file:
         pieces, places, start = [_sound(path, file.schema_arrow.empty_table(), names)], dict[int, int](), 0
         for group in range(file.num_row_groups):
             stop = start + file.metadata.row_group(group).num_rows
             if wanted := [row for row in dict.fromkeys(rows) if start <= row < stop]:
+                _check_size(path, file, [group], names)
                 table = file.read_row_group(group, columns=list(names), use_threads=False)
                 pieces.append(_sound(path, table.take([row - start for row in wanted]), names))
                 places |= {row: len(places) + i for i, row in enumerate(wanted)}
@@ -154,18 +158,38 @@ class Tables:
 
 
 def _sound(path: str, table: pa.Table, names: Sequence[str]) -> pa.Table:
-    """Columns as the schema of the table has them. Raises ArrowException, KeyError or ValueError for what is no such
-    table, lacks values, or has texts that are not UTF-8."""
-    schema = SCHEMAS[path.partition("/")[0]]
+    """Columns as the schema of the table has them, texts cut to LONGEST. Raises ArrowException, KeyError or ValueError
+    for what is no such table, lacks values, or has texts that are not UTF-8."""
     table = table.select(list(names))
     table.validate(full=True)
+    for at, name in enumerate(names):
+        if pa.types.is_dictionary(table.schema.field(name).type):
+            table = table.set_column(at, name, pa.chunked_array([_cut(of) for of in table[name].chunks], pa.string()))
+    schema = SCHEMAS[path.partition("/")[0]]
     return table.cast(pa.schema([schema.field(name) for name in names]))
 
 
+def _cut(texts: pa.DictionaryArray) -> pa.StringArray:
+    """The first LONGEST characters of texts, of which each that is told apart is kept once until then."""
+    beginnings = pc.call_function("utf8_slice_codeunits", [texts.dictionary], pc.SliceOptions(0, LONGEST))
+    return pa.DictionaryArray.from_arrays(texts.indices, beginnings).dictionary_decode()
+
+
+def _check_size(path: str, file: pq.ParquetFile, groups: Iterable[int], names: Sequence[str]) -> None:
+    """Raises LaionPeopleError for columns that would fill the API server's memory."""
+    parts = [file.metadata.row_group(group) for group in groups]
+    places = [at for at in range(file.metadata.num_columns) if file.schema.column(at).path.split(".")[0] in names]
+    size = sum(part.column(at).total_uncompressed_size for part in parts for at in places)
+    if size > MOST_BYTES:
+        raise LaionPeopleError(f"{path} is too large to be shown: {size / 1e6:.0f} MB of {', '.join(names)}")
+
+
 @contextmanager
-def _parquet(store: Store, path: str) -> Iterator[pq.ParquetFile]:
+def _parquet(store: Store, path: str, names: Sequence[str]) -> Iterator[pq.ParquetFile]:
+    schema = SCHEMAS[path.partition("/")[0]]
+    texts = [name for name in names if schema.field(name).type == pa.string()]
     with store.open(path, AHEAD) as source:
         try:
-            yield pq.ParquetFile(source)
+            yield pq.ParquetFile(source, read_dictionary=texts)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
             raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error

@@ -139,7 +139,9 @@ def test_a_viewer_may_not(form: TestClient) -> None:
     assert send(form, "vera", csrf_of("vera")) == 403
 
 
-@pytest.mark.parametrize("headers", [{}, {"Origin": "null"}, {"Origin": "https://elsewhere.example"}])
+@pytest.mark.parametrize(
+    "headers", [{}, {"Origin": "null"}, {"Origin": "https://elsewhere.example"}, {"Origin": "http://[::1"}]
+)
 def test_forms_of_other_sites_are_refused(form: TestClient, headers: dict[str, str]) -> None:
     assert send(form, "ada", csrf_of("ada"), headers) == 403
 
@@ -187,3 +189,9 @@ def test_forms_of_any_size_are_refused_before_they_are_read(
     assert answer.status_code == 413
     assert "should be at most 1,000,000 bytes" in answer.text
     assert answer.headers["X-Frame-Options"] == "SAMEORIGIN"
+
+
+@pytest.mark.parametrize("path", ["/static/gone.js", "/static/" + "a" * 5000, "/static/../app.py", "/static/"])
+def test_no_error_is_kept_in_a_cache(client: TestClient, path: str) -> None:
+    answer = client.get(PAGE + path)
+    assert (answer.status_code, answer.headers["Cache-Control"]) == (404, "private, no-store")

@@ -7,11 +7,13 @@ import tarfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
 from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
+from starlette.requests import ClientDisconnect
 
 from laion_people.images import TarImages
 from laion_people.store import LocalStore
@@ -53,6 +55,43 @@ def test_composed_images_and_contact_sheets_are_sent(client: TestClient, store: 
     for path in (f"composed/{VERSION}/{PARTITION}/0/000000002", f"sheets/{VERSION}/pose-0001"):
         answer = client.get(f"/laion-people/images/{path}")
         assert (answer.status_code, answer.headers["Content-Type"]) == (200, "image/jpeg")
+
+
+def test_large_pictures_are_read_in_pieces(
+    client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    picture, read = JPEG + random.Random(3).randbytes(3 * pictures.PIECE), []
+    write_tar(store, [("a.jpg", picture), ("b.jpg", JPEG)])
+    part = LocalStore.part
+
+    def counted(self: LocalStore, path: str, start: int, stop: int) -> bytes:
+        read.append(stop - start)
+        return part(self, path, start, stop)
+
+    monkeypatch.setattr(LocalStore, "part", counted)
+    answer = client.get(ADDRESS + "a", headers={"Accept-Encoding": "identity"})
+    assert answer.content == picture and int(answer.headers["Content-Length"]) == len(picture)
+    assert max(read) <= pictures.PIECE
+
+
+def test_who_does_not_read_a_picture_is_given_up(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_tar(store, [("a.jpg", JPEG + bytes(40 * pictures.PIECE))])
+    monkeypatch.setattr(pictures, "READER_SECONDS", 0.05)
+    answer = pictures._picture(TAR, "a", "")
+    sent = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+        if len(sent) == 3:  # the window of the connection is full
+            await asyncio.sleep(60)
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.disconnect"}
+
+    scope = {"type": "http", "asgi": {"spec_version": "2.4"}}
+    with pytest.raises(ClientDisconnect):
+        asyncio.run(answer(scope, receive, send))
+    assert sum(len(message.get("body", b"")) for message in sent) == 2 * pictures.PIECE < file.stat().st_size
 
 
 def test_pictures_are_for_people_who_are_signed_in(anonymous: TestClient, store: LocalStore) -> None:
