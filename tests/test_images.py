@@ -15,7 +15,7 @@ from PIL import Image
 
 from laion_people import images
 from laion_people.errors import LaionPeopleError
-from laion_people.images import ImageError, TarImages, crop, decode, decode_ahead, samples
+from laion_people.images import ImageError, Picture, TarImages, crop, decode, decode_ahead, samples
 from tests.fakes import jpeg, tar_of
 
 
@@ -191,9 +191,9 @@ def test_only_large_images_are_set_aside_and_not_for_long(sizes: list[int]) -> N
 def test_a_slow_image_stalls_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def to_rgb(image: Image.Image) -> Image.Image:
-        assert image.width < 60 or go_on.wait(30)
-        return real(image)
+    def to_rgb(picture: Picture) -> Image.Image:
+        assert picture.size[0] < 60 or go_on.wait(30)
+        return real(picture)
 
     real = images.to_rgb
     monkeypatch.setattr(images, "to_rgb", to_rgb)
@@ -213,7 +213,7 @@ def test_few_images_are_held_decoded_at_a_time(sizes: list[int]) -> None:
     held: set[int] = set()
     most = 0
 
-    def array(opened: Image.Image | ImageError) -> np.ndarray | ImageError:
+    def array(opened: Picture | ImageError) -> np.ndarray | ImageError:
         nonlocal most
         image = real(opened)
         held.add(id(image))
@@ -249,12 +249,12 @@ def test_images_are_decoded_ahead_up_to_so_many_pixels() -> None:
 def test_large_images_are_decoded_one_at_a_time(small_limits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     at_work = threading.Lock()
 
-    def to_rgb(image: Image.Image) -> Image.Image:
-        if image.width <= 50:
-            return real(image)
+    def to_rgb(picture: Picture) -> Image.Image:
+        if picture.size[0] <= 50:
+            return real(picture)
         assert at_work.acquire(blocking=False)
         try:
-            return real(image)
+            return real(picture)
         finally:
             at_work.release()
 

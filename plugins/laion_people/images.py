@@ -4,33 +4,51 @@ from __future__ import annotations
 
 import io
 import json
-import struct
+import logging
+import mmap
 import tarfile
+import time
 import warnings
-import zlib
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Executor, Future
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageOps
+from PIL import Image, ImageChops, ImageFile
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.imagefiles import TooMuchWork, image_file, orientation
 from laion_people.metadata import text
 from laion_people.overlap import cores, workers
+
+log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
-# What Pillow and its decoders raise for broken files.
-BROKEN = (OSError, ValueError, SyntaxError, TypeError, LookupError, EOFError, RuntimeError, struct.error, zlib.error)
 MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
-LARGE_PIXELS = 20_000_000  # images above are decoded one at a time: they take up to 12 bytes a pixel
+LARGE_PIXELS = 20_000_000  # images above are decoded one at a time
+BYTES_A_PIXEL = 12  # that decoding takes at most
+# The time of a thread for one image: many times what any takes that was not made to take long. A header takes less
+# than 10 ms, a pixel 10 to 50 ns.
+OPENING_SECONDS, DECODING_SECONDS, SECONDS_A_PIXEL = 1.0, 2.0, 100e-9
+TURNED = 5  # EXIF orientations from 5 on swap width and height
+TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # of a TIFF
 AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images that are decoded early, and their pixels: some batches' worth
 ASIDE = 4  # large images that wait, still encoded but for the first
 LATER = 1024  # images read after a large one before it takes its turn: some seconds of work, in which it is decoded
@@ -142,36 +160,166 @@ class TarImages:
             return file.read(size)
 
 
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
-    """An image whose header alone is read so far.
+class _Source(io.BytesIO):
+    """A file that can be read for so much of the reading thread's own time.
 
-    Raises ImageError: not_an_image, or decompression_bomb when the header tells of more than ``max_pixels``.
+    Pillow reads most formats piece by piece, some of them by loops in Python that a file can make long: of comments,
+    directories, markers, runs of pixels.
+    """
+
+    _until = 0.0
+
+    def allow(self, seconds: float) -> None:
+        self._until = time.thread_time() + seconds
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if time.thread_time() > self._until:
+            raise ImageError("decompression_bomb")
+        return super().read(size)
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """An image whose header alone has been read; ``filled`` as an ImageFile has it."""
+
+    image: ImageFile.ImageFile
+    source: _Source
+    exif: bytes
+    orientation: int
+    filled: bytes | None
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height as it is shown."""
+        width, height = self.image.size
+        return (height, width) if self.orientation >= TURNED else (width, height)
+
+    @property
+    def pixels(self) -> int:
+        return self.image.width * self.image.height
+
+
+@contextmanager
+def reading(reason: str, pixels: int = 0) -> Iterator[None]:
+    """Whatever a library raises about one image is ``reason``, and said in the log; but not the machine's shortages.
+
+    Raises ImageError, and ShortageError: when memory is short, decoders say that the image is broken, each in its own
+    way. So when one does, it is tried whether there is the memory that so many ``pixels`` may take.
     """
     try:
-        image: Image.Image = Image.open(io.BytesIO(data), formats=FORMATS)
-    except BROKEN:
-        raise ImageError("not_an_image") from None
+        yield
+    except ImageError:
+        raise
+    except Exception as error:
+        check_shortage(error)
+        try:
+            mmap.mmap(-1, max(BYTES_A_PIXEL * pixels, mmap.PAGESIZE)).close()
+        except OSError as shortage:
+            check_shortage(shortage)
+        log.debug("%s: %s: %s", reason, type(error).__name__, one_line(error, 200))
+        raise ImageError(reason) from error
+
+
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
+    """An image whose header alone is read so far.
+
+    Raises ImageError: not_an_image; truncated, when scans are missing; decompression_bomb, when the header tells of
+    more than ``max_pixels``, or the file asks for far more work than images of its size do.
+    """
+    with reading("not_an_image"):
+        try:
+            file = image_file(data)
+        except TooMuchWork as error:
+            log.debug("decompression_bomb: %s", error)
+            raise ImageError("decompression_bomb") from error
+        except EOFError as error:
+            raise ImageError("truncated") from error
+        try:
+            image, source = _opened_by_pillow(file.data)
+        except Exception as error:
+            if data[8:12] != b"avif":
+                raise
+            check_shortage(error)
+            image, source = _opened_by_pillow(data.replace(b"Exif", b"skip"))  # Pillow gives up when EXIF is broken
     if image.width * image.height > max_pixels:
         raise ImageError("decompression_bomb")
+    exif = file.exif or image.info.get("exif", b"")
+    exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
+    # Pillow says in the EXIF of an AVIF how its boxes turn it. Browsers don't turn a WebP.
+    turned = orientation(exif) if image.format == "AVIF" else file.orientation
+    return Picture(image, source, exif, turned, file.filled)
+
+
+def _opened_by_pillow(data: bytes) -> tuple[ImageFile.ImageFile, _Source]:
+    source = _Source(data)
+    source.allow(OPENING_SECONDS)
+    return Image.open(source, formats=FORMATS), source
+
+
+def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
+    """The image right-side-up and as RGB; transparency is laid on white; of an animation, the first frame.
+
+    With ``side``, a JPEG may be read at a half, a quarter or an eighth, with sides of no less than ``side``.
+    Raises ImageError: truncated, decompression_bomb.
+    """
+    with reading("truncated", picture.pixels):
+        image = _loaded(picture.image, picture.source, side)
+        if picture.filled is not None:
+            filled, source = _opened_by_pillow(picture.filled)
+            if ImageChops.difference(image, _loaded(filled, source, side)).getbbox():
+                raise ImageError("truncated")
+        rgb = _rgb(image)
+        turn = TURNS.get(picture.orientation)
+        return rgb if turn is None else rgb.transpose(turn)
+
+
+def _loaded(image: ImageFile.ImageFile, source: _Source, side: int | None) -> Image.Image:
+    if side:
+        image.draft(None, (side, side))
+    source.allow(DECODING_SECONDS + SECONDS_A_PIXEL * image.width * image.height)
+    covered = image.tile[0][1] if image.format == "GIF" else None
+    image.load()
+    if covered and covered != (0, 0, *image.size) and "transparency" not in image.info:
+        white = Image.new("RGB", image.size, "white")  # what the first frame leaves free is transparent
+        white.paste(image.crop(covered).convert("RGB"), covered)
+        return white
     return image
 
 
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image right-side-up and as RGB; transparency is laid on white; of an animation, the first frame.
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith(("I", "F")):
+        image = _grey(image)
+    if image.mode in ("RGBA", "LA", "PA", "RGBa", "La") or "transparency" in image.info:
+        image = image if image.mode == "RGBA" else image.convert("RGBA")
+        white = Image.new("RGB", image.size, "white")
+        white.paste(image, mask=image)
+        return white
+    return image if image.mode == "RGB" else image.convert("RGB")
 
-    Raises ImageError: truncated.
+
+def _grey(image: Image.Image) -> Image.Image:
+    """Greys of 16 bits by their high bytes, as browsers show them.
+
+    Other integers and floats, which no browser shows: from 0 to the least of 1 (floats alone), 255 and 65535 that none
+    of them exceeds; or else from the least to the greatest. What is no number is black.
     """
-    try:
-        image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        if image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
-            image = image if image.mode == "RGBA" else image.convert("RGBA")
-            white = Image.new("RGB", image.size, "white")
-            white.paste(image, mask=image)
-            return white
-        return image if image.mode == "RGB" else image.convert("RGB")
-    except BROKEN:
-        raise ImageError("truncated") from None
+    values = np.asarray(image)
+    clear = image.info.pop("transparency", None)
+    if image.mode.startswith("I;16"):
+        grey: np.ndarray = (values >> 8).astype(np.uint8)
+    else:
+        values = values.astype(np.float64)
+        there = values[np.isfinite(values)]
+        low, high = (float(there.min()), float(there.max())) if there.size else (0.0, 0.0)
+        tops = [top for top in (1, 255, 65535) if (top > 1 or image.mode == "F") and low >= 0 and high <= top]
+        low, high = (0.0, float(tops[0])) if tops else (low, high)
+        scaled = np.nan_to_num((values - low) * (255 / ((high - low) or 1)), nan=0.0)
+        grey = scaled.clip(0, 255).round().astype(np.uint8)
+    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    if isinstance(clear, int):
+        grey[values == clear] = 255
+    return Image.fromarray(grey)
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
@@ -222,7 +370,7 @@ class _Queue(Generic[Item]):
         self._pool, self._early = pool, early
         self._waiting: deque[tuple[int, Item, int]] = deque()
         self._decoding: deque[Future[np.ndarray | ImageError]] = deque()
-        self._encoded: deque[Image.Image | ImageError] = deque()
+        self._encoded: deque[Picture | ImageError] = deque()
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -232,7 +380,7 @@ class _Queue(Generic[Item]):
         """The place of the image whose turn comes next."""
         return self._waiting[0][0]
 
-    def put(self, place: int, item: Item, opened: Image.Image | ImageError, pixels: int) -> None:
+    def put(self, place: int, item: Item, opened: Picture | ImageError, pixels: int) -> None:
         self._waiting.append((place, item, pixels))
         self._encoded.append(opened)
         self.pixels += pixels
@@ -250,18 +398,22 @@ class _Queue(Generic[Item]):
             self._decoding.append(self._pool.submit(_array, self._encoded.popleft()))
 
 
-def _opened(data: bytes) -> tuple[Image.Image | ImageError, int]:
+def _opened(data: bytes) -> tuple[Picture | ImageError, int]:
     """The image with its header read, and its pixels."""
     try:
-        image = open_image(data)
+        picture = open_image(data)
     except ImageError as error:
         return error, 0
-    return image, image.width * image.height
+    return picture, picture.pixels
 
 
-def _array(opened: Image.Image | ImageError) -> np.ndarray | ImageError:
+def _array(opened: Picture | ImageError) -> np.ndarray | ImageError:
+    if isinstance(opened, ImageError):
+        return opened
     try:
-        return opened if isinstance(opened, ImageError) else _pixels(to_rgb(opened))
+        rgb = to_rgb(opened)
+        with reading("truncated", opened.pixels):
+            return _pixels(rgb)
     except ImageError as error:
         return error
 

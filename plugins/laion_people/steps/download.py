@@ -20,12 +20,12 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from PIL import ExifTags, Image
 
 from laion_people import images, metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.fetch import Fetcher, FetchError
-from laion_people.images import ImageError
+from laion_people.imagefiles import tags
+from laion_people.images import ImageError, Picture
 from laion_people.manifest import Manifest
 from laion_people.overlap import cores
 from laion_people.settings import Settings
@@ -39,7 +39,6 @@ DECIDING = (  # settings that decide the output
 MADE_BY = "laion-people"
 AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
 MAX_ASPECT = 10  # long side over short side; more is a banner
-TURNED = 5  # EXIF orientations from 5 on swap width and height
 
 # Why a row has no image, and what that means. `--retry-failed` tries PASSING ones again.
 PASSING = {
@@ -242,56 +241,39 @@ def _stored(body: bytes, settings: Settings) -> Row:
     """The outcome of a body that was fetched, with the stored image as ``jpg``. Raises ImageError."""
     if not body:
         raise ImageError("empty")
-    image = images.open_image(body, settings.image_max_pixels)
-    short, long = sorted(image.size)
+    picture = images.open_image(body, settings.image_max_pixels)
+    short, long = sorted(picture.size)
     if short < settings.image_min_size or long > MAX_ASPECT * short:
         raise ImageError("too_small")
-    if short * long > images.LARGE_PIXELS:
+    if picture.pixels > images.LARGE_PIXELS:
         with _one_at_a_time:
-            return _resized(image, body, settings)
-    return _resized(image, body, settings)
+            return _resized(picture, body, settings)
+    return _resized(picture, body, settings)
 
 
-def _resized(image: Image.Image, body: bytes, settings: Settings) -> Row:
+def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
     """Shrinks to the size wanted by area averaging, as img2dataset does. OpenCV works without holding Python's lock."""
     import cv2
 
-    width, height = image.size
-    orientation, exif = _exif(image)
-    if orientation >= TURNED:
-        width, height = height, width
-    image.draft(None, (2 * settings.image_size, 2 * settings.image_size))  # a JPEG can be read at 1/2, 1/4, 1/8
-    rgb = images.to_rgb(image)
-    if (factor := min(rgb.size) // (2 * settings.image_size)) > 1:
-        rgb = rgb.reduce(factor)
-    pixels = np.asarray(rgb)
-    scale = settings.image_size / min(width, height)
-    if scale < 1:
-        size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
-        pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
-    options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
+    width, height = picture.size
+    rgb = images.to_rgb(picture, 2 * settings.image_size)
+    with images.reading("truncated", picture.pixels):
+        if (factor := min(rgb.size) // (2 * settings.image_size)) > 1:
+            rgb = rgb.reduce(factor)
+        pixels = np.asarray(rgb)
+        scale = settings.image_size / min(width, height)
+        if scale < 1:
+            size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
+        jpg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     return {
         "status": "success",
         "width": pixels.shape[1],
         "height": pixels.shape[0],
         "original_width": width,
         "original_height": height,
-        "exif": exif,
+        "exif": json.dumps(tags(picture.exif)),
         "sha256": sha256(body).hexdigest(),
-        "jpg": cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes(),
+        "jpg": jpg,
     }
-
-
-def _exif(image: Image.Image) -> tuple[int, str]:
-    """The EXIF orientation (1 to 8) and, as JSON, all tags that have a name and a short value; no place (GPS)."""
-    try:
-        exif = image.getexif()
-        tags = {**exif, **exif.get_ifd(ExifTags.IFD.Exif)}
-    except images.BROKEN:
-        return 1, "{}"
-    named = {ExifTags.TAGS[tag]: str(value) for tag, value in tags.items() if tag in ExifTags.TAGS}
-    orientation = tags.get(ExifTags.Base.Orientation, 1)
-    return (
-        orientation if isinstance(orientation, int) else 1,
-        json.dumps({name: text for name, text in named.items() if len(text) <= 200}),
-    )
