@@ -26,7 +26,7 @@ ERRORS = {  # subclasses that the code defines are added
     "ArgumentTypeError",
     "HTTPException",
 }
-REASONS = ("FetchError", "ImageError")  # errors whose first argument is the reason that a lost row is counted under
+REASONS = ("FetchError", "ImageError", "reading")  # whose first argument is the reason that a lost row is counted under
 FAULTS = re.compile(r"_?(how_to_get|.*(fault|damage|outdated|outlier)s?)")  # functions, variables that hold sentences
 STEP_OF = {  # where it isn't the module's name
     "composer": "compose",

@@ -1,21 +1,29 @@
 from __future__ import annotations
 
+import errno
 import io
+import json
+import logging
+import random
+import struct
 import tarfile
 import threading
+import time
 import weakref
-from collections.abc import Iterator
+import zlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import ExifTags, Image
 
 from laion_people import images
-from laion_people.errors import LaionPeopleError
-from laion_people.images import ImageError, Picture, TarImages, crop, decode, decode_ahead, samples
+from laion_people.errors import LaionPeopleError, ShortageError
+from laion_people.imagefiles import orientation, tags
+from laion_people.images import ImageError, Picture, TarImages, crop, decode, decode_ahead, open_image, samples, to_rgb
 from tests.fakes import jpeg, tar_of
 
 
@@ -60,6 +68,416 @@ def test_what_cannot_be_used_is_refused_with_its_reason(data: bytes, reason: str
     with pytest.raises(ImageError) as caught:
         decode(data)
     assert str(caught.value) == reason
+
+
+QUARTERS = np.array([[[220, 60, 60], [80, 215, 80]], [[60, 80, 220], [250, 235, 80]]], np.uint8)  # all differ
+UPRIGHT = Image.fromarray(QUARTERS.repeat(16, 0).repeat(24, 1))  # 48 x 32
+ORIENTATION = 0x0112
+
+
+def corners(image: Image.Image) -> list[int]:
+    """Which quarter of UPRIGHT lies top left, top right, bottom left and bottom right."""
+    width, height = image.size
+    places = [(2, 2), (width - 3, 2), (2, height - 3), (width - 3, height - 3)]
+    colours = np.array([image.getpixel(place) for place in places])
+    return [int(np.abs(QUARTERS.reshape(4, 3).astype(int) - c).sum(1).argmin()) for c in colours]
+
+
+def directory(*entries: tuple[int, int, int, bytes], endian: str = "<") -> bytes:
+    """EXIF with these entries: tag, type, count, value."""
+    head = (b"II*\0" if endian == "<" else b"MM\0*") + struct.pack(endian + "IH", 8, len(entries))
+    listed, values = b"", b""
+    for tag, kind, count, value in entries:
+        at = struct.pack(endian + "I", len(head) + 12 * len(entries) + 4 + len(values))
+        listed += struct.pack(endian + "HHI", tag, kind, count) + (at if len(value) > 4 else value.ljust(4, b"\0"))
+        values += value if len(value) > 4 else b""
+    return head + listed + bytes(4) + values
+
+
+def turned(value: int = 6, kind: int = 3, count: int = 1) -> tuple[int, int, int, bytes]:
+    return ORIENTATION, kind, count, struct.pack("<II" if kind == 5 else "<HH", value, 1)
+
+
+def segment(marker: int, content: bytes) -> bytes:
+    return bytes([0xFF, marker]) + struct.pack(">H", len(content) + 2) + content
+
+
+def with_exif(exif: bytes, name: bytes = b"Exif\0\0") -> bytes:
+    data = encoded(UPRIGHT, "JPEG", quality=95)
+    return data[:2] + segment(0xE1, name + exif) + data[2:]
+
+
+def chunk(kind: bytes, content: bytes, wrong: bool = False) -> bytes:
+    checksum = zlib.crc32(kind + content) ^ wrong
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", checksum)
+
+
+def png_with(*chunks: bytes) -> bytes:
+    data = encoded(UPRIGHT, "PNG")
+    return data[:33] + b"".join(chunks) + data[33:]
+
+
+@pytest.mark.parametrize("value", range(1, 9))
+def test_a_jpeg_is_turned_as_its_exif_says(value: int) -> None:
+    shown = {1: [0, 1, 2, 3], 2: [1, 0, 3, 2], 3: [3, 2, 1, 0], 4: [2, 3, 0, 1]}
+    shown |= {5: [0, 2, 1, 3], 6: [2, 0, 3, 1], 7: [3, 1, 2, 0], 8: [1, 3, 0, 2]}
+    data = with_exif(directory(turned(value)))
+    assert corners(decode(data)) == shown[value]
+    assert decode(data).size == open_image(data).size == ((48, 32) if value < 5 else (32, 48))
+
+
+AVIF_WITH_ODD_EXIF = encoded(UPRIGHT, "AVIF", exif=directory(turned(), (0x010F, 2, 8, b"makers!\0")), quality=95)
+AVIF_WITH_ODD_EXIF = AVIF_WITH_ODD_EXIF.replace(struct.pack("<HHI", 0x010F, 2, 8), struct.pack("<HHI", 0x010F, 5, 1))
+SUB_DIRECTORY = directory((0x8769, 4, 1, struct.pack("<I", 26)))[:-4] + bytes(4) + directory(turned())[8:]
+
+
+@pytest.mark.parametrize(  # all but RATIONAL as Chromium 156 shows them
+    ("data", "is_turned"),
+    [
+        (with_exif(directory((ORIENTATION, 3, 1, b"\0\6"), endian=">")), True),
+        (with_exif(directory(turned(9), turned(6), turned(1))), True),
+        (with_exif(directory(turned(1), turned(6))), False),
+        (with_exif(directory(turned(0))), False),
+        (with_exif(directory(turned(9))), False),
+        (with_exif(directory(turned(65535))), False),
+        (with_exif(directory(turned(kind=4))), False),
+        (with_exif(directory(turned(kind=5))), True),
+        (with_exif(directory(turned(count=2))), False),
+        (with_exif(SUB_DIRECTORY), False),
+        (with_exif(directory(turned(1)))[:2] + with_exif(directory(turned(6)))[2:], True),
+        (with_exif(b'<x tiff:Orientation="6"/>', b"http://ns.adobe.com/xap/1.0/\0"), False),
+        (with_exif(directory(turned())[:22]), True),  # cut off behind the value
+        (with_exif(directory(turned())[:14]), False),
+        (with_exif(directory((0x010F, 5, 1, struct.pack("<II", 1, 2)), turned())), True),  # Pillow#8965
+        (with_exif(directory((0x829A, 10, 1, b"\xff" * 8), turned())), True),
+        (png_with(chunk(b"eXIf", directory(turned()))), True),
+        (png_with(chunk(b"eXIf", directory(turned()), wrong=True)), False),
+        (encoded(UPRIGHT, "WEBP", exif=directory(turned()), lossless=True), False),
+        (encoded(UPRIGHT, "TIFF", tiffinfo={ORIENTATION: 6}), True),
+        (encoded(UPRIGHT, "TIFF", tiffinfo={ORIENTATION: 6}, compression="tiff_lzw"), True),
+        (encoded(UPRIGHT, "TIFF", tiffinfo={ORIENTATION: 9}), False),
+        (encoded(UPRIGHT, "AVIF", exif=directory(turned()), quality=95), True),
+        (AVIF_WITH_ODD_EXIF, True),
+    ],
+)
+def test_other_orientations_turn_an_image_if_browsers_do(data: bytes, is_turned: bool) -> None:
+    picture = open_image(data)
+    image = to_rgb(picture)
+    assert corners(image) == ([2, 0, 3, 1] if is_turned else [0, 1, 2, 3])
+    assert picture.size == image.size
+
+
+RAMP = np.arange(256, dtype=np.uint16).repeat(64).reshape(128, 128)
+
+
+def png(depth: int, colours: int, rows: bytes, *chunks: bytes) -> bytes:
+    """4 x 4 pixels."""
+    header = struct.pack(">IIBBBBB", 4, 4, depth, colours, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        [chunk(b"IHDR", header), *chunks, chunk(b"IDAT", zlib.compress(rows)), chunk(b"IEND", b"")]
+    )
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        encoded(Image.fromarray(RAMP * 257), "PNG"),
+        encoded(Image.fromarray(RAMP * 257), "TIFF"),
+        encoded(Image.fromarray(RAMP * 257), "TIFF", compression="tiff_lzw"),
+        encoded(Image.frombytes("I;16B", (128, 128), (RAMP * 257).astype(">u2").tobytes()), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.int32) * 257), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.int32) * 100_000 - 7), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
+        encoded(Image.fromarray(RAMP.astype(np.float32) * 1e20 - 1e19), "TIFF"),
+    ],
+)
+def test_greys_of_many_bits_are_neither_white_nor_black(data: bytes) -> None:
+    assert np.abs(np.asarray(decode(data)).astype(int) - RAMP[..., None]).max() <= 1
+
+
+def test_what_is_no_number_and_what_has_zero_for_white_is_shown() -> None:
+    values = RAMP.astype(np.float32) / 255
+    values[0, :3] = np.nan, np.inf, -np.inf
+    image = np.asarray(decode(encoded(Image.fromarray(values), "TIFF")))
+    assert image[0, :3, 0].tolist() == [0, 255, 0] and image[127, 127, 0] == 255
+    tiff = encoded(Image.fromarray(RAMP * 257), "TIFF")
+    inverted = tiff.replace(struct.pack("<HHIH", 262, 3, 1, 1), struct.pack("<HHIH", 262, 3, 1, 0))
+    assert np.array_equal(np.asarray(decode(inverted)), 255 - np.asarray(decode(tiff)))
+
+
+@pytest.mark.parametrize(
+    ("data", "row"),
+    [
+        (png(2, 0, b"\0\x1b" * 4, chunk(b"tRNS", b"\0\2")), [0, 85, 255, 255]),
+        (png(16, 0, (b"\0" + struct.pack(">4H", 0x1234, 0x1235, 0x9ABC, 1)) * 4, chunk(b"tRNS", b"\x12\x34")),
+         [255, 0x12, 0x9A, 0]),
+        (png(16, 2, (b"\0" + struct.pack(">3H", 0x1234, 0x1234, 0x1234) * 4) * 4, chunk(b"tRNS", b"\x12\x34" * 3)),
+         [255] * 4),
+        (png(16, 4, (b"\0" + struct.pack(">8H", 0x8034, 65535, 9, 0, 0x9ABC, 65535, 0, 65535)) * 4),
+         [0x80, 255, 0x9A, 0]),
+        (png(8, 3, b"\0\0\1\0\1" * 4, chunk(b"PLTE", b"\x10\x10\x10\x20\x20\x20"), chunk(b"tRNS", b"\0")),
+         [255, 0x20, 255, 0x20]),
+    ],
+)  # fmt: skip
+def test_what_is_transparent_is_white(data: bytes, row: list[int]) -> None:
+    assert np.asarray(decode(data))[0, :, 0].tolist() == row
+
+
+@pytest.mark.parametrize(
+    "chunks",
+    [
+        [chunk(kind, content, wrong=True)]
+        for kind, content in {
+            b"tEXt": b"Comment\0x",
+            b"pHYs": bytes(9),
+            b"iCCP": b"a\0\0" + zlib.compress(b"profile"),
+            b"gAMA": bytes(4),
+            b"tRNS": bytes(6),
+            b"eXIf": b"?",
+        }.items()
+    ]
+    + [
+        [chunk(b"zTXt", b"k\0\0" + zlib.compress(bytes(3_000_000)))] * 2,
+        [chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(3_000_000)))],
+        [chunk(b"zTXt", b"k\0\7unknown method")],
+        [chunk(b"acTL", b"short")],
+    ],
+)
+def test_a_png_is_shown_whatever_is_wrong_beside_its_pixels(chunks: list[bytes]) -> None:
+    assert np.array_equal(np.asarray(decode(png_with(*chunks))), np.asarray(UPRIGHT))
+
+
+def test_a_png_is_refused_when_its_size_or_palette_is_damaged_but_not_its_checksum_of_pixels() -> None:
+    whole = encoded(UPRIGHT.quantize(8), "PNG")
+    for name in (b"IHDR", b"PLTE", b"IDAT"):
+        at = whole.index(name)
+        end = at + 4 + int.from_bytes(whole[at - 4 : at])
+        data = whole[:end] + bytes([whole[end] ^ 1]) + whole[end + 1 :]
+        if name == b"IDAT":
+            assert np.array_equal(np.asarray(decode(data)), np.asarray(UPRIGHT))
+        else:
+            with pytest.raises(ImageError, match="not_an_image"):
+                decode(data)
+    with pytest.raises(ImageError, match="truncated"):
+        decode(whole[:-40])
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}, {"subsampling": 0}])
+def test_a_jpeg_without_end_marker_is_whole_but_not_one_that_lacks_pixels(options: dict) -> None:
+    noise = np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8)
+    data = encoded(Image.fromarray(noise).resize((240, 160)), "JPEG", **options)
+    for whole in (data[:-1], data[:-2], data[:-2] + bytes(100)):
+        assert np.array_equal(np.asarray(decode(whole)), np.asarray(decode(data)))
+    for lost in (5, 9, 30, 200, len(data) // 3, len(data) // 2):
+        with pytest.raises(ImageError, match="truncated"):
+            decode(data[:-lost])
+
+
+def scan_bomb(scans: int, side: int = 64) -> bytes:
+    """A progressive grey JPEG of many scans that hold nothing: they cost time for all pixels."""
+    blocks = (side // 8) ** 2
+    tables = segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
+    tables += segment(0xC4, b"\0\1" + bytes(15) + b"\0") + segment(0xC4, b"\x10\1\1" + bytes(14) + b"\xe0\0")
+    dc = segment(0xDA, b"\1\1\0\0\0\0") + bytes(blocks // 8)
+    ac = segment(0xDA, b"\1\1\0\1\x3f\0") + int("10" * blocks, 2).to_bytes(blocks // 4)
+    return b"\xff\xd8" + tables + dc + ac * scans + b"\xff\xd9"
+
+
+def tiff_bomb(sizes: bool) -> bytes:
+    """A TIFF of many strips, each of them the whole file."""
+    rows, stream = 20_000, b"\x78\x9c" + b"\0\0\0\xff\xff" * 10_000
+    tags = [(256, 4, 1, struct.pack("<I", 1000)), (257, 4, 1, struct.pack("<I", rows)), (258, 3, 1, b"\x08\0"),
+            (259, 3, 1, b"\x08\0"), (262, 3, 1, b"\1\0"), (273, 4, rows, struct.pack("<I", 500_000) * rows),
+            (277, 3, 1, b"\1\0"), (278, 4, 1, b"\1\0\0\0")]  # fmt: skip
+    if sizes:
+        tags.append((279, 4, rows, struct.pack("<I", len(stream)) * rows))
+    return directory(*tags).ljust(500_000, b"\0") + stream
+
+
+def gif_bomb() -> bytes:
+    data = encoded(UPRIGHT, "GIF")
+    at = data.index(b"\x2c\0\0\0\0")
+    return data[:at] + b"\x21\xfe" + (b"\1x" * 8_000_000) + b"\0" + data[at:]
+
+
+def bmp_bomb() -> bytes:
+    body = b"\1\5" * 5_000_000
+    info = struct.pack("<IiiHHIIiiII", 40, 4000, 4000, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return b"BM" + struct.pack("<IHHI", 1078 + len(body), 0, 0, 1078) + info + bytes(1024) + body
+
+
+@pytest.mark.parametrize(
+    "bomb",
+    [
+        lambda: scan_bomb(2000, 1024),
+        lambda: scan_bomb(2000, 1024).replace(b"\xff\xda", segment(0xFE, b"\xff\xd9") + b"\xff\xda"),
+        lambda: with_exif(b"")[:2] + segment(0xE1, b"Exif\0\0x") * 300_000 + with_exif(b"")[2:],
+        lambda: tiff_bomb(sizes=True),
+        lambda: tiff_bomb(sizes=False),
+        gif_bomb,
+    ],
+)
+def test_an_image_that_was_made_to_take_long_is_refused(
+    monkeypatch: pytest.MonkeyPatch, bomb: Callable[[], bytes]
+) -> None:
+    monkeypatch.setattr(images, "OPENING_SECONDS", 0.3)
+    data, start = bomb(), time.thread_time()
+    with pytest.raises(ImageError, match="decompression_bomb"):
+        decode(data)
+    assert time.thread_time() - start < 2
+
+
+def test_the_time_of_decoding_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(images, "DECODING_SECONDS", 0.2)
+    monkeypatch.setattr(images, "SECONDS_A_PIXEL", 0)
+    (decoded,) = decode_ahead([("x", bmp_bomb())])
+    assert str(decoded.image) == "decompression_bomb"
+
+
+def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
+    with pytest.raises(ImageError, match="decompression_bomb"):
+        decode(encoded(Image.new("1", (1, 70_000)), "PNG"))
+
+
+def test_scans_as_programs_write_them_are_decoded() -> None:
+    assert decode(scan_bomb(99)).size == (64, 64)
+
+
+def test_a_gif_is_white_where_its_first_frame_leaves_the_canvas_free() -> None:
+    data = bytearray(encoded(UPRIGHT.quantize(4), "GIF"))
+    data[6:10] = struct.pack("<HH", 60, 40)
+    image = decode(bytes(data))
+    assert image.size == (60, 40) and image.getpixel((55, 35)) == (255, 255, 255) and corners(image)[0] == 0
+
+
+SHORTAGES = [MemoryError(), OSError(errno.ENOMEM, "no memory"), OSError(errno.EMFILE, "too many open files")]
+
+
+@pytest.mark.parametrize("shortage", SHORTAGES)
+def test_a_shortage_is_not_the_fault_of_an_image(monkeypatch: pytest.MonkeyPatch, shortage: Exception) -> None:
+    def load(image: object) -> None:
+        raise shortage
+
+    monkeypatch.setattr("PIL.ImageFile.ImageFile.load", load)
+    with pytest.raises(ShortageError):
+        decode(jpeg(9))
+    with pytest.raises(ShortageError):
+        list(decode_ahead([("x", jpeg(9))]))
+
+
+def test_a_decoder_that_got_no_memory_and_calls_the_image_broken_is_not_believed(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    monkeypatch.setattr("mmap.mmap", no_memory)
+    with pytest.raises(ShortageError):
+        decode(encoded(UPRIGHT, "PNG")[:-40])
+
+
+@pytest.mark.parametrize("error", [AttributeError, OverflowError, ZeroDivisionError, RecursionError, KeyError])
+def test_whatever_a_library_raises_about_an_image_is_its_reason(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, error: type[Exception]
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error("of a library\n" * 99)
+
+    caplog.set_level(logging.DEBUG, "laion_people")
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", fail)
+        with pytest.raises(ImageError, match="truncated"):
+            decode(jpeg(9))
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.Image.open", fail)
+        (decoded,) = decode_ahead([("x", jpeg(9))])
+    assert str(decoded.image) == "not_an_image"
+    assert [error.__name__ in line and "\n" not in line and len(line) < 300 for line in caplog.messages] == [True] * 2
+
+
+INTEGERS = [
+    b"\xff\xff\xff\xff",
+    b"\x7f\xff\xff\xff",
+    b"\0\0\0\0",
+    b"\0\0\xff\xff",
+    b"\1\0\0\0",
+    b"\0\0\0\1",
+    b"\xff\xff",
+]
+
+
+def seeds() -> list[bytes]:
+    """Small images of each format, mode and compression."""
+    exif, grey = directory(turned(), (0x010F, 2, 6, b"maker\0")), UPRIGHT.convert("L")
+    files = [encoded(UPRIGHT.convert(m), "JPEG", exif=exif, progressive=p) for m in ("RGB", "CMYK") for p in (0, 1)]
+    files += [encoded(UPRIGHT.convert(mode), "PNG", exif=exif) for mode in ("RGB", "P", "RGBA", "1", "LA", "I;16")]
+    files += [encoded(UPRIGHT, "WEBP", exif=exif), encoded(UPRIGHT.convert("RGBA"), "WEBP", lossless=True)]
+    files += [encoded(UPRIGHT, "GIF", save_all=True, append_images=[grey]), encoded(UPRIGHT.convert("P"), "BMP")]
+    for compression in (None, "tiff_lzw", "tiff_adobe_deflate", "jpeg", "packbits"):
+        files.append(encoded(UPRIGHT, "TIFF", compression=compression, tiffinfo={ORIENTATION: 6}))
+    files += [encoded(UPRIGHT.convert("1"), "TIFF", compression="group4"), encoded(grey.convert("F"), "TIFF")]
+    return [*files, encoded(UPRIGHT, "AVIF", exif=exif)]
+
+
+def mutant(data: bytes, rng: random.Random) -> bytes:
+    damaged = bytearray(data)
+    for _ in range(rng.choice((1, 1, 2, 3, 8, 30))):
+        at = rng.randrange(min(len(damaged), rng.choice((60, 300, 9999))) or 1)
+        match rng.randrange(6):
+            case 0:
+                damaged[at : at + 1] = bytes([rng.randrange(256)])
+            case 1 | 2:
+                integer = rng.choice(INTEGERS)
+                damaged[at : at + len(integer)] = integer
+            case 3:
+                del damaged[at : at + rng.choice((1, 2, 4, 16, 200))]
+            case 4:
+                damaged[at:at] = rng.randbytes(rng.choice((1, 2, 4, 16)))
+            case 5:
+                damaged[at:at] = damaged[at : at + rng.choice((4, 16, 64, 300))]
+    return bytes(damaged)
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_damaged_images_end_as_images_or_under_a_reason_and_soon() -> None:
+    rng, files = random.Random(9), seeds()
+    for number in range(1500):
+        data = mutant(files[number % len(files)], rng)
+        start = time.thread_time()
+        try:
+            picture = open_image(data, 10_000_000)
+            assert to_rgb(picture).size == picture.size
+            json.dumps(tags(picture.exif)).encode()
+        except ImageError as error:
+            assert str(error) in ("not_an_image", "truncated", "decompression_bomb")
+        assert time.thread_time() - start < 2
+
+
+SIZE_OF_TYPE = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8}
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_tags_are_read_whatever_type_they_have() -> None:
+    rng = random.Random(4)
+    for tag in sorted(ExifTags.TAGS):
+        for kind, size in SIZE_OF_TYPE.items():
+            count, fill = rng.choice((0, 1, 2, 5)), rng.choice((b"\1", b"\xff", b"\0", b"\xd8"))
+            exif = directory((tag, kind, count, fill * (size * count)), turned(), (0x0110, 2, 6, b"model\0"))
+            assert tags(exif)["Model"] == "model" or tag == 0x0110
+            assert tag == ORIENTATION or orientation(exif) == 6
+
+
+def test_tags_are_short_and_few_and_hold_no_place() -> None:
+    place = (0x8825, 4, 1, struct.pack("<I", 8))
+    exif = directory(
+        (0x010F, 2, 6, b"maker\0"), (0x0110, 2, 300, b"m" * 300), place, (0x0132, 2, 9, b'\xff\0"\\\x1b\x80{}\0')
+    )
+    assert tags(exif) == {"Make": "maker", "DateTime": '\xff\0"\\\x1b\x80{}'}
+    many = directory(*((tag, 2, 199, b"x" * 199) for tag in ExifTags.TAGS))
+    assert 5000 < len(json.dumps(tags(many))) < 15_000
+    assert tags(b"") == tags(b"II*\0") == tags(bytes(100)) == {}
 
 
 @given(st.binary(max_size=400), st.integers(0, 300))

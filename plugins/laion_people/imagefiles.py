@@ -24,6 +24,7 @@ from laion_people.errors import check_shortage
 SCANS = 100
 SEGMENTS = 5000  # segments of a JPEG at most; a profile or text of 16 MB takes 256
 FILLING = 4096  # bytes of a JPEG that stand for what may be missing
+MOST_STRIPS = 300_000  # strips or tiles of a TIFF; rows are 65,535 at most
 # Bytes of a TIFF's strips, for each of its own: more when strips share bytes, which take time over and over.
 SHARED = 4
 
@@ -105,7 +106,7 @@ def _jpeg(data: bytes) -> ImageFile:
         at = end
     else:
         raise TooMuchWork(f"more than {SEGMENTS} segments")
-    ended = data.find(b"\xff\xd9", at) >= 0
+    ended = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", at) >= 0
     scans = _scans(data, at) if not ended or data.count(b"\xff\xda", at) > SCANS else []
     kept.append(data[at:] if ended else data[at:].rstrip(b"\xff"))
     exif = exif or b""
@@ -227,6 +228,8 @@ def _tiff(data: bytes) -> ImageFile:
             strips = max(strips, entry.count)
         elif entry.tag in STRIP_SIZES:
             sizes = int(directory.integers(entry).astype(np.uint64).clip(max=len(data)).sum())
+    if strips > MOST_STRIPS:
+        raise TooMuchWork(f"more than {MOST_STRIPS} strips")
     # Where the sizes are missing, libtiff takes the rest of the file for each strip.
     if compressed and strips > 1 and (strips * len(data) if sizes is None else sizes) > SHARED * len(data):
         raise TooMuchWork("strips that share bytes")

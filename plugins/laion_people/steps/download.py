@@ -65,7 +65,7 @@ UNUSABLE = {  # img2dataset's failed_to_resize
     "empty": "the body has no bytes",
     "not_an_image": "the body is no image of a known format",
     "truncated": "the image is cut off or broken",
-    "decompression_bomb": "the image's header tells of more pixels than the limit",
+    "decompression_bomb": "more pixels than the limit, or far more work than images of its size take",
     "too_small": "the shorter side is under the limit, or less than a tenth of the longer one",
 }
 REASONS = PASSING | LASTING | UNUSABLE
