@@ -95,9 +95,9 @@ def test_two_batches_are_in_the_model_at_a_time(tmp_path: Path, small_limits: No
 def test_batches_go_on_while_a_slow_image_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others_are_done = threading.Event()
 
-    def to_rgb(image: Any) -> Any:
-        assert image.width < 60 or others_are_done.wait(WAIT)
-        return real(image)
+    def to_rgb(picture: Any) -> Any:
+        assert picture.size[0] < 60 or others_are_done.wait(WAIT)
+        return real(picture)
 
     def work(items: list[int], arrays: list[np.ndarray]) -> list[int]:
         if 4 in items:  # the second batch, had there been no slow image

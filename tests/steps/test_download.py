@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import io
 import json
 import tarfile
@@ -16,15 +17,16 @@ from multidict import CIMultiDict
 from PIL import Image
 
 from laion_people import fetch
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.images import samples
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
+from laion_people.steps import download as download_step
 from laion_people.steps.download import REASONS, Download, made_elsewhere
 from laion_people.store import LocalStore
 from tests.fakes import FakeModels, image_shard
-from tests.hostile_server import UPRIGHT, HostileServer, hostile_server
+from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
 
 LOOPBACK = Settings(allow_private_addresses=True, url_timeout=1.0, url_max_bytes=1_000_000)
 
@@ -309,3 +311,35 @@ def test_shards_made_elsewhere_are_never_overwritten(store: LocalStore, server: 
             download(store, force=force)
     assert image_files(store) == before and not server.hits
     assert made_elsewhere(store, "test/part") and not made_elsewhere(store, "test/other")
+
+
+def test_what_is_stored_is_never_squeezed_and_says_the_size_that_is_shown() -> None:
+    for number, orientation in enumerate((0, 1, 6, 8, 9)):
+        exif = Image.Exif()
+        exif[0x0112] = orientation
+        exif[0x010F] = "maker"
+        for options in ({"exif": exif}, {"exif": exif, "progressive": True}):
+            outcome = stored(encoded(picture(900, 600), "JPEG", **options))
+            size = (600, 900) if orientation in (6, 8) else (900, 600)
+            assert (outcome["original_width"], outcome["original_height"]) == size, number
+            assert (outcome["width"] > outcome["height"]) == (size[0] > size[1])
+            assert json.loads(outcome["exif"])["Make"] == "maker"
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.EMFILE, "too many open files")])
+def test_a_shortage_while_decoding_fails_the_shard_and_loses_no_row(
+    store: LocalStore, server: HostileServer, monkeypatch: pytest.MonkeyPatch, shortage: Exception
+) -> None:
+    def load(image: object) -> None:
+        raise shortage
+
+    put_metadata(store, [server.url + "/plain.jpg"])
+    with monkeypatch.context() as patch:
+        patch.setattr("PIL.ImageFile.ImageFile.load", load)
+        with pytest.raises(ShortageError):
+            download(store)
+    assert download(store).rows == 1
+
+
+def stored(body: bytes) -> dict:
+    return download_step._stored(body, LOOPBACK)
