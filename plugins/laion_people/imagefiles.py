@@ -237,6 +237,19 @@ def _tiff(data: bytes) -> ImageFile:
     return ImageFile(bytes(page), data, orientation(data))
 
 
+def webp_size(data: bytes) -> tuple[int, int]:
+    """Width and height of a WebP, whose decoder takes memory for all pixels as it opens; of other files, zeros."""
+    if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
+        return 0, 0
+    match data[12:16]:
+        case b"VP8X":
+            return int.from_bytes(data[24:27], "little") + 1, int.from_bytes(data[27:30], "little") + 1
+        case b"VP8L":
+            bits = int.from_bytes(data[21:25], "little")
+            return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    return int.from_bytes(data[26:28], "little") & 0x3FFF, int.from_bytes(data[28:30], "little") & 0x3FFF
+
+
 def orientation(exif: bytes) -> int:
     """The orientation, 1 to 8, of EXIF or a TIFF: the first in its first directory that is valid, or else 1.
 

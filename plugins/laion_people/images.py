@@ -22,7 +22,7 @@ import pyarrow as pa
 from PIL import Image, ImageChops, ImageFile
 
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
-from laion_people.imagefiles import TooMuchWork, image_file, orientation
+from laion_people.imagefiles import TooMuchWork, image_file, orientation, webp_size
 from laion_people.metadata import text
 from laion_people.overlap import cores, workers
 
@@ -227,7 +227,9 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
     Raises ImageError: not_an_image; truncated, when scans are missing; decompression_bomb, when the header tells of
     more than ``max_pixels`` or a side over MAX_SIDE, or the file asks for far more work than images of its size do.
     """
-    with reading("not_an_image"):
+    width, height = webp_size(data)
+    _check_size(width, height, max_pixels)
+    with reading("not_an_image", width * height):
         try:
             file = image_file(data)
         except TooMuchWork as error:
@@ -242,13 +244,17 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
                 raise
             check_shortage(error)
             image, source = _opened_by_pillow(data.replace(b"Exif", b"skip"))  # Pillow gives up when EXIF is broken
-    if image.width * image.height > max_pixels or max(image.size) > MAX_SIDE:
-        raise ImageError("decompression_bomb")
+    _check_size(*image.size, max_pixels)
     exif = file.exif or image.info.get("exif", b"")
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
     # Pillow says in the EXIF of an AVIF how its boxes turn it. Browsers don't turn a WebP.
     turned = orientation(exif) if image.format == "AVIF" else file.orientation
     return Picture(image, source, exif, turned, file.filled)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise ImageError("decompression_bomb")
 
 
 def _opened_by_pillow(data: bytes) -> tuple[ImageFile.ImageFile, _Source]:
