@@ -7,7 +7,7 @@ import json
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import v_measure_score
 
@@ -184,3 +184,34 @@ def test_few_people_are_no_problem(count: int) -> None:
     assert len(labels) == count and (labels >= 0).all()
     assert sum(c.size for c in kind.clusters) == count
     assert 0 < kind.near <= kind.far
+
+
+@settings(deadline=None, max_examples=25)
+@given(
+    rows=st.lists(st.sampled_from([0.0, 0.1, 1.0, -1.0, np.nan, np.inf]), max_size=60),
+    before=st.lists(st.sampled_from([0.0, 0.5, 1.0]), max_size=12),
+    name=st.sampled_from(["pose", "face", "head"]),
+    k=st.sampled_from([0, 1, 2, 50]),
+)
+@example(rows=[], before=[0.0, 0.5, 1.0], name="face", k=0)  # only the version before has people of this kind
+@example(rows=[1.0] * 30, before=[], name="head", k=50)  # people who are all the same, and more clusters than people
+def test_whoever_is_there_or_not_a_fit_ends_and_counts_everybody_once(
+    rows: list[float], before: list[float], name: str, k: int
+) -> None:
+    space = SPACES[name]
+
+    def fitted(values: list[float], k: int, previous: Fit | None) -> tuple[Kind, np.ndarray]:
+        people = np.zeros((len(values) // 3, len(space.names)), np.float32)
+        people[:, -3:] = np.reshape(values[: len(people) * 3], (-1, 3))  # of a pose, a shin
+        if name == "pose":
+            people[~np.isfinite(people)] = np.nan  # as it is made of directions
+        return fit_kind(name, space, people, [f"p/{i}" for i in range(len(people))], k, 0, previous)
+
+    empty = version("v0001", Kind(POSE, (), 1, 2))
+    old = Fit("v0001", empty.kinds | {name: fitted(before, 0, None)[0]})
+    kind, labels = fitted(rows, k, old)
+    assert np.bincount(labels[labels >= 0], minlength=len(kind.clusters)).tolist() == [c.size for c in kind.clusters]
+    assert all(c.size for c in kind.clusters) and 0 < kind.near <= kind.far
+    assert kind.summary["previous"]["map"].keys() == {c.cluster_id for c in old.kinds[name].clusters}
+    saved = load_fit(Fit("v0002", old.kinds | {name: kind}).to_json())
+    assert saved.kinds[name].nearest(np.zeros((1, len(space.names)), np.float32))[0][0] < len(kind.clusters)

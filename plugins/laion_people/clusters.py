@@ -102,7 +102,7 @@ def _head_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
 
 
 def _all_seen(features: np.ndarray) -> np.ndarray:
-    return np.where(np.isnan(features).any(axis=1), "", "face")
+    return np.where(np.isfinite(features).all(axis=1), "face", "")
 
 
 def _swapped(names: tuple[str, ...]) -> np.ndarray:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageOps
 
 HEIGHT = 512  # pixels of a composed picture
 WIDTHS = (512, 768)  # pixels, narrowest and widest; as wide as the people need
@@ -21,7 +21,7 @@ def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int
 
     ``sizes`` are the widths and heights of the cut-outs, in pixels, [people, 2]. People who are ``cut`` off above their
     feet are cut off by the picture's lower edge too; others stand on one line. Heights differ by a tenth at most;
-    rectangles never touch. None when people would be too small, or enlarged too much.
+    rectangles never touch. None when people would be too small or thin, or enlarged too much.
     """
     jitter = rng.uniform(0.9, 1.0, len(sizes))
     ratios = jitter * sizes[:, 0] / sizes[:, 1]  # widths for a height of 1
@@ -32,6 +32,8 @@ def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int
     tallest = max(tallest * rng.uniform(0.85, 1.0), SHORTEST * HEIGHT)
     width = int(np.clip(tallest * ratios.sum() / used * rng.uniform(1.1, 1.4), *WIDTHS))
     heights, widths = np.floor(tallest * jitter), np.floor(tallest * ratios)
+    if widths.min() < 1:  # boxes as thin as a line
+        return None
     spare = width * used - widths.sum()
     gaps = GAP * width + spare * rng.dirichlet(np.full(len(sizes) + 1, 8.0))
     left = np.floor(np.cumsum(gaps[:-1] + np.concatenate([[0], widths[:-1]])))
@@ -46,10 +48,7 @@ def fits(background: Image.Image) -> bool:
 
 def canvas(background: Image.Image, width: int) -> Image.Image:
     """The middle of a background, filling a picture of ``width`` x ``HEIGHT`` pixels."""
-    scale = max(width / background.width, HEIGHT / background.height)
-    w, h = width / scale, HEIGHT / scale
-    left, top = (background.width - w) / 2, (background.height - h) / 2
-    return background.resize((width, HEIGHT), Image.Resampling.LANCZOS, box=(left, top, left + w, top + h))
+    return ImageOps.fit(background, (width, HEIGHT), Image.Resampling.LANCZOS)
 
 
 def paste(picture: Image.Image, cutouts: Sequence[Image.Image], places: np.ndarray) -> None:

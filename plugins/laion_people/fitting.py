@@ -157,7 +157,8 @@ def _named(
     order = [int(i) for i in np.argsort(-sizes, kind="stable") if sizes[i]]
     ids: dict[int, str] = {}
     if old.clusters:
-        cost = np.array([[_apart(space, centres[i], c) for c in old.clusters] for i in order])
+        cost = np.array([_apart(space, centres[i], c) for i in order for c in old.clusters])
+        cost = cost.reshape(len(order), len(old.clusters))  # a matrix without rows, too
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
             if cost[row, column] <= space.tolerance:
                 ids[order[row]] = old.clusters[column].cluster_id

@@ -15,12 +15,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image
 
 from laion_people.clusters import SPACES, Fit, Kind
-from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange
+from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
+from laion_people.errors import LaionPeopleError
 from laion_people.geometry import BLENDSHAPES
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
@@ -295,7 +296,7 @@ def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:
 
 
 @given(
-    sizes=st.lists(st.tuples(st.integers(40, 900), st.integers(128, 1200)), min_size=2, max_size=4),
+    sizes=st.lists(st.tuples(st.integers(1, 900), st.integers(128, 1200)), min_size=2, max_size=4),
     cut=st.booleans(),
     seed=st.integers(0, 2**32 - 1),
 )
@@ -312,7 +313,32 @@ def test_people_stand_beside_each_other_inside_the_picture_at_comparable_heights
     assert (places[:, 3] <= HEIGHT).all()
     assert (places[1:, 0] > places[:-1, 2]).all()
     assert places[0, 0] >= int(GAP * width)
+    assert (places[:, 2] > places[:, 0]).all()
     assert len(set(places[:, 3])) == 1
     heights = places[:, 3] - places[:, 1]
     assert heights.min() > 0.89 * heights.max()
     assert (heights <= MAX_ENLARGED * np.array(sizes)[:, 1]).all()
+
+
+@given(size=st.tuples(st.integers(1, 1200), st.integers(1, 1200)), width=st.integers(*WIDTHS))
+@example(size=(699, 394), width=740)  # where the box that is cut out began 5e-14 pixels before the picture
+@example(size=(500, 375), width=688)
+def test_a_background_of_any_size_fills_the_picture(size: tuple[int, int], width: int) -> None:
+    background = Image.new("RGB", size)
+    if fits(background):
+        assert canvas(background, width).size == (width, HEIGHT)
+
+
+def test_the_middle_of_a_background_is_kept() -> None:
+    background = Image.new("RGB", (1200, 512), "red")
+    background.paste("blue", (300, 0, 900, 512))
+    assert (np.asarray(canvas(background, 600)) == (0, 0, 255)).all()
+
+
+def test_a_person_whose_picture_cannot_be_decoded_any_more_is_named(files: dict[str, Path], tmp_path: Path) -> None:
+    people = {f"{i:09d}": b"not an image" for i in range(48)}
+    room = io.BytesIO()
+    Image.new("RGB", (640, 420)).save(room, "JPEG")
+    tar_of(people | {"000010000": room.getvalue()}, tmp_path / "damaged.tar")
+    with pytest.raises(LaionPeopleError, match=rf"^{PARTITION}/00000/\d+ can no longer be decoded"):
+        compose(files | {"images": tmp_path / "damaged.tar"}, tmp_path)

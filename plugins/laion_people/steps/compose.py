@@ -76,7 +76,8 @@ def _backgrounds(
         for name in list(usable):
             try:
                 image = decode(read(name))
-            except ImageError:
+            except ImageError as error:
+                log.info("%s: %s is no background: %s", shard.id, name, error)
                 usable.remove(name)
                 continue
             if fits(image):
@@ -96,7 +97,7 @@ def _row(
 ) -> Row:
     rows, places = composition.people, composition.places
     with shard.clock("decode"):
-        cutouts = [decode(images.read(people.keys[r])).crop(people.cutouts[r].tolist()) for r in rows]
+        cutouts = [_person(shard, images, people.keys[r]).crop(people.cutouts[r].tolist()) for r in rows]
     picture = canvas(background, composition.width)
     paste(picture, cutouts, places)
     row = {
@@ -118,6 +119,13 @@ def _row(
         "height": picture.height,
     }
     return row | {"files": _files(row, picture, shard.settings.jpeg_quality)}
+
+
+def _person(shard: Shard, images: TarImages, key: str) -> Image.Image:
+    try:
+        return decode(images.read(key))
+    except ImageError as error:
+        raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({error}): run `detect` again") from error
 
 
 def _pasted(box: np.ndarray, cutout: np.ndarray, place: np.ndarray) -> list[float]:
