@@ -37,12 +37,13 @@ from laion_people.operators import (
     step_task,
     worker_task,
 )
+from laion_people.versions import VERSION
 
 PARAMS = RERUN_PARAMS | {
     "clusters": Param(
         None,
         type=["null", "string"],
-        pattern="^v[0-9]{4}$",
+        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="For example v0001. Empty: the one announced to this run, or the newest if it is started by hand.",
     ),

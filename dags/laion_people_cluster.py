@@ -38,12 +38,13 @@ from laion_people.operators import (
     worker_task,
 )
 from laion_people.review import ReviewOperator
+from laion_people.versions import VERSION
 
 PARAMS = {
     "clusters": Param(
         None,
         type=["null", "string"],
-        pattern="^v[0-9]{4}$",
+        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="A version that exists, for example v0001, to take up edited captions. Empty: fit the clusters.",
     ),
@@ -102,7 +103,7 @@ with DAG(
         partitions=release,
         flags=FORCE,
         pre_execute=skip_when_version_given,
-        max_active_tis_per_dag=1,  # for it takes the next number as its version
+        max_active_tis_per_dag=1,  # two would fit the same people twice
     )
     versioned = {
         "partitions": release,

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -171,12 +175,26 @@ def test_a_cluster_or_version_that_is_not_there_cannot_be_edited(edited: LocalSt
             captions.read(edited, version)
 
 
+def laughs(line: str) -> str:
+    """YAML of nine lines, each of which stands for ten of the one before."""
+    return "a0: &a0 {reviewed: false}\n" + "\n".join(
+        line.format(i, ", ".join([f"*a{i - 1}"] * 10)) for i in range(1, 10)
+    )
+
+
 ENTRY = f"reviewed: true, captions: {list(SENTENCES)}"
 
 
 @pytest.mark.parametrize(
     ("text", "message"),
     [
+        (laughs("a{0}: &a{0} [{1}]"), "has more than 500,000 texts and lists"),
+        (laughs("a{0}: &a{0} {{<<: [{1}], k{0}: 1}}"), "has a merge key"),
+        ("a: &a {reviewed: false, captions: [x, *a]}", "has more than 500,000 texts and lists"),
+        ("a: *b", "is not YAML: .* undefined alias"),
+        (f"pose-0001: {{{ENTRY}, at: {'1:' * 100_000}1}}", "has a text of more than 10,000 letters"),
+        ("x" * (2**26 + 1), "is larger than 64 MB"),
+        ("? |\n  a\n  b\n: 1", "a b should have reviewed"),
         ("pose-0001: [", "is not YAML: "),
         ("\x00", "is not YAML: "),
         ("a: 2026-99-99", "is not YAML: "),
@@ -200,6 +218,37 @@ def test_a_file_that_cannot_be_understood_is_refused_in_one_line(store: LocalSto
     store.write(PATH, text.encode())
     with pytest.raises(LaionPeopleError, match=rf"^{PATH}[^\n]*{message}[^\n]*$"):
         captions.read(store, "v0001")
+
+
+def test_reading_60_000_clusters_takes_seconds(store: LocalStore) -> None:
+    names = "".join(f"pose-{i}: *a\n" for i in range(1, 60_000))
+    store.write(PATH, f"pose-0: &a {{reviewed: false, captions: [x]}}\n{names}".encode())
+    start = time.process_time()
+    assert len(captions.read(store, "v0001")) == 60_000
+    assert time.process_time() - start < 15
+
+
+EDIT = """
+import sys
+from pathlib import Path
+from laion_people import captions
+from laion_people.store import LocalStore
+store, first = LocalStore(Path(sys.argv[1])), int(sys.argv[2])
+for i in range(first, first + 8):
+    tag = captions.read(store, "v0001")[f"pose-{i:04d}"].tag
+    texts = [f"Somebody holds pose number {n}." for n in range(6)]
+    captions.edit(store, "v0001", f"pose-{i:04d}", texts, reviewed=True, by=sys.argv[2], tag=tag)
+"""
+
+
+def test_edits_of_two_processes_at_the_same_time_are_both_kept(store: LocalStore) -> None:
+    names = [f"pose-{i:04d}" for i in range(16)]
+    captions.put(store, "v0001", dict.fromkeys(names, Entry(SENTENCES)))
+    environ = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", EDIT, str(store.root)]
+    editors = [subprocess.Popen([*command, first], env=environ, stderr=subprocess.PIPE) for first in ("0", "8")]
+    assert [editor.communicate()[1].decode() for editor in editors] == ["", ""]
+    assert [entry.by for entry in captions.read(store, "v0001").values()] == ["0"] * 8 + ["8"] * 8
 
 
 def test_a_file_in_another_encoding_is_refused(store: LocalStore) -> None:

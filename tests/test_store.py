@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -19,6 +20,7 @@ from laion_people.errors import LaionPeopleError, ShortageError, UsageError
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.store import LocalStore, S3Store, Store, open_store
+from laion_people.versions import take
 from tests.fakes import FakeModels, image_shard
 from tests.s3 import flaky, moto_server
 from tests.test_runner import EXTRACT, PARTITION, STEPS
@@ -123,6 +125,63 @@ def test_processes_that_write_at_the_same_time_do_not_disturb_one_another(tmp_pa
     command = [sys.executable, "-c", WRITE, str(tmp_path)]
     writers = [subprocess.Popen([*command, str(i)], env=environ, stderr=subprocess.PIPE) for i in range(3)]
     assert [w.communicate()[1].decode() for w in writers] == [""] * 3
+
+
+UPDATE = """
+import sys
+from pathlib import Path
+from laion_people.store import LocalStore
+store = LocalStore(Path(sys.argv[1]))
+for _ in range(40):
+    store.update("a/counter", lambda before: str(int(before or 0) + 1).encode())
+"""
+
+
+def test_processes_that_update_a_file_at_the_same_time_lose_nothing(tmp_path: Path) -> None:
+    environ = os.environ | {"PYTHONPATH": ":".join(sys.path)}
+    command = [sys.executable, "-c", UPDATE, str(tmp_path)]
+    writers = [subprocess.Popen(command, env=environ, stderr=subprocess.PIPE) for _ in range(3)]
+    assert [w.communicate()[1].decode() for w in writers] == [""] * 3
+    assert LocalStore(tmp_path).read("a/counter") == b"120"
+
+
+def test_updates_at_the_same_time_lose_nothing(any_store: Store) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        seen = set(pool.map(lambda i: any_store.update("a/b", lambda before: (before or b"") + b"%d" % i), range(8)))
+    assert sorted(any_store.read("a/b")) == sorted(b"01234567")
+    assert len(seen) == 8 and any_store.list("a") == ["a/b"]
+
+
+def test_every_one_of_several_fits_at_once_has_a_number_of_its_own(any_store: Store) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        taken = list(pool.map(lambda plan: take(any_store, plan, ""), "abcdefgh"))
+    assert sorted(taken) == [f"v{i:04d}" for i in range(1, 9)]
+    assert take(any_store, "c", "") == taken[2]  # tried again
+
+
+def test_an_update_that_is_refused_leaves_the_file(any_store: Store) -> None:
+    def refuse(before: bytes | None) -> bytes:
+        raise LaionPeopleError(f"it has {before!r}")
+
+    with pytest.raises(LaionPeopleError, match=r"it has None"):
+        any_store.update("a/b", refuse)
+    assert not any_store.exists("a/b")
+    assert any_store.update("a/b", lambda before: b"1") == b"1"
+    with pytest.raises(LaionPeopleError, match=r"it has b'1'"):
+        any_store.update("a/b", refuse)
+    assert any_store.read("a/b") == b"1"
+
+
+def test_an_update_whose_answer_is_lost_is_not_made_twice(s3: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(s3, S3Store)
+    put = s3.client.put_object
+
+    def answer_lost(**request: object) -> object:  # as boto3 sees it when it has sent the request again
+        put(**request)
+        return put(**request)
+
+    monkeypatch.setattr(s3.client, "put_object", answer_lost)
+    assert s3.update("a/b", lambda before: (before or b"") + b"1") == b"1" == s3.read("a/b")
 
 
 def test_delete_is_quiet_about_what_is_gone(any_store: Store) -> None:

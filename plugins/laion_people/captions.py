@@ -13,23 +13,27 @@ The file is the place of truth; ``clusters.parquet`` has what it said when `labe
 from __future__ import annotations
 
 import hashlib
-import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime
 from itertools import pairwise, takewhile
-from threading import Lock
 from typing import Any
 
 import yaml
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, one_line
 from laion_people.store import Store
+from laion_people.versions import VERSION
 from laion_people.wordgate import blocked
 
 FEWEST, MOST = 5, 50  # captions of a cluster
 DEEPEST = 10  # lists and mappings within each other; three are needed
+MOST_BYTES = 1 << 26  # of the file; 768 clusters, each with 50 captions of 300 letters, have 12 million
+MOST_NODES = 500_000  # texts, lists and mappings that it has when every alias is written out
+LONGEST_TEXT = 10_000  # letters of any text: YAML takes long numbers apart in quadratic time
+MERGE = "tag:yaml.org,2002:merge"
 LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
 HEADER = f"""\
 # Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
@@ -40,7 +44,6 @@ HEADER = f"""\
 """
 # The same safe types as yaml.safe_load, ten times as fast where PyYAML comes with libyaml.
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-_editing = Lock()
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +73,7 @@ class Entry:
 
 def captions_path(version: str) -> str:
     """The file of a cluster version. Raises LaionPeopleError for what is not the name of one."""
-    if not re.fullmatch(r"v[0-9]{4,9}", version):
+    if not VERSION.fullmatch(version):
         raise LaionPeopleError(f"there is no cluster version {version!r}: they are called v0001, v0002, ...")
     return f"clusters/{version}/captions.yaml"
 
@@ -85,7 +88,11 @@ def read(store: Store, version: str) -> dict[str, Entry]:
 
 def read_file(store: Store, path: str) -> dict[str, Entry]:
     """As `read`, of any file of the store that is written like captions.yaml."""
-    return _parse(path, _read(store, path))
+    data = None
+    if store.exists(path):
+        with store.open(path) as file:
+            data = file.read(MOST_BYTES + 1)
+    return _parse(path, _text(path, data))
 
 
 def fault(captions: Sequence[str]) -> str:
@@ -123,16 +130,19 @@ def edit(
     if reason := fault(captions):
         raise LaionPeopleError(f"{cluster_id}: {reason}")
     path = captions_path(version)
-    with _editing:  # the page's threads; another process would have to write within the same milliseconds
-        text = _read(store, path)
+    entry = Entry(captions, reviewed, by, datetime.now(UTC).isoformat(timespec="seconds"))
+
+    def edited(before: bytes | None) -> bytes:
+        text = _text(path, before)
         entries = _parse(path, text)
         if cluster_id not in entries:
             raise LaionPeopleError(f"there is no cluster {cluster_id} in version {version}")
         if entries[cluster_id].tag != tag:
-            by = entries[cluster_id].by or "somebody"
-            raise LaionPeopleError(f"{by} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
-        entry = Entry(captions, reviewed, by, datetime.now(UTC).isoformat(timespec="seconds"))
-        store.write(path, _with(path, text, {cluster_id: entry}).encode())
+            who = entries[cluster_id].by or "somebody"
+            raise LaionPeopleError(f"{who} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
+        return _with(path, text, {cluster_id: entry}).encode()
+
+    store.update(path, edited)
 
 
 def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[str, Entry] | None = None) -> None:
@@ -141,19 +151,24 @@ def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[
     Those that are not as ``seen`` (the entries when they were read) any more have been edited meanwhile, and stay.
     """
     path = captions_path(version)
-    with _editing:
-        text = _read(store, path) if store.exists(path) else HEADER % version
-        if seen is not None:
-            now = _parse(path, text)
-            entries = {name: entry for name, entry in entries.items() if now.get(name) == seen.get(name)}
-        store.write(path, _with(path, text, entries).encode())
+
+    def with_entries(before: bytes | None) -> bytes:
+        text = HEADER % version if before is None else _text(path, before)
+        now = _parse(path, text)
+        kept = {name for name in entries if seen is not None and now.get(name) != seen.get(name)}
+        return _with(path, text, {name: entry for name, entry in entries.items() if name not in kept}).encode()
+
+    store.update(path, with_entries)
 
 
-def _read(store: Store, path: str) -> str:
-    if not store.exists(path):
+def _text(path: str, data: bytes | None) -> str:
+    """The text of a file. Raises LaionPeopleError when there is none, it is not UTF-8 or too large."""
+    if data is None:
         raise LaionPeopleError(f"{path} is missing: run `label` first")
+    if len(data) > MOST_BYTES:
+        raise LaionPeopleError(f"{path} is larger than {MOST_BYTES >> 20} MB: is it a file of captions?")
     try:
-        return store.read(path).decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise LaionPeopleError(f"{path} is not UTF-8 text: {error}") from error
 
@@ -161,8 +176,7 @@ def _read(store: Store, path: str) -> str:
 def _parse(path: str, text: str) -> dict[str, Entry]:
     loader = SAFE_LOADER(text)
     try:
-        if _too_deep(text):  # libyaml is slow with 10,000 levels and dies of 100,000
-            raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+        _check_size(path, text)
         root = loader.get_single_node()
         fields = loader.construct_document(root) if root else {}
     except (yaml.YAMLError, ValueError) as error:
@@ -171,19 +185,41 @@ def _parse(path: str, text: str) -> dict[str, Entry]:
         loader.dispose()
     if not isinstance(fields, dict) or not all(isinstance(cluster_id, str) for cluster_id in fields):
         raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
-    names = [key.value for key, _ in root.value] if root else []
-    if twice := [name for name in fields if names.count(name) > 1]:
-        raise LaionPeopleError(f"{path} names {twice[0]} twice: keep one of them")
-    return {cluster_id: _entry(f"{path}: {cluster_id}", values) for cluster_id, values in fields.items()}
+    names = Counter(key.value for key, _ in root.value) if root else Counter()
+    if twice := [name for name, count in names.items() if count > 1]:
+        raise LaionPeopleError(f"{path} names {one_line(twice[0], 100)} twice: keep one of them")
+    return {cluster_id: _entry(f"{path}: {one_line(cluster_id, 100)}", values) for cluster_id, values in fields.items()}
 
 
-def _too_deep(text: str) -> bool:
-    depth = 0
+def _check_size(path: str, text: str) -> None:
+    """Raises LaionPeopleError for YAML that is deeply nested, of which libyaml dies, or unfolds to a great deal.
+
+    Aliases unfold to what they stand for, those of aliases of aliases to billions (CWE-776); so do merge keys, which
+    are refused. Looks at each event once.
+    """
+    nodes, sizes = 0, dict[str | None, int]()  # so far; of what anchors name
+    opened: list[tuple[str | None, int]] = []  # the anchors of the collections around, and the nodes before them
     for event in yaml.parse(text, Loader=SAFE_LOADER):
-        depth += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
-        if depth > DEEPEST:
-            return True
-    return False
+        match event:
+            case yaml.AliasEvent():
+                nodes += MOST_NODES if event.anchor in dict(opened) else sizes.get(event.anchor, 1)
+            case yaml.ScalarEvent():
+                nodes += 1
+                sizes[event.anchor] = 1
+                if event.tag == MERGE or (event.value == "<<" and event.implicit[0]):
+                    raise LaionPeopleError(f"{path} has a merge key (<<): write out what it stands for")
+                if len(event.value) > LONGEST_TEXT:
+                    raise LaionPeopleError(f"{path} has a text of more than {LONGEST_TEXT:,} letters: cut it")
+            case yaml.CollectionStartEvent():
+                opened.append((event.anchor, nodes))
+                nodes += 1
+            case yaml.CollectionEndEvent():
+                anchor, before = opened.pop()
+                sizes[anchor] = nodes - before
+        if len(opened) > DEEPEST:
+            raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+        if nodes > MOST_NODES:
+            raise LaionPeopleError(f"{path} has more than {MOST_NODES:,} texts and lists: is it a file of captions?")
 
 
 def _entry(where: str, values: Any) -> Entry:

@@ -22,6 +22,7 @@ import pyarrow as pa
 from laion_people import facetext, geometry, posetext
 from laion_people.errors import LaionPeopleError
 from laion_people.people import matrix
+from laion_people.store import Store
 
 BLOCK = 4096  # people whose distances to all clusters are in memory at a time
 
@@ -234,6 +235,16 @@ class Fit:
             for name, kind in self.kinds.items()
         }
         return (json.dumps({"version": self.version, "kinds": kinds}, indent=1, allow_nan=False) + "\n").encode()
+
+
+def read_fit(store: Store, version: str) -> Fit:
+    """The fit of a version. Raises LaionPeopleError, naming the file, when it is missing or cannot be read."""
+    path = f"clusters/{version}/fit.json"
+    data = store.read(path)
+    try:
+        return load_fit(data)
+    except LaionPeopleError as error:
+        raise LaionPeopleError(f"{path}: {error}") from error
 
 
 def load_fit(data: bytes) -> Fit:

@@ -16,11 +16,12 @@ from include.models.profiles import Profile, available, load_profile
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest, merge
-from laion_people.runner import manifest_path, versions
+from laion_people.runner import manifest_path
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store
 from laion_people.totals import Totals
+from laion_people.versions import manifest_of, versions
 
 PARTITION_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, Step))
 RELEASE_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, ReleaseStep))
@@ -61,12 +62,9 @@ def manifests(store: Store, partition: str) -> dict[str, Manifest]:
 
 
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
-    """The manifests of cluster and label for each cluster version, oldest first."""
-    paths = {v: {step: manifest_path(step, v) for step in RELEASE_STEPS} for v in versions(store)}
-    return {
-        version: {step: Manifest.from_json(store.read(path)) for step, path in of.items() if store.exists(path)}
-        for version, of in paths.items()
-    }
+    """The manifests of cluster and label for each cluster version, oldest first; damaged ones are passed over."""
+    read = {v: {step: manifest_of(store, step, v) for step in RELEASE_STEPS} for v in versions(store)}
+    return {v: {step: of for step, of in steps.items() if of} for v, steps in read.items() if steps["cluster"]}
 
 
 def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:

@@ -31,6 +31,7 @@ from laion_people.notifications import notify_drift, notify_failure
 from laion_people.settings import Settings, from_environment
 from laion_people.store import deployment_uri, open_store
 from laion_people.taskdocs import task_doc
+from laion_people.versions import manifest_of
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -249,13 +250,10 @@ def partitions_of_release(state: Mapping[str, list[str]], collection: str | None
 
 def partitions_of_version(version: str) -> list[str]:
     """The partitions that a cluster version was fitted on."""
-    from laion_people.manifest import Manifest
-    from laion_people.runner import manifest_path  # which needs libraries that DAG files do without
-
-    store, path = open_store(deployment_uri()), manifest_path("cluster", version)
-    if not store.exists(path):
+    manifest = manifest_of(open_store(deployment_uri()), "cluster", version)
+    if manifest is None:
         raise AirflowFailException(f"there is no cluster version {version}: leave the parameter empty to fit a new one")
-    return list(Manifest.from_json(store.read(path)).params["partitions"])
+    return list(manifest.params["partitions"])
 
 
 def skip_when_version_given(context: Any) -> None:

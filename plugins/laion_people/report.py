@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import math
 from collections import defaultdict
 from collections.abc import Mapping
@@ -29,6 +30,8 @@ from laion_people.examples import ShardExamples, clusters, spread
 from laion_people.manifest import Manifest
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store
+
+log = logging.getLogger(__name__)
 
 LIMITS = {"gallery": 24, "captioned": 9, "chosen": 12, "composed": 12}  # pictures in a section
 CLUSTERS = 12  # of each kind
@@ -103,7 +106,7 @@ def write_report(store: Store, out: Path) -> Path:
 def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, Any]:
     """What the page says, by variable of the template; ``done`` has the manifests of each partition."""
     releases = funnel.release_manifests(store)
-    version = max(releases, default="")
+    version = next(reversed(releases), "")
     known = funnel.merged(done.values()) | releases.get(version, {})
     steps = {step: known[step] for step in STEPS if step in known}
     threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
@@ -212,6 +215,10 @@ def _examples(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str
 
 
 def _fit(store: Store, version: str) -> dict[str, Any]:
-    """The kinds of a version's ``fit.json``; empty when there is none."""
+    """The kinds of a version's ``fit.json``; empty when there is none, or, with a warning, when it is damaged."""
     path = f"clusters/{version}/fit.json"
-    return json.loads(store.read(path))["kinds"] if version and store.exists(path) else {}
+    try:
+        return json.loads(store.read(path))["kinds"] if version and store.exists(path) else {}
+    except (ValueError, KeyError, TypeError) as error:
+        log.warning("%s is damaged and passed over: %s", path, error)
+        return {}

@@ -122,6 +122,13 @@ def _refused(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _keep(store: Store, path: str, answer: Mapping[str, Any]) -> None:
-    """Adds an answer to those that the file has."""
-    before = json.loads(store.read(path)) if store.exists(path) else []
-    store.write(path, json.dumps([*before, answer], indent=1, ensure_ascii=False).encode())
+    """Adds an answer to those that the file has; one that is damaged, and with it what people have said, stays."""
+
+    def with_answer(before: bytes | None) -> bytes:
+        try:
+            answers = [] if before is None else list(json.loads(before))
+        except (ValueError, TypeError) as error:
+            raise AirflowFailException(f"{path} is damaged ({error}): mend it, then clear this task") from error
+        return json.dumps([*answers, answer], indent=1, ensure_ascii=False).encode()
+
+    store.update(path, with_answer)

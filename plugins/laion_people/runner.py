@@ -28,6 +28,7 @@ from laion_people.settings import Settings
 from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step
 from laion_people.store import Store
 from laion_people.totals import write_totals
+from laion_people.versions import manifest_of, newest, take, versions
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ class Runner:
     def __init__(self, store: Store, settings: Settings, models: Any, steps: Mapping[str, Step | ReleaseStep]):
         self.store, self.models, self.steps = store, models, steps
         if not settings.clusters:
-            settings = dataclasses.replace(settings, clusters=(versions(store) or [""])[-1])
+            settings = dataclasses.replace(settings, clusters=newest(store))
         self.settings = settings
         self.run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID") or uuid.uuid4().hex
         self.model = cache(models.load)
@@ -101,11 +102,9 @@ class Runner:
                 log.info("%s: version %s is made from the same input and parameters", name, same.partition)
                 self.settings = dataclasses.replace(self.settings, clusters=same.partition)
                 return same
-            last = int((versions(self.store) or ["v0000"])[-1][1:])
-            plan = dataclasses.replace(plan, partition=f"v{last + 1:04d}")
-            self.settings = dataclasses.replace(self.settings, clusters=plan.partition)
-            for left_over in self.store.list(f"clusters/{plan.partition}"):  # of a fit that was killed
-                self.store.delete(left_over)
+            version = take(self.store, plan.made_from(), self.run_id if force else "")
+            plan = dataclasses.replace(plan, partition=version)
+            self.settings = dataclasses.replace(self.settings, clusters=version)
         log.info("%s: version %s of %d partitions, %d shards", name, plan.partition, len(partitions), len(shards))
         start = time.perf_counter()
         release = Release(
@@ -299,13 +298,11 @@ class Runner:
     def _same_version(self, plan: Manifest, force: bool) -> Manifest | None:
         """The newest version that is made from the same; with ``force`` one that this run has made."""
         for version in reversed(versions(self.store)):
-            path = manifest_path(plan.step, version)
-            if self.store.exists(path):
-                manifest = Manifest.from_json(self.store.read(path))
-                if force and manifest.run_id != self.run_id:
-                    continue
-                if manifest.made_from() == plan.made_from() and not self.damage(manifest):
-                    return manifest
+            manifest = manifest_of(self.store, plan.step, version)
+            if manifest is None or (force and manifest.run_id != self.run_id):
+                continue
+            if manifest.made_from() == plan.made_from() and not self.damage(manifest):
+                return manifest
         return None
 
     def _input(self, name: str, partition: str, index: int) -> FileEntry:
@@ -369,11 +366,6 @@ class Runner:
 def manifest_path(step: str, partition: str) -> str:
     """Where a partition's manifest lies; of a release step, ``partition`` is the cluster version."""
     return f"manifests/{step}/{partition}.json"
-
-
-def versions(store: Store) -> list[str]:
-    """The finished cluster versions, oldest first."""
-    return [path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list("manifests/cluster")]
 
 
 def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> None:

@@ -6,15 +6,17 @@ local file and puts it in place when the block ends without an error.
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
+import random
 import re
 import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -28,6 +30,8 @@ MISSING = (FileNotFoundError, NotADirectoryError)
 STALE_SECONDS = 24 * 3600
 ATTEMPTS = 8  # over about a minute: steps outlast a bucket that is overloaded
 CONNECT_SECONDS = 10.0
+FASTER = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")  # as S3 says that a file has changed
+UPDATES = 30  # of one file: each time that one fails, somebody else's has succeeded
 CONNECTIONS = 32  # as many as threads that read at a time; boto3's own 10 make the others wait or connect anew
 AHEAD = 1 << 20  # bytes that a request to a bucket brings at least, where a file is read in pieces
 BUCKET = r"(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})(?P<prefix>/.*)?"
@@ -69,6 +73,14 @@ class Store(ABC):
     @abstractmethod
     def delete(self, path: str) -> None:
         """Deletes a file if it exists."""
+
+    @abstractmethod
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """Puts ``change(content)`` in the place of a file's content (None: there is no file), and returns it.
+
+        Nothing that other threads, processes or machines put there with `update` is lost: ``change`` sees it, though it
+        may have to be called once more. What it raises leaves the file as it is.
+        """
 
     @abstractmethod
     def _put(self, local: Path, path: str) -> None:
@@ -170,6 +182,14 @@ class LocalStore(Store):
         with self._errors(path):
             (self.root / path).unlink(missing_ok=True)
 
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        with self._locked():
+            before = self.read(path) if self.exists(path) else None
+            after = change(before)
+            if after != before:
+                self.write(path, after)
+            return after
+
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
         self.open(path).close()
@@ -179,6 +199,19 @@ class LocalStore(Store):
         with self._errors(path), self.open(path) as file:
             while piece := file.read(BLOCK):
                 yield piece
+
+    @contextmanager
+    def _locked(self) -> Iterator[None]:
+        """While the block lasts nobody else updates a file here; of a process that dies, the system lets go."""
+        with self._errors(".lock"):
+            self.root.mkdir(parents=True, exist_ok=True)
+            file = (self.root / ".lock").open("ab")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        with file:
+            try:
+                yield
+            finally:
+                fcntl.flock(file, fcntl.LOCK_UN)  # closing it is not enough where another thread has forked meanwhile
 
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         """The files below a folder; those that are deleted meanwhile are left out."""
@@ -280,6 +313,45 @@ class S3Store(Store):
     def delete(self, path: str) -> None:
         with self._errors(path):
             self.client.delete_object(Bucket=self.bucket, Key=self.prefix + path)
+
+    def update(self, path: str, change: Callable[[bytes | None], bytes]) -> bytes:
+        """See `Store.update`; writes on the condition that nobody else has, which the service must know.
+
+        https://docs.aws.amazon.com/AmazonS3/latest/userguide/conditional-writes.html
+        """
+        before, tag = self._tagged(path)
+        after = change(before)
+        for failed in range(UPDATES):
+            if after == before or self._replace(path, after, tag):
+                return after
+            time.sleep(random.uniform(0, 0.05 * failed))  # noqa: S311 - no secret
+            before, tag = self._tagged(path)
+            if after != before:  # else it is ours, which arrived though its answer was lost
+                after = change(before)
+        raise LaionPeopleError(f"{self.uri}/{path}: others change it all the time: try again")
+
+    def _tagged(self, path: str) -> tuple[bytes | None, str]:
+        """A file's content and tag; None and "" when there is none."""
+        with self._errors(path):
+            try:
+                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
+                return bytes(answer["Body"].read()), str(answer["ETag"])
+            except self.client.exceptions.NoSuchKey:
+                return None, ""
+
+    def _replace(self, path: str, data: bytes, tag: str) -> bool:
+        """Whether the data are in the place of what had this tag: if not, somebody else was faster."""
+        from botocore.exceptions import ClientError
+
+        condition = {"IfMatch": tag} if tag else {"IfNoneMatch": "*"}
+        with self._errors(path):
+            try:
+                self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=data, **condition)
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in FASTER:
+                    raise
+                return False
+        return True
 
     def _put(self, local: Path, path: str) -> None:
         with self._errors(path):

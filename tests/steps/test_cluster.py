@@ -12,7 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
+from laion_people import captions, funnel
 from laion_people.clusters import load_fit
+from laion_people.report import write_report
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.step import ReleaseStep, Step
@@ -20,13 +22,29 @@ from laion_people.steps.assign import Assign
 from laion_people.steps.cluster import Cluster
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
+from laion_people.steps.label import Label
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
+from laion_people.steps.registry import STEPS as ALL
 from laion_people.store import LocalStore
-from tests.fakes import FakeModels, image_shard
+from laion_people.versions import newest, take, versions
+from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
-STEPS: dict[str, Step | ReleaseStep] = {s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Cluster(), Assign())}
+STEPS: dict[str, Step | ReleaseStep] = {
+    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Cluster(), Label(), Assign())
+}
+
+
+class FacelessMesh(FakeMesh):
+    def _one(self, *_: object) -> None:
+        return None
+
+
+class Faceless(FakeModels):
+    """Models that see no faces."""
+
+    KINDS = FakeModels.KINDS | {"mesh": FacelessMesh}
 
 
 def runner(store: LocalStore, **settings: Any) -> Runner:
@@ -87,6 +105,99 @@ def test_the_same_people_and_seed_give_the_same_bytes_and_no_second_version(clus
         assert [c.cluster_id for c in kind.clusters] == [c.cluster_id for c in old.kinds[name].clusters]
         assert kind.summary["previous"]["version"] == "v0001"
         assert all(before == after for before, after in kind.summary["previous"]["map"].items())
+
+
+def test_people_s_edits_outlive_a_lost_manifest_and_live_on_in_the_next_version(clustered: LocalStore) -> None:
+    texts = tuple(f"A person holds pose number {i}." for i in range(5))
+    runner(clustered).run_release("label", PARTITIONS)
+    tag = captions.read(clustered, "v0001")["pose-0001"].tag
+    captions.edit(clustered, "v0001", "pose-0001", texts, reviewed=True, by="anna", tag=tag)
+    clustered.write("clusters/v0001/reviews.json", b"[]")
+    clustered.delete("manifests/cluster/v0001.json")
+    before = {path: clustered.read(path) for path in clustered.list("clusters/v0001")}
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"
+    runner(clustered).run_release("label", PARTITIONS)
+    assert {path: clustered.read(path) for path in clustered.list("clusters/v0001")} == before
+    assert captions.read(clustered, "v0002")["pose-0001"].by == "anna"
+
+
+@pytest.mark.parametrize("fault", [b"", b"{", b'{"step": "cluster"', b"[]", b"\xff"])
+def test_a_damaged_manifest_is_named_and_passed_over(
+    clustered: LocalStore, fault: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner(clustered).run_release("cluster", PARTITIONS, force=True)
+    path = "manifests/cluster/v0002.json"
+    clustered.write(path, fault)
+    assert runner(clustered).settings.clusters == newest(clustered) == "v0001"
+    assert list(funnel.release_manifests(clustered)) == ["v0001"]
+    assert f"{path} is damaged and passed over" in caplog.text
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
+    assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0003"
+    assert clustered.read(path) == fault
+
+
+def test_files_with_other_names_are_no_versions(clustered: LocalStore) -> None:
+    manifest = clustered.read("manifests/cluster/v0001.json")
+    for name in ("v0001.json.bak", "v0001 (1).json", "v0001.json~", "v1.json", "V0002.json", "old/v0007.json", "v9"):
+        clustered.write(f"manifests/cluster/{name}", manifest)
+    for name in ("v0001.bak", "v0004 (1)", "old/v0005"):
+        clustered.write(f"clusters/{name}/captions.yaml", b"[")
+    clustered.write("manifests/cluster/v0008.json", manifest)  # a copy under a version's name
+    assert versions(clustered) == ["v0001", "v0008"] and newest(clustered) == "v0001"
+    assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0009"
+    runner(clustered).run_release("label", PARTITIONS)
+
+
+def test_versions_are_ordered_by_number(store: LocalStore) -> None:
+    for version in ("v9999", "v10000", "v0010"):
+        store.write(f"manifests/cluster/{version}.json", b"")
+    assert versions(store) == ["v0010", "v9999", "v10000"]
+    assert take(store, "plan", "") == "v10001"
+
+
+def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr("laion_people.steps.cluster.write_sheets", kill)
+        for _ in range(2):
+            with pytest.raises(KeyboardInterrupt):
+                runner(extracted).run_release("cluster", PARTITIONS)
+    assert newest(extracted) == ""
+    other = runner(extracted, pose_clusters=2)  # is made from something else
+    assert other.run_release("cluster", PARTITIONS).partition == "v0002"
+    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0001"
+
+
+def kill(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_an_earlier_fit_that_cannot_be_read_is_named_and_passed_over(
+    clustered: LocalStore, caplog: pytest.LogCaptureFixture
+) -> None:
+    runner(clustered).run_release("label", PARTITIONS)
+    clustered.write("clusters/v0001/fit.json", b"{")
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"
+    runner(clustered).run_release("label", PARTITIONS)
+    assert "v0001 is passed over: clusters/v0001/fit.json: not a fit.json" in caplog.text
+
+
+def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clustered: LocalStore) -> None:
+    steps = Runner(clustered, Settings(), Faceless(), ALL)
+    for index in (0, 1):
+        image_shard(clustered, "laion2B-en/00044", index)
+    for step in ("detect", "pose", "mesh", "clip_filter"):
+        steps.run(step, "laion2B-en/00044")
+    for step in ("cluster", "label"):
+        assert steps.run_release(step, ["laion2B-en/00044"]).partition == "v0002"
+    fit = load_fit(clustered.read("clusters/v0002/fit.json"))
+    assert fit.kinds["pose"].clusters and not fit.kinds["face"].clusters + fit.kinds["head"].clusters
+    assert set(fit.kinds["face"].summary["previous"]["map"].values()) == {None}
+    for step in ("assign", "compose", "embed", "caption"):
+        steps.run(step, "laion2B-en/00044")
+    report = write_report(clustered, clustered.root.parent / "report")
+    assert "pose-0001" in report.read_text() and "clusters v0002" in funnel.format_status(clustered)
 
 
 def test_a_sample_is_drawn_from_as_few_shards_as_it_needs(extracted: LocalStore) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
 from typing import Any
 
 import numpy as np
 
-from laion_people.clusters import SPACES, Fit, load_fit
+from laion_people.clusters import SPACES, Fit, read_fit
 from laion_people.contactsheets import Place, pick, write_sheets
 from laion_people.errors import LaionPeopleError
 from laion_people.fitting import fit_kind
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
+from laion_people.versions import LABELLED, folders, number, versions
+
+log = logging.getLogger(__name__)
 
 
 class Cluster(ReleaseStep):
@@ -77,6 +81,17 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
 
 
 def _previous(release: Release) -> Fit | None:
-    """The newest version before this one, whose ids are kept."""
-    paths = [p for p in release.store.list("clusters") if p.endswith("/fit.json") and p < release.path("fit.json")]
-    return load_fit(release.store.read(max(paths))) if paths else None
+    """The newest fit before this one, whose ids are kept: of a version that is finished, or that people have edited.
+
+    One that cannot be read is passed over with a warning: what lives on in none has new ids.
+    """
+    finished = versions(release.store)
+    for version, names in reversed(folders(release.store).items()):
+        if number(version) >= number(release.version) or "fit.json" not in names:
+            continue
+        if version in finished or names & LABELLED:
+            try:
+                return read_fit(release.store, version)
+            except LaionPeopleError as error:
+                log.warning("%s: %s is passed over: %s", release.version, version, error)
+    return None

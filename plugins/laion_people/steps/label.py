@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import logging
 import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
@@ -13,12 +14,15 @@ import pyarrow.parquet as pq
 
 from laion_people import captions, facetext, posetext
 from laion_people.captions import Entry
-from laion_people.clusters import Cluster, load_fit
+from laion_people.clusters import Cluster, Fit, read_fit
 from laion_people.errors import LaionPeopleError
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
 from laion_people.store import Store
+from laion_people.versions import folders, number
+
+log = logging.getLogger(__name__)
 
 AGREED = 0.6  # share of the members who must share a fact, of those in whom it can be told
 TOLD = 0.5  # share of the members in whom it must be told
@@ -44,7 +48,7 @@ class Label(ReleaseStep):
         return {"captions": settings.captions}
 
     def apply(self, release: Release) -> tuple[int, list[str]]:
-        clusters = _clusters(release.store, release.version)
+        clusters = _clusters(read_fit(release.store, release.version))
         path = captions.captions_path(release.version)
         before = captions.read_file(release.store, path) if release.store.exists(path) else {}
         said = before or _taken_over(release.store, release.version, clusters)
@@ -72,9 +76,8 @@ def _check(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -
             raise LaionPeopleError(f"{path}: {cluster_id}: {reason}")
 
 
-def _clusters(store: Store, version: str) -> dict[str, tuple[str, Cluster]]:
-    """The clusters of a version, each with its kind."""
-    fit = load_fit(store.read(f"clusters/{version}/fit.json"))
+def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:
+    """The clusters of a fit, each with its kind."""
     return {cluster.cluster_id: (name, cluster) for name, kind in fit.kinds.items() for cluster in kind.clusters}
 
 
@@ -98,11 +101,14 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
     Members change from fit to fit: where they don't share the same facts any more, the entry has to be reviewed again.
     """
     found: dict[str, Entry] = {}
-    paths = [path for path in store.list("clusters") if path.endswith("/captions.yaml")]
-    for earlier in sorted((path.split("/")[1] for path in paths), reverse=True):
-        if earlier >= version:
+    for earlier, names in reversed(folders(store).items()):
+        if number(earlier) >= number(version) or "captions.yaml" not in names:
             continue
-        before = _clusters(store, earlier)
+        try:
+            before = _clusters(read_fit(store, earlier))
+        except LaionPeopleError as error:  # no ids can live on from there, either
+            log.warning("%s: captions of %s are not taken over: %s", version, earlier, error)
+            continue
         for cluster_id, entry in captions.read(store, earlier).items():
             if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
                 continue

@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
 
 from laion_people.errors import UsageError
 from laion_people.metadata import PARTITION_KEY, check_partition
+from laion_people.versions import VERSION
 
 PAGE_ROWS = 24  # divided by 2, 3, 4 and 6: the columns of the grids
 KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
@@ -28,12 +29,12 @@ def _none_if_blank(value: Any) -> Any:
 
 
 Partition = Annotated[str, Depends(partition_key)]
-Version = Annotated[str, Path(pattern=r"^v[0-9]{4,9}$")]
+Version = Annotated[str, Path(pattern=rf"^{VERSION.pattern}$")]
 ClusterId = Annotated[str, Path(pattern=r"^(pose|face|head)-[0-9]{1,9}$")]
 MaybeNumber = Annotated[FiniteFloat | None, BeforeValidator(_none_if_blank)]
 MaybeShard = Annotated[Annotated[int, Field(ge=0, lt=10**9)] | None, BeforeValidator(_none_if_blank)]
 Text = Annotated[str, Field(max_length=200)]
-MaybeVersion = Annotated[str, Field(pattern=r"^(v[0-9]{4,9})?$")]
+MaybeVersion = Annotated[str, Field(pattern=rf"^({VERSION.pattern})?$")]
 MaybePartition = Annotated[str, Field(pattern=rf"^({PARTITION_KEY.pattern})?$")]
 MaybeCluster = Annotated[str, Field(pattern=r"^((pose|face|head)-[0-9]{1,9})?$")]
 AnyKind = Literal["", "pose", "face", "head"]

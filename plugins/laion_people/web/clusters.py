@@ -15,8 +15,9 @@ from pydantic import BaseModel
 from laion_people import captions
 from laion_people.captions import Entry
 from laion_people.errors import LaionPeopleError
-from laion_people.runner import ROW_GROUP, versions
+from laion_people.runner import ROW_GROUP
 from laion_people.store import Store
+from laion_people.versions import versions
 from laion_people.web import source
 from laion_people.web.addresses import (
     KINDS,

@@ -17,8 +17,9 @@ from pydantic import Field
 
 from laion_people.errors import LaionPeopleError
 from laion_people.geometry import BLENDSHAPES
-from laion_people.runner import ROW_GROUP, versions
+from laion_people.runner import ROW_GROUP
 from laion_people.store import Store
+from laion_people.versions import versions
 from laion_people.web import source
 from laion_people.web.addresses import (
     KINDS,

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 from fastapi import HTTPException
 
 from laion_people.errors import LaionPeopleError
-from laion_people.runner import versions
 from laion_people.schemas import SCHEMAS
 from laion_people.step import VERSIONED_TABLES
 from laion_people.store import Store
+from laion_people.versions import versions
 
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
 MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual
