@@ -175,6 +175,13 @@ def test_captions_that_are_refused_cannot_be_approved(store: LocalStore) -> None
     assert not store.exists("clusters/v0001/reviews.json")
 
 
+def test_answers_that_cannot_be_read_are_not_written_over(store: LocalStore) -> None:
+    store.write("clusters/v0001/reviews.json", b"[{")
+    with pytest.raises(AirflowFailException, match=r"^clusters/v0001/reviews.json is damaged"):
+        respond("Approve")
+    assert store.read("clusters/v0001/reviews.json") == b"[{"
+
+
 def test_nobodys_answer_fails_without_another_try(store: LocalStore) -> None:
     task = ReviewOperator(task_id="review", version="v0001")
     with pytest.raises(AirflowFailException, match="nobody has answered for 30 days: clear this task"):
