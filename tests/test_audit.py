@@ -145,5 +145,9 @@ def test_a_partition_counts_as_extracted_only_when_every_step_has_every_shard(st
         runner(store).run(step, PARTITION)
         state = "begun"
     assert progress(runner(store)) == {"extracted": [PARTITION], "begun": [], "pending": []}
+    manifest = store.read(f"manifests/pose/{PARTITION}.json")
+    store.write(f"manifests/pose/{PARTITION}.json", b"{")  # which stops no other partition
+    assert progress(runner(store))["begun"] == [PARTITION]
+    store.write(f"manifests/pose/{PARTITION}.json", manifest)
     image_shard(store, PARTITION, 1)
     assert progress(runner(store)) == {"extracted": [], "begun": [PARTITION], "pending": []}

@@ -9,6 +9,7 @@ in the same order.
 from __future__ import annotations
 
 import hashlib
+import logging
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from laion_people import metadata
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner, manifest_path
-from laion_people.steps.download import made_elsewhere
+from laion_people.steps.download import foreign_files, made_elsewhere
+
+log = logging.getLogger(__name__)
 
 STAGES = {
     "extract": ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"),
@@ -50,6 +53,11 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
             f"{step} {partition} shard {index:05d}: is not among the {len(planned)} planned; run `{step}` again"
             for index in sorted(set(receipts[step]) - set(planned))
         ]
+    if "download" in steps:
+        faults += [
+            f"download {partition}: {path} lies among the shards that download made and is none of them"
+            for path in foreign_files(runner.store, partition)
+        ]
     if not faults:
         for step in steps:
             runner.write_manifest(step, partition)
@@ -61,7 +69,12 @@ def progress(runner: Runner) -> dict[str, list[str]]:
     state: dict[str, list[str]] = {"extracted": [], "begun": [], "pending": []}
     for partition in metadata.partitions(runner.store):
         first = steps_of(runner, partition, "extract")[0]
-        if _extracted(runner, partition):
+        try:
+            extracted = _extracted(runner, partition)
+        except LaionPeopleError as error:  # which is no reason to stop the others
+            log.warning("%s: not known to be extracted: %s", partition, error)
+            extracted = False
+        if extracted:
             state["extracted"].append(partition)
         else:
             begun = runner.store.list(f"manifests/{first}/{partition}")

@@ -61,7 +61,9 @@ class Runner:
 
         Raises LaionPeopleError when an input is missing or damaged, or a chosen shard does not exist.
         """
-        step, planned = self._step(name), self.planned(name, partition)
+        step = self._step(name)
+        step.check(self.store, partition, self.settings, force)
+        planned = self.planned(name, partition)
         chosen = planned if shards is None else sorted(set(shards))
         if missing := sorted(set(chosen) - set(planned)):
             raise LaionPeopleError(f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}")
@@ -70,7 +72,7 @@ class Runner:
             shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files={})
             with self._located(label, shard):
                 self._run_shard(step, shard, force, label)
-        self._remove_surplus(step, partition, planned)
+        self._remove_surplus(step, partition, planned, force)
         manifest = self.write_manifest(name, partition)
         for follower in step.then:
             self.run(follower, partition, shards, force)
@@ -153,7 +155,7 @@ class Runner:
             plan = self._plan(step, partition, self._inputs(step, partition, index))
         except LaionPeopleError as error:  # an input is still to be made
             return str(error)
-        return self._unfinished(path, plan, contents=False) or self._again(step, self._receipt(path))
+        return self._state(step, path, plan, contents=False)[1]
 
     def outdated(self, receipt: Manifest, index: int) -> str | None:
         """Why a shard would be made otherwise today, or None."""
@@ -186,18 +188,15 @@ class Runner:
         inputs = self._inputs(step, partition, index)
         plan = self._plan(step, partition, inputs)
         receipt_path = self._receipt_path(step.name, partition, index)
-        reason = self._unfinished(receipt_path, plan, force)
-        again = self._again(step, self._receipt(receipt_path)) if reason is None else None
-        if reason is None and again is None:
+        shard.force = force
+        shard.receipt, reason = self._state(step, receipt_path, plan, force)
+        if reason is None:
             log.info("%s: done before", label)
             return
-        log.info("%s: starts (%s)", label, reason or again)
-        if reason:
-            self.store.delete(receipt_path)
+        log.info("%s: starts (%s)", label, reason)
         start = time.perf_counter()
         with ExitStack() as stack:
             shard.files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
-            shard.again = again is not None
             entry = self._write(step, shard, label)
         receipt = dataclasses.replace(
             plan,
@@ -256,23 +255,24 @@ class Runner:
         entry = files.pop(f"{base}.tar" if step.writes == "images" else f"{base}.parquet")
         return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, tuple(files.values()))
 
-    def _unfinished(self, receipt_path: str, plan: Manifest, force: bool = False, contents: bool = True) -> str | None:
-        """Why a shard must be made, or None when it is there, whole and made from the same."""
+    def _state(
+        self, step: Step, receipt_path: str, plan: Manifest, force: bool = False, contents: bool = True
+    ) -> tuple[Manifest | None, str | None]:
+        """The receipt of a shard, if it can be read, and why the shard must be worked on, or None when it is done.
+
+        The receipt stays until another takes its place: of files that are newer it says that they are damaged.
+        """
         if not self.store.exists(receipt_path):
-            return "new"
+            return None, "new"
         try:
             receipt = self._receipt(receipt_path)
         except LaionPeopleError as error:
-            return str(error)
+            return None, str(error)
         if receipt.made_from() != plan.made_from():
-            return "input, parameters or models have changed"
-        if force and receipt.run_id != self.run_id:
-            return "forced"
-        return self.damage(receipt, contents)
-
-    def _again(self, step: Step, receipt: Manifest) -> str | None:
-        """Why a finished shard is worked on once more: once a run, also if its task is tried or cleared again."""
-        return step.again(receipt) if receipt.run_id != self.run_id else None
+            return receipt, "input, parameters or models have changed"
+        if receipt.run_id == self.run_id:  # once a run, also if its task is tried or cleared again
+            return receipt, self.damage(receipt, contents)
+        return receipt, "forced" if force else self.damage(receipt, contents) or step.again(receipt)
 
     def _finished(self, name: str, partition: str) -> list[int]:
         """All shards of a partition. Raises LaionPeopleError when one is not finished."""
@@ -338,10 +338,15 @@ class Runner:
         with self._verified(self._input(name, partition, index)) as path:
             yield path
 
-    def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int]) -> None:
-        """Deletes shards of an earlier plan (other shard sizes) that this plan does not have."""
+    def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
+        """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
         for path in self.store.list(self._receipt_folder(step, partition)):
             if int(path[-10:-5]) not in planned and self.store.exists(path):  # mapped tasks do this at the same time
+                if step.irreplaceable and not force:
+                    log.warning(
+                        "%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned)
+                    )
+                    continue
                 files = self._receipt(path).shards[0].files()
                 self.store.delete(path)
                 for file in files:

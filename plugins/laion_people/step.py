@@ -45,7 +45,8 @@ class Shard:
         self.partition, self.index = partition, index
         self.settings, self.store = settings, store
         self.started = time.time()
-        self.again = False  # the shard is finished and valid, and `Step.again` wants it worked on once more
+        self.receipt: Manifest | None = None  # of the shard as it is, unless there is none or it cannot be read
+        self.force = False  # nothing of the shard as it is is to be kept
         self.rows_in = self.rows = 0  # rows that the step has read and given so far
         self.rejected: Counter[str] = Counter()
         self.timings: dict[str, float] = defaultdict(float)
@@ -102,6 +103,7 @@ class Step(ABC):
     tar_key: ClassVar[str] = "key"
     revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone
     then: ClassVar[tuple[str, ...]] = ()  # steps that always follow on the same shards
+    irreplaceable: ClassVar[bool] = False  # what it wrote may not be had again: no shard is deleted without ``force``
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """The settings that decide the output: a shard made with others is redone."""
@@ -119,8 +121,12 @@ class Step(ABC):
         names = [p.rsplit("/", 1)[-1] for p in store.list(f"{folder}/{partition}")]
         return sorted(int(n.removesuffix(suffix)) for n in names if n.endswith(suffix) and n[: -len(suffix)].isdigit())
 
+    def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
+        """Raises LaionPeopleError when the step must not write to the partition; called before it does anything."""
+        return
+
     def again(self, receipt: Manifest) -> str | None:
-        """Why a finished and valid shard is worked on once more (``shard.again`` tells ``apply``); None leaves it."""
+        """Why a finished and valid shard is worked on once more; None leaves it."""
         return None
 
     @abstractmethod

@@ -1,28 +1,33 @@
 """download: fetches the images of a metadata part and stores them as img2dataset does.
 
 The layout is img2dataset's own (`docs/download.md` says why the program is not used): a tar with jpg, json and txt of
-every success, a Parquet file with all rows, and ``_stats.json``.
+every success, a Parquet file with all rows, and ``_stats.json``. A shard that is made again keeps the rows that are
+whole and would come out the same.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
+import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, suppress
+from functools import cache
 from hashlib import sha256
 from threading import Lock
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from laion_people import images, metadata
-from laion_people.errors import LaionPeopleError
+from laion_people.earlier import EarlierRows, json_object, row_sha256
+from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.fetch import Fetcher, FetchError
 from laion_people.imagefiles import tags
 from laion_people.images import ImageError, Picture
@@ -32,11 +37,18 @@ from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.store import Store
 
+log = logging.getLogger(__name__)
+
 DECIDING = (  # settings that decide the output
     "shard_rows", "nsfw_filter", "allow_private_addresses", "respect_opt_out", "url_max_bytes",
     "image_size", "image_min_size", "image_max_pixels", "jpeg_quality",
 )  # fmt: skip
 MADE_BY = "laion-people"
+# What img2dataset leaves, in any of its formats, and a shard's own files: 00000.tar, 00000.parquet, 00000_stats.json.
+PICTURES = re.compile(
+    r".*(\.(tar|parquet|tfrecord|jpe?g|png|webp|gif|bmp|tiff?|avif)(\.\w+)?|_stats\.json)", re.IGNORECASE
+)
+SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
 AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
 MAX_ASPECT = 10  # long side over short side; more is a banner
 
@@ -69,8 +81,15 @@ UNUSABLE = {  # img2dataset's failed_to_resize
     "too_small": "the shorter side is under the limit, or less than a tenth of the longer one",
 }
 REASONS = PASSING | LASTING | UNUSABLE
+DECIDED_BY = {  # the setting that can mend what failed for a reason
+    "private_address": "allow_private_addresses",
+    "opted_out": "respect_opt_out",
+    "too_large": "url_max_bytes",
+    "decompression_bomb": "image_max_pixels",
+    "too_small": "image_min_size",
+}
 
-OUTCOME = {  # img2dataset's columns, and `reason`
+OUTCOME = {  # img2dataset's columns, `reason`, and `row_sha256`, which says whether the row is whole (earlier.py)
     "status": pa.string(),
     "error_message": pa.string(),
     "width": pa.int32(),
@@ -80,6 +99,7 @@ OUTCOME = {  # img2dataset's columns, and `reason`
     "exif": pa.string(),
     "sha256": pa.string(),
     "reason": pa.string(),
+    "row_sha256": pa.string(),
 }
 PENDING: Row = dict.fromkeys(OUTCOME)
 
@@ -89,8 +109,8 @@ _one_at_a_time = Lock()
 class Download(Step):
     """One row a metadata row, in its order; rows that failed have a reason of REASONS and no files.
 
-    With ``retry_failed``, finished shards are worked on again where rows failed for a PASSING reason: these rows alone
-    are fetched, all others keep their bytes.
+    A shard that is made again fetches only rows that are not whole, or that changed settings can change; with
+    ``retry_failed`` those too that failed for a PASSING reason, for which finished shards are worked on again.
     """
 
     name = "download"
@@ -98,6 +118,7 @@ class Download(Step):
     reads = ("metadata",)
     writes = "images"
     tar = True
+    irreplaceable = True
 
     def __init__(self, retry_failed: bool = False):
         self.retry_failed = retry_failed
@@ -105,6 +126,9 @@ class Download(Step):
     def params(self, settings: Settings) -> dict[str, Any]:
         """Not among them: ``url_timeout`` and ``url_threads``, which only move what ``retry_failed`` can mend."""
         return {name: getattr(settings, name) for name in DECIDING}
+
+    def _made_with(self, settings: Settings) -> dict[str, Any]:
+        return {"revision": self.revision} | self.params(settings)
 
     def schema(self) -> pa.Schema:
         return pa.schema(
@@ -118,28 +142,53 @@ class Download(Step):
         path = metadata.metadata_path(store, partition)
         return list(range(math.ceil(metadata.count_rows(store, path) / settings.shard_rows)))
 
+    def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
+        """Refuses to write where there are pictures of others, and shards of another size unless with ``force``."""
+        if foreign := next(foreign_files(store, partition), None):
+            if _has_manifests(store, partition):
+                raise LaionPeopleError(
+                    f"{foreign} lies among the shards that download made and is none of them: move it elsewhere"
+                )
+            raise LaionPeopleError(
+                f"images/{partition} was made elsewhere ({foreign.rsplit('/', 1)[-1]}): detect reads its tars as they "
+                "are; remove it to download again"
+            )
+        if not force and (receipt := _first_receipt(store, partition)):
+            _check_size(partition, receipt.params, settings)
+
     def again(self, receipt: Manifest) -> str | None:
         passing = sum(n for reason, n in receipt.rejected.items() if reason in PASSING)
         return f"{passing} rows failed for a passing reason" if self.retry_failed and passing else None
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        if made_elsewhere(shard.store, shard.partition):
+        with ExitStack() as stack:
+            earlier = _earlier(shard, stack)
+            yield from self._rows(shard, earlier)
+        pictures = earlier.pictures if earlier.legible or not shard.receipt else shard.receipt.rows
+        if shard.force or shard.rows >= pictures:
+            return
+        if not shard.rows:
             raise LaionPeopleError(
-                f"images/{shard.partition} was made elsewhere: detect reads it as it is; remove it to download again"
+                f"none of the {pictures:,} pictures that the shard had could be kept or fetched again: it is left as "
+                "it is, and --force makes it without them"
             )
+        log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
+
+    def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
         with asyncio.Runner() as runner:
             loop = runner.get_loop()
-            rows = _finished(shard, _earlier(shard) if shard.again else _new(shard))
+            rows = _finished(shard, _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed))
             while True:
                 with shard.clock("wait"):
                     row = loop.run_until_complete(anext(rows, None))
                 if row is None:
                     break
                 shard.rows_in += 1
+                picture = row.pop("jpg", b"")
+                row["row_sha256"] = row_sha256(row, picture)
                 if row["reason"]:
                     shard.reject(row["reason"])
                 else:
-                    picture = row.pop("jpg")
                     row["files"] = {"jpg": picture, "json": json.dumps(row).encode(), "txt": row["caption"].encode()}
                 yield row
 
@@ -156,16 +205,130 @@ class Download(Step):
             "end_time": end,
             "status_dict": {"success": rows, **shard.rejected},
             "made_by": MADE_BY,
+            "params": self._made_with(shard.settings),
         }
         return {"_stats.json": json.dumps(stats, indent=4).encode()}
 
 
 def made_elsewhere(store: Store, partition: str) -> bool:
-    """Whether a partition's images come from another program, such as img2dataset."""
-    ours = {path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list(f"manifests/download/{partition}")}
-    tars = [p.removesuffix(".tar") for p in store.list(f"images/{partition}") if p.endswith(".tar")]
-    stats = [f"{tar}_stats.json" for tar in tars if tar.rsplit("/", 1)[-1] not in ours]
-    return any(not store.exists(p) or json.loads(store.read(p)).get("made_by") != MADE_BY for p in stats)
+    """Whether detect is to read a partition's images as another program, such as img2dataset, has made them."""
+    if _has_manifests(store, partition):
+        return False
+    return any(re.fullmatch(r"\d+\.tar", path.rsplit("/", 1)[-1]) for path in foreign_files(store, partition))
+
+
+def foreign_files(store: Store, partition: str) -> Iterator[str]:
+    """Files with pictures below ``images/<partition>`` that download has not written.
+
+    Its own belong to a shard that has a receipt, is in the partition's manifest, or whose ``_stats.json``, written
+    before the shard's other files, says so.
+    """
+    receipts = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
+
+    @cache
+    def summed() -> set[str]:
+        shards = _loaded(store, f"manifests/download/{partition}.json").get("shards")
+        return {str(s.get("uri")) for s in shards if isinstance(s, dict)} if isinstance(shards, list) else set()
+
+    @cache
+    def is_ours(shard: str) -> bool:
+        base = f"images/{partition}/{shard}"
+        made_by = None if f"{shard}.json" in receipts else _loaded(store, f"{base}_stats.json").get("made_by")
+        return f"{shard}.json" in receipts or made_by == MADE_BY or f"{base}.tar" in summed()
+
+    for path in store.list(f"images/{partition}"):
+        name = path.removeprefix(f"images/{partition}/")
+        shard = SHARD_FILE.fullmatch(name)
+        if not (shard and is_ours(shard[1])) and PICTURES.fullmatch(name) and "/." not in f"/{name}":
+            yield path
+
+
+def _has_manifests(store: Store, partition: str) -> bool:
+    folder = f"manifests/download/{partition}"
+    return store.exists(f"{folder}.json") or bool(store.list(folder))
+
+
+def _first_receipt(store: Store, partition: str) -> Manifest | None:
+    """The first receipt of a partition that can be read."""
+    for path in store.list(f"manifests/download/{partition}"):
+        with suppress(LaionPeopleError):
+            return Manifest.from_json(store.read(path))
+    return None
+
+
+def _loaded(store: Store, path: str) -> Row:
+    """The fields of a JSON object of the store; none when it is missing or damaged."""
+    return json_object(store.read(path)) if store.exists(path) else {}
+
+
+def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -> None:
+    rows = params.get("shard_rows", settings.shard_rows)
+    if rows != settings.shard_rows:
+        raise UsageError(
+            f"images/{partition} has shards of {rows} rows, and shard_rows is {settings.shard_rows}: set it to {rows}, "
+            "or fetch everything anew with --force"
+        )
+
+
+def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
+    """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
+    store, base, receipt = shard.store, f"images/{shard.partition}/{shard.index:05d}", shard.receipt
+    stats = _loaded(store, f"{base}_stats.json")
+    if stats and stats.get("made_by") != MADE_BY:  # it took the place of our own, unless that is damaged
+        files = receipt.shards[0].files() if receipt else ()
+        if not any(store.exists(file.uri) and store.sha256(file.uri) == file.sha256 for file in files):
+            raise LaionPeopleError(
+                f"{base}_stats.json says that another program made the shard: remove its files to download it again"
+            )
+    if shard.force:
+        return EarlierRows(None, None, {})
+    params = receipt.params if receipt else stats.get("params")
+    params = params if isinstance(params, dict) else {}
+    _check_size(shard.partition, params, shard.settings)
+    paths = [f"{base}{suffix}" for suffix in (".parquet", ".tar")]
+    table, tar = (stack.enter_context(store.local(path)) if store.exists(path) else None for path in paths)
+    return EarlierRows(table, tar, params)
+
+
+def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool) -> Iterator[Row]:
+    """The shard's metadata rows; those that are not to be fetched have their outcome, with the picture as ``jpg``."""
+    before = dict(now) | {name: value for name, value in earlier.params.items() if type(value) is type(now.get(name))}
+    for row in _new(shard):
+        kept = earlier.next(row)
+        if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
+            yield row
+            continue
+        outcome = {name: kept[0][name] for name in OUTCOME if name != "row_sha256"}
+        if not _could_change(outcome, before, now):
+            again = retry_failed and outcome["reason"] in PASSING
+            yield row if again else row | outcome | ({"jpg": kept[1]} if kept[1] else {})
+        elif retry_failed and kept[1]:
+            changed = ", ".join(f"{name}={before[name]}" for name in now if before[name] != now[name])
+            raise UsageError(
+                f"images/{shard.id} was made with {changed}: --retry-failed, which keeps pictures, needs the same; "
+                "without it, all are fetched anew"
+            )
+        else:
+            yield row
+
+
+def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a row that was made with the parameters ``before`` could come out otherwise today."""
+    changed = {name for name in now if before[name] != now[name]}
+    if "revision" in changed or (reason := outcome["reason"]) in ("nsfw", "no_url"):  # which the metadata decide
+        return True
+    if reason:
+        return reason not in REASONS or DECIDED_BY.get(reason) in changed
+    short, long = sorted((outcome["original_width"], outcome["original_height"]))
+    return (
+        "jpeg_quality" in changed
+        or ("image_size" in changed and short > min(before["image_size"], now["image_size"]))
+        or short < now["image_min_size"]
+        or short * long > now["image_max_pixels"]
+        or now["url_max_bytes"] < before["url_max_bytes"]
+        or now["allow_private_addresses"] < before["allow_private_addresses"]
+        or now["respect_opt_out"] > before["respect_opt_out"]
+    )
 
 
 def _new(shard: Shard) -> Iterator[Row]:
@@ -183,20 +346,6 @@ def _new(shard: Shard) -> Iterator[Row]:
             yield fields | _failure("no_url", REASONS["no_url"])
         else:
             yield fields
-
-
-def _earlier(shard: Shard) -> Iterator[Row]:
-    """The rows of the finished shard with their images; without outcome those that failed for a passing reason."""
-    base = f"images/{shard.partition}/{shard.index:05d}"
-    with shard.store.local(f"{base}.parquet") as table, shard.store.local(f"{base}.tar") as tar:
-        pictures = images.samples(tar)
-        for batch in pq.ParquetFile(table).iter_batches(1024):
-            for row in batch.to_pylist():
-                if row["reason"] in PASSING:
-                    row |= PENDING
-                elif row["status"] == "success":
-                    row["jpg"] = next(pictures).image
-                yield row
 
 
 async def _finished(shard: Shard, rows: Iterator[Row]) -> AsyncIterator[Row]:
