@@ -9,6 +9,7 @@ import tarfile
 from collections.abc import Sequence
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -137,11 +138,12 @@ def jpeg(brightness: int, size: tuple[int, int] = (96, 64)) -> bytes:
     return file.getvalue()
 
 
-def tar_of(images: dict[str, bytes], path: Path) -> None:
-    """An img2dataset-style shard with these encoded images."""
+def tar_of(images: dict[str, bytes], path: Path, **more: dict[str, Any]) -> None:
+    """An img2dataset-style shard with these encoded images, and ``more`` fields of some."""
     with tarfile.open(path, "w") as tar:
         for key, data in images.items():
             fields = {"key": key, "url": f"http://example.org/{key}.jpg", "caption": f"picture {key}", "SAMPLE_ID": 1}
+            fields |= more.get(key, {})
             for suffix, content in (("jpg", data), ("txt", b"x"), ("json", json.dumps(fields).encode())):
                 member = tarfile.TarInfo(f"{key}.{suffix}")
                 member.size = len(content)

@@ -33,6 +33,7 @@ STEP_OF = {  # where it isn't the module's name
     "fetch": "download",
     "funnel": "mesh",  # people without a mesh are counted when the funnel is shown
     "images": "detect",
+    "tars": "detect",
 }
 
 

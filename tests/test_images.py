@@ -6,11 +6,13 @@ import json
 import logging
 import random
 import struct
+import subprocess
 import tarfile
 import threading
 import time
 import weakref
 import zlib
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -548,30 +550,229 @@ def test_json_that_is_no_object_is_no_fields_and_harms_no_other_sample(tmp_path:
 
 def test_keys_are_base_names_up_to_the_first_dot(tmp_path: Path) -> None:
     files = [("./", b""), ("../d.e/a.jpg", b"A"), ("../d.e/a.mask.png", b"M"), ("../d.e/a.json", b'{"x": 1}')]
-    files += [("/b.png", b"B"), ("c\udcff.jpg", b"C"), ("README", b"R")]
+    files += [("/b.png", b"B"), ("c\udcff.jpg", b"C"), ("c\udcfe.jpg", b"D"), ("d\n\x1b[2J\u202e.jpg", b"E")]
     tar = files_tar(tmp_path / "x.tar", files)
     read = list(samples(tar))
-    assert [(s.key, s.image) for s in read] == [("a", b"A"), ("b", b"B"), ("c?", b"C")]
+    keys = ["a", "b", r"c\xff", r"c\xfe", r"d\n\x1b[2J\u202e"]
+    assert [(s.key, s.image) for s in read] == list(zip(keys, [b"A", b"B", b"C", b"D", b"E"], strict=True))
     assert read[0].fields == {"x": 1}
     by_key = TarImages(tar)
     assert [(key, by_key.read(key)) for key in by_key.keys()] == [(s.key, s.image) for s in read]  # noqa: SIM118
 
 
+def usable(tar: Path) -> dict[str, bytes | str]:
+    """Each sample's key with its image, or why it has none; all ways to read a tar agree on it."""
+    read = list(samples(tar))
+    by_key = TarImages(tar)
+    assert {key: by_key.read(key) for key in by_key.keys()} == {s.key: s.image for s in read if not s.unusable}  # noqa: SIM118
+    return {s.key: s.unusable or s.image for s in read}
+
+
 @pytest.mark.parametrize(
-    ("names", "what"),
+    ("names", "image"),
     [
-        (["a.jpg", "b.jpg", "a.jpg"], "key 'a' twice"),
-        (["x/a.jpg", "y/a.jpg"], "key 'a' twice"),
-        (["a.jpg", "b.jpg", "a.json"], "key 'a' twice"),
-        (["a.jpg", "d/.jpg"], "'.jpg' has no key"),
+        (["a.JPG", "a.JSON"], "a.JPG"),
+        (["a.Jpeg"], "a.Jpeg"),
+        (["a.gif"], "a.gif"),
+        (["a.TIFF"], "a.TIFF"),
+        (["a.avif"], "a.avif"),
+        (["a.image.jpg", "a.json"], "a.image.jpg"),
+        (["a.jpg.JPG"], "a.jpg.JPG"),
+        (["a.seg.png", "a.jpg", "a.mask.png"], "a.jpg"),
+        (["a.png", "a.jpg"], "a.jpg"),
+        (["a.jpg", "a.png"], "a.jpg"),
+        (["a.seg.png", "a.mask.png"], "several_images"),
+        (["a.jpg", "a.JPG"], "several_images"),
+        (["a.json", "a.txt"], "no_image"),
+        (["a.heic", "a.json"], "no_image"),
+        (["a"], "no_image"),
+        (["a.jpg.json"], "no_image"),
+        (["x/._a.jpg", "x/a.jpg", "x/.DS_Store", "x/a.json"], "x/a.jpg"),
     ],
 )
-def test_a_key_that_is_repeated_or_empty_is_an_error(tmp_path: Path, names: list[str], what: str) -> None:
-    tar = files_tar(tmp_path / "x.tar", [(name, b"{}") for name in names])
-    with pytest.raises(LaionPeopleError, match=f"x.tar is damaged: {what}"):
+def test_which_file_of_a_sample_is_its_image(tmp_path: Path, names: list[str], image: str) -> None:
+    tar = files_tar(tmp_path / "x.tar", [(name, name.encode()) for name in names])
+    assert usable(tar) == {"a": image.encode() if image in names else image}
+
+
+def test_what_systems_leave_behind_is_no_sample(tmp_path: Path) -> None:
+    names = ["./", ".DS_Store", "._a.jpg", "__MACOSX/._a.jpg", "__MACOSX/a.jpg", "d/PaxHeaders.12/a.jpg", "__meta__"]
+    assert usable(files_tar(tmp_path / "x.tar", [(name, b"") for name in names])) == {}
+
+
+def test_keys_that_ids_cannot_hold_are_counted(tmp_path: Path) -> None:
+    names = [".jpg", "d/.jpg", f"{'k' * 255}.jpg", f"{'k' * 256}.jpg", f"{chr(1) * 100}.jpg", f"{'k' * 256}.jpg"]
+    read = list(samples(files_tar(tmp_path / "x.tar", [(name, b"A") for name in names])))
+    assert [s.unusable for s in read] == ["bad_key", "bad_key", "", "bad_key", "bad_key", "bad_key"]
+
+
+def test_hard_links_are_followed_and_other_links_counted(tmp_path: Path) -> None:
+    links = {
+        "b.jpg": (tarfile.LNKTYPE, "a.jpg"),
+        "b.json": (tarfile.LNKTYPE, "a.json"),
+        "c.jpg": (tarfile.LNKTYPE, "b.jpg"),
+        "d.jpg": (tarfile.LNKTYPE, "/etc/passwd"),
+        "e.jpg": (tarfile.SYMTYPE, "a.jpg"),
+        "f.jpg": (tarfile.CHRTYPE, ""),
+    }
+    path = files_tar(tmp_path / "x.tar", [("a.jpg", b"A"), ("a.json", b'{"caption": "c"}')])
+    with tarfile.open(path, "a") as tar:
+        for name, (kind, target) in links.items():
+            member = tarfile.TarInfo(name)
+            member.type, member.linkname = kind, target
+            tar.addfile(member)
+    assert usable(path) == {"a": b"A", "b": b"A", "c": b"A", "d": "no_image", "e": "no_image", "f": "no_image"}
+    assert [s.fields for s in samples(path)][:3] == [{"caption": "c"}, {"caption": "c"}, {}]
+
+
+@pytest.mark.parametrize("format", ["gnu", "pax"])
+def test_sparse_files_are_counted_and_those_behind_them_read(tmp_path: Path, format: str) -> None:
+    with (tmp_path / "s.jpg").open("wb") as file:
+        for at in range(9):  # so many holes that a GNU header has no room for them
+            file.seek(at << 20)
+            file.write(b"x")
+        file.truncate(1 << 30)
+    (tmp_path / "t.jpg").write_bytes(b"T")
+    command = ["tar", "--sparse", f"--format={format}", "-cf", "x.tar", "s.jpg", "t.jpg"]
+    subprocess.run(command, cwd=tmp_path, check=True)
+    assert usable(tmp_path / "x.tar") == {"s": "no_image", "t": b"T"}
+
+
+@pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
+def test_long_names_of_all_formats_are_read(tmp_path: Path, format: int) -> None:
+    folders = "/".join(["d" * 50] * (2 if format == tarfile.USTAR_FORMAT else 20))
+    names = [f"{folders}/{'k' * (60 if format == tarfile.USTAR_FORMAT else 200)}{i}.jpg" for i in range(3)]
+    with tarfile.open(tmp_path / "x.tar", "w", format=format) as tar:
+        for name in names:
+            tar.addfile(tarfile.TarInfo(name))
+    assert list(usable(tmp_path / "x.tar")) == [name.rpartition("/")[2].removesuffix(".jpg") for name in names]
+
+
+@pytest.mark.parametrize(
+    ("files", "caption"),
+    [
+        ([("a.jpg", b""), ("a.txt", b"\xef\xbb\xbfa man\n")], "a man"),
+        ([("a.txt", b"a man"), ("a.json", b'{"caption": null}'), ("a.jpg", b"")], "a man"),
+        ([("a.jpg", b""), ("a.json", b'{"caption": 5}'), ("a.caption", b"a m\xe4n")], "a m\ufffdn"),
+        ([("a.jpg", b""), ("a.json", b'{"caption": "a woman"}'), ("a.txt", b"a man")], "a woman"),
+        ([("a.jpg", b""), ("a.json", b"[]"), ("a.txt", b"x" * 10_000_000)], "x" * 65_536),
+    ],
+)
+def test_a_caption_that_the_json_lacks_is_the_texts(
+    tmp_path: Path, files: list[tuple[str, bytes]], caption: str
+) -> None:
+    (sample,) = samples(files_tar(tmp_path / "x.tar", files))
+    assert sample.fields["caption"] == caption
+
+
+def test_a_json_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
+    files = [("a.jpg", b""), ("a.json", b'{"caption": "' + b"x" * 5_000_000 + b'"}')]
+    assert [s.fields for s in samples(files_tar(tmp_path / "x.tar", files))] == [{}]
+
+
+def refused(tar: Path) -> str:
+    """What all ways to read a tar say about it."""
+    with pytest.raises(LaionPeopleError) as caught:
         list(samples(tar))
-    with pytest.raises(LaionPeopleError, match=f"x.tar is damaged: {what}"):
+    with pytest.raises(LaionPeopleError) as again:
         TarImages(tar)
+    assert str(caught.value) == str(again.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "names", [["a.jpg", "b.jpg", "a.jpg"], ["x/a.jpg", "y/a.jpg"], ["a.jpg", "b.jpg", "a.json", "b.json"]]
+)
+def test_files_of_a_sample_must_lie_together(tmp_path: Path, names: list[str]) -> None:
+    message = refused(files_tar(tmp_path / "x.tar", [(name, b"{}") for name in names]))
+    assert message.startswith("x.tar: the files of sample 'a' must lie together") and "--sort=name" in message
+
+
+def test_what_stands_behind_the_end_is_not_passed_over(tmp_path: Path) -> None:
+    first = files_tar(tmp_path / "a.tar", [("a.jpg", b"A")]).read_bytes()
+    tar = tmp_path / "x.tar"
+    tar.write_bytes(first + files_tar(tmp_path / "b.tar", [("b.jpg", b"B")]).read_bytes())
+    assert refused(tar).startswith("x.tar has another archive behind its end, or something else, at byte 10,240")
+    tar.write_bytes(first + bytes(10_000) + b"!")
+    assert "at byte 20,240" in refused(tar)
+    tar.write_bytes(first + bytes(10_000))
+    assert usable(tar) == {"a": b"A"}
+    with tar.open("ab") as file:
+        file.truncate(1 << 30)
+    assert "zeros behind its end" in refused(tar)
+
+
+def pax(**headers: str) -> bytes:
+    member = tarfile.TarInfo("a.jpg")
+    member.pax_headers = headers
+    return member.tobuf(tarfile.PAX_FORMAT)
+
+
+def header(name: str, size: int, kind: bytes = tarfile.REGTYPE) -> bytes:
+    member = tarfile.TarInfo(name)
+    member.size, member.type = size, kind
+    return member.tobuf(tarfile.GNU_FORMAT)
+
+
+@pytest.mark.parametrize(
+    ("data", "what"),
+    [
+        (b"", "is damaged: it has been cut off at byte 0"),
+        (b"\x1f\x8b" + bytes(1022), "is damaged: bad checksum at byte 0"),
+        (
+            header("a.jpg", 5 << 30),
+            "is damaged: cut off at byte 1,536, while a file of 5,368,709,120 bytes starts at 512",
+        ),
+        (header("a.jpg", -512), "is damaged: the header at byte 0 tells of -512 bytes"),
+        (header("a", 2 << 20, tarfile.GNUTYPE_LONGNAME), "is damaged: the header at byte 0 tells of 2,097,152 bytes"),
+        (pax(size="-5"), "is damaged: the header at byte 1,024 tells of -5 bytes"),
+        (pax(size="x" * 9999), "is damaged: invalid literal"),
+    ],
+)
+def test_a_hostile_header_is_one_readable_reason(tmp_path: Path, data: bytes, what: str) -> None:
+    (tmp_path / "x.tar").write_bytes(data + bytes(1024 if data else 0))
+    message = refused(tmp_path / "x.tar")
+    assert message.startswith(f"x.tar {what}") and len(message) < 400 and message.isprintable()
+
+
+def test_mutated_tars_are_read_or_refused(tmp_path: Path) -> None:
+    """Fields of headers are overwritten, mostly with the checksum made good, and tars cut off."""
+    rng = random.Random(7)
+    content = [(f"{'d' * 120}/{i}.{s}", b'{"a": 1}') for i in range(3) for s in ("jpg", "json", "txt")]
+    seeds = []
+    for format in (tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT):
+        file = io.BytesIO()
+        with tarfile.open(fileobj=file, mode="w", format=format) as tar:
+            for name, data in content:
+                member = tarfile.TarInfo(name)
+                member.size = len(data)
+                tar.addfile(member, io.BytesIO(data))
+        seeds.append(file.getvalue())
+    fields = [(0, 100), (124, 12), (136, 12), (156, 1), (157, 100), (345, 155), (482, 1), (0, 512)]
+    numbers = [b"\x80" + b"\xff" * 11, b"\xff" * 12, b"77777777777\0", b"-0000000001\0", bytes(12)]
+    outcomes: Counter[str] = Counter()
+    path = tmp_path / "x.tar"
+    for _ in range(500):
+        data = bytearray(rng.choice(seeds))
+        for _ in range(rng.choice((1, 1, 2, 4))):
+            block = 512 * rng.randrange(len(data) // 512)
+            start, length = rng.choice(fields)
+            start += block
+            noise = rng.choice([rng.randbytes(length), rng.choice(numbers)[:length].ljust(length, b"\0")])
+            data[start : start + length] = noise
+            if rng.random() < 0.8:
+                data[block + 148 : block + 156] = b" " * 8
+                data[block + 148 : block + 156] = b"%06o\0 " % sum(data[block : block + 512])
+        if rng.random() < 0.1:
+            del data[rng.randrange(len(data)) :]
+        path.write_bytes(data)
+        try:
+            usable(path)
+            outcomes["read"] += 1
+        except LaionPeopleError as error:
+            assert str(error).isprintable() and len(str(error)) < 600
+            outcomes["refused"] += 1
+    assert outcomes["read"] > 50 < outcomes["refused"]
 
 
 def sizes_in_order(sizes: list[int], threads: int = 2) -> list[tuple[int, int, int | str]]:

@@ -144,6 +144,15 @@ def test_shards_that_an_earlier_plan_had_are_removed(extracted: LocalStore) -> N
     assert not extracted.exists(f"people/{PARTITION}/00002.parquet")
 
 
+@pytest.mark.parametrize("name", [".DS_Store", "._00001.json", "00001 (1).json", "00001.json.bak", "x"])
+def test_strangers_among_receipts_are_passed_over(extracted: LocalStore, name: str) -> None:
+    before = files(extracted, "people")
+    extracted.write(f"manifests/detect/{PARTITION}/{name}", b"")
+    assert len(runner(extracted).run("detect", PARTITION).shards) == 3
+    assert runner(extracted).run("pose", PARTITION, [1]).rows
+    assert files(extracted, "people") == before
+
+
 def test_an_input_that_was_made_from_an_earlier_one_is_refused(extracted: LocalStore) -> None:
     image_shard(extracted, PARTITION, 1, images=5)
     runner(extracted).run("detect", PARTITION)
@@ -174,6 +183,38 @@ def test_a_step_of_another_revision_makes_its_shards_again(extracted: LocalStore
 def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) -> None:
     with pytest.raises(LaionPeopleError, match="there is no images to read; run the step before it"):
         runner(store).run("detect", PARTITION)
+
+
+@pytest.mark.parametrize("name", ["000007.tar", "7.tar", "000.tar", "00008.TAR"])
+def test_a_shard_with_another_number_of_digits_is_refused_by_its_path(store: LocalStore, name: str) -> None:
+    image_shard(store, PARTITION, 7)
+    store.write(f"images/{PARTITION}/{name}", b"")
+    with pytest.raises(LaionPeopleError, match=f"images/{PARTITION}/{name}: .* five digits: rename it"):
+        runner(store).run("detect", PARTITION)
+
+
+@pytest.mark.parametrize("name", ["backup.tar", "00001.tar.gz", "train-00001.tar", "00001 (1).tar", "²³.tar"])
+def test_a_tar_that_is_no_shard_is_named_and_stops_no_shard(
+    store: LocalStore, name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store.write(f"images/{PARTITION}/{name}", b"")
+    with pytest.raises(LaionPeopleError, match="five digits: rename it") as caught:
+        runner(store).run("detect", PARTITION)
+    assert f"images/{PARTITION}/{name}" in str(caught.value)
+    for index in (3, 123456):
+        image_shard(store, PARTITION, index)
+    with caplog.at_level("WARNING"):
+        assert [s.index for s in runner(store).run("detect", PARTITION).shards] == [3, 123456]
+    assert f"images/{PARTITION}/{name} is no shard" in caplog.text
+
+
+def test_hidden_tars_are_passed_over_without_a_word(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
+    image_shard(store, PARTITION, 0)
+    store.write(f"images/{PARTITION}/._00000.tar", b"")
+    store.write(f"images/{PARTITION}/.DS_Store", b"")
+    with caplog.at_level("WARNING"):
+        assert len(runner(store).run("detect", PARTITION).shards) == 1
+    assert caplog.text == ""
 
 
 def test_undecodable_and_empty_images_are_counted_not_fatal(store: LocalStore) -> None:

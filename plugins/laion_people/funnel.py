@@ -51,8 +51,9 @@ class Bar:
 
 def partitions(store: Store) -> list[str]:
     """All partitions: those of the metadata, and those whose images were made elsewhere."""
-    made = (path.removeprefix("manifests/detect/") for path in store.list("manifests/detect"))
-    return sorted({*metadata.partitions(store), *(p.removesuffix(".json") for p in made if p.count("/") == 1)})
+    paths = (path.removeprefix("manifests/detect/") for path in store.list("manifests/detect"))
+    made = (path.removesuffix(".json") for path in paths if path.endswith(".json"))
+    return sorted({*metadata.partitions(store), *(key for key in made if metadata.PARTITION_KEY.fullmatch(key))})
 
 
 def manifests(store: Store, partition: str) -> dict[str, Manifest]:

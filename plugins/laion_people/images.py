@@ -6,7 +6,7 @@ import io
 import json
 import logging
 import mmap
-import tarfile
+import sys
 import time
 import warnings
 from collections import deque
@@ -15,22 +15,23 @@ from concurrent.futures import Executor, Future
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageChops, ImageFile
 
-from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.errors import check_shortage, one_line
 from laion_people.imagefiles import TooMuchWork, image_file, orientation, webp_size
 from laion_people.metadata import text
 from laion_people.overlap import cores, workers
+from laion_people.tars import Contents, Files, Place
 
 log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+MOST_JSON, MOST_TEXT = 1 << 22, 1 << 16  # bytes; the json and txt files of real samples have some thousand
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
 MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
 MAX_SIDE = 65_535  # as in a JPEG; rows of a few pixels take many times their memory and time
@@ -54,7 +55,6 @@ AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images that are decoded early, and thei
 ASIDE = 4  # large images that wait, still encoded but for the first
 LATER = 1024  # images read after a large one before it takes its turn: some seconds of work, in which it is decoded
 BLOCK = 4_000_000  # bytes of an image that lies in one block for sure: Pillow's blocks are of 16 MiB unless it is told
-DAMAGED = (tarfile.TarError, ValueError, TypeError, EOFError)  # what tarfile raises for broken tars
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the caller's limit
 warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on broken EXIF; a block would not be safe with threads
@@ -66,77 +66,50 @@ class ImageError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One sample of a tar: its key, the encoded image and the fields of its json."""
+    """One sample of a tar: its key, the encoded image and the fields of its json.
+
+    Of an ``unusable`` one, which says why it has no image, nothing else is read.
+    """
 
     key: str
     image: bytes
     fields: dict[str, Any] = field(default_factory=dict)
+    unusable: str = ""
 
 
 def samples(tar: Path) -> Iterator[Sample]:
-    """The samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged or repeats a key.
+    """All samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged or repeats a key.
 
-    The json of tars made elsewhere can be anything: where it is missing or no JSON object, the sample has no fields.
+    What was made elsewhere can be anything: a json that is missing or no JSON object gives no fields; a caption that
+    it lacks is taken from the text file.
     """
-    key, image = "", None
-    fields: dict[str, Any] = {}
-    try:
-        with tarfile.open(tar, "r:") as archive, tar.open("rb") as content:
-            for member, its_key, suffix in _files(archive):
-                if its_key != key:
-                    if image is not None:
-                        yield Sample(key, image, fields)
-                    key, image, fields = its_key, None, {}
-                if suffix in IMAGE_SUFFIXES or suffix == "json":
-                    content.seek(member.offset_data)  # a third less time than extractfile takes
-                    data = content.read(member.size)
-                    if suffix == "json":
-                        fields = _fields(data)
-                    else:
-                        image = data
-            _check_end(tar, archive.offset)
-    except DAMAGED as error:
-        raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
-    if image is not None:
-        yield Sample(key, image, fields)
+    with tar.open("rb") as headers, tar.open("rb") as content:
+        for files in Contents(tar.name).walk(headers, tar.stat().st_size):
+            if files.unusable:
+                yield Sample(files.key, b"", unusable=files.unusable)
+            else:
+                image = _read(content, files.image)  # it lies before the others in most tars
+                yield Sample(files.key, image, _fields(content, files))
 
 
-def _files(archive: tarfile.TarFile) -> Iterator[tuple[tarfile.TarInfo, str, str]]:
-    """The regular files of a tar, each with its sample's key and its suffix: ``a`` and ``mask.png`` of d/a.mask.png.
-
-    Keys become part of ids: raises ReadError when one is empty, or comes again after others or in another folder.
-    """
-    seen: set[str] = set()
-    current: tuple[str, str] | None = None
-    for member in archive:
-        if not member.isfile():
-            continue
-        folder, _, name = text(member.name).rpartition("/")
-        key, _, suffix = name.partition(".")
-        if not key:
-            raise tarfile.ReadError(f"{name!r} has no key")
-        if (folder, key) != current:
-            if key in seen:
-                raise tarfile.ReadError(f"key {key!r} twice")
-            seen.add(key)
-            current = folder, key
-        yield member, key, suffix
+def _fields(content: BinaryIO, files: Files) -> dict[str, Any]:
+    fields: Any = {}
+    if files.json and files.json[1] <= MOST_JSON:
+        try:
+            fields = json.loads(_read(content, files.json))
+        except Exception as error:
+            check_shortage(error)
+    if not isinstance(fields, dict):
+        fields = {}
+    if files.text and not text(fields.get("caption")):
+        fields["caption"] = _read(content, files.text, MOST_TEXT).decode("utf-8-sig", errors="replace").strip()
+    return fields
 
 
-def _fields(data: bytes) -> dict[str, Any]:
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
-
-
-def _check_end(tar: Path, offset: int) -> None:
-    """Raises ReadError unless a tar ends with a block of zeros at ``offset``: tarfile takes any end for the end."""
-    with tar.open("rb") as file:
-        file.seek(offset)
-        if file.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            raise tarfile.ReadError("it has been cut off")
+def _read(content: BinaryIO, place: Place | None, most: int = sys.maxsize) -> bytes:
+    start, size = place or (0, 0)
+    content.seek(start)
+    return content.read(min(size, most))
 
 
 class TarImages:
@@ -144,21 +117,20 @@ class TarImages:
 
     def __init__(self, tar: Path):
         self._tar = tar
-        try:
-            with tarfile.open(tar, "r:") as archive:
-                files = [(key, suffix, m.offset_data, m.size) for m, key, suffix in _files(archive)]
-        except DAMAGED as error:
-            raise LaionPeopleError(f"{tar.name} is damaged: {error}") from error
-        self._places = {key: (start, size) for key, suffix, start, size in files if suffix in IMAGE_SUFFIXES}
+        with tar.open("rb") as headers:
+            found = Contents(tar.name).walk(headers, tar.stat().st_size)
+            self._files = {files.key: files for files in found if not files.unusable}
 
     def keys(self) -> list[str]:
-        return list(self._places)
+        return list(self._files)
 
     def read(self, key: str) -> bytes:
-        start, size = self._places[key]
-        with self._tar.open("rb") as file:
-            file.seek(start)
-            return file.read(size)
+        with self._tar.open("rb") as content:
+            return _read(content, self._files[key].image)
+
+    def fields(self, key: str) -> dict[str, Any]:
+        with self._tar.open("rb") as content:
+            return _fields(content, self._files[key])
 
 
 class _Source(io.BytesIO):

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -142,7 +143,7 @@ def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[M
             sample_id=sample_id(row),
             url=row["url"],
             caption=row["caption"] or "",
-            flagged=_flagged(row),
+            flagged=flagged(row),
             collection={name: row.get(name.lower()) for name in COLLECTION_COLUMNS},
         )
 
@@ -177,6 +178,29 @@ def text(value: object) -> str:
     return value.encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
-def _flagged(row: dict[str, Any]) -> bool:
-    unsafe = "punsafe" in row and not (row["punsafe"] is not None and row["punsafe"] <= UNSAFE_ABOVE)  # NaN is unsafe
-    return unsafe or row.get("nsfw") == "NSFW"
+def flagged(row: Mapping[str, Any]) -> bool:
+    """Whether the collection itself calls an image unsafe for work: NSFW (UNSURE is not), or punsafe above the limit.
+
+    ``row`` may come from anyone's json: names and values in any case, with blanks, numbers as texts, booleans. A
+    punsafe that is null or no number is unsafe; but the json of ``download``, which alone has a ``reason``, has nulls
+    for columns that its part lacks.
+    """
+    for name, value in row.items():
+        match name.lower():
+            case "nsfw":
+                word = value.strip().lower() if isinstance(value, str) else ""
+                if word in ("nsfw", "true") or _number(value) > UNSAFE_ABOVE:
+                    return True
+            case "punsafe":
+                known = value is not None or "reason" not in row
+                if known and not _number(value) <= UNSAFE_ABOVE:  # NaN is unsafe
+                    return True
+    return False
+
+
+def _number(value: object) -> float:
+    """NaN for what is no number, nor the text of one."""
+    try:
+        return float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return math.nan

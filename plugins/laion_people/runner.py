@@ -25,7 +25,7 @@ from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge
 from laion_people.metrics import Metrics
 from laion_people.overlap import overlapped
 from laion_people.settings import Settings
-from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step
+from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_index
 from laion_people.store import Store
 from laion_people.totals import write_totals
 from laion_people.versions import manifest_of, newest, take, versions
@@ -132,9 +132,10 @@ class Runner:
 
     def write_manifest(self, name: str, partition: str) -> Manifest:
         """Sums the receipts of a partition into its manifest."""
-        folder = self._receipt_folder(self._step(name), partition)
         before: list[str] = []
-        while before != (paths := self.store.list(folder)):  # another task may have finished a shard meanwhile
+        while before != (
+            paths := self._receipt_paths(self._step(name), partition)
+        ):  # another task may have finished a shard meanwhile
             before = paths
             manifest = merge(list(self.receipts(name, partition).values()))
             self.store.write(manifest_path(name, partition), manifest.to_json())
@@ -145,7 +146,7 @@ class Runner:
 
     def receipts(self, name: str, partition: str) -> dict[int, Manifest]:
         """The receipts of a partition's finished shards, by shard."""
-        found = map(self._receipt, self.store.list(self._receipt_folder(self._step(name), partition)))
+        found = map(self._receipt, self._receipt_paths(self._step(name), partition))
         return {r.shards[0].index: r for r in found}
 
     def unfinished(self, name: str, partition: str, index: int) -> str | None:
@@ -340,17 +341,16 @@ class Runner:
 
     def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
         """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
-        for path in self.store.list(self._receipt_folder(step, partition)):
-            if int(path[-10:-5]) not in planned and self.store.exists(path):  # mapped tasks do this at the same time
-                if step.irreplaceable and not force:
-                    log.warning(
-                        "%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned)
-                    )
-                    continue
-                files = self._receipt(path).shards[0].files()
-                self.store.delete(path)
-                for file in files:
-                    self.store.delete(file.uri)
+        for path in self._receipt_paths(step, partition):
+            if shard_index(path, ".json") in planned or not self.store.exists(path):  # another task may be faster
+                continue
+            if step.irreplaceable and not force:
+                log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
+                continue
+            files = self._receipt(path).shards[0].files()
+            self.store.delete(path)
+            for file in files:
+                self.store.delete(file.uri)
 
     def _step(self, name: str) -> Step:
         step = self.steps[name]
@@ -363,6 +363,11 @@ class Runner:
     def _receipt_folder(self, step: Step, partition: str) -> str:
         version = f"{self.settings.clusters}/" if step.writes in VERSIONED_TABLES else ""
         return f"manifests/{step.name}/{version}{partition}"
+
+    def _receipt_paths(self, step: Step, partition: str) -> list[str]:
+        """The receipts that there are; strangers, such as macOS's .DS_Store or a copy, are passed over."""
+        paths = self.store.list(self._receipt_folder(step, partition))
+        return [path for path in paths if shard_index(path, ".json") is not None]
 
     def _receipt_path(self, name: str, partition: str, index: int) -> str:
         return f"{self._receipt_folder(self._step(name), partition)}/{index:05d}.json"

@@ -6,6 +6,8 @@ checking, writing, resuming, counting). A new step is one file under ``steps/`` 
 
 from __future__ import annotations
 
+import logging
+import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
@@ -17,12 +19,16 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.store import Store
 
+log = logging.getLogger(__name__)
+
 Row = dict[str, Any]
+SHARD = re.compile(r"\d{5}|[1-9]\d{5,8}", re.ASCII)  # as ``f"{index:05d}"`` writes it
 VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables that belong to a cluster version
 
 
@@ -118,8 +124,11 @@ class Step(ABC):
         folder = self.reads[0]
         if folder in VERSIONED_TABLES:
             folder += f"/{settings.clusters}"
-        names = [p.rsplit("/", 1)[-1] for p in store.list(f"{folder}/{partition}")]
-        return sorted(int(n.removesuffix(suffix)) for n in names if n.endswith(suffix) and n[: -len(suffix)].isdigit())
+        paths = store.list(f"{folder}/{partition}")
+        found = {path: index for path in paths if (index := shard_index(path, suffix)) is not None}
+        if suffix == ".tar":
+            _check_names([path for path in paths if path not in found], alone=not found)
+        return sorted(found.values())
 
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
         """Raises LaionPeopleError when the step must not write to the partition; called before it does anything."""
@@ -136,6 +145,29 @@ class Step(ABC):
     def sidecars(self, shard: Shard, rows: int) -> dict[str, bytes]:
         """Further files of the shard, by the end of their name (``_stats.json``), once all rows are written."""
         return {}
+
+
+def shard_index(path: str, suffix: str) -> int | None:
+    """The shard that a file belongs to, by its name (``00007.tar``); None for any other file."""
+    name = path.rsplit("/", 1)[-1]
+    stem = name.removesuffix(suffix)
+    return int(stem) if stem != name and SHARD.fullmatch(stem) else None
+
+
+def _check_names(paths: Sequence[str], alone: bool) -> None:
+    """Tells of tars that are no shards by their names; hidden files, such as macOS's ._00000.tar, are passed over.
+
+    Raises LaionPeopleError for a number of other than five digits, and when there are no shards beside.
+    """
+    for path in paths:
+        name = path.rsplit("/", 1)[-1].lower()
+        if name.startswith(".") or not (".tar" in name or name.endswith(".tgz")):
+            continue
+        if alone or re.fullmatch(r"\d+\.tar", name):
+            raise LaionPeopleError(
+                f"{path}: shards are tars called 00000.tar, 00001.tar, ... of five digits: rename it"
+            )
+        log.warning("%s is no shard by its name, which has five digits: it is not read", path)
 
 
 class Release:

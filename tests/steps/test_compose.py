@@ -23,6 +23,7 @@ from laion_people.clusters import SPACES, Fit, Kind
 from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
 from laion_people.errors import LaionPeopleError
 from laion_people.geometry import BLENDSHAPES
+from laion_people.images import samples
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.similartext import ASPECTS, TEMPLATES, fill, situation
@@ -227,6 +228,15 @@ def test_there_is_one_picture_for_every_four_people_and_everybody_is_used_before
     assert max(uses.values()) <= 2
     assert shard.rows_in == 48 == len(uses) + sum(shard.rejected.values())
     assert set(shard.rejected) <= {"not_drawn", "no_partner"}
+
+
+def test_what_the_collection_flags_is_no_background(files: dict[str, Path], tmp_path: Path) -> None:
+    unsafe = f"{10_000:09d}"
+    tar = tmp_path / "images.tar"
+    tar_of({s.key: s.image for s in samples(files["images"])}, tar, **{unsafe: {"NSFW": "NSFW"}})
+    for nsfw_filter in (True, False):
+        rows, _ = compose(files | {"images": tar}, tmp_path, composites=12, nsfw_filter=nsfw_filter)
+        assert (unsafe in {r["background_key"] for r in rows}) != nsfw_filter
 
 
 def test_a_given_folder_of_backgrounds_is_used_instead(files: dict[str, Path], tmp_path: Path) -> None:

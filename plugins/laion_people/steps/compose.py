@@ -18,6 +18,7 @@ from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
 from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
+from laion_people.metadata import flagged
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 
@@ -37,7 +38,8 @@ class Compose(Step):
     tar_key = "composite_id"
 
     def params(self, settings: Settings) -> dict[str, Any]:
-        return {name: getattr(settings, name) for name in ("composites", "backgrounds", "jpeg_quality", "seed")}
+        names = ("composites", "backgrounds", "jpeg_quality", "seed", "nsfw_filter")
+        return {name: getattr(settings, name) for name in names}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = People(shard)
@@ -71,6 +73,8 @@ def _backgrounds(
             raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
+        if shard.settings.nsfw_filter:  # `detect` has looked for nobody in these
+            names = [name for name in names if not flagged(images.fields(name))]
     usable = [names[i] for i in rng.permutation(len(names))]
     while usable:
         for name in list(usable):

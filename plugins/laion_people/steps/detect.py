@@ -10,12 +10,16 @@ import numpy as np
 from include.models import Detections
 from laion_people.batches import in_batches
 from laion_people.images import ImageError, Sample, samples
-from laion_people.metadata import sample_id, text
+from laion_people.metadata import flagged, sample_id, text
+from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 
 
 class Detect(Step):
-    """One row a person. An image without people, or that cannot be decoded, is rejected."""
+    """One row a person. A sample without people, or whose image cannot be read or decoded, is rejected.
+
+    So is what its collection calls unsafe, unless the filter is off: nobody has looked at shards made elsewhere.
+    """
 
     name = "detect"
     summary = "finds every person's bounding box"
@@ -24,14 +28,16 @@ class Detect(Step):
     roles = ("detector",)
     gpu = True
 
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {"nsfw_filter": settings.nsfw_filter}
+
     def apply(self, shard: Shard) -> Iterator[Row]:
         detector = shard.model("detector")
 
         def find(_: Any, images: list[np.ndarray]) -> Iterator[tuple[Detections, tuple[int, ...]]]:
             return zip(detector.detect(images), [image.shape for image in images], strict=True)
 
-        encoded = ((_source(sample), sample.image) for sample in samples(shard.path("images")))
-        for source, found in in_batches(shard, encoded, find):
+        for source, found in in_batches(shard, _usable(shard), find):
             shard.rows_in += 1
             if isinstance(found, ImageError):
                 shard.reject(str(found))
@@ -50,8 +56,20 @@ class Detect(Step):
                 }
 
 
+def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
+    """What all people of an image have in common, and the image; others are rejected."""
+    for sample in samples(shard.path("images")):
+        if sample.unusable:
+            shard.reject(sample.unusable)
+        elif shard.settings.nsfw_filter and flagged(sample.fields):
+            shard.reject("nsfw")
+        else:
+            yield _source(sample), sample.image
+            continue
+        shard.rows_in += 1
+
+
 def _source(sample: Sample) -> Row:
-    """What all people of an image have in common."""
     return {
         "key": sample.key,
         "sample_id": sample_id(sample.fields, otherwise=sample.key),

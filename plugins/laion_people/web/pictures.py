@@ -8,11 +8,11 @@ picture by its first bytes, or nothing.
 from __future__ import annotations
 
 import hashlib
-import tarfile
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
+from contextlib import suppress
 from threading import Lock
-from typing import Annotated, BinaryIO
+from typing import Annotated
 
 from anyio import CapacityLimiter, fail_after
 from anyio.to_thread import run_sync
@@ -20,20 +20,17 @@ from fastapi import APIRouter, Header, HTTPException, Path, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from laion_people.images import IMAGE_SUFFIXES
-from laion_people.metadata import text
 from laion_people.store import Store
+from laion_people.tars import Contents, Place, TarError
 from laion_people.web import source
 from laion_people.web.addresses import ClusterId, Partition, Version
 
 INDEXES = 8  # tars whose index is kept
-MOST_KEYS = 100_000  # of a tar, ten times img2dataset's; with INDEXES, the bound of what indexes take: some 200 MB
+MOST_KEYS = 100_000  # of a tar, ten times img2dataset's; with INDEXES, the bound of what indexes take: some 400 MB
 MOST_BYTES = 50_000_000  # of a picture; larger ones are not shown
 PIECE = 1 << 18  # bytes of a picture that are in memory for each who asks, some of whom don't read
 READER_SECONDS = 30.0  # that a piece may wait to be read
 MOST_HEADERS = 4 * MOST_KEYS  # of a walk: a sample has a picture, a text, a JSON file and perhaps a long name
-LONGEST_KEY = 255  # characters, as many as a file's name has
-LONG_NAME = 64_000  # bytes of a header that holds a name
 AHEAD = 1 << 22  # bytes of a bucket's tar that one request of a walk reads: some 50 images
 Shard = Annotated[int, Path(ge=0, lt=10**9)]
 Tag = Annotated[str, Header()]  # If-None-Match: the tags of what the browser has
@@ -51,11 +48,12 @@ class TarIndex:
 
     def __init__(self, store: Store, path: str):
         self._store, self._path = store, path
-        self._places: dict[str, tuple[int, int]] = {}
-        self._next, self._done = 0, False
+        self._contents = Contents(path, kinds=("image",))
+        self._places: dict[str, Place] = {}
+        self._done = False
         self._lock = Lock()
 
-    def find(self, key: str) -> tuple[int, int] | None:
+    def find(self, key: str) -> Place | None:
         """Start and size in bytes of a key's image; None when the tar, as far as it is whole, has none."""
         with self._lock:
             if key not in self._places and not self._done:
@@ -63,55 +61,16 @@ class TarIndex:
             return self._places.get(key)
 
     def _walk(self, wanted: str) -> None:
-        """Goes on to the sample after the wanted one: of a sample's images the last counts, as for `samples`."""
-        with self._store.open(self._path, AHEAD) as file:
-            for header, name, start, size in members(file, self._next, self._store.size(self._path)):
-                key, _, suffix = text(name).rpartition("/")[2].partition(".")
-                if wanted in self._places and key != wanted:
-                    self._next = header
+        """Goes on until the wanted sample is whole, which is when the next one begins."""
+        with self._store.open(self._path, AHEAD) as file, suppress(TarError):
+            for files in self._contents.walk(file, self._store.size(self._path), MOST_HEADERS):
+                if files.image and not files.unusable:
+                    self._places[files.key] = files.image
+                if files.key == wanted:
                     return
-                if suffix in IMAGE_SUFFIXES and len(key) <= LONGEST_KEY:
-                    self._places[key] = start, size
                 if len(self._places) == MOST_KEYS:
                     break
         self._done = True
-
-
-def members(file: BinaryIO, offset: int, end: int) -> Iterator[tuple[int, str, int, int]]:
-    """The regular files of a tar of ``end`` bytes from the header at ``offset`` on: header, name, start and size.
-
-    Only as far as it is whole, and of MOST_HEADERS. `tarfile` would read a long name of any size, keep every member,
-    and could not go on at an offset.
-    """
-    first, long_name = offset, ""
-    for _ in range(MOST_HEADERS):
-        if offset + tarfile.BLOCKSIZE > end:
-            return
-        file.seek(offset)
-        try:
-            member = tarfile.TarInfo.frombuf(file.read(tarfile.BLOCKSIZE), "utf-8", "surrogateescape")
-        except tarfile.HeaderError:
-            return
-        start = offset + tarfile.BLOCKSIZE
-        names_next = member.type in (tarfile.GNUTYPE_LONGNAME, tarfile.XHDTYPE)
-        has_data = names_next or member.isreg() or member.type not in tarfile.SUPPORTED_TYPES
-        size = member.size if has_data else 0
-        if size < 0 or start + size > end or (names_next and size > LONG_NAME):
-            return
-        offset = start + -(-size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-        if names_next:
-            long_name = _long_name(member.type, file.read(size)) or long_name
-            continue
-        if member.isreg() and not member.issparse():
-            yield first, long_name or member.name, start, size
-        first, long_name = offset, ""
-
-
-def _long_name(kind: bytes, data: bytes) -> str:
-    """The name that a GNU or a PAX header gives to the file after it; "" when it tells something else."""
-    if kind == tarfile.XHDTYPE:
-        data = next((line.partition(b" path=")[2] for line in data.split(b"\n") if b" path=" in line), b"")
-    return data.rstrip(b"\0").decode(errors="surrogateescape")
 
 
 class Pictures:
@@ -121,7 +80,7 @@ class Pictures:
         self._indexes: OrderedDict[tuple[str, str, str], TarIndex] = OrderedDict()
         self._lock = Lock()
 
-    def find(self, store: Store, tar: str, key: str, tag: str) -> tuple[int, int] | None:
+    def find(self, store: Store, tar: str, key: str, tag: str) -> Place | None:
         """Where a key's image is in a tar that has this tag."""
         with self._lock:
             index = self._indexes.get((store.uri, tar, tag)) or TarIndex(store, tar)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from laion_people.steps.download import REASONS
+from laion_people.tars import UNUSABLE
 
 MEANINGS: dict[str, dict[str, str]] = {  # by the unit of the funnel's stage
-    "images": REASONS | {"no_people": "nobody was found in the image"},
+    "images": REASONS | UNUSABLE | {"no_people": "nobody was found in the image"},
     "people": {
         "no_face_seen": "a back, a steep profile or a covered face; the row is kept, without a mesh",
         "below_threshold": "the crop does not fit the image's caption: the similarity is not above the threshold",

@@ -154,7 +154,10 @@ def test_a_shard_or_sheet_that_is_not_there_is_not_found(client: TestClient, add
 @pytest.mark.parametrize("format", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT, tarfile.PAX_FORMAT])
 @pytest.mark.parametrize("seed", range(5))
 def test_tars_of_others_give_the_pictures_that_the_steps_see(store: LocalStore, format: int, seed: int) -> None:
-    """Keys in any order, in folders, with long or foreign names, other files between, several images of one sample."""
+    """Keys in any order, in folders, with long or foreign names, other files between, several images of one sample.
+
+    Some images are hard links to earlier ones.
+    """
     rng = random.Random(seed)
     long = "" if format == tarfile.USTAR_FORMAT else "long" * 60
     names = [f"{rng.choice(('', 'd/', './', f'{long}/'))}{long[: rng.randrange(241)]}k{i}é" for i in range(40)]
@@ -162,11 +165,19 @@ def test_tars_of_others_give_the_pictures_that_the_steps_see(store: LocalStore, 
     files = [
         (f"{name}.{suffix}", JPEG + rng.randbytes(rng.randrange(2000)))
         for name in names
-        for suffix in rng.sample(["jpg", "txt", "json", "png", "mask.png", "webp"], rng.randrange(1, 6))
+        for suffix in rng.sample(
+            ["jpg", "txt", "JSON", "PNG", "mask.png", "webp", "seg.jpg", "JPG"], rng.randrange(1, 8)
+        )
     ]
     path = write_tar(store, files, format)
+    with tarfile.open(path, "a", format=format) as tar:
+        for i, (name, _) in enumerate(files[::7]):
+            link = tarfile.TarInfo(f"link{i}.jpg")
+            link.type, link.linkname = tarfile.LNKTYPE, name
+            tar.addfile(link)
     steps, index = TarImages(path), TarIndex(store, TAR)
     keys = steps.keys()
+    assert any(key.startswith("link") for key in keys)
     rng.shuffle(keys)
     for key in keys:
         start, size = index.find(key) or (0, 0)
