@@ -193,7 +193,9 @@ def test_a_shard_with_another_number_of_digits_is_refused_by_its_path(store: Loc
         runner(store).run("detect", PARTITION)
 
 
-@pytest.mark.parametrize("name", ["backup.tar", "00001.tar.gz", "train-00001.tar", "00001 (1).tar", "²³.tar"])
+@pytest.mark.parametrize(
+    "name", ["backup.tar", "00001.tar.gz", "train-00001.tar", "00001 (1).tar", "²³.tar", "old/00001.tar"]
+)
 def test_a_tar_that_is_no_shard_is_named_and_stops_no_shard(
     store: LocalStore, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -205,7 +207,7 @@ def test_a_tar_that_is_no_shard_is_named_and_stops_no_shard(
         image_shard(store, PARTITION, index)
     with caplog.at_level("WARNING"):
         assert [s.index for s in runner(store).run("detect", PARTITION).shards] == [3, 123456]
-    assert f"images/{PARTITION}/{name} is no shard" in caplog.text
+    assert f"images/{PARTITION}/{name} is not read" in caplog.text
 
 
 def test_hidden_tars_are_passed_over_without_a_word(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:

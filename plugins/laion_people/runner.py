@@ -133,9 +133,8 @@ class Runner:
     def write_manifest(self, name: str, partition: str) -> Manifest:
         """Sums the receipts of a partition into its manifest."""
         before: list[str] = []
-        while before != (
-            paths := self._receipt_paths(self._step(name), partition)
-        ):  # another task may have finished a shard meanwhile
+        step = self._step(name)
+        while before != (paths := self._receipt_paths(step, partition)):  # a task may have finished a shard meanwhile
             before = paths
             manifest = merge(list(self.receipts(name, partition).values()))
             self.store.write(manifest_path(name, partition), manifest.to_json())

@@ -125,7 +125,8 @@ class Step(ABC):
         if folder in VERSIONED_TABLES:
             folder += f"/{settings.clusters}"
         paths = store.list(f"{folder}/{partition}")
-        found = {path: index for path in paths if (index := shard_index(path, suffix)) is not None}
+        depth = f"{folder}/{partition}".count("/") + 1
+        found = {p: i for p in paths if p.count("/") == depth and (i := shard_index(p, suffix)) is not None}
         if suffix == ".tar":
             _check_names([path for path in paths if path not in found], alone=not found)
         return sorted(found.values())
@@ -155,7 +156,7 @@ def shard_index(path: str, suffix: str) -> int | None:
 
 
 def _check_names(paths: Sequence[str], alone: bool) -> None:
-    """Tells of tars that are no shards by their names; hidden files, such as macOS's ._00000.tar, are passed over.
+    """Tells of tars that are no shards by their places; hidden files, such as macOS's ._00000.tar, are passed over.
 
     Raises LaionPeopleError for a number of other than five digits, and when there are no shards beside.
     """
@@ -163,11 +164,11 @@ def _check_names(paths: Sequence[str], alone: bool) -> None:
         name = path.rsplit("/", 1)[-1].lower()
         if name.startswith(".") or not (".tar" in name or name.endswith(".tgz")):
             continue
-        if alone or re.fullmatch(r"\d+\.tar", name):
+        if alone or (re.fullmatch(r"\d+\.tar", name) and shard_index(path, ".tar") is None):
             raise LaionPeopleError(
-                f"{path}: shards are tars called 00000.tar, 00001.tar, ... of five digits: rename it"
+                f"{path}: shards are images/COLLECTION/PART/00000.tar, .../00001.tar, ... of five digits: rename it"
             )
-        log.warning("%s is no shard by its name, which has five digits: it is not read", path)
+        log.warning("%s is not read: it is not called as shards are, or lies in a folder of its own", path)
 
 
 class Release:

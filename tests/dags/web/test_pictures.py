@@ -8,6 +8,7 @@ import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import httpx
 import pytest
@@ -183,6 +184,33 @@ def test_tars_of_others_give_the_pictures_that_the_steps_see(store: LocalStore, 
         start, size = index.find(key) or (0, 0)
         assert store.part(TAR, start, start + size) == steps.read(key)
     assert index.find("another") is None
+
+
+@pytest.mark.parametrize("name", ["a b", "a?b#c%", "\\", "a\n\x1b[2J", "a\udcff", "\N{SNOWMAN}", "\u202ea"])
+def test_hostile_keys_are_found_by_their_addresses(client: TestClient, store: LocalStore, name: str) -> None:
+    (key,) = TarImages(write_tar(store, [(f"x/../{name}.jpg", JPEG)])).keys()
+    assert key.isprintable()
+    assert client.get(ADDRESS + quote(key)).content == JPEG
+
+
+def test_a_walk_that_broke_off_goes_on(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_tar(store, [(f"{i}.jpg", JPEG) for i in range(4)])
+    index = TarIndex(store, TAR)
+    for at in range(512, 4 * 1024, 512):
+        data = store.read(TAR)[:at]
+        with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
+            patch.setattr(store, "ranged", lambda *_, data=data: Breaks(data))
+            index.find("nobody")
+    assert all(index.find(str(i)) for i in range(4))
+
+
+class Breaks(io.BytesIO):
+    """A file of a store that stops answering."""
+
+    def read(self, size: int | None = -1) -> bytes:
+        if not (data := super().read(size)):
+            raise OSError("gone")
+        return data
 
 
 @pytest.mark.parametrize("cut", [700, 1600, 2100])
