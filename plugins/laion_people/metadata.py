@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import math
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from functools import lru_cache, partial
+from itertools import islice
+from typing import Any, BinaryIO
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError, UsageError, check_shortage, one_line
 from laion_people.store import Store
+
+log = logging.getLogger(__name__)
 
 PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
@@ -31,7 +39,20 @@ COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as fa
 TYPES = {"url": pa.string(), "caption": pa.string(), "sample_id": pa.int64()} | {
     name.lower(): type for name, type in COLLECTION_COLUMNS.items()
 }
-EXACT = ("url", "caption", "sample_id", "hash")  # a rounded or wrapped id would be another one
+REQUIRED = ("url", "caption")
+EXACT = ("sample_id", "hash")  # a rounded id would be another one
+LAION_NAMES = ("URL", "TEXT", "SAMPLE_ID", *COLLECTION_COLUMNS)
+TEXT_TYPES = (
+    pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view,
+    pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view, pa.types.is_fixed_size_binary,
+    pa.types.is_null,
+)  # fmt: skip
+TEXT_CHARACTERS = 8000  # of a caption or URL; longer URLs need not work anywhere (RFC 9110, section 4.1)
+SHARED_GROUP = 64 << 20  # bytes of a row group whose texts stay shared in memory; larger ones are streamed
+ROWS, BATCH = 4096, 4 << 20  # rows of such a group that are read at a time, and their bytes on average
+STREAMED_ROWS, STREAMED_BATCH = 64, 256 << 20  # the same of larger ones, where every row has a copy of its texts
+TYPICAL_ROW = 512  # bytes; LAION's have half as many
+READ = 16 << 20  # bytes of a column that are read at a time: a row group can be as large as the part
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,19 +77,20 @@ def check_partition(key: str) -> str:
 
 
 def partitions(store: Store) -> dict[str, str]:
-    """All partitions: key -> path of the metadata part, in key order. Hidden files (.part-*.crc) are passed over."""
-    found: dict[str, str] = {}
-    for path in store.list("metadata"):
-        _, collection, *rest = path.split("/")
-        if len(rest) != 1 or rest[0].startswith(".") or not rest[0].endswith(".parquet"):
-            continue
-        stem = rest[0].removesuffix(".parquet")
-        number = PART_NUMBER.fullmatch(stem)
-        key = check_partition(f"{collection}/{number[1] if number else stem}")
-        if key in found:
-            raise LaionPeopleError(f"{path} and {found[key]} are both partition {key}: rename one")
-        found[key] = path
-    return dict(sorted(found.items()))
+    """All partitions: key -> path of the metadata part, in key order.
+
+    Hidden files (.part-*.crc) are passed over; so are, with a warning, those whose name makes no key, and all files of
+    a key that several have.
+    """
+    known: dict[str, str] = {}
+    for key, paths in _files(store).items():
+        if not PARTITION_KEY.fullmatch(key):
+            _warn(f"{store.uri}/{paths[0]} is passed over: a name of letters, digits and ._- makes a partition")
+        elif len(paths) > 1:
+            _warn(f"{store.uri}/{paths[0]} and {paths[1]} are passed over: both are partition {key}; rename one")
+        else:
+            known[key] = paths[0]
+    return dict(sorted(known.items()))
 
 
 def known(store: Store, keys: Sequence[str]) -> list[str]:
@@ -76,69 +98,205 @@ def known(store: Store, keys: Sequence[str]) -> list[str]:
     parts = partitions(store)
     for key in map(check_partition, keys):
         if key not in parts and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
-            raise _unknown(store, key, parts)
+            raise _unknown(store, key)
     return list(keys)
 
 
 def metadata_path(store: Store, partition: str) -> str:
-    """Path of a partition's metadata part. Raises UsageError when there is none."""
-    parts = partitions(store)
-    if partition not in parts:
-        raise _unknown(store, partition, parts)
-    return parts[partition]
+    """Path of a partition's metadata part. Raises UsageError when there is none, or more than one."""
+    if path := partitions(store).get(partition):
+        return path
+    raise _unknown(store, partition)
 
 
-def _unknown(store: Store, key: str, parts: Iterable[str]) -> UsageError:
-    some = ", ".join(list(parts)[:5]) or "none"
+def _unknown(store: Store, key: str) -> UsageError:
+    """Why there is no metadata part for a key."""
+    if paths := _files(store).get(key):
+        return UsageError(f"{paths[0]} and {paths[1]} are both partition {key}: rename one")
+    some = ", ".join(list(partitions(store))[:5]) or "none"
     return UsageError(f"no metadata for partition {key} in {store.uri}/metadata; there is: {some}")
 
 
+def _files(store: Store) -> dict[str, list[str]]:
+    """The Parquet files of all collections by the key that their name makes."""
+    files: dict[str, list[str]] = defaultdict(list)
+    for path in store.list("metadata"):
+        _, collection, *rest = path.split("/")
+        if len(rest) == 1 and not rest[0].startswith(".") and rest[0].endswith(".parquet"):
+            stem = rest[0].removesuffix(".parquet")
+            number = PART_NUMBER.fullmatch(stem)
+            files[f"{collection}/{number[1] if number else stem}"].append(path)
+    return files
+
+
 def count_rows(store: Store, path: str) -> int:
-    with store.open(path) as file:
-        return int(_parquet(file, path).metadata.num_rows)
+    """Rows of a part by its footer. Raises LaionPeopleError when the part is damaged."""
+    with store.open(path) as file, _damage_named(path):
+        return int(_parquet(file).metadata.num_rows)
 
 
 def rows(store: Store, path: str, start: int, stop: int) -> Iterator[MetadataRow]:
-    """Rows ``start`` to ``stop`` (exclusive) of a part, reading only the row groups and columns that it must."""
-    with store.open(path) as file:
-        part = _parquet(file, path)
-        names = _columns(part.schema_arrow, path)
+    """Rows ``start`` to ``stop`` (exclusive) of a part, reading only the row groups and columns that it must.
+
+    Memory is bounded by the part's pages and longest values, not by what its rows unfold to.
+
+    Raises LaionPeopleError when the part is damaged, or has no URLs or captions; optional columns of a type that says
+    nothing are passed over with a warning.
+    """
+    with store.open(path) as file, _damage_named(path):
+        part = _parquet(file)
+        columns = _columns(part.schema_arrow, f"{store.uri}/{path}", path)
         first = 0
         for group in range(part.num_row_groups):
-            size = part.metadata.row_group(group).num_rows
-            if first < stop and first + size > start:
+            last = first + part.metadata.row_group(group).num_rows
+            if first < stop and last > start:
                 offset = first
-                for batch in part.iter_batches(10_000, row_groups=[group], columns=sorted(set(names.values()))):
+                for batch in _batches(file, part, group, columns, path):
                     lo, hi = max(start - offset, 0), min(stop - offset, batch.num_rows)
                     if lo < hi:
-                        yield from _rows(batch.slice(lo, hi - lo), names, path)
+                        yield from _rows(batch.slice(lo, hi - lo), columns)
                     offset += batch.num_rows
-            first += size
+                    if offset >= stop:
+                        break
+                if offset < min(last, stop):
+                    raise LaionPeopleError(
+                        f"{path} is damaged: row group {group} ends after {offset - first} of {last - first} rows; "
+                        "fetch the file again"
+                    )
+            first = last
 
 
-def _parquet(file: object, path: str) -> pq.ParquetFile:
+@contextmanager
+def _damage_named(path: str) -> Iterator[None]:
+    """Names the part in whatever Arrow raises about its bytes, and only tells a shortage from damage where it can."""
     try:
-        return pq.ParquetFile(file)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise LaionPeopleError(f"{path} is not a Parquet file: {error}") from error
+        yield
+    except LaionPeopleError:
+        raise
+    except Exception as error:
+        if not isinstance(error, pa.ArrowMemoryError):  # which damaged sizes cause, too
+            check_shortage(error)
+        raise LaionPeopleError(f"{path} is damaged: {one_line(error, 300)}; fetch the file again") from error
 
 
-def _columns(schema: pa.Schema, path: str) -> dict[str, str]:
-    """Our name -> the part's name, for laion2B-en (URL, TEXT, ...) and relaion2B (url, caption, ...) schemas."""
-    by_lower = {name.lower(): name for name in schema.names}
-    if "url" not in by_lower or not {"text", "caption"} & by_lower.keys():
+def _parquet(file: BinaryIO) -> pq.ParquetFile:
+    part = pq.ParquetFile(file, buffer_size=READ)
+    footer = part.metadata
+    sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    if footer.num_rows != sum(sizes) or min(sizes, default=0) < 0:
+        raise pa.ArrowInvalid(f"its footer says {footer.num_rows} rows, its row groups have {sum(sizes)}")
+    return part
+
+
+def _batches(
+    file: BinaryIO, part: pq.ParquetFile, group: int, columns: Sequence[_Column], path: str
+) -> Iterator[pa.RecordBatch]:
+    """A row group, some rows at a time.
+
+    The format has values share their bytes: a page of 3 MB can unfold to any number of captions of 3 MB. Read as
+    dictionaries, they stay shared; but then Arrow keeps all that it has read, so large row groups are streamed. Raises
+    LaionPeopleError for one that has a dictionary with such values.
+    """
+    footer = part.metadata.row_group(group)
+    size, rows = max(1, footer.total_byte_size), footer.num_rows
+    names = sorted({c.theirs for c in columns if c.values})
+    texts = sorted({c.theirs for c in columns if c.values is _texts})
+    done, differences = 0, False
+
+    def read(source: pq.ParquetFile, count: int, names: Sequence[str] = names) -> Iterator[pa.RecordBatch]:
+        return source.iter_batches(count, row_groups=[group], columns=names, use_threads=False)
+
+    shared = pq.ParquetFile(file, metadata=part.metadata, read_dictionary=texts, buffer_size=READ)
+    try:
+        if size <= SHARED_GROUP:
+            for batch in read(shared, max(1, min(ROWS, BATCH * rows // size))):
+                yield batch
+                done += batch.num_rows
+            return
+        for batch in islice(read(shared, 1, texts), 1):
+            _check_dictionaries(batch, path)
+    except OSError as error:  # values written as differences to the one before (DELTA_BYTE_ARRAY) cannot be read so
+        if "Not yet implemented" not in str(error):
+            raise
+        differences = True
+    typical = size <= TYPICAL_ROW * rows and not differences
+    for batch in read(part, STREAMED_ROWS if typical else max(1, min(STREAMED_ROWS, STREAMED_BATCH // size))):
+        if batch.num_rows > done:
+            yield batch.slice(done)
+        done = max(0, done - batch.num_rows)
+
+
+def _check_dictionaries(batch: pa.RecordBatch, path: str) -> None:
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        longest = max(pc.binary_length(column.dictionary).to_pylist(), default=0)  # type: ignore[attr-defined]
+        if longest > STREAMED_BATCH // STREAMED_ROWS:
+            raise LaionPeopleError(
+                f"{path}: column {name} repeats a value of {longest:,} bytes, which is neither URL nor caption: take "
+                "it out, or write the part anew in smaller row groups"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class _Column:
+    """A column: our name, the part's, and what makes values of TYPES of its arrays, None where nothing can."""
+
+    ours: str
+    theirs: str
+    values: Callable[[pa.Array], list[Any]] | None
+
+
+def _columns(schema: pa.Schema, uri: str, path: str) -> list[_Column]:
+    """The columns to read, of laion2B-en (URL, TEXT, ...) and relaion2B (url, caption, ...) schemas."""
+    names: dict[str, str] = {}
+    for name in sorted(schema.names, key=lambda name: name not in LAION_NAMES):  # URL goes before Url and url
+        if (ours := name.strip().lower()) in names:
+            _warn(f"{uri}: column {name!r} is passed over, {names[ours]!r} is read")
+        else:
+            names[ours] = name
+    if "url" not in names or not {"text", "caption"} & names.keys():
         raise LaionPeopleError(f"{path}: no URL and TEXT (or url and caption) columns among {', '.join(schema.names)}")
-    names = {"url": by_lower["url"], "caption": by_lower.get("text") or by_lower["caption"]}
-    for name in ("sample_id", *(name.lower() for name in COLLECTION_COLUMNS)):
-        if name in by_lower:
-            names[name] = by_lower[name]
-    return names
+    names["caption"] = names.get("text") or names["caption"]
+    columns = []
+    for ours in TYPES:
+        if ours in names:
+            type = schema.field(schema.names.index(names[ours])).type
+            values = _converter(ours, type, f"{uri}: column {names[ours]}")
+            if values is None and ours in REQUIRED:
+                raise LaionPeopleError(
+                    f"{path}: column {names[ours]} is not of LAION's type: it holds {type}, not text"
+                )
+            columns.append(_Column(ours, names[ours], values))
+    return columns
 
 
-def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[MetadataRow]:
-    columns = {ours: _cast(batch.column(theirs), ours, theirs, path).to_pylist() for ours, theirs in names.items()}
+def _converter(ours: str, type: pa.DataType, column: str) -> Callable[[pa.Array], list[Any]] | None:
+    """What makes values of TYPES of a column's arrays; None, with a warning, when its type says nothing."""
+    type = type.value_type if pa.types.is_dictionary(type) else type
+    number = pa.types.is_integer(type) or pa.types.is_floating(type) or pa.types.is_decimal(type)
+    if any(is_text(type) for is_text in TEXT_TYPES):
+        if TYPES[ours] == pa.string() or pa.types.is_null(type):
+            return _texts
+    elif ours == "nsfw" and (number or pa.types.is_boolean(type)):
+        return _tags
+    elif number and pa.types.is_floating(TYPES[ours]):
+        return partial(_floats, type=TYPES[ours])
+    elif number and pa.types.is_integer(TYPES[ours]):
+        return partial(_integers, type=TYPES[ours], exact=ours in EXACT, column=column)
+    if ours not in REQUIRED:
+        effect = "every row counts as flagged" if ours in ("nsfw", "punsafe") else "it is passed over"
+        _warn(f"{column} is not of LAION's type but {type}: {effect}")
+    return None
+
+
+def _rows(batch: pa.RecordBatch, columns: Sequence[_Column]) -> Iterator[MetadataRow]:
+    values = {
+        c.ours: c.values(batch.column(batch.schema.names.index(c.theirs)))
+        if c.values
+        else ["NSFW" if c.ours == "nsfw" else None] * batch.num_rows  # what cannot be read is never safe for work
+        for c in columns
+    }
     for i in range(batch.num_rows):
-        row = {ours: column[i] for ours, column in columns.items()}
+        row = {ours: column[i] for ours, column in values.items()}
         yield MetadataRow(
             sample_id=sample_id(row),
             url=row["url"],
@@ -148,14 +306,56 @@ def _rows(batch: pa.RecordBatch, names: dict[str, str], path: str) -> Iterator[M
         )
 
 
-def _cast(array: pa.Array, ours: str, theirs: str, path: str) -> pa.Array:
-    """A column as TYPES has it. Raises LaionPeopleError when it is something else, or text that is not UTF-8."""
+def _plain(array: pa.Array) -> pa.Array:
+    return array.dictionary_decode() if pa.types.is_dictionary(array.type) else array
+
+
+def _texts(array: pa.Array) -> list[str | None]:
+    """Texts of TEXT_CHARACTERS at most; bytes that are not UTF-8 are replaced. A character has at most four bytes."""
+    if pa.types.is_dictionary(array.type):
+        used = array.indices.drop_null().unique()
+        texts = dict(zip(used.to_pylist(), _texts(array.dictionary.take(used)), strict=True))
+        return [texts.get(index) for index in array.indices.to_pylist()]
+    data = pc.binary_slice(array.cast(pa.large_binary()), 0, 4 * TEXT_CHARACTERS)  # type: ignore[attr-defined]
+    return [value if value is None else value.decode(errors="replace")[:TEXT_CHARACTERS] for value in data.to_pylist()]
+
+
+def _tags(array: pa.Array) -> list[str | None]:
+    """LAION's tags for true and false, 1 and 0; any other number is no clear no."""
+    return [value if value is None else "NSFW" if value != 0 else "UNLIKELY" for value in _plain(array).to_pylist()]
+
+
+def _floats(array: pa.Array, type: pa.DataType) -> list[float | None]:
+    return _plain(array).cast(type, safe=False).to_pylist()
+
+
+def _integers(array: pa.Array, type: pa.DataType, exact: bool, column: str) -> list[int | None]:
+    """Whole numbers; null for what is none, as NaN, which pandas makes of nulls, or does not fit."""
+    array = _plain(array)
     try:
-        array = array.cast(TYPES[ours], safe=ours in EXACT)
-        array.validate(full=True)
-    except pa.ArrowException as error:
-        raise LaionPeopleError(f"{path}: column {theirs} is not of LAION's type: {error}") from error
-    return array
+        return array.cast(type).to_pylist()
+    except pa.ArrowException:
+        values = array.to_pylist()
+    whole = [_integer(value, type.bit_width, exact) for value in values]
+    odd = [v for v, w in zip(values, whole, strict=True) if w is None and v is not None and v == v]
+    if odd:
+        _warn(f"{column} has values that are no {type}, such as {odd[0]}: they are passed over")
+    return whole
+
+
+def _integer(value: Any, bits: int, exact: bool) -> int | None:
+    try:
+        whole = int(value)
+    except (TypeError, ValueError, ArithmeticError):  # null, NaN, infinity
+        return None
+    fits = -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1)
+    return whole if fits and not (exact and whole != value) else None
+
+
+@lru_cache(1024)
+def _warn(message: str) -> None:
+    """Says a thing once a process, however many shards a part has."""
+    log.warning("%s", message)
 
 
 def sample_id(row: dict[str, Any], otherwise: str = "") -> int:
@@ -174,8 +374,9 @@ def sample_id(row: dict[str, Any], otherwise: str = "") -> int:
 
 
 def text(value: object) -> str:
-    """A string that can be stored: lone surrogates, which JSON can hold, are replaced; '' for what is no string."""
-    return value.encode(errors="replace").decode() if isinstance(value, str) else ""
+    """A string that can be stored: lone surrogates, which JSON can hold, are replaced, and it is cut off after
+    TEXT_CHARACTERS; '' for what is no string."""
+    return value[:TEXT_CHARACTERS].encode(errors="replace").decode() if isinstance(value, str) else ""
 
 
 def flagged(row: Mapping[str, Any]) -> bool:

@@ -214,8 +214,9 @@ class LocalStore(Store):
                 fcntl.flock(file, fcntl.LOCK_UN)  # closing it is not enough where another thread has forked meanwhile
 
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
-        """The files below a folder; those that are deleted meanwhile are left out."""
-        for parent, _, names in os.walk(self.root / folder, onerror=self._unlisted):
+        """The files below a folder, links followed; those that are deleted meanwhile are left out."""
+        for parent, folders, names in os.walk(self.root / folder, onerror=self._unlisted, followlinks=True):
+            folders[:] = [name for name in folders if not _leads_back(f"{parent}/{name}")]
             for name in names:
                 path = f"{parent}/{name}"
                 with self._errors(path.removeprefix(f"{self.root}/")), suppress(*MISSING):
@@ -252,6 +253,11 @@ class LocalStore(Store):
         except OSError as error:
             check_shortage(error, f"{self.uri}/{path}")
             raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror or error}") from error
+
+
+def _leads_back(folder: str) -> bool:
+    """Whether a folder is a link to one that it lies in, which os.walk would follow for ever."""
+    return os.path.islink(folder) and any(os.path.samefile(folder, above) for above in Path(folder).parents)  # noqa: PTH114, PTH121
 
 
 def _tag(file: os.stat_result) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import random
+import string
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +57,16 @@ def test_texts_of_any_length_and_language(clip):
     np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-5)
     np.testing.assert_allclose(vectors[3], vectors[4], atol=1e-5)  # both are cut off at 77 tokens
     assert np.abs(vectors[1] - vectors[2]).max() > 1e-3
+
+
+def test_what_lies_beyond_the_last_token_takes_no_time_and_makes_no_difference(clip):
+    rng = random.Random(0)
+    word = "".join(rng.choices(string.ascii_lowercase, k=8000))  # half a minute for OpenCLIP's tokenizer
+    start = time.process_time()
+    clip.encode_texts([word, " ".join([word[:900]] * 9)])
+    assert time.process_time() - start < 5
+    for text in ("a  person\tsits " * 200, "東京スカイツリー夜景" * 60, "supportsmallstreamers " * 100, word[:190]):
+        np.testing.assert_array_equal(clip._tokenize([clip._shortened(text)]), clip._tokenize([text]))
 
 
 def test_nothing_in_nothing_out(clip):

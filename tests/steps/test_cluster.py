@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -83,6 +84,18 @@ def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalS
     manifest = json.loads(clustered.read("manifests/cluster/v0001.json"))
     assert manifest["rows_in"] == len(ids)
     assert manifest["rows"] == sum(len(kind.clusters) for kind in fit.kinds.values())
+
+
+def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalStore) -> None:
+    empty = "laion2B-en/00044"
+    path = extracted.root / "metadata/laion2B-en/part-00044-x.parquet"
+    path.parent.mkdir(parents=True)
+    pq.write_table(pa.table({"URL": pa.array([], pa.string()), "TEXT": pa.array([], pa.string())}), path)
+    for step in ("download", "detect", "pose", "mesh"):
+        runner(extracted).run(step, empty)
+    runner(extracted).run_release("cluster", [*PARTITIONS, empty])
+    assert runner(extracted).run("assign", empty).rows == 0
+    assert load_fit(extracted.read("clusters/v0001/fit.json")).kinds["pose"].clusters
 
 
 def test_every_cluster_has_a_contact_sheet_of_its_members(clustered: LocalStore) -> None:

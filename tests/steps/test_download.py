@@ -7,6 +7,7 @@ import json
 import tarfile
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +18,7 @@ from multidict import CIMultiDict
 from PIL import Image
 
 from laion_people import fetch
+from laion_people.audit import audit, progress, steps_of
 from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.images import samples
 from laion_people.manifest import Manifest
@@ -24,6 +26,7 @@ from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps import download as download_step
 from laion_people.steps.download import REASONS, Download, made_elsewhere
+from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
@@ -167,6 +170,34 @@ def test_a_part_is_cut_into_shards_with_keys_that_never_meet(store: LocalStore, 
     assert [r["key"] for i in range(3) for r in rows_of(store, i)] == [
         "000000000", "000000001", "000010000", "000010001", "000020000",
     ]  # fmt: skip
+
+
+def test_a_part_without_rows_is_done(store: LocalStore) -> None:
+    put_metadata(store, [])
+    manifest = download(store)
+    assert (manifest.rows_in, manifest.rows, [s.index for s in manifest.shards]) == (0, 0, [0])
+    assert rows_of(store) == []
+    runner = Runner(store, LOOPBACK, FakeModels(), STEPS)
+    for step in steps_of(runner, "test/part", "extract"):
+        if step != "subset_a":  # which follows clip_filter
+            runner.run(step, "test/part")
+    assert audit(runner, "test/part", "extract") == []
+    assert progress(runner)["extracted"] == ["test/part"]
+
+
+def test_a_part_of_more_shards_than_names_is_refused(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    put_metadata(store, ["u"] * 7)
+    with pytest.raises(
+        LaionPeopleError, match=r"metadata/test/part.parquet has 7 rows by its footer, more than 2 shards"
+    ):
+        monkeypatch.setattr("laion_people.steps.download.MAX_SHARDS", 2)
+        download(store, replace(LOOPBACK, shard_rows=3))
+
+
+def test_a_url_that_was_cut_off_is_not_fetched(store: LocalStore, server: HostileServer) -> None:
+    put_metadata(store, [f"{server.url}/plain.jpg?{'x' * 3_000_000}", f"{server.url}/plain.jpg?{'x' * 4000}"])
+    assert download(store).rejected == {"bad_url": 1}
+    assert [len(row["url"]) < 8001 for row in rows_of(store)] == [True, True]
 
 
 def test_the_same_answers_give_the_same_bytes(tmp_path: Path, server: HostileServer) -> None:

@@ -49,6 +49,7 @@ PICTURES = re.compile(
     r".*(\.(tar|parquet|tfrecord|jpe?g|png|webp|gif|bmp|tiff?|avif)(\.\w+)?|_stats\.json)", re.IGNORECASE
 )
 SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
+MAX_SHARDS = 100_000  # their names have five digits
 AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
 MAX_ASPECT = 10  # long side over short side; more is a banner
 
@@ -139,8 +140,15 @@ class Download(Step):
         )
 
     def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
+        """A part without rows has one empty shard, so that every step has something to be done with."""
         path = metadata.metadata_path(store, partition)
-        return list(range(math.ceil(metadata.count_rows(store, path) / settings.shard_rows)))
+        rows = metadata.count_rows(store, path)
+        if rows > MAX_SHARDS * settings.shard_rows:
+            raise LaionPeopleError(
+                f"{path} has {rows:,} rows by its footer, more than {MAX_SHARDS:,} shards: fetch the file again if it "
+                "should have fewer, or raise LAION_PEOPLE_SHARD_ROWS"
+            )
+        return list(range(max(1, math.ceil(rows / settings.shard_rows))))
 
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
         """Refuses to write where there are pictures of others, and shards of another size unless with ``force``."""
@@ -344,6 +352,8 @@ def _new(shard: Shard) -> Iterator[Row]:
             yield fields | _failure("nsfw", REASONS["nsfw"])
         elif not row.url or not row.url.strip():
             yield fields | _failure("no_url", REASONS["no_url"])
+        elif len(row.url) >= metadata.TEXT_CHARACTERS:
+            yield fields | _failure("bad_url", f"the URL has {metadata.TEXT_CHARACTERS} characters or more")
         else:
             yield fields
 
