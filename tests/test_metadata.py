@@ -231,13 +231,21 @@ TEXTS = pa.array(["t", None, "t"])
     ],
     ids=lambda texts: str(texts.type),
 )
-def test_text_is_text_however_it_is_stored(store: LocalStore, texts: pa.Array) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_text_is_text_however_it_is_stored(
+    store: LocalStore, texts: pa.Array, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "SHARED_GROUP", 1 if large else metadata.SHARED_GROUP)
     path = put(store, "a/p.parquet", {"URL": texts, "TEXT": texts})
     got = [(r.url, r.caption) for r in metadata.rows(store, path, 0, 3)]
     assert got == [("t", "t"), (None, ""), ("t", "t")]
 
 
-def test_columns_of_nulls_are_rows_without_url_and_caption(store: LocalStore) -> None:
+@pytest.mark.parametrize("large", [False, True])
+def test_columns_of_nulls_are_rows_without_url_and_caption(
+    store: LocalStore, large: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(metadata, "SHARED_GROUP", 1 if large else metadata.SHARED_GROUP)
     path = put(store, "a/p.parquet", {"URL": pa.nulls(2), "TEXT": pa.nulls(2), "hash": pa.nulls(2)})
     assert [(r.url, r.caption) for r in metadata.rows(store, path, 0, 3)] == [(None, "")] * 2
 

@@ -228,7 +228,10 @@ def _batches(
 
 def _check_dictionaries(batch: pa.RecordBatch, path: str) -> None:
     for name, column in zip(batch.schema.names, batch.columns, strict=True):
-        longest = max(pc.binary_length(column.dictionary).to_pylist(), default=0)  # type: ignore[attr-defined]
+        if not pa.types.is_dictionary(column.type):  # a column of nulls, or of bytes of one length
+            continue
+        lengths = pc.binary_length(column.dictionary).to_pylist()  # type: ignore[attr-defined]
+        longest = max((length or 0 for length in lengths), default=0)
         if longest > STREAMED_BATCH // STREAMED_ROWS:
             raise LaionPeopleError(
                 f"{path}: column {name} repeats a value of {longest:,} bytes, which is neither URL nor caption: take "
