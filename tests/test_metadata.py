@@ -184,6 +184,7 @@ def test_optional_columns_of_another_type_are_passed_over_with_one_warning(
         ("WIDTH", pa.array([2**40, 3]), [None, 3]),
         ("similarity", [Decimal("0.25"), None], [0.25, None]),
         ("similarity", pa.array([1, None]), [1.0, None]),
+        ("similarity", [float("nan"), float("inf"), 0.5], [None, None, 0.5]),
         ("LICENSE", [b"\xff", b"CC"], ["\ufffd", "CC"]),
     ],
 )
@@ -210,8 +211,9 @@ def test_a_tag_of_any_type_never_fails_open(store: LocalStore, values: list | pa
     assert [r.flagged for r in metadata.rows(store, path, 0, n)] == flagged
 
 
-def test_unsafe_as_text_flags_every_row(store: LocalStore) -> None:
-    path = put(store, "a/p.parquet", {"URL": ["u"], "TEXT": ["t"], "punsafe": ["0.1"]})
+@pytest.mark.parametrize("unsafe", ["0.1", float("-inf"), [0.1]])
+def test_an_unsafe_that_is_no_number_flags_its_row(store: LocalStore, unsafe: object) -> None:
+    path = put(store, "a/p.parquet", {"URL": ["u"], "TEXT": ["t"], "punsafe": [unsafe]})
     assert [r.flagged for r in metadata.rows(store, path, 0, 1)] == [True]
 
 

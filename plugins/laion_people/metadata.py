@@ -329,7 +329,9 @@ def _tags(array: pa.Array) -> list[str | None]:
 
 
 def _floats(array: pa.Array, type: pa.DataType) -> list[float | None]:
-    return _plain(array).cast(type, safe=False).to_pylist()
+    """Finite numbers; null for others, which JSON does not have."""
+    values = _plain(array).cast(type, safe=False).to_pylist()
+    return [value if value is not None and math.isfinite(value) else None for value in values]
 
 
 def _integers(array: pa.Array, type: pa.DataType, exact: bool, column: str) -> list[int | None]:
