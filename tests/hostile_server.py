@@ -68,6 +68,7 @@ FILES = UPRIGHT | {
     "/banner.png": encoded(picture(900, 60), "PNG"),
     "/pixel.png": encoded(Image.new("RGB", (1, 1)), "PNG"),
 }
+BOMB = gzip.compress(bytes(50_000_000))
 STATUSES = {"/missing": 404, "/gone": 410, "/forbidden": 403, "/busy": 429, "/late": 408, "/broken": 500}
 REDIRECTS = {"/moved": "/plain.jpg", "/circle": "/circle", "/elsewhere": "ftp://example.org/a.jpg"}
 
@@ -133,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
         self.answer(200, gzip.compress(FILES["/plain.jpg"]), {"Content-Encoding": "gzip"})
 
     def gzip_bomb(self) -> None:
-        self.answer(200, gzip.compress(bytes(50_000_000)), {"Content-Encoding": "gzip"})
+        self.answer(200, BOMB, {"Content-Encoding": "gzip"})
 
     def flaky(self) -> None:
         """Fails until the server is told to recover."""

@@ -13,6 +13,7 @@ own shortage says nothing about the row::
 from __future__ import annotations
 
 import errno
+import os
 import re
 
 KEPT = "what is finished is kept"
@@ -45,19 +46,27 @@ class ShortageError(LaionPeopleError):
 def check_shortage(error: BaseException, where: str = "") -> None:
     """Raises ShortageError, which begins with ``where``, when ``error``, or what it was raised from, is the machine's
     own shortage. What is a LaionPeopleError already says itself what is wrong.
+
+    Much hides its cause: a look-up that can open no socket says that the name is unknown, TLS that a certificate which
+    it could not read does not hold, an import that there is no such module. So files must be to be had, too.
     """
     cause: BaseException | None = error
-    while cause is not None:
+    seen: set[int] = set()
+    while cause is not None and id(cause) not in seen:
         if isinstance(cause, ShortageError):
             raise cause
         if isinstance(cause, LaionPeopleError):
             return
         if fault := _machine_fault(cause):
             raise ShortageError(f"{where}: {fault}" if where else fault) from error
+        seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
+    if fault := _no_files_fault():
+        raise ShortageError(f"{where}: {fault}" if where else fault) from error
 
 
 def _machine_fault(error: BaseException) -> str | None:
+    """Not EADDRNOTAVAIL: that can be the address's fault as well as a lack of ports, which `fetch` tells apart."""
     match errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None):
         case errno.EMFILE:
             return "too many open files: raise `ulimit -n`, or lower LAION_PEOPLE_URL_THREADS"
@@ -67,14 +76,26 @@ def _machine_fault(error: BaseException) -> str | None:
             return "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)"
         case errno.ENOBUFS:
             return "no network buffers are left: lower LAION_PEOPLE_URL_THREADS, or run fewer tasks at a time"
-        case errno.EADDRNOTAVAIL:
-            return "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range"
         case errno.ENOSPC:
             return "No space left on device: free some, or point TMPDIR and the store at a larger disk"
         case errno.EDQUOT:
             return "disk quota exceeded: free some space, or raise the quota"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # as CPython says EAGAIN
         return "no more threads: raise `ulimit -u`, or lower LAION_PEOPLE_URL_THREADS"
+    return None
+
+
+def _no_files_fault() -> str | None:
+    """Why not even four files can be opened, or None. A look-up needs some at a time."""
+    opened: list[int] = []
+    try:
+        for _ in range(2):
+            opened += os.pipe()
+    except OSError as error:
+        return _machine_fault(error)
+    finally:
+        for file in opened:
+            os.close(file)
     return None
 
 

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import encodings.idna  # noqa: F401 - look-ups load it when it is first needed, which may be when no file can be opened
 import errno
 import ipaddress
+import logging
 import re
 import socket
 import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import aiohttp
@@ -16,8 +20,11 @@ from aiohttp.abc import ResolveResult
 from aiohttp.resolver import ThreadedResolver
 from yarl import URL
 
-from laion_people import __version__
+from laion_people import __version__, urls
+from laion_people.errors import LaionPeopleError, ShortageError, check_shortage, one_line
 from laion_people.settings import Settings
+
+log = logging.getLogger(__name__)
 
 MAX_REDIRECTS = 5
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -26,10 +33,12 @@ HEADERS = {
     "Accept": "image/*,*/*;q=0.8",
     "Accept-Encoding": "identity",
 }
+MAX_HEADER, MAX_HEADERS = 65_536, 1000  # bytes of one, and their number; Chromium takes 256 kB in all
 STATUS_REASONS = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
 # X-Robots-Tag: [user agent:] directive, ... A directive counts whichever agent it names.
 OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNORECASE)
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
 LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
 
 
@@ -46,17 +55,22 @@ class Fetcher:
 
     def __init__(self, settings: Settings):
         self._settings = settings
+        self._shortages: list[LaionPeopleError] = []
+        self._unexpected: set[type[Exception]] = set()
 
     async def __aenter__(self) -> Fetcher:
         # A look-up blocks its thread: with asyncio's few default threads, dead name servers would stop all others.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._settings.url_threads))
         resolver = ThreadedResolver() if self._settings.allow_private_addresses else PublicResolver()
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=resolver),
+            connector=aiohttp.TCPConnector(limit=0, resolver=resolver, socket_factory=self._socket),
             headers=HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),  # `get` has its own
             cookie_jar=aiohttp.DummyCookieJar(),
             auto_decompress=False,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            max_headers=MAX_HEADERS,
         )
         return self
 
@@ -64,30 +78,60 @@ class Fetcher:
         await self._session.close()
 
     async def get(self, url: str) -> bytes:
-        """The body that a URL leads to, whatever it is. Raises FetchError."""
+        """The body that a URL leads to, whatever it is.
+
+        Raises FetchError, whatever the URL or the answer made a library raise; ShortageError when this machine lacks
+        something, which says nothing about the URL.
+        """
         try:
             async with asyncio.timeout(self._settings.url_timeout):
                 return await self._follow(url)
+        except FetchError:
+            raise
         except TimeoutError:
             raise FetchError("timeout", f"no whole answer within {self._settings.url_timeout:g} s") from None
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise FetchError(_reason(error), str(error)) from error
+        except Exception as error:
+            if self._shortages:  # the connector tries other addresses, and tells of the last
+                raise self._shortages[0] from error
+            check_shortage(error)
+            raise FetchError(_reason(error), self._described(error)) from error
 
     async def _follow(self, url: str) -> bytes:
-        target = self._checked(URL(url))
+        target = self._checked(url)
         for _ in range(MAX_REDIRECTS + 1):
             async with self._session.get(target, allow_redirects=False) as response:
                 if self._settings.respect_opt_out and opted_out(response.headers):
                     raise FetchError("opted_out", "the answer's headers reserve the image against use for AI")
                 if response.status not in REDIRECTS or "Location" not in response.headers:
                     return await self._body(response)
-                target = self._checked(target.join(URL(response.headers["Location"])))
+                target = self._checked(response.headers["Location"], target)
         raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects")
 
-    def _checked(self, url: URL) -> URL:
+    def _described(self, error: Exception) -> str:
+        """What a row's message says of an error. A kind that nobody foresaw is logged, once."""
+        if isinstance(error, aiohttp.ClientError | OSError):
+            return str(error)
+        text = f"{type(error).__name__}: {error}"
+        if type(error) not in self._unexpected:
+            self._unexpected.add(type(error))
+            log.info("a row is rejected: %s (said once for all rows)", one_line(text, 200))
+        return text
+
+    def _socket(self, address: Any) -> socket.socket:
+        """A socket for an address as getaddrinfo gives it."""
+        with _noting(self._shortages):
+            connection = _Socket(*address[:3])
+        connection.shortages = self._shortages
+        return connection
+
+    def _checked(self, text: str, base: URL | None = None) -> URL:
+        """The address to connect to for a URL, or for a redirect from another."""
+        try:
+            url = urls.parse(text, base)
+        except Exception as error:  # yarl raises IndexError, too: https://github.com/aio-libs/yarl/issues/1822
+            check_shortage(error)
+            raise FetchError("bad_url", f"{text[:200]!r}: {self._described(error)}") from error
         host = url.raw_host or ""
-        if url.scheme not in ("http", "https") or not host:
-            raise FetchError("bad_url", f"not an HTTP address: {url}")
         # Literal addresses do not go through the resolver; aiohttp takes these for literal and the system's connect()
         # reads short forms such as http://2130706433/ as addresses too, which `is_public` does not know and refuses.
         literal = ":" in host or host.replace(".", "").isdigit()
@@ -96,9 +140,10 @@ class Fetcher:
         return url
 
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
-        if response.status >= 300:
-            other = "server_error" if response.status >= 500 else "http_error"
-            raise FetchError(STATUS_REASONS.get(response.status, other), f"HTTP {response.status} {response.reason}")
+        status = response.status
+        if not 200 <= status < 300:
+            other = "server_error" if 500 <= status < 600 else "http_error"
+            raise FetchError(STATUS_REASONS.get(status, other), f"HTTP {status} {(response.reason or '')[:200]}")
         limit = self._settings.url_max_bytes
         body = bytearray()
         if (response.content_length or 0) <= limit:
@@ -107,10 +152,56 @@ class Fetcher:
                 if len(body) > limit:
                     break
             else:
-                body = _inflated(body, response, limit)
-                if len(body) <= limit:
-                    return bytes(body)
+                unpacked = _unpacked(body, response.headers.getall("Content-Encoding", ()), limit)
+                if len(unpacked) <= limit:
+                    return bytes(unpacked)
         raise FetchError("too_large", f"more than {limit} bytes")
+
+
+class _Socket(socket.socket):
+    """Takes down what the machine lacks where it can still be told from what is wrong with the address."""
+
+    shortages: list[LaionPeopleError]
+
+    def connect(self, address: Any) -> None:
+        with _noting(self.shortages):
+            try:
+                super().connect(address)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and _can_be_reached(self.family, address):
+                    raise ShortageError(
+                        "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range"
+                    ) from error
+                raise
+
+
+@contextmanager
+def _noting(shortages: list[LaionPeopleError]) -> Iterator[None]:
+    """Adds the machine's shortage to a list: aiohappyeyeballs keeps of several errors their texts alone."""
+    try:
+        yield
+    except BlockingIOError:  # a connection under way
+        raise
+    except Exception as error:
+        try:
+            check_shortage(error)
+        except ShortageError as shortage:
+            shortages.append(shortage)
+        raise
+
+
+def _can_be_reached(family: int, address: Any) -> bool:
+    """Whether this machine has a route and an address of its own to there; nothing is sent.
+
+    EADDRNOTAVAIL means that there is none, as where IPv6 is off, or that no local port is left for a connection.
+    Datagrams have ports of their own, so that for them only the first can be the reason.
+    """
+    with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+        try:
+            datagrams.connect(address)
+        except OSError:
+            return False
+    return True
 
 
 class PublicResolver(ThreadedResolver):
@@ -150,14 +241,50 @@ def opted_out(headers: Any) -> bool:
     )
 
 
-def _inflated(body: bytearray, response: aiohttp.ClientResponse, limit: int) -> bytearray:
-    """The body without the gzip or deflate that some servers send unasked, to one byte more than the limit."""
-    if response.headers.get("Content-Encoding", "identity").lower() not in ("gzip", "x-gzip", "deflate"):
+def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | bytearray:
+    """The body without the gzip or deflate that some servers send unasked, to one byte more than the limit.
+
+    As browsers do: several layers, several members of gzip one after the other, deflate without zlib's header; and the
+    body as it is when the header is wrong or names what was never asked for.
+    """
+    lines = [line.lower() for line in encodings if line.strip().lower() != "identity"]
+    layers = [layer.strip() for line in lines for layer in line.split(",")]
+    if not set(layers) <= {"gzip", "x-gzip", "deflate"}:
         return body
-    try:
-        return bytearray(zlib.decompressobj(wbits=zlib.MAX_WBITS | 32).decompress(body, limit + 1))
-    except zlib.error:
-        return body  # the header was wrong
+    unpacked: bytes | bytearray = body
+    for layer in reversed(layers):
+        for wbits in (zlib.MAX_WBITS | 32, *([-zlib.MAX_WBITS] if layer == "deflate" else [])):
+            try:
+                unpacked = _inflated(unpacked, wbits, limit + 1)
+                break
+            except zlib.error:
+                pass
+        else:
+            return unpacked  # the header was wrong
+    return unpacked
+
+
+def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
+    """At most ``most`` bytes. Raises zlib.error unless it is packed so."""
+    unpacked = bytearray()
+    stream = zlib.decompressobj(wbits)
+    members = 1
+    for start in range(0, len(packed), PIECE):  # of pieces, for a member's end copies what comes after it
+        piece = bytes(packed[start : start + PIECE])
+        while piece and len(unpacked) < most:
+            if stream.eof:
+                stream = zlib.decompressobj(wbits)
+                members += 1
+            try:
+                unpacked += stream.decompress(piece, most - len(unpacked))
+            except zlib.error:
+                if members == 1:
+                    raise
+                return unpacked  # what follows is padding
+            if members > MAX_MEMBERS:
+                return unpacked
+            piece = stream.unused_data
+    return unpacked
 
 
 def _reason(error: Exception) -> str:
@@ -170,7 +297,9 @@ def _reason(error: Exception) -> str:
             return "tls_error"
         case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
             return "connection_refused"
-        case aiohttp.ClientError() | OSError():
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
             return "connection_error"
+        case ValueError():
+            return "bad_url"  # no host name or user can look like that
         case _:
-            return "bad_url"  # ValueError: yarl cannot parse it, or no host name can look like that
+            return "http_error"  # the answer cannot be read, and will not be another time

@@ -49,7 +49,7 @@ FATES = {
     "/announced": "too_large",
     "/gzip_bomb": "too_large",
     "/cut": "connection_error",
-    "/not_http": "connection_error",
+    "/not_http": "http_error",
     "/hangs_up": "connection_error",
     "/circle": "too_many_redirects",
     "/elsewhere": "bad_url",

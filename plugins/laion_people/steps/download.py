@@ -14,9 +14,8 @@ import math
 import re
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, suppress
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
 from functools import cache
 from hashlib import sha256
 from threading import Lock
@@ -26,13 +25,14 @@ import numpy as np
 import pyarrow as pa
 
 from laion_people import images, metadata
+from laion_people.batches import timed
 from laion_people.earlier import EarlierRows, json_object, row_sha256
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.fetch import Fetcher, FetchError
 from laion_people.imagefiles import tags
 from laion_people.images import ImageError, Picture
 from laion_people.manifest import Manifest
-from laion_people.overlap import cores
+from laion_people.overlap import cores, workers
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.store import Store
@@ -183,14 +183,9 @@ class Download(Step):
         log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
 
     def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
-        with asyncio.Runner() as runner:
-            loop = runner.get_loop()
-            rows = _finished(shard, _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed))
-            while True:
-                with shard.clock("wait"):
-                    row = loop.run_until_complete(anext(rows, None))
-                if row is None:
-                    break
+        kept = _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed)
+        with closing(_finished(shard, kept)) as rows:
+            for row in timed(shard, "wait", rows):
                 shard.rows_in += 1
                 picture = row.pop("jpg", b"")
                 row["row_sha256"] = row_sha256(row, picture)
@@ -358,42 +353,58 @@ def _new(shard: Shard) -> Iterator[Row]:
             yield fields
 
 
-async def _finished(shard: Shard, rows: Iterator[Row]) -> AsyncIterator[Row]:
+def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
     """The rows in order, each with its outcome, ``url_threads`` of them being worked on at a time.
 
-    A request keeps its place until its image is stored, so that fetching does not run away from decoding.
+    A request keeps its place until its image is stored, so that fetching does not run away from decoding. Whoever stops
+    early closes the generator, which leaves no request, task or thread.
     """
     settings = shard.settings
     places = asyncio.Semaphore(settings.url_threads)
-    waiting: deque[asyncio.Future[Row]] = deque()
-    with ThreadPoolExecutor(cores()) as pool:
-        async with Fetcher(settings) as fetcher:
+    waiting: deque[asyncio.Task[Row]] = deque()
+    with asyncio.Runner() as runner, workers(cores()) as pool:
+        loop = runner.get_loop()
 
-            async def finish(row: Row) -> Row:
-                if row["status"]:
-                    return row
-                async with places:
-                    try:
-                        body = await fetcher.get(row["url"].strip())
-                        loop = asyncio.get_running_loop()
-                        return row | await loop.run_in_executor(pool, _stored, body, settings)
-                    except FetchError as error:
-                        return row | _failure(error.reason, str(error))
-                    except ImageError as error:
-                        return row | _failure(str(error), REASONS[str(error)])
+        async def finish(row: Row) -> Row:
+            if row["status"]:
+                return row
+            async with places:
+                try:
+                    body = await fetcher.get(row["url"].strip())
+                    return row | await loop.run_in_executor(pool, _stored, body, settings)
+                except FetchError as error:
+                    return row | _failure(error.reason, str(error))
+                except ImageError as error:
+                    return row | _failure(str(error), REASONS[str(error)])
 
+        def first() -> Row:
+            row = loop.run_until_complete(waiting[0])
+            waiting.popleft()
+            return row
+
+        fetcher = loop.run_until_complete(Fetcher(settings).__aenter__())
+        try:
             for row in rows:
-                waiting.append(asyncio.ensure_future(finish(row)))
+                waiting.append(loop.create_task(finish(row)))
                 if len(waiting) == AHEAD * settings.url_threads:
-                    yield await waiting.popleft()
+                    yield first()
             while waiting:
-                yield await waiting.popleft()
+                yield first()
+        finally:
+            loop.run_until_complete(_stop(waiting, fetcher))
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Row]], fetcher: Fetcher) -> None:
+    """Ends what is under way. An error is no news: it is the one that is being raised, or of the same kind."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await fetcher.__aexit__()
 
 
 def _failure(reason: str, message: str) -> Row:
     status = "failed_to_resize" if reason in UNUSABLE else "failed_to_download"
-    readable = message.encode(errors="replace").decode()[:500]  # headers can hold bytes that are not UTF-8
-    return {"status": status, "error_message": readable, "reason": reason}
+    return {"status": status, "error_message": one_line(message[:1000], 500), "reason": reason}
 
 
 def _stored(body: bytes, settings: Settings) -> Row:
