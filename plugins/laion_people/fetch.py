@@ -13,6 +13,7 @@ import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import aiohttp
@@ -22,6 +23,7 @@ from yarl import URL
 
 from laion_people import __version__, urls
 from laion_people.errors import LaionPeopleError, ShortageError, check_shortage, one_line
+from laion_people.responses import LenientHandler
 from laion_people.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -33,7 +35,7 @@ HEADERS = {
     "Accept": "image/*,*/*;q=0.8",
     "Accept-Encoding": "identity",
 }
-MAX_HEADER, MAX_HEADERS = 65_536, 1000  # bytes of one, and their number; Chromium takes 256 kB in all
+MAX_HEADER, MAX_HEADERS = 65_536, 10_000  # bytes of one, and their number; `responses` limits their sum
 STATUS_REASONS = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
 # X-Robots-Tag: [user agent:] directive, ... A directive counts whichever agent it names.
 OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNORECASE)
@@ -62,8 +64,11 @@ class Fetcher:
         # A look-up blocks its thread: with asyncio's few default threads, dead name servers would stop all others.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._settings.url_threads))
         resolver = ThreadedResolver() if self._settings.allow_private_addresses else PublicResolver()
+        connector = aiohttp.TCPConnector(limit=0, resolver=resolver, socket_factory=self._socket)
+        # There is no public way to say so:
+        connector._factory = partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, resolver=resolver, socket_factory=self._socket),
+            connector=connector,
             headers=HEADERS,
             timeout=aiohttp.ClientTimeout(total=None),  # `get` has its own
             cookie_jar=aiohttp.DummyCookieJar(),

@@ -12,7 +12,7 @@ from urllib.parse import unquote
 from yarl import URL
 
 AROUND = "".join(map(chr, range(0x21)))  # control characters and spaces before and after a URL
-REMOVED = str.maketrans("", "", "\t\r\n")  # and these anywhere
+REMOVED = re.compile(r"[\t\r\n]+")  # and these anywhere
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.IGNORECASE | re.DOTALL)
 NOT_IN_PATHS = re.compile(r"[^!$-;=@-\]_a-z|~]+")
 NOT_IN_QUERIES = re.compile(r"[^!$-&(-;=?-~]+")
@@ -26,7 +26,7 @@ def parse(text: str, base: URL | None = None) -> URL:
     the result's ``raw_path``, query included: yarl would drop a ``?`` that nothing follows. Raises ValueError for what
     is no HTTP address, and what yarl raises for hosts, whatever that is.
     """
-    text = text.strip(AROUND).translate(REMOVED).partition("#")[0]
+    text = REMOVED.sub("", text.strip(AROUND)).partition("#")[0]
     scheme, rest = base.scheme if base else "", text
     if match := SCHEME.match(text):
         scheme, rest = match[1].lower(), match[2]

@@ -1,0 +1,108 @@
+"""Heads of HTTP answers as browsers read them: what is malformed and says nothing of the body is passed over.
+
+aiohttp's parser refuses such answers and has no setting for it (https://github.com/aio-libs/aiohttp/issues/262,
+https://github.com/aio-libs/aiohttp/pull/6182): heads are put right before it sees them.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from aiohttp.client_proto import ResponseHandler
+
+MAX_HEAD = 262_144  # bytes, as in Chromium
+MAX_INTERIM = 20  # heads of 1xx before the one that counts
+BEGIN = b"HTTP/"
+END = re.compile(rb"\n\r?\n")
+INTERIM = re.compile(rb"HTTP/\d\.\d +1(?!01)\d\d\b", re.IGNORECASE)
+STATUS_LINE = re.compile(rb"HTTP/(\d\.\d)(.*)", re.IGNORECASE | re.DOTALL)
+NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+LENGTH, CODING = b"content-length", b"transfer-encoding"
+FIELDS = rb"(?:(?!(?i:%b|%b))%b:[^\r\n]*\r\n)*+" % (LENGTH, CODING, NAME.pattern)
+FRAMING = rb"(?i:%b: *\d+|%b: *chunked)\r\n" % (LENGTH, CODING)
+SOUND = re.compile(rb"HTTP/1\.[01] [^\r\n]*\r\n%b(?:%b%b)?+\r\n" % (FIELDS, FRAMING, FIELDS))  # nearly all
+
+
+class LenientHandler(ResponseHandler):
+    """A connection that gives the parser the head of each answer in one piece, put right.
+
+    What is too long or no HTTP is given as it comes, so that the parser says what is wrong.
+    """
+
+    _head: bytearray | None = None  # what has come of it, until it is whole
+    _interim = 0
+
+    def set_response_params(self, **params: Any) -> None:
+        self._head, self._interim = bytearray(), 0
+        super().set_response_params(**params)
+
+    def data_received(self, data: bytes) -> None:
+        while self._head is not None and data:
+            before = len(self._head)
+            self._head += data
+            if not before:
+                self._head = self._head.lstrip(b"\r\n")
+            begin = bytes(self._head[: len(BEGIN)])
+            end = END.search(self._head, max(before - 3, 0))
+            if not BEGIN.startswith(begin.upper()) or (not end and len(self._head) > MAX_HEAD):
+                self._pass_on()
+                return
+            if not end:
+                return
+            head, data = mended(bytes(self._head[: end.end()])), bytes(self._head[end.end() :])
+            self._interim += 1
+            if INTERIM.match(head) and self._interim <= MAX_INTERIM:
+                self._head = bytearray()
+                super().data_received(head)
+                if not data:
+                    return
+            else:
+                self._head = None
+                data = head + data
+        super().data_received(data)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self._pass_on()
+        super().connection_lost(exc)
+
+    def _pass_on(self) -> None:
+        head, self._head = self._head, None
+        if head:
+            super().data_received(bytes(head))
+
+
+def mended(head: bytes) -> bytes:
+    """A head, up to the empty line that ends it, as aiohttp's parser takes it; or as it is where browsers refuse, too.
+
+    Lines that are no ``name: value`` are left out, and so is the length of a body that comes in chunks. Lengths that
+    are all the same count once.
+    """
+    if SOUND.fullmatch(head):
+        return head
+    status, *lines = [line.rstrip(b"\r") for line in head.rstrip(b"\r\n").split(b"\n")]
+    if match := STATUS_LINE.fullmatch(status):  # 1.2 and the like are read as 1.1
+        status = b"HTTP/%b%b" % (b"1.1" if b"1.1" < match[1] < b"2" else match[1], match[2])
+    fields: list[tuple[bytes, bytes]] = []
+    named = False
+    for line in lines:
+        if line[:1] in (b" ", b"\t"):  # goes on the line before
+            if named:
+                name, value = fields.pop()
+                fields.append((name, value + line))
+            continue
+        name, colon, value = line.partition(b":")
+        name = name.rstrip(b" \t")
+        if named := bool(colon and NAME.fullmatch(name)):
+            fields.append((name, value))
+    kept = [field for field in fields if field[0].lower() not in (LENGTH, CODING)]
+    codings = [field for field in fields if field[0].lower() == CODING]
+    lengths = [field for field in fields if field[0].lower() == LENGTH]
+    values = {value.strip() for _, listed in lengths for value in listed.split(b",")}
+    if any(b"chunked" in value.lower() for _, value in codings):
+        kept += codings
+    elif len(values) == 1:
+        kept.append((LENGTH, values.pop()))
+    else:
+        kept += lengths
+    return b"\r\n".join([status, *(b"%b:%b" % field for field in kept), b"", b""])
