@@ -2,11 +2,16 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import gc
 import io
 import json
+import logging
+import sys
 import tarfile
+import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,7 +22,7 @@ import pytest
 from multidict import CIMultiDict
 from PIL import Image
 
-from laion_people import fetch
+from laion_people import fetch, runner
 from laion_people.audit import audit, progress, steps_of
 from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.images import samples
@@ -88,8 +93,8 @@ def put_metadata(store: LocalStore, urls: list[str | None], **columns: list) -> 
 def download(
     store: LocalStore, settings: Settings = LOOPBACK, retry_failed: bool = False, force: bool = False
 ) -> Manifest:
-    runner = Runner(store, settings, FakeModels(), {"download": Download(retry_failed)})
-    return runner.run("download", "test/part", force=force)
+    steps = {"download": Download(retry_failed)}
+    return Runner(store, settings, FakeModels(), steps).run("download", "test/part", force=force)
 
 
 def rows_of(store: LocalStore, index: int = 0) -> list[dict]:
@@ -214,6 +219,52 @@ def test_a_slow_row_holds_up_no_other(store: LocalStore, server: HostileServer) 
     start = time.monotonic()
     assert download(store, settings).rejected == {"timeout": 2}
     assert time.monotonic() - start < 4
+
+
+def test_a_shortage_of_the_machine_fails_the_shard_and_counts_no_row(
+    store: LocalStore, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def none_left(*_: object, **__: object) -> None:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    put_metadata(store, [server.url + "/plain.jpg"] * 20)
+    monkeypatch.setattr(fetch, "_Socket", none_left)
+    with quiet_end(), pytest.raises(ShortageError, match="too many open files: raise `ulimit -n`"):
+        download(store)
+    assert not store.list("images") and not store.list("manifests")
+
+
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
+def test_a_shard_that_is_stopped_leaves_nothing_under_way_and_says_no_more(
+    error: BaseException, store: LocalStore, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise error
+
+    put_metadata(store, [server.url + path for path in ("/plain.jpg", "/silent") * 40])
+    monkeypatch.setattr(runner, "_add_files", fail)
+    threads = threading.active_count()
+    with quiet_end(), pytest.raises(type(error)):
+        download(store, Settings(allow_private_addresses=True, url_timeout=60.0, url_threads=8))
+    assert threading.active_count() <= threads + 8  # the server's, which answer /silent
+
+
+@contextmanager
+def quiet_end() -> Iterator[None]:
+    """Whatever is still under way when the block ends, and complains when it is collected, fails the test."""
+    complaints: list[object] = []
+    heard = sys.unraisablehook
+    handler = logging.Handler()
+    handler.emit = complaints.append  # type: ignore[method-assign]
+    sys.unraisablehook = complaints.append
+    logging.getLogger("asyncio").addHandler(handler)
+    try:
+        yield
+        gc.collect()
+    finally:
+        sys.unraisablehook = heard
+        logging.getLogger("asyncio").removeHandler(handler)
+    assert not complaints, [str(c) for c in complaints]
 
 
 def test_private_addresses_are_refused_unless_allowed(store: LocalStore, server: HostileServer) -> None:

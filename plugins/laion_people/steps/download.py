@@ -60,15 +60,15 @@ PASSING = {
     "too_many_requests": "HTTP 429",
     "dns": "the host name could not be looked up",
     "connection_refused": "nothing listens at the address",
-    "connection_error": "the connection broke, or the answer was not HTTP",
+    "connection_error": "the connection broke",
 }
 LASTING = {
     "no_url": "the metadata row has no URL",
-    "bad_url": "the URL is not an HTTP address",
+    "bad_url": "the URL, or a redirect, is not an HTTP address",
     "nsfw": "flagged by the collection itself, and the filter is on",
     "private_address": "the URL, or a redirect, leads into a private network",
     "not_found": "HTTP 404 or 410",
-    "http_error": "another HTTP status than 2xx, such as 403",
+    "http_error": "another HTTP status than 2xx, such as 403, or an answer that browsers cannot read either",
     "tls_error": "the host's certificate does not hold",
     "too_many_redirects": "more than five redirects",
     "opted_out": "the owner reserves the image against use for AI",
