@@ -39,7 +39,9 @@ MAX_HEADER, MAX_HEADERS = 65_536, 10_000  # bytes of one, and their number; `res
 STATUS_REASONS = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
 # X-Robots-Tag: [user agent:] directive, ... A directive counts whichever agent it names.
 OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNORECASE)
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the last 32 bits are an IPv4 address
+COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291: the last 32 bits are an IPv4 address
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: here, too
+KEEPALIVE = 2.0  # seconds that idle connections are kept: each is an open file, and most hosts come but once
 PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
 LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
 
@@ -64,7 +66,9 @@ class Fetcher:
         # A look-up blocks its thread: with asyncio's few default threads, dead name servers would stop all others.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._settings.url_threads))
         resolver = ThreadedResolver() if self._settings.allow_private_addresses else PublicResolver()
-        connector = aiohttp.TCPConnector(limit=0, resolver=resolver, socket_factory=self._socket)
+        connector = aiohttp.TCPConnector(
+            limit=0, resolver=resolver, socket_factory=self._socket, keepalive_timeout=KEEPALIVE
+        )
         # There is no public way to say so:
         connector._factory = partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
@@ -230,7 +234,7 @@ def is_public(address: str) -> bool:
         return False
     if isinstance(ip, ipaddress.IPv6Address):
         inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
-        if ip in NAT64:
+        if ip in NAT64 or ip in COMPATIBLE:
             inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
         if inner:
             return is_public(str(inner))

@@ -304,7 +304,16 @@ def test_a_redirect_into_a_private_network_is_refused(server: HostileServer, mon
             "0.0.0.0",
         ),
         *("255.255.255.255", "::1", "::", "fe80::1", "fe80::1%eth0", "fc00::1", "fec0::1", "ff02::1", "ff0e::1"),
-        *("::ffff:10.0.0.1", "64:ff9b::a00:1", "64:ff9b:1::1", "2002:a00:1::", "127.1", "2130706433", "localhost"),
+        *(
+            "::10.0.0.1",
+            "::ffff:10.0.0.1",
+            "64:ff9b::a00:1",
+            "64:ff9b:1::1",
+            "2002:a00:1::",
+            "127.1",
+            "2130706433",
+            "localhost",
+        ),
     ],
 )
 def test_addresses_that_are_not_public(address: str) -> None:
