@@ -21,7 +21,7 @@ from math import inf
 from statistics import median
 
 from laion_people.funnel import read_table
-from laion_people.manifest import Manifest
+from laion_people.manifest import Manifest, read_manifest
 from laion_people.runner import manifest_path
 from laion_people.store import Store
 
@@ -188,7 +188,7 @@ def _told(store: Store, path: str) -> list[str] | None:
 
 
 def _manifest(store: Store, step: str, partition: str) -> Manifest:
-    return Manifest.from_json(store.read(manifest_path(step, partition)))
+    return read_manifest(store, manifest_path(step, partition))
 
 
 def _names(manifest: Manifest) -> str:

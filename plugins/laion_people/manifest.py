@@ -1,18 +1,22 @@
 """Manifests: what a step did to a partition, shard by shard.
 
 Each finished shard leaves a receipt (a manifest of that one shard, written last); a partition's manifest is their sum.
+The file begins with a ``checksum``: the sha256 of its own bytes without the 64 digits of the checksum itself. Those of
+version 0.1 have none.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from laion_people.errors import LaionPeopleError
+from laion_people.store import Store
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,25 +65,72 @@ class Manifest:
     timings: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        return (json.dumps(asdict(self), indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        return with_checksum(asdict(self))
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Raises LaionPeopleError when ``data`` is no manifest."""
+        """Raises LaionPeopleError when ``data`` is no manifest, or not what was written."""
         try:
-            fields = json.loads(data)
+            fields = checked(data)
             fields["inputs"] = tuple(FileEntry(**f) for f in fields["inputs"])
             fields["shards"] = tuple(
                 ShardEntry(**s | {"sidecars": tuple(FileEntry(**f) for f in s["sidecars"])}) for s in fields["shards"]
             )
-            return cls(**fields)
+            manifest = cls(**fields)
+            manifest._check()
         except (ValueError, TypeError, KeyError, AttributeError) as error:
             raise LaionPeopleError(f"not a manifest: {error!r}") from error
+        return manifest
+
+    def _check(self) -> None:
+        """Raises ValueError for values that cannot be, which one without a checksum may have."""
+        files = (*self.inputs, *(f for s in self.shards for f in s.files()))
+        texts = [self.step, self.partition, self.run_id, *(text for f in files for text in (f.uri, f.sha256))]
+        if not all(isinstance(text, str) for text in texts):
+            raise ValueError("a name is no text")
+        counts = [self.rows_in, self.rows, *self.rejected.values(), *(f.bytes for f in files)]
+        counts += [n for s in self.shards for n in (s.index, s.rows)]
+        if not all(type(count) is int and count >= 0 for count in counts):
+            raise ValueError("a count is no whole number")
+        if not all(math.isfinite(time) and time >= 0 for time in (self.seconds, *self.timings.values())):
+            raise ValueError("a time is no number of seconds")
 
     def made_from(self) -> str:
         """A digest of what the output is made from: step with its revision, parameters, models and input files."""
         origin = [self.step, self.params, self.models, sorted((f.uri, f.sha256) for f in self.inputs)]
         return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+
+def with_checksum(fields: dict[str, Any]) -> bytes:
+    """Fields as a JSON file with a checksum."""
+    # the first place where it can stand: of our fields, only numbers come before it in the order of names
+    data = (json.dumps(fields | {"checksum": ""}, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+    return data.replace(b'"checksum": ""', f'"checksum": "{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
+
+
+def checked(data: bytes) -> dict[str, Any]:
+    """The fields of a JSON file, without its checksum if it has one.
+
+    Raises ValueError, TypeError or AttributeError when it is no such file, or a byte of it has changed.
+    """
+    try:
+        fields: dict[str, Any] = json.loads(data)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+    if "checksum" in fields:  # version 0.1 wrote none
+        checksum = fields.pop("checksum")
+        if hashlib.sha256(data.replace(checksum.encode(), b"", 1)).hexdigest() != checksum:
+            raise ValueError("its checksum is that of other content")
+    return fields
+
+
+def read_manifest(store: Store, path: str) -> Manifest:
+    """A manifest or receipt of a store. Raises LaionPeopleError, naming the file, when it is missing or damaged."""
+    data = store.read(path)
+    try:
+        return Manifest.from_json(data)
+    except LaionPeopleError as error:
+        raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
 
 
 def merge(receipts: Sequence[Manifest]) -> Manifest:

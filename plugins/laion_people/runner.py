@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge, read_manifest
 from laion_people.metrics import Metrics
 from laion_people.overlap import overlapped
 from laion_people.settings import Settings
@@ -132,9 +132,8 @@ class Runner:
 
     def write_manifest(self, name: str, partition: str) -> Manifest:
         """Sums the receipts of a partition into its manifest."""
-        before: list[str] = []
-        step = self._step(name)
-        while before != (paths := self._receipt_paths(step, partition)):  # a task may have finished a shard meanwhile
+        before: dict[int, str] = {}
+        while before != (paths := self.receipt_paths(name, partition)):  # a task may have finished a shard meanwhile
             before = paths
             manifest = merge(list(self.receipts(name, partition).values()))
             self.store.write(manifest_path(name, partition), manifest.to_json())
@@ -145,8 +144,16 @@ class Runner:
 
     def receipts(self, name: str, partition: str) -> dict[int, Manifest]:
         """The receipts of a partition's finished shards, by shard."""
-        found = map(self._receipt, self._receipt_paths(self._step(name), partition))
-        return {r.shards[0].index: r for r in found}
+        return {index: self._receipt(path) for index, path in self.receipt_paths(name, partition).items()}
+
+    def receipt_paths(self, name: str, partition: str) -> dict[int, str]:
+        """Where the receipts of a partition's finished shards lie, by shard; other files are passed over."""
+        paths = self.store.list(self._receipt_folder(self._step(name), partition))
+        return {index: path for path in paths if (index := shard_index(path, ".json")) is not None}
+
+    def shard_path(self, name: str, partition: str, index: int) -> str:
+        """Where the files of a step's shard lie, but for the ends of their names (.parquet, .tar, ...)."""
+        return f"{self._folder(self._step(name).writes, partition)}/{index:05d}"
 
     def unfinished(self, name: str, partition: str, index: int) -> str | None:
         """Why a shard is still to be made or worked on once more, or None when it is done, by its files' sizes."""
@@ -161,7 +168,9 @@ class Runner:
         """Why a shard would be made otherwise today, or None."""
         step = self._step(receipt.step)
         plan = self._plan(step, receipt.partition, self._inputs(step, receipt.partition, index))
-        return None if receipt.made_from() == plan.made_from() else "input, parameters or models have changed"
+        if receipt.made_from() != plan.made_from():
+            return "input, parameters or models have changed"
+        return None if set(receipt.inputs) == set(plan.inputs) else "its receipt has other sizes of its inputs"
 
     def damage(self, manifest: Manifest, contents: bool = True) -> str | None:
         """What is wrong with the files of a manifest or receipt, or None; without ``contents`` by their sizes alone."""
@@ -240,7 +249,7 @@ class Runner:
 
     def _write(self, step: Step, shard: Shard, label: str) -> ShardEntry:
         """Writes the shard's files and returns their record."""
-        base = f"{self._folder(step.writes, shard.partition)}/{shard.index:05d}"
+        base = self.shard_path(step.name, shard.partition, shard.index)
         with ExitStack() as stack:
             parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
             tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
@@ -282,11 +291,7 @@ class Runner:
         return planned
 
     def _receipt(self, path: str) -> Manifest:
-        data = self.store.read(path)
-        try:
-            return Manifest.from_json(data)
-        except LaionPeopleError as error:
-            raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
+        return read_manifest(self.store, path)
 
     def _receipt_of(self, name: str, partition: str, index: int) -> Manifest | None:
         """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
@@ -340,8 +345,8 @@ class Runner:
 
     def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
         """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
-        for path in self._receipt_paths(step, partition):
-            if shard_index(path, ".json") in planned or not self.store.exists(path):  # another task may be faster
+        for index, path in self.receipt_paths(step.name, partition).items():
+            if index in planned or not self.store.exists(path):  # another task may be faster
                 continue
             if step.irreplaceable and not force:
                 log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
@@ -362,11 +367,6 @@ class Runner:
     def _receipt_folder(self, step: Step, partition: str) -> str:
         version = f"{self.settings.clusters}/" if step.writes in VERSIONED_TABLES else ""
         return f"manifests/{step.name}/{version}{partition}"
-
-    def _receipt_paths(self, step: Step, partition: str) -> list[str]:
-        """The receipts that there are; strangers, such as macOS's .DS_Store or a copy, are passed over."""
-        paths = self.store.list(self._receipt_folder(step, partition))
-        return [path for path in paths if shard_index(path, ".json") is not None]
 
     def _receipt_path(self, name: str, partition: str, index: int) -> str:
         return f"{self._receipt_folder(self._step(name), partition)}/{index:05d}.json"

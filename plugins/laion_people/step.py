@@ -110,6 +110,7 @@ class Step(ABC):
     revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone
     then: ClassVar[tuple[str, ...]] = ()  # steps that always follow on the same shards
     irreplaceable: ClassVar[bool] = False  # what it wrote may not be had again: no shard is deleted without ``force``
+    reasons: ClassVar[Mapping[str, str]] = {}  # why rows are rejected, each with what that means in a few words
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """The settings that decide the output: a shard made with others is redone."""
@@ -213,6 +214,7 @@ class ReleaseStep(ABC):
     reads: ClassVar[tuple[str, ...]]
     opens_version: ClassVar[bool] = False
     gpu: ClassVar[bool] = False
+    reasons: ClassVar[Mapping[str, str]] = {}  # as of a `Step`
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {}

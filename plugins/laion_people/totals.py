@@ -6,15 +6,15 @@ A manifest names every shard and input, which for thousands of shards is megabyt
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest
+from laion_people.manifest import Manifest, checked, with_checksum
 from laion_people.store import Store
 
 FOLDER = "totals"
@@ -49,7 +49,25 @@ class Totals:
 
 def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
     """Writes the totals of a partition's (or a cluster version's) manifest."""
-    totals = Totals(
+    store.write(totals_path(manifest), with_checksum(asdict(_totals(manifest, planned))))
+
+
+def totals_path(manifest: Manifest) -> str:
+    return f"{FOLDER}/{manifest.step}/{manifest.partition}.json"
+
+
+def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
+    """Whether the totals of a manifest are there, and are its sums."""
+    path = totals_path(manifest)
+    try:
+        totals = _read(store, path) if store.exists(path) else None
+    except LaionPeopleError:
+        return False
+    return totals is not None and replace(totals, ended="") == replace(_totals(manifest, planned), ended="")
+
+
+def _totals(manifest: Manifest, planned: int) -> Totals:
+    return Totals(
         step=manifest.step,
         partition=manifest.partition,
         run_id=manifest.run_id,
@@ -63,7 +81,14 @@ def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
         seconds=manifest.seconds,
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    store.write(f"{FOLDER}/{totals.step}/{totals.partition}.json", json.dumps(asdict(totals), indent=1).encode())
+
+
+def _read(store: Store, path: str) -> Totals:
+    data = store.read(path)
+    try:
+        return Totals(**checked(data))
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
 
 
 class TotalsReader:
@@ -78,15 +103,9 @@ class TotalsReader:
         tags = self.store.tags(FOLDER)
         stale = [path for path, tag in tags.items() if path not in self._read or self._read[path][0] != tag]
         with ThreadPoolExecutor(READERS) as pool:
-            fresh = dict(zip(stale, pool.map(self._parsed, stale), strict=True))
+            fresh = dict(zip(stale, pool.map(partial(_read, self.store), stale), strict=True))
         self._read = {p: (tag, fresh[p]) if p in fresh else self._read[p] for p, tag in tags.items()}
         totals: dict[str, dict[str, Totals]] = defaultdict(dict)
         for _, found in self._read.values():
             totals[found.partition][found.step] = found
         return dict(totals)
-
-    def _parsed(self, path: str) -> Totals:
-        try:
-            return Totals(**json.loads(self.store.read(path)))
-        except (ValueError, TypeError) as error:
-            raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import ClassVar
 
 import numpy as np
 
@@ -27,6 +28,12 @@ class Caption(Step):
     reads = ("people", "assignments", "vectors", "clusters")
     writes = "subset_c"
     roles = ("clip",)
+    reasons: ClassVar[Mapping[str, str]] = {
+        "no_pose_cluster": "too little of the body is seen for a pose cluster",
+        "no_face_cluster": "too little of the face is seen for an expression",
+        "no_head_cluster": "too little of the head is seen for its direction",
+        "blocked_word": "the best caption has a word about who the person is",
+    }
     revision = 3  # 3: vectors come from embed, in half precision
 
     def apply(self, shard: Shard) -> Iterator[Row]:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +30,10 @@ class Cluster(ReleaseStep):
     summary = "finds pose, face and head clusters on a sample of the release and freezes them as a version"
     reads = ("images", "people", "pose", "mesh")
     opens_version = True
+    reasons: ClassVar[Mapping[str, str]] = {
+        "not_sampled": "the sample was full",
+        "too_little_seen": "neither a pose, a facial expression nor the head's direction can be told",
+    }
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in SPACES), "seed")}

@@ -7,8 +7,8 @@ import itertools
 import json
 import logging
 import zlib
-from collections.abc import Callable, Iterator
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 from PIL import Image
@@ -36,6 +36,16 @@ class Compose(Step):
     writes = "subset_b"
     tar = True
     tar_key = "composite_id"
+    reasons: ClassVar[Mapping[str, str]] = {
+        "no_background": "the shard has no image without people that is large enough",
+        "no_cluster": "in no pose, face or head cluster",
+        "crowded": "boxes of others cover more than a tenth of the cut-out",
+        "truncated": "head or shoulders are not seen",
+        "too_small": "the box is too low to be pasted sharply",
+        "unclear": "neither pose, face nor head is seen clearly enough",
+        "no_partner": "nobody was found who is certainly alike or certainly different",
+        "not_drawn": "enough pictures were made without",
+    }
 
     def params(self, settings: Settings) -> dict[str, Any]:
         names = ("composites", "backgrounds", "jpeg_quality", "seed", "nsfw_filter")

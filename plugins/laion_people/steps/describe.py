@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -29,6 +29,10 @@ class Describe(Step):
     writes = "subset_d"
     roles = ("captioner", "clip")
     gpu = True
+    reasons: ClassVar[Mapping[str, str]] = {
+        "no_caption": "the captioner had nothing to say",
+        "below_threshold": "the best description does not fit the crop: the similarity is not above the threshold",
+    }
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -13,6 +13,8 @@ from laion_people.images import ImageError, Sample, samples
 from laion_people.metadata import flagged, sample_id, text
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
+from laion_people.steps.download import REASONS
+from laion_people.tars import UNUSABLE
 
 
 class Detect(Step):
@@ -27,6 +29,11 @@ class Detect(Step):
     writes = "people"
     roles = ("detector",)
     gpu = True
+    reasons: ClassVar[Mapping[str, str]] = {
+        **{reason: REASONS[reason] for reason in ("nsfw", "not_an_image", "truncated", "decompression_bomb")},
+        **UNUSABLE,
+        "no_people": "nobody was found in the image",
+    }
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"nsfw_filter": settings.nsfw_filter}

@@ -120,6 +120,7 @@ class Download(Step):
     writes = "images"
     tar = True
     irreplaceable = True
+    reasons = REASONS
 
     def __init__(self, retry_failed: bool = False):
         self.retry_failed = retry_failed

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import logging
 import math
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -69,11 +69,17 @@ class Label(ReleaseStep):
 
 def _check(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> None:
     """Raises LaionPeopleError for an entry of no cluster and for captions with a fault."""
+    for fault in entry_faults(path, entries, clusters):
+        raise LaionPeopleError(fault)
+
+
+def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> Iterator[str]:
+    """What is wrong with the entries of a captions file: those of no cluster, and captions with a fault."""
     for cluster_id, entry in entries.items():
         if cluster_id not in clusters:
-            raise LaionPeopleError(f"{path}: there is no cluster {cluster_id} in this version")
-        if reason := captions.fault(entry.captions):
-            raise LaionPeopleError(f"{path}: {cluster_id}: {reason}")
+            yield f"{path}: there is no cluster {cluster_id} in this version"
+        elif reason := captions.fault(entry.captions):
+            yield f"{path}: {cluster_id}: {reason}"
 
 
 def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 
@@ -18,6 +18,9 @@ class SubsetA(Step):
     summary = "keeps the people whose similarity is greater than the threshold"
     reads = ("people", "clip")
     writes = "subset_a"
+    reasons: ClassVar[Mapping[str, str]] = {
+        "below_threshold": "the crop does not fit the image's caption: the similarity is not above the threshold"
+    }
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"threshold": settings.threshold}

@@ -13,7 +13,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from laion_people.audit import STAGES
 from laion_people.errors import LaionPeopleError
 from laion_people.funnel import PARTITION_STEPS, bars, stages_of
-from laion_people.manifest import Manifest
+from laion_people.manifest import read_manifest
 from laion_people.runner import manifest_path
 from laion_people.store import Store
 from laion_people.totals import Totals
@@ -104,4 +104,4 @@ def _shards(store: Store, totals: Totals) -> frozenset[int]:
 
 @lru_cache(maxsize=64)  # a manifest of 2,000 shards is a megabyte: it is read again when it has changed
 def _read_shards(store: Store, path: str, ended: str, shards: int) -> frozenset[int]:
-    return frozenset(shard.index for shard in Manifest.from_json(store.read(path)).shards)
+    return frozenset(shard.index for shard in read_manifest(store, path).shards)
