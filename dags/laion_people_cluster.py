@@ -10,6 +10,7 @@ one, as when extracted partitions are extracted again.
 | label | clusters -> captions, clusters | CPU |
 | review | captions -> a person's answer | the UI; skipped unless `review` is on |
 | relabel | captions as edited -> clusters | CPU; skipped with review |
+| audit | clusters -> nothing | CPU |
 
 `freeze` then announces the partitions, with the cluster version, to `laion_people_caption`. The same people and
 parameters give the same version again. **After captions were edited, trigger this DAG with their cluster version**:
@@ -29,6 +30,7 @@ from laion_people.operators import (
     FORCE,
     METADATA,
     PARTITIONS_SCHEMA,
+    audit_task,
     dag_settings,
     partitions_of_release,
     partitions_of_version,
@@ -90,7 +92,7 @@ with DAG(
             skip_while_extracted(context, release)
         return release
 
-    @task(outlets=[CLUSTERED], trigger_rule=ANY)
+    @task(outlets=[CLUSTERED])
     def freeze(release, version, outlet_events):
         """Announces the partitions with the cluster version: each gets a run of `laion_people_caption`. Clear it to
         announce them again; what is done stays done."""
@@ -113,6 +115,6 @@ with DAG(
     }
     label = step_task("label", trigger_rule=ANY, **versioned)
     relabel = worker_task("relabel", "run", "label", **versioned)
-    frozen = freeze(release, VERSION)
-    cluster >> label >> ReviewOperator(task_id="review", version=VERSION) >> relabel >> frozen
-    label >> frozen
+    audit = audit_task("cluster", partitions=release, clusters=VERSION, trigger_rule=ANY)
+    cluster >> label >> ReviewOperator(task_id="review", version=VERSION) >> relabel >> audit
+    label >> audit >> freeze(release, VERSION)

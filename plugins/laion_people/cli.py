@@ -14,10 +14,10 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from laion_people import audit, drift, funnel, metadata, settings
+from laion_people import audit, drift, funnel, metadata, release_audit, settings
 from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
 from laion_people.heartbeat import heartbeat
-from laion_people.manifest import Manifest
+from laion_people.manifest import Manifest, read_manifest
 from laion_people.runner import Runner, manifest_path
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.download import Download, made_elsewhere
@@ -25,6 +25,8 @@ from laion_people.steps.registry import STEPS
 from laion_people.store import Store, open_store
 
 log = logging.getLogger("laion_people")
+
+RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -131,19 +133,28 @@ def _report(args: argparse.Namespace) -> None:
 
 def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
-    (partition,) = metadata.known(runner.store, [args.partition])
-    steps = audit.steps_of(runner, partition, args.stage)
-    faults = audit.audit(runner, partition, args.stage)
+    partitions = metadata.known(runner.store, args.partition)
+    if args.stage == RELEASE_STAGE:
+        audited = _chosen(args).clusters or release_audit.newest_version(runner.store)
+        steps: Sequence[str] = funnel.RELEASE_STEPS
+        faults = release_audit.audit_release(runner, audited)
+    elif len(partitions) == 1:
+        [audited] = partitions
+        steps = audit.steps_of(runner, audited, args.stage)
+        faults = audit.audit(runner, audited, args.stage)
+    else:
+        raise UsageError(f"the audit takes one partition; --stage {RELEASE_STAGE} takes several")
     for fault in faults:
         print(f"laion-people: {fault}", file=sys.stderr)
     if faults:
         count = f"{len(faults)} fault{'s' if len(faults) > 1 else ''}, the first: {faults[0]}"
         advice = "clear the steps that the log names, with their downstream tasks"
-        print(f"laion-people: audit {partition}: {count}; {advice}", file=sys.stderr)
-    else:
-        _tell(runner.store, partition, args.stage)
-        _give(args, _result(runner.store, runner.write_manifest(steps[-1], partition)))
-    return 1 if faults else 0
+        print(f"laion-people: audit {audited}: {count}; {advice}", file=sys.stderr)
+        return 1
+    if args.stage != RELEASE_STAGE:
+        _tell(runner.store, audited, args.stage)
+    _give(args, _result(runner.store, read_manifest(runner.store, manifest_path(steps[-1], audited))))
+    return 0
 
 
 def _tell(store: Store, partition: str, stage: str) -> None:
@@ -209,12 +220,17 @@ def _store(args: argparse.Namespace) -> Store:
 def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     from include.models.profiles import load_profile
 
-    options = {"store": args.store, "profile": args.profile, "clusters": args.clusters}
-    chosen = settings.from_environment(**dict(args.set) | {k: v for k, v in options.items() if v is not None})
+    chosen = _chosen(args)
     profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches=True)
     if chosen.describe:
         profile.role("captioner")  # which it may lack: better said before hours of other steps
     return Runner(open_store(chosen.store), chosen, profile, steps)
+
+
+def _chosen(args: argparse.Namespace) -> settings.Settings:
+    """The settings, as far as the command's options do not say otherwise."""
+    options = {"store": args.store, "profile": args.profile, "clusters": args.clusters}
+    return settings.from_environment(**dict(args.set) | {k: v for k, v in options.items() if v is not None})
 
 
 def _give(args: argparse.Namespace, result: object) -> None:
@@ -319,9 +335,14 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     report = add("report", _report, store, "write a self-contained HTML report")
     report.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
-    check = add("audit", _audit, task, "recount every shard of a partition against its receipts")
-    check.add_argument("partition", metavar="PARTITION")
-    check.add_argument("--stage", choices=list(audit.STAGES), default="extract")
+    check = add("audit", _audit, task, "recount every shard of a partition, or the files of a cluster version")
+    check.add_argument("partition", nargs="+", metavar="PARTITION")
+    check.add_argument(
+        "--stage",
+        choices=[*audit.STAGES, RELEASE_STAGE],
+        default="extract",
+        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
+    )
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")

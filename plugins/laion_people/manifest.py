@@ -65,20 +65,26 @@ class Manifest:
     timings: dict[str, float] = field(default_factory=dict)
 
     def to_json(self) -> bytes:
-        return with_checksum(asdict(self))
+        fields = {"checksum": ""} | asdict(self)  # first in the order of names, too
+        data = (json.dumps(fields, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
+        return data.replace(b'"checksum": ""', f'"checksum": "{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
         """Raises LaionPeopleError when ``data`` is no manifest, or not what was written."""
         try:
-            fields = checked(data)
+            fields = json.loads(data)
+            if "checksum" in fields:  # version 0.1 wrote none
+                checksum = fields.pop("checksum")
+                if hashlib.sha256(data.replace(checksum.encode(), b"", 1)).hexdigest() != checksum:
+                    raise ValueError("its checksum is that of other content")
             fields["inputs"] = tuple(FileEntry(**f) for f in fields["inputs"])
             fields["shards"] = tuple(
                 ShardEntry(**s | {"sidecars": tuple(FileEntry(**f) for f in s["sidecars"])}) for s in fields["shards"]
             )
             manifest = cls(**fields)
             manifest._check()
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise LaionPeopleError(f"not a manifest: {error!r}") from error
         return manifest
 
@@ -99,29 +105,6 @@ class Manifest:
         """A digest of what the output is made from: step with its revision, parameters, models and input files."""
         origin = [self.step, self.params, self.models, sorted((f.uri, f.sha256) for f in self.inputs)]
         return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
-
-
-def with_checksum(fields: dict[str, Any]) -> bytes:
-    """Fields as a JSON file with a checksum."""
-    # the first place where it can stand: of our fields, only numbers come before it in the order of names
-    data = (json.dumps(fields | {"checksum": ""}, indent=1, sort_keys=True, ensure_ascii=False) + "\n").encode()
-    return data.replace(b'"checksum": ""', f'"checksum": "{hashlib.sha256(data).hexdigest()}"'.encode(), 1)
-
-
-def checked(data: bytes) -> dict[str, Any]:
-    """The fields of a JSON file, without its checksum if it has one.
-
-    Raises ValueError, TypeError or AttributeError when it is no such file, or a byte of it has changed.
-    """
-    try:
-        fields: dict[str, Any] = json.loads(data)
-    except RecursionError as error:
-        raise ValueError("it is nested too deeply") from error
-    if "checksum" in fields:  # version 0.1 wrote none
-        checksum = fields.pop("checksum")
-        if hashlib.sha256(data.replace(checksum.encode(), b"", 1)).hexdigest() != checksum:
-            raise ValueError("its checksum is that of other content")
-    return fields
 
 
 def read_manifest(store: Store, path: str) -> Manifest:

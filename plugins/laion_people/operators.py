@@ -218,16 +218,19 @@ def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
 
 
 def audit_task(stage: str, **options: Any) -> BaseOperator:
-    """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all.
+    """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all; or,
+    as stage ``cluster``, the cluster version.
 
     It is tried again once, soon, for the sake of a pod or worker that is lost: what is missing doesn't come back by
     counting again. Airflow's rules that want a success as well would skip it whenever `describe` is skipped.
     """
-    options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12)} | options
+    options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12), "trigger_rule": "all_done"} | options
     options |= {"retries": 1, "retry_delay": timedelta(seconds=10)}
     if stage == "extract":
         options["on_success_callback"] = notify_drift
-    return worker_task("audit", "audit", "--stage", stage, trigger_rule="all_done", **options)
+    if stage == "cluster":
+        options["doc_md"] = task_doc("audit_release")
+    return worker_task("audit", "audit", "--stage", stage, **options)
 
 
 def partitions_of_release(state: Mapping[str, list[str]], collection: str | None, asked: Sequence[str]) -> list[str]:

@@ -6,6 +6,7 @@ A manifest names every shard and input, which for thousands of shards is megabyt
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -14,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest, checked, with_checksum
+from laion_people.manifest import Manifest
 from laion_people.store import Store
 
 FOLDER = "totals"
@@ -49,7 +50,7 @@ class Totals:
 
 def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
     """Writes the totals of a partition's (or a cluster version's) manifest."""
-    store.write(totals_path(manifest), with_checksum(asdict(_totals(manifest, planned))))
+    store.write(totals_path(manifest), json.dumps(asdict(_totals(manifest, planned)), indent=1).encode())
 
 
 def totals_path(manifest: Manifest) -> str:
@@ -86,9 +87,11 @@ def _totals(manifest: Manifest, planned: int) -> Totals:
 def _read(store: Store, path: str) -> Totals:
     data = store.read(path)
     try:
-        return Totals(**checked(data))
-    except (ValueError, TypeError, AttributeError) as error:
+        totals = Totals(**json.loads(data))
+        datetime.fromisoformat(totals.ended)
+    except (ValueError, TypeError, RecursionError) as error:
         raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
+    return totals
 
 
 class TotalsReader:
