@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
-from laion_people.manifest import FileEntry, Manifest, merge, read_manifest
+from laion_people.manifest import FileEntry, Manifest, merge, parse_receipt, read_manifest
 from laion_people.runner import Runner, manifest_path
 from laion_people.step import Step
 from laion_people.steps.caption import VIEWS
@@ -75,7 +75,7 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
         f"{step} {partition} shard {index:05d}: {fault}"
         for index in planned
         for step, fault in _shard_faults(
-            runner, partition, index, steps, {s: of.get(index) for s, of in receipts.items()}, of_metadata.get(index)
+            runner, steps, {s: of.get(index) for s, of in receipts.items()}, of_metadata.get(index)
         )
     ]
     for step in steps:
@@ -149,9 +149,9 @@ def _receipts(runner: Runner, step: str, partition: str) -> dict[int, Receipt]:
 def _receipt(store: Store, path: str) -> Receipt:
     data = store.read(path)  # a store that does not answer ends the audit: it is no fault of a shard
     try:
-        return Manifest.from_json(data)
+        return parse_receipt(path, data)
     except LaionPeopleError as error:
-        return f"{path} is damaged ({error})"
+        return str(error)
 
 
 def _metadata_rows(runner: Runner, partition: str, planned: Sequence[int]) -> dict[int, int]:
@@ -163,8 +163,6 @@ def _metadata_rows(runner: Runner, partition: str, planned: Sequence[int]) -> di
 
 def _shard_faults(
     runner: Runner,
-    partition: str,
-    index: int,
     steps: Sequence[str],
     receipts: Mapping[str, Receipt | None],
     of_metadata: int | None,
@@ -178,7 +176,7 @@ def _shard_faults(
             continue
         contents = Contents()
         if fault := (
-            _place_fault(runner, receipt, step, partition, index)
+            _name_fault(runner, receipt)
             or _file_fault(runner.store, receipt, contents)
             or _outdated(runner, receipt)
             or _count_fault(runner, receipt, contents, _input_rows(step, receipts, of_metadata))
@@ -191,17 +189,16 @@ def _shard_faults(
             first = first or (step, people)
 
 
-def _place_fault(runner: Runner, receipt: Manifest, step: str, partition: str, index: int) -> str | None:
-    """Whether a receipt is of another shard than that beside which it lies, or of other files."""
-    of, base = runner.steps[step], runner.shard_path(step, partition, index)
-    assert isinstance(of, Step)
-    files = [f"{base}.tar", f"{base}.parquet"] if of.tar else [f"{base}.parquet"]
-    if step == "compose":
-        files.reverse()  # its table is the shard, the tar belongs to it
-    named = [file.uri for shard in receipt.shards for file in shard.files()]
-    named_here = (receipt.step, receipt.partition, [shard.index for shard in receipt.shards], named[: len(files)])
-    if named_here != (step, partition, [index], files) or not all(uri.startswith(base) for uri in named):
-        return f"its receipt is of {receipt.step} {receipt.partition}, {', '.join(named)}: run `{step}` again"
+def _name_fault(runner: Runner, receipt: Manifest) -> str | None:
+    """Whether a receipt names other files than those of its shard."""
+    entry, step = receipt.shards[0], runner.steps[receipt.step]
+    assert isinstance(step, Step)
+    base = runner.shard_path(receipt.step, receipt.partition, entry.index)
+    main = f"{base}.tar" if step.writes == "images" else f"{base}.parquet"
+    named = {file.uri for file in entry.files()}
+    wanted = {f"{base}.parquet", f"{base}.tar"} if step.tar else {f"{base}.parquet"}
+    if entry.uri != main or not wanted <= named or not all(uri.startswith(base) for uri in named):
+        return f"its receipt names the files {', '.join(sorted(named))}: run `{receipt.step}` with force"
     return None
 
 

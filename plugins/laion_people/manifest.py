@@ -108,8 +108,23 @@ class Manifest:
 
 
 def read_manifest(store: Store, path: str) -> Manifest:
-    """A manifest or receipt of a store. Raises LaionPeopleError, naming the file, when it is missing or damaged."""
-    data = store.read(path)
+    """A manifest of a store. Raises LaionPeopleError, naming the file, when it is missing or damaged."""
+    return _parsed(path, store.read(path))
+
+
+def parse_receipt(path: str, data: bytes) -> Manifest:
+    """The receipt that ``path`` (``manifests/<step>/.../<partition>/<shard>.json``) holds.
+
+    Raises LaionPeopleError, naming the file, when it is damaged, or is that of another shard.
+    """
+    manifest = _parsed(path, data)
+    ends = [f"/{manifest.partition}/{shard.index:05d}.json" for shard in manifest.shards]
+    if len(ends) != 1 or not path.endswith(ends[0]) or not path.startswith(f"manifests/{manifest.step}/"):
+        raise LaionPeopleError(f"{path} is the receipt of another shard: run again the step that writes it")
+    return manifest
+
+
+def _parsed(path: str, data: bytes) -> Manifest:
     try:
         return Manifest.from_json(data)
     except LaionPeopleError as error:

@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge, read_manifest
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge, parse_receipt
 from laion_people.metrics import Metrics
 from laion_people.overlap import overlapped
 from laion_people.settings import Settings
@@ -291,7 +291,7 @@ class Runner:
         return planned
 
     def _receipt(self, path: str) -> Manifest:
-        return read_manifest(self.store, path)
+        return parse_receipt(path, self.store.read(path))
 
     def _receipt_of(self, name: str, partition: str, index: int) -> Manifest | None:
         """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
@@ -318,8 +318,10 @@ class Runner:
             path = f"clusters/{self.settings.clusters}/{RELEASE_FILES[name]}"
         else:
             path = f"{self._folder(name, partition)}/{index:05d}.{'tar' if name == 'images' else 'parquet'}"
-            if receipt := self._receipt_of(name, partition, index):
-                return next(f for f in receipt.shards[0].files() if f.uri == path)
+            if made := self._receipt_of(name, partition, index):
+                if entry := next((f for f in made.shards[0].files() if f.uri == path), None):
+                    return entry
+                raise LaionPeopleError(f"{path} is not in its receipt: run again the step that writes it")
         if not self.store.exists(path):
             raise LaionPeopleError(f"{path} is missing: run the step that writes it")
         return _describe(path, self.store)

@@ -168,8 +168,8 @@ shards are asked for; writes nothing. Seconds. It is also what refuses a run wit
 metadata. Clear it with its downstream tasks after shards have been added. Failures: docs/operations.md, "Runs and \
 their parameters" and "Metadata".""",
     "audit_release": """\
-Recounts the cluster version, whatever the tasks say: manifests, fit, contact sheets, clusters with their captions, \
-and what people have written into `captions.yaml` and `reviews.json`.
+Recounts the cluster version, whatever the tasks say: manifests, fit, contact sheets, the clusters with their \
+captions, and what people have written into `captions.yaml` and `reviews.json`.
 
 Reads the files of the version alone: seconds. Captions that were edited since `label` ran are no fault, and are said. \
 Clear the step that a fault names, with its downstream tasks. Faults: docs/operations.md, "Audit".""",
@@ -179,7 +179,8 @@ same order.
 
 Reads everything that the run has written, on one core, and so takes as long as reading it. Writes the partition's \
 manifests anew where they are not the sums of its receipts. It runs also when shards have failed, and names each fault \
-with the step to clear. Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
+with the step to clear. \
+Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
 }
 
 
