@@ -343,6 +343,17 @@ def test_a_side_that_no_jpeg_can_have_is_refused() -> None:
         decode(encoded(Image.new("1", (1, 70_000)), "PNG"))
 
 
+def test_a_picture_that_was_taken_once_is_decoded_however_slow_the_machine_is_then(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(images, "OPENING_SECONDS", -1)
+    data = encoded(UPRIGHT, "JPEG")
+    with pytest.raises(ImageError, match="decompression_bomb"):
+        decode(data)
+    assert decode(data, limited=False).size == UPRIGHT.size
+    assert [d.image.shape[:2] for d in decode_ahead([("a", data)], limited=False)] == [UPRIGHT.size[::-1]]
+
+
 @pytest.mark.parametrize("lossless", [False, True])
 def test_a_webp_takes_no_memory_before_its_size_is_known(lossless: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     still = encoded(UPRIGHT, "WEBP", lossless=lossless)
@@ -352,7 +363,7 @@ def test_a_webp_takes_no_memory_before_its_size_is_known(lossless: bool, monkeyp
         with monkeypatch.context() as patch:
             patch.setattr("PIL._webp.WebPAnimDecoder", None)
             with pytest.raises(ImageError, match="decompression_bomb"):
-                decode(data, 48 * 32 - 1)
+                open_image(data, 48 * 32 - 1)
 
 
 def test_scans_as_programs_write_them_are_decoded() -> None:

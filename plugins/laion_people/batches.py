@@ -22,17 +22,18 @@ IN_MODEL = 2  # batches: what a wrapper does before and after the forward pass o
 
 
 def in_batches(
-    shard: Shard, items: Iterable[tuple[Item, bytes]], work: Work[Item, Result]
+    shard: Shard, items: Iterable[tuple[Item, bytes]], work: Work[Item, Result], limited: bool = True
 ) -> Iterator[tuple[Item, Result | ImageError]]:
     """Each item with what ``work`` makes of its image, or why the image cannot be decoded, in the order of items.
 
     ``work(items, images)`` is given a batch with its uint8 RGB arrays [height, width, 3], and gives one result each;
     it runs in threads. The composition of batches follows from the images alone. Results that come before that of
-    an earlier, large image are held back: they should be small, and items hold no images.
+    an earlier, large image are held back: they should be small, and items hold no images. ``limited``: see
+    `images.open_image`.
     """
     done: dict[int, tuple[Item, Result | ImageError]] = {}
     place = 0
-    batches = timed(shard, "decode", _batches(decode_ahead(items)))
+    batches = timed(shard, "decode", _batches(decode_ahead(items, limited=limited)))
     with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
         for future in futures:
             with shard.clock("model"):

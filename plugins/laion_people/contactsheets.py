@@ -46,7 +46,7 @@ def write_sheets(release: Release, sheets: Mapping[str, Sequence[Place]]) -> lis
                 kind = cluster_id.split("-")[0]
                 box = whole[row] if kind == "pose" else faces[row]
                 try:
-                    image = np.asarray(decode(images.read(key)))
+                    image = np.asarray(decode(images.read(key), limited=False))
                 except ImageError as error:
                     raise LaionPeopleError(f"{partition}/{index:05d}/{key}: {error}; run `detect` again") from error
                 tiles[cluster_id][slot] = _tile(crop(image, box, PADDING[kind]))

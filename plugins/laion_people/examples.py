@@ -253,7 +253,7 @@ def _tar_images(store: Store, tar: str, keys: Collection[str]) -> Iterator[tuple
             if sample.key in left:
                 left.remove(sample.key)
                 try:
-                    yield sample.key, np.asarray(decode(sample.image))
+                    yield sample.key, np.asarray(decode(sample.image, limited=False))
                 except ImageError as error:
                     raise LaionPeopleError(f"{tar}: {sample.key} cannot be decoded ({error})") from error
                 if not left:

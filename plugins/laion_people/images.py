@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import logging
+import math
 import mmap
 import sys
 import time
@@ -140,10 +141,12 @@ class _Source(io.BytesIO):
     directories, markers, runs of pixels.
     """
 
-    _until = 0.0
+    def __init__(self, data: bytes, limited: bool):
+        super().__init__(data)
+        self._limited, self._until = limited, 0.0
 
     def allow(self, seconds: float) -> None:
-        self._until = time.thread_time() + seconds
+        self._until = time.thread_time() + seconds if self._limited else math.inf
 
     def read(self, size: int | None = -1, /) -> bytes:
         if time.thread_time() > self._until:
@@ -193,8 +196,8 @@ def reading(reason: str, pixels: int = 0) -> Iterator[None]:
         raise ImageError(reason) from error
 
 
-def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
-    """An image whose header alone is read so far.
+def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) -> Picture:
+    """An image whose header alone is read so far. With ``limited``, it has so much time to be opened and decoded.
 
     Raises ImageError: not_an_image; truncated, when scans are missing; decompression_bomb, when the header tells of
     more than ``max_pixels`` or a side over MAX_SIDE, or the file asks for far more work than images of its size do.
@@ -210,12 +213,14 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS) -> Picture:
         except EOFError as error:
             raise ImageError("truncated") from error
         try:
-            image, source = _opened_by_pillow(file.data)
+            image, source = _opened_by_pillow(file.data, limited)
         except Exception as error:
             if data[8:12] != b"avif":
                 raise
             check_shortage(error)
-            image, source = _opened_by_pillow(data.replace(b"Exif", b"skip"))  # Pillow gives up when EXIF is broken
+            image, source = _opened_by_pillow(
+                data.replace(b"Exif", b"skip"), limited
+            )  # Pillow gives up when EXIF is broken
     _check_size(*image.size, max_pixels)
     exif = file.exif or image.info.get("exif", b"")
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
@@ -229,8 +234,8 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("decompression_bomb")
 
 
-def _opened_by_pillow(data: bytes) -> tuple[ImageFile.ImageFile, _Source]:
-    source = _Source(data)
+def _opened_by_pillow(data: bytes, limited: bool) -> tuple[ImageFile.ImageFile, _Source]:
+    source = _Source(data, limited)
     source.allow(OPENING_SECONDS)
     return Image.open(source, formats=FORMATS), source
 
@@ -244,7 +249,7 @@ def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
     with reading("truncated", picture.pixels):
         image = _loaded(picture.image, picture.source, side)
         if picture.filled is not None:
-            filled, source = _opened_by_pillow(picture.filled)
+            filled, source = _opened_by_pillow(picture.filled, limited=False)  # as long as the first took
             if ImageChops.difference(image, _loaded(filled, source, side)).getbbox():
                 raise ImageError("truncated")
         rgb = _rgb(image)
@@ -301,9 +306,9 @@ def _grey(image: Image.Image) -> Image.Image:
     return Image.fromarray(grey)
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(data: bytes, limited: bool = True) -> Image.Image:
     """A right-side-up RGB image. Raises ImageError as ``open_image`` and ``to_rgb`` do."""
-    return to_rgb(open_image(data, max_pixels))
+    return to_rgb(open_image(data, limited=limited))
 
 
 @dataclass(frozen=True, slots=True)
@@ -319,7 +324,9 @@ class Decoded(Generic[Item]):
         return 0 if isinstance(self.image, ImageError) else self.image.shape[0] * self.image.shape[1]
 
 
-def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int | None = None) -> Iterator[Decoded[Item]]:
+def decode_ahead(
+    items: Iterable[tuple[Item, bytes]], threads: int | None = None, limited: bool = True
+) -> Iterator[Decoded[Item]]:
     """Items with their decoded images; threads, default one a core, decode the encoded ones early.
 
     They come in order, but for large images: these are set aside, a thread of their own decodes one after the other,
@@ -330,7 +337,7 @@ def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int | None = None
         ahead: _Queue[Item] = _Queue(pool, AHEAD + 1)
         aside: _Queue[Item] = _Queue(alone, 1)
         for place, (item, data) in enumerate(items):
-            opened, pixels = _opened(data)
+            opened, pixels = _opened(data, limited)
             (aside if pixels > LARGE_PIXELS else ahead).put(place, item, opened, pixels)
             while len(ahead) and (place >= ahead.first + AHEAD or ahead.pixels > AHEAD_PIXELS):
                 yield ahead.get()
@@ -377,10 +384,10 @@ class _Queue(Generic[Item]):
             self._decoding.append(self._pool.submit(_array, self._encoded.popleft()))
 
 
-def _opened(data: bytes) -> tuple[Picture | ImageError, int]:
+def _opened(data: bytes, limited: bool) -> tuple[Picture | ImageError, int]:
     """The image with its header read, and its pixels."""
     try:
-        picture = open_image(data)
+        picture = open_image(data, limited=limited)
     except ImageError as error:
         return error, 0
     return picture, picture.pixels

@@ -27,7 +27,12 @@ def by_people(
     rows = rows_by_image(keys)
     found = 0
     encoded = ((sample.key, sample.image) for sample in samples(shard.path("images")) if sample.key in rows)
-    for key, result in in_batches(shard, encoded, lambda batch, images: work(images, [rows[k] for k in batch])):
+
+    def by_rows(batch: list[str], images: list[np.ndarray]) -> Iterable[Result]:
+        return work(images, [rows[key] for key in batch])
+
+    # Detect took these images within their time; a moment of less speed must not refuse them now.
+    for key, result in in_batches(shard, encoded, by_rows, limited=False):
         if isinstance(result, ImageError):
             raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again")
         found += 1

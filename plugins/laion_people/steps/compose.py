@@ -137,7 +137,7 @@ def _row(
 
 def _person(shard: Shard, images: TarImages, key: str) -> Image.Image:
     try:
-        return decode(images.read(key))
+        return decode(images.read(key), limited=False)
     except ImageError as error:
         raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({error}): run `detect` again") from error
 
