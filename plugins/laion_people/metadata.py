@@ -97,7 +97,8 @@ def known(store: Store, keys: Sequence[str]) -> list[str]:
     """Partition keys of which the store has something. Raises UsageError for the first other one."""
     parts = partitions(store)
     for key in map(check_partition, keys):
-        if key not in parts and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
+        made = key in parts or store.exists(f"manifests/detect/{key}.json")
+        if not made and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
             raise _unknown(store, key)
     return list(keys)
 

@@ -20,7 +20,7 @@ from laion_people.runner import RELEASE_FILES, Runner, manifest_path
 from laion_people.steps.label import entry_faults
 from laion_people.store import Store
 from laion_people.totals import has_totals, totals_path, write_totals
-from laion_people.versions import LABELLED, folders, number, versions
+from laion_people.versions import LABELLED, TAKEN, folders, number, versions
 
 log = logging.getLogger(__name__)
 
@@ -101,7 +101,8 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     if fit.version != version or len(clusters) != fitted.rows or fitted.shards[0].rows != fitted.rows:
         yield "cluster", f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}"
     sheets = {f"clusters/{version}/contact-{cluster_id}.jpg" for cluster_id in clusters}
-    if other := sorted(sheets ^ {file.uri for file in fitted.shards[0].sidecars}):
+    listed = {file.uri for file in fitted.shards[0].sidecars} - {f"clusters/{version}/{TAKEN}"}  # 0.1 had no such file
+    if other := sorted(sheets ^ listed):
         yield "cluster", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"
     if fitted.shards[0].sha256 not in {file.sha256 for file in labelled.inputs}:
         yield "label", "was made from another fit: run `label` again"

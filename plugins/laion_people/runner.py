@@ -28,7 +28,7 @@ from laion_people.settings import Settings
 from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_index
 from laion_people.store import Store
 from laion_people.totals import write_totals
-from laion_people.versions import manifest_of, newest, take, versions
+from laion_people.versions import TAKEN, manifest_of, newest, take, versions
 
 log = logging.getLogger(__name__)
 
@@ -114,6 +114,7 @@ class Runner:
         )
         with self._located(f"{name} {plan.partition}", release):
             rows, names = step.apply(release)
+        names += [TAKEN] if step.opens_version else []
         files = [_describe(release.path(n), self.store) for n in names]
         manifest = dataclasses.replace(
             plan,

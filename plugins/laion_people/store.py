@@ -202,16 +202,26 @@ class LocalStore(Store):
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """While the block lasts nobody else updates a file here; of a process that dies, the system lets go."""
-        with self._errors(".lock"):
-            self.root.mkdir(parents=True, exist_ok=True)
-            file = (self.root / ".lock").open("ab")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with file:
-            try:
-                yield
-            finally:
-                fcntl.flock(file, fcntl.LOCK_UN)  # closing it is not enough where another thread has forked meanwhile
+        """While the block lasts nobody else updates a file here; of a process that dies, the system lets go.
+
+        The file is removed at the end. Who has opened it before then holds a lock on nothing, sees so, and tries again.
+        """
+        path = self.root / ".lock"
+        while True:
+            with self._errors(".lock"):
+                self.root.mkdir(parents=True, exist_ok=True)
+                file = path.open("ab")
+                fcntl.flock(file, fcntl.LOCK_EX)
+            with suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                    break
+            file.close()
+        try:
+            yield
+        finally:
+            path.unlink()
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing it is not enough where another thread has forked meanwhile
+            file.close()
 
     def _files(self, folder: str) -> Iterator[tuple[str, os.stat_result]]:
         """The files below a folder, links followed; those that are deleted meanwhile are left out."""
