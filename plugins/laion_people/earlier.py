@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import json
 import tarfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -33,17 +33,16 @@ def row_sha256(row: Row, picture: bytes) -> str:
 class EarlierRows:
     """The rows of a shard's table and tar, either of which may be missing or damaged, in the order of the metadata.
 
-    ``params`` are those that the shard was made with, as far as they are known. ``pictures`` counts the rows, among
-    those that are wanted, that have had a picture; ``legible`` tells whether anything could be read at all.
+    ``params`` are those that the rows may have been made with, as far as they are known. ``pictures`` counts the rows,
+    among those that are wanted, that have had a picture; ``unknown`` those of which nothing can be read.
     """
 
-    def __init__(self, table: Path | None, tar: Path | None, params: Mapping[str, Any]):
+    def __init__(self, table: Path | None, tar: Path | None, params: Sequence[Mapping[str, Any]]):
         self.params = params
-        self.pictures = 0
+        self.pictures = self.unknown = 0
         self._tar = tar
         self._places = _places(tar) if tar else {}
         self._table = _table_rows(table) if table else iter(())
-        self.legible = bool(self._places)
 
     def next(self, wanted: Row) -> tuple[Row, bytes] | None:
         """The row in place of the next one of the metadata, with its stored picture (empty if it failed).
@@ -55,9 +54,9 @@ class EarlierRows:
         if listed.get("key") != key:
             listed = {}
         picture = self._read(f"{key}.jpg")
-        self.legible |= bool(listed)
         if not wanted["status"]:
             self.pictures += bool(picture) or listed.get("status") == "success"
+            self.unknown += not (picture or listed)
         for row, other, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
             if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, other, stored):
                 return row, stored
@@ -81,8 +80,10 @@ def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
         return False
     if "row_sha256" in row:
         return bool(row["row_sha256"] == row_sha256(row, picture))
+    if picture and other and _text(row) != _text(other):
+        return False
     try:
-        return not picture or ((not other or _text(row) == _text(other)) and bool(images.decode(picture)))
+        return not picture or bool(images.decode(picture, limited=False))
     except ImageError:
         return False
 
@@ -94,14 +95,15 @@ def _table_rows(path: Path) -> Iterator[Row]:
     except Exception as error:  # a damaged file: Arrow raises what it likes
         check_shortage(error)
         return
-    for group in range(table.num_row_groups):
-        rows: Iterator[Row]
-        try:
-            rows = iter(table.read_row_group(group).to_pylist())
-        except Exception as error:
-            check_shortage(error)
-            rows = itertools.repeat({}, table.metadata.row_group(group).num_rows)
-        yield from rows
+    with table:
+        for group in range(table.num_row_groups):
+            rows: Iterable[Row]
+            try:
+                rows = table.read_row_group(group).to_pylist()
+            except Exception as error:
+                check_shortage(error)
+                rows = itertools.repeat({}, table.metadata.row_group(group).num_rows)
+            yield from rows
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:

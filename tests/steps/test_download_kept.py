@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import tarfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -235,16 +236,17 @@ def test_only_force_deletes_shards_beyond_the_plan(made: LocalStore, web: Web) -
     assert not made.exists(f"{IMAGES}/00001.tar")
 
 
-@pytest.mark.parametrize("written", [0, 1, 2, 3])
-@pytest.mark.parametrize("first", [True, False])
-def test_a_process_killed_between_two_files_is_gone_on_with(
-    made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, first: bool
+def test_pictures_that_were_lost_with_the_record_of_them_are_told(
+    made: LocalStore, web: Web, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Of the first shard ever, and of one that was there before; the files are put in place one after the other."""
-    web.pictures = Web().pictures
-    undisturbed = files(made)
-    for path in (p for p in [*made.list("images"), *made.list("manifests")] if first):
-        made.delete(path)
+    cut(made, f"{IMAGES}/00000.tar", 0.35)
+    made.delete(f"{IMAGES}/00000.parquet")
+    assert 4 <= download(made).rows < 6
+    assert re.search(r"part/00000: [12] pictures are left of 3", caplog.text)
+
+
+def killed_after(monkeypatch: pytest.MonkeyPatch, written: int, store: LocalStore, **options: Any) -> None:
+    """Downloads, and is killed once so many files have been put in place: stats, tar, table, receipt."""
     puts = iter([True] * written)
     put = LocalStore._put
 
@@ -255,10 +257,37 @@ def test_a_process_killed_between_two_files_is_gone_on_with(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(LocalStore, "_put", killed)
-        download(made, force=True)
+        download(store, **options)
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+@pytest.mark.parametrize("first", [True, False])
+def test_a_process_killed_between_two_files_is_gone_on_with(
+    made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, first: bool
+) -> None:
+    """Of the first shard ever, and of one that was there before; the files are put in place one after the other."""
+    web.pictures = Web().pictures
+    undisturbed = files(made)
+    for path in (p for p in [*made.list("images"), *made.list("manifests")] if first):
+        made.delete(path)
+    killed_after(monkeypatch, written, made, force=True)
     assert list(foreign_files(made, PARTITION)) == [] and not made_elsewhere(made, PARTITION)
     download(made)
     assert files(made) == undisturbed and audit_faults(made) == []
+
+
+@pytest.mark.parametrize("written", [0, 1, 2, 3])
+@pytest.mark.parametrize("changed", [{"image_size": 40}, {"jpeg_quality": 50}])
+def test_a_process_killed_under_other_settings_leaves_no_picture_of_them(
+    made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, changed: dict[str, Any]
+) -> None:
+    """Its files are newer than the receipt. Those that it has not come to are kept."""
+    web.pictures = Web().pictures
+    undisturbed = files(made)
+    killed_after(monkeypatch, written, made, shards=[0], **changed)
+    web.asked = []
+    download(made, shards=[0])
+    assert files(made) == undisturbed and bool(web.asked) == (written >= 2)
 
 
 STATS = b'{"count": 12, "successes": 12}'

@@ -31,7 +31,7 @@ from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.fetch import Fetcher, FetchError
 from laion_people.imagefiles import tags
 from laion_people.images import ImageError, Picture
-from laion_people.manifest import Manifest
+from laion_people.manifest import FileEntry, Manifest
 from laion_people.overlap import cores, workers
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
@@ -173,7 +173,9 @@ class Download(Step):
         with ExitStack() as stack:
             earlier = _earlier(shard, stack)
             yield from self._rows(shard, earlier)
-        pictures = earlier.pictures if earlier.legible or not shard.receipt else shard.receipt.rows
+        pictures = earlier.pictures
+        if shard.receipt:
+            pictures = max(pictures, min(pictures + earlier.unknown, shard.receipt.rows))
         if shard.force or shard.rows >= pictures:
             return
         if not shard.rows:
@@ -277,33 +279,45 @@ def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -
 def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
     store, base, receipt = shard.store, f"images/{shard.partition}/{shard.index:05d}", shard.receipt
+    files = receipt.shards[0].files() if receipt else ()
     stats = _loaded(store, f"{base}_stats.json")
-    if stats and stats.get("made_by") != MADE_BY:  # it took the place of our own, unless that is damaged
-        files = receipt.shards[0].files() if receipt else ()
-        if not any(store.exists(file.uri) and store.sha256(file.uri) == file.sha256 for file in files):
-            raise LaionPeopleError(
-                f"{base}_stats.json says that another program made the shard: remove its files to download it again"
-            )
+    foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
+    if foreign and not any(_is_there(store, file) for file in files):
+        raise LaionPeopleError(
+            f"{base}_stats.json says that another program made the shard: remove its files to download it again"
+        )
     if shard.force:
-        return EarlierRows(None, None, {})
-    params = receipt.params if receipt else stats.get("params")
-    params = params if isinstance(params, dict) else {}
-    _check_size(shard.partition, params, shard.settings)
+        return EarlierRows(None, None, [])
+    written = (receipt.params if receipt else None, stats.get("params"))
+    params = [each for each in written if isinstance(each, dict)]
+    if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the receipt?
+        others = [file for file in files if not file.uri.endswith("_stats.json")]  # which is written first
+        params = params[:1] if all(_is_there(store, file) for file in others) else params
+    for each in params[:1]:
+        _check_size(shard.partition, each, shard.settings)
     paths = [f"{base}{suffix}" for suffix in (".parquet", ".tar")]
     table, tar = (stack.enter_context(store.local(path)) if store.exists(path) else None for path in paths)
     return EarlierRows(table, tar, params)
 
 
+def _is_there(store: Store, file: FileEntry) -> bool:
+    return store.exists(file.uri) and store.sha256(file.uri) == file.sha256
+
+
 def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool) -> Iterator[Row]:
     """The shard's metadata rows; those that are not to be fetched have their outcome, with the picture as ``jpg``."""
-    before = dict(now) | {name: value for name, value in earlier.params.items() if type(value) is type(now.get(name))}
+    befores = [
+        dict(now) | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
+        for params in earlier.params or [now]
+    ]
     for row in _new(shard):
         kept = earlier.next(row)
         if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
             yield row
             continue
         outcome = {name: kept[0][name] for name in OUTCOME if name != "row_sha256"}
-        if not _could_change(outcome, before, now):
+        before = next((before for before in befores if _could_change(outcome, before, now)), None)
+        if before is None:
             again = retry_failed and outcome["reason"] in PASSING
             yield row if again else row | outcome | ({"jpg": kept[1]} if kept[1] else {})
         elif retry_failed and kept[1]:
@@ -325,8 +339,8 @@ def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any
         return reason not in REASONS or DECIDED_BY.get(reason) in changed
     short, long = sorted((outcome["original_width"], outcome["original_height"]))
     return (
-        "jpeg_quality" in changed
-        or ("image_size" in changed and short > min(before["image_size"], now["image_size"]))
+        min(outcome["width"], outcome["height"]) != min(short, now["image_size"])
+        or "jpeg_quality" in changed
         or short < now["image_min_size"]
         or short * long > now["image_max_pixels"]
         or now["url_max_bytes"] < before["url_max_bytes"]
