@@ -129,6 +129,7 @@ NO_ADDRESS = (
     *("http://", "http:///", "http:?x", "http://@/", "http://a@/", "http://a b/", "http://a%20b/", "http://a%00b/"),
     *("http://h:a/", "http://h:65536/", "http://h:-1/", "http://h:1:2/", "http://h\ud800/", "http://h/\ud800"),
     *("http://\u00ad/", "http://\u202e.org/", "http://%ff.org/", "http://h|/", f"http://{'a' * 64}.org/", "ftp://h/a"),
+    f"http://{'ä.' * 1000}org/",
     *("file:///etc/passwd", "data:image/png;base64,aaaa", "javascript:0", "//h/a.jpg", "h/a.jpg", ""),
 )
 
@@ -262,6 +263,11 @@ def test_a_head_without_faults_stays_as_it_is() -> None:
     assert mended(head) is head
 
 
+def test_a_line_may_go_on_as_often_as_a_head_has_room_for() -> None:
+    head = mended(b"HTTP/1.1 200 OK\r\nX-A: a" + b"\n b" * 10_000 + b"\n\n")
+    assert head == b"HTTP/1.1 200 OK\r\nX-A: a" + b" b" * 10_000 + b"\r\n\r\n"
+
+
 def raw_deflate(data: bytes) -> bytes:
     packer = zlib.compressobj(wbits=-zlib.MAX_WBITS)
     return packer.compress(data) + packer.flush()
@@ -287,6 +293,14 @@ def raw_deflate(data: bytes) -> bytes:
 )
 def test_bodies_are_unpacked_as_browsers_do(coding: str, sent: bytes) -> None:
     assert outcome(ok(f"Content-Encoding: {coding}", body=sent)) == BODY
+
+
+def test_more_layers_than_anybody_packs_are_left_as_they_are() -> None:
+    """Each takes the time of a whole body, in which no other request goes on."""
+    sent = BODY
+    for _ in range(6):
+        sent = gzip.compress(sent)
+    assert outcome(ok("Content-Encoding: " + ",".join(["gzip"] * 6), body=sent)) == sent
 
 
 def test_what_unpacks_to_more_than_the_limit_is_too_large() -> None:

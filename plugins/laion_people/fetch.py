@@ -43,6 +43,7 @@ COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291: the last 32 bits are an 
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: here, too
 KEEPALIVE = 2.0  # seconds that idle connections are kept: each is an open file, and most hosts come but once
 PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
+MAX_LAYERS = 5  # as in curl: each takes the time of a whole body, and a header has room for thousands
 LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
 
 
@@ -258,7 +259,7 @@ def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | 
     """
     lines = [line.lower() for line in encodings if line.strip().lower() != "identity"]
     layers = [layer.strip() for line in lines for layer in line.split(",")]
-    if not set(layers) <= {"gzip", "x-gzip", "deflate"}:
+    if not set(layers) <= {"gzip", "x-gzip", "deflate"} or len(layers) > MAX_LAYERS:
         return body
     unpacked: bytes | bytearray = body
     for layer in reversed(layers):

@@ -83,18 +83,18 @@ def mended(head: bytes) -> bytes:
     status, *lines = [line.rstrip(b"\r") for line in head.rstrip(b"\r\n").split(b"\n")]
     if match := STATUS_LINE.fullmatch(status):  # 1.2 and the like are read as 1.1
         status = b"HTTP/%b%b" % (b"1.1" if b"1.1" < match[1] < b"2" else match[1], match[2])
-    fields: list[tuple[bytes, bytes]] = []
+    unfolded: list[tuple[bytes, bytearray]] = []
     named = False
     for line in lines:
         if line[:1] in (b" ", b"\t"):  # goes on the line before
             if named:
-                name, value = fields.pop()
-                fields.append((name, value + line))
+                unfolded[-1][1].extend(line)
             continue
         name, colon, value = line.partition(b":")
         name = name.rstrip(b" \t")
         if named := bool(colon and NAME.fullmatch(name)):
-            fields.append((name, value))
+            unfolded.append((name, bytearray(value)))
+    fields = [(name, bytes(value)) for name, value in unfolded]
     kept = [field for field in fields if field[0].lower() not in (LENGTH, CODING)]
     codings = [field for field in fields if field[0].lower() == CODING]
     lengths = [field for field in fields if field[0].lower() == LENGTH]

@@ -16,6 +16,7 @@ REMOVED = re.compile(r"[\t\r\n]+")  # and these anywhere
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.IGNORECASE | re.DOTALL)
 NOT_IN_PATHS = re.compile(r"[^!$-;=@-\]_a-z|~]+")
 NOT_IN_QUERIES = re.compile(r"[^!$-&(-;=?-~]+")
+LONGEST_HOST = 1000  # characters, port included; names have 253 at most, and IDNA takes its time
 NOT_IN_HOSTS = re.compile(r"[\x00-\x20#/<>?@\\^|%\x7f]")
 
 
@@ -53,7 +54,7 @@ def _authority(scheme: str, text: str) -> URL:
     user, at, host = text.rpartition("@")
     if not host.startswith("["):
         host = unquote(host, errors="strict") if "%" in host else host
-        if not host or NOT_IN_HOSTS.search(host):
+        if not host or len(host) > LONGEST_HOST or NOT_IN_HOSTS.search(host):
             raise ValueError("no host can be called so")
     url = URL(f"{scheme}://{user}{at}{host}")
     if not url.raw_host:
