@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
+CV2_LIMIT = 32_767  # sides of an image that cv2.warpAffine takes (SHRT_MAX)
+
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     """Intersection over union of each box with each other box: [n, 4], [m, 4] -> float [n, m]."""
@@ -74,5 +76,17 @@ def square(image: np.ndarray, centre: np.ndarray, side: float, pixels: int, angl
     linear = np.array([[cos, -sin], [sin, cos]])
     offset = np.asarray(centre) - linear @ [pixels / 2, pixels / 2]
     to_image = np.column_stack([linear, offset]).astype(np.float32)
-    cut = cv2.warpAffine(image, to_image, (pixels, pixels), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
+    near, to_near = image, to_image
+    if max(image.shape) >= CV2_LIMIT:
+        near, to_near = _near(image, np.asarray(centre), side, to_image)
+    cut = cv2.warpAffine(near, to_near, (pixels, pixels), flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP)
     return Region(cut, to_image)
+
+
+def _near(image: np.ndarray, centre: np.ndarray, side: float, to_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The part of a large image that a square can reach, every nth pixel if that is large, too; and the map to it."""
+    size = np.array(image.shape[1::-1])
+    left, top = first = np.clip(centre - side, 0, size - 1).astype(int)
+    right, bottom = np.clip(centre + side + 2, first + 1, size).astype(int)
+    step = -(-max(right - left, bottom - top) // (CV2_LIMIT - 1))
+    return image[top:bottom:step, left:right:step], (to_image - np.column_stack([np.zeros((2, 2)), first])) / step

@@ -19,6 +19,7 @@ from include.models import COCO_KEYPOINTS, Poses
 from include.models.openmmlab import Normalise, build, load_weights, read_config
 from include.models.pixels import Pixels, bilinear, on_device, upload
 from include.models.placement import Batches, place
+from include.models.regions import CV2_LIMIT
 from include.models.runtime import Pool
 from laion_people.errors import UsageError
 
@@ -27,7 +28,6 @@ from mmpose.apis.inference import dataset_meta_from_config  # isort: skip
 BODY = len(COCO_KEYPOINTS)
 WHOLE_BODY = 133
 HALPE = 26  # Halpe's keypoints begin with those of COCO (https://github.com/Fang-Haoshu/Halpe-FullBody)
-CV2_LIMIT = 32_767  # sides of an image that cv2.warpAffine takes (SHRT_MAX)
 LARGE = 4_000_000  # pixels from which people are cut out before an image goes to a GPU
 
 

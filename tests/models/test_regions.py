@@ -48,3 +48,21 @@ def test_a_square_turned_clockwise_shows_what_was_turned_clockwise_upright():
     image[40:60, 85:95] = 255  # right of the centre: where "up" points after a quarter turn clockwise
     upright = square(image, np.array([50, 50]), 100, 100, np.pi / 2).pixels[:, :, 0]
     assert upright[5:15, 45:55].mean() > 200 and upright[20:].max() == 0
+
+
+@pytest.mark.parametrize("shape", [(300, 40_000), (40_000, 300)])
+@pytest.mark.parametrize("angle", [0.0, 0.5])
+def test_a_square_of_an_image_that_opencv_finds_too_large_is_the_same(shape: tuple[int, int], angle: float):
+    image = np.zeros((*shape, 3), np.uint8)
+    part = np.random.default_rng(0).integers(0, 255, (300, 300, 3), np.uint8)
+    y, x = np.array(shape) - 300
+    image[y:, x:] = part
+    region, near = (
+        square(image, np.array([x + 140, y + 290]), 100, 64, angle),
+        square(part, np.array([140, 290]), 100, 64, angle),
+    )
+    assert np.abs(region.pixels.astype(int) - near.pixels).max() <= 10 and near.pixels.any()
+    np.testing.assert_allclose(
+        region.points_to_image(np.zeros(2)) - [x, y], near.points_to_image(np.zeros(2)), atol=0.01
+    )
+    assert square(image, np.array([x, y]), 90_000, 64, angle).pixels.any()
