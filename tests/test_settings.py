@@ -135,3 +135,8 @@ def test_a_store_with_credentials_is_refused_without_showing_them(uri: str) -> N
 )
 def test_no_message_shows_the_login_of_a_url(text: str, shown: str) -> None:
     assert str(LaionPeopleError(text)) == str(UsageError(text)) == one_line(text) == shown
+
+
+@pytest.mark.parametrize("text", ["://:b" * 200_000, "a@" + "://:b" * 200_000])
+def test_a_long_text_is_looked_through_for_logins_once(text: str) -> None:
+    assert str(LaionPeopleError(text)) == text

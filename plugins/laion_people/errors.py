@@ -22,6 +22,7 @@ GO_ON = f"{KEPT}: clear the task, or run the command again, to go on"
 
 # Of a URL, user and password: up to the last @ of its host, or of all that follows what is no port.
 _LOGIN = re.compile(r"(?<=://)([^/?#\s]*|[^/?#\s@:]*:(?!\d*([/?#\s]|$))\S*)@")
+_TO_LAST_AT = re.compile(r"(?<!\S)\S*@")  # of a word: looking for a login where no @ follows takes long
 
 
 class LaionPeopleError(Exception):
@@ -107,4 +108,4 @@ def one_line(text: object, most: int = 1000) -> str:
 
 def without_logins(text: str) -> str:
     """``text`` with *** for the user and password of every URL in it: ``http://***@mirror.example.org/weights``."""
-    return _LOGIN.sub("***@", text)
+    return _TO_LAST_AT.sub(lambda word: _LOGIN.sub("***@", word[0]), text)
