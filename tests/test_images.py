@@ -180,6 +180,11 @@ def png(depth: int, colours: int, rows: bytes, *chunks: bytes) -> bytes:
     )
 
 
+def as_unsigned(tiff: bytes) -> bytes:
+    """A TIFF whose integers are said to have no sign."""
+    return tiff.replace(struct.pack("<HHIH", 339, 3, 1, 2), struct.pack("<HHIH", 339, 3, 1, 1))
+
+
 @pytest.mark.parametrize(
     "data",
     [
@@ -190,6 +195,7 @@ def png(depth: int, colours: int, rows: bytes, *chunks: bytes) -> bytes:
         encoded(Image.fromarray(RAMP.astype(np.int32)), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.int32) * 257), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.int32) * 100_000 - 7), "TIFF"),
+        as_unsigned(encoded(Image.fromarray((RAMP.astype(np.uint32) * 0x01010101).view(np.int32)), "TIFF")),
         encoded(Image.fromarray(RAMP.astype(np.float32) / 255), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.float32)), "TIFF"),
         encoded(Image.fromarray(RAMP.astype(np.float32) * 1e20 - 1e19), "TIFF"),
@@ -245,10 +251,23 @@ def test_what_is_transparent_is_white(data: bytes, row: list[int]) -> None:
         [chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(3_000_000)))],
         [chunk(b"zTXt", b"k\0\7unknown method")],
         [chunk(b"acTL", b"short")],
+        [chunk(b"tRNS", b"\0")],
+        [chunk(b"tRNS", bytes(5))],
     ],
 )
 def test_a_png_is_shown_whatever_is_wrong_beside_its_pixels(chunks: list[bytes]) -> None:
     assert np.array_equal(np.asarray(decode(png_with(*chunks))), np.asarray(UPRIGHT))
+
+
+def test_transparency_of_a_palette_counts_where_browsers_read_it() -> None:
+    def row(*chunks: bytes) -> list[int]:
+        return np.asarray(decode(png(8, 3, b"\0\0\1\0\1" * 4, *chunks)))[0, :, 0].tolist()
+
+    palette, clear = chunk(b"PLTE", b"\x10\x10\x10\x20\x20\x20"), chunk(b"tRNS", b"\0" + bytes(299))
+    assert row(palette, clear) == [255] * 4
+    assert row(clear, palette) == row(palette) == [0x10, 0x20, 0x10, 0x20]
+    with pytest.raises(ImageError, match="not_an_image"):
+        row()
 
 
 def test_a_png_is_refused_when_its_size_or_palette_is_damaged_but_not_its_checksum_of_pixels() -> None:

@@ -42,6 +42,7 @@ OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNOR
 COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291: the last 32 bits are an IPv4 address
 NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: here, too
 KEEPALIVE = 2.0  # seconds that idle connections are kept: each is an open file, and most hosts come but once
+GZIP = b"\x1f\x8b"
 PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
 MAX_LAYERS = 5  # as in curl: each takes the time of a whole body, and a header has room for thousands
 LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
@@ -285,15 +286,30 @@ def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
             if stream.eof:
                 stream = zlib.decompressobj(wbits)
                 members += 1
+            before = stream.copy()
             try:
                 unpacked += stream.decompress(piece, most - len(unpacked))
             except zlib.error:
-                if members == 1:
+                if packed.startswith(GZIP):  # browsers don't look at its checksum
+                    unpacked += _until_error(before, piece, most - len(unpacked))
+                if not unpacked or (members == 1 and not packed.startswith(GZIP)):
                     raise
                 return unpacked  # what follows is padding
             if members > MAX_MEMBERS:
                 return unpacked
             piece = stream.unused_data
+    return unpacked
+
+
+def _until_error(stream: zlib._Decompress, packed: bytes, most: int) -> bytearray:
+    unpacked = bytearray()
+    for at in range(len(packed)):
+        if len(unpacked) == most:
+            break
+        try:
+            unpacked += stream.decompress(packed[at : at + 1], most - len(unpacked))
+        except zlib.error:
+            break
     return unpacked
 
 

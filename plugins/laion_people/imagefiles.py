@@ -29,6 +29,7 @@ MOST_STRIPS = 300_000  # strips or tiles of a TIFF; rows are 65,535 at most
 SHARED = 4
 
 PNG = b"\x89PNG\r\n\x1a\n"
+INDEXED = b"\3"  # the colours of a PNG with a palette
 MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # libjpeg, too, passes over what lies between segments
 MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 SOI, EOI, SOS, APP0, APP1, APP14, APP15, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
@@ -180,7 +181,7 @@ def _png(data: bytes) -> ImageFile:
                 header = header or body
             elif kind == b"PLTE":
                 palette = palette or body
-            elif kind == b"tRNS" and whole:
+            elif kind == b"tRNS" and whole and not pixels and (palette or header[9:10] != INDEXED):
                 transparency = transparency or body
             elif kind == b"eXIf" and whole and exif is None and not pixels:
                 exif = body
@@ -189,12 +190,14 @@ def _png(data: bytes) -> ImageFile:
         elif kind == b"IEND":
             break
         at += 12 + size
+    if header[9:10] == INDEXED and not palette:
+        raise SyntaxError("no PLTE")
     stream = b"".join(pixels)
     chunks = [(b"IHDR", header)]
     if palette:
         chunks.append((b"PLTE", palette))
-    if transparency and len(header) > 9:
-        chunks.append((b"tRNS", _transparent(transparency, header[8], header[9])))
+    if len(header) > 9 and (transparency := _transparent(transparency, header[8], header[9])):
+        chunks.append((b"tRNS", transparency))
     chunks += [(b"IDAT", stream[:-4]), (b"IDAT", stream[-4:]), (b"IEND", b"")]  # the last four bytes are a checksum
     written = (struct.pack(">I", len(d)) + k + d + zlib.crc32(k + d).to_bytes(4) for k, d in chunks)
     exif = exif or b""
@@ -202,13 +205,15 @@ def _png(data: bytes) -> ImageFile:
 
 
 def _transparent(values: bytes, depth: int, colours: int) -> bytes:
-    """The transparent grey or colour as Pillow has pixels: of 8 bits, but for greys of 16."""
-    if colours == 0 and depth in (2, 4) and len(values) >= 2:
+    """The transparent grey or colour as Pillow has pixels: of 8 bits, but for greys of 16; nothing if it is cut off."""
+    if len(values) < {0: 2, 2: 6}.get(colours, 0):
+        return b""
+    if colours == 0 and depth in (2, 4):
         grey = int.from_bytes(values[:2]) & (2**depth - 1)
         return (grey * 255 // (2**depth - 1)).to_bytes(2)
-    if colours == 2 and depth == 16 and len(values) >= 6:
+    if colours == 2 and depth == 16:
         return bytes([0, values[0], 0, values[2], 0, values[4]])
-    return values
+    return values[:256]
 
 
 def _tiff(data: bytes) -> ImageFile:

@@ -52,6 +52,7 @@ TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # of a TIFF
+SAMPLE_FORMAT, UNSIGNED = 339, (1,)
 AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images that are decoded early, and their pixels: some batches' worth
 ASIDE = 4  # large images that wait, still encoded but for the first
 LATER = 1024  # images read after a large one before it takes its turn: some seconds of work, in which it is decoded
@@ -288,6 +289,9 @@ def _grey(image: Image.Image) -> Image.Image:
     of them exceeds; or else from the least to the greatest. What is no number is black.
     """
     values = np.asarray(image)
+    tags = getattr(image, "tag_v2", {})
+    if image.mode == "I" and tags and tags.get(SAMPLE_FORMAT, UNSIGNED) == UNSIGNED:
+        values = values.view(np.uint32)  # Pillow has no such mode
     clear = image.info.pop("transparency", None)
     if image.mode.startswith("I;16"):
         grey: np.ndarray = (values >> 8).astype(np.uint8)
@@ -299,7 +303,7 @@ def _grey(image: Image.Image) -> Image.Image:
         low, high = (0.0, float(tops[0])) if tops else (low, high)
         scaled = np.nan_to_num((values - low) * (255 / ((high - low) or 1)), nan=0.0)
         grey = scaled.clip(0, 255).round().astype(np.uint8)
-    if getattr(image, "tag_v2", {}).get(PHOTOMETRIC) == WHITE_IS_ZERO:
+    if tags.get(PHOTOMETRIC) == WHITE_IS_ZERO:
         grey = 255 - grey
     if isinstance(clear, int):
         grey[values == clear] = 255

@@ -15,26 +15,30 @@ MAX_HEAD = 262_144  # bytes, as in Chromium
 MAX_INTERIM = 20  # heads of 1xx before the one that counts
 BEGIN = b"HTTP/"
 END = re.compile(rb"\n\r?\n")
+WITHOUT_BODY = re.compile(rb"HTTP/\d\.\d +(204|304)\b", re.IGNORECASE)
+SAID = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 INTERIM = re.compile(rb"HTTP/\d\.\d +1(?!01)\d\d\b", re.IGNORECASE)
 STATUS_LINE = re.compile(rb"HTTP/(\d\.\d)(.*)", re.IGNORECASE | re.DOTALL)
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LENGTH, CODING = b"content-length", b"transfer-encoding"
 FIELDS = rb"(?:(?!(?i:%b|%b))%b:[^\r\n]*\r\n)*+" % (LENGTH, CODING, NAME.pattern)
-FRAMING = rb"(?i:%b: *\d+|%b: *chunked)\r\n" % (LENGTH, CODING)
+FRAMING = rb"(?i:%b: *\d{1,18}|%b: *chunked)\r\n" % (LENGTH, CODING)
 SOUND = re.compile(rb"HTTP/1\.[01] [^\r\n]*\r\n%b(?:%b%b)?+\r\n" % (FIELDS, FRAMING, FIELDS))  # nearly all
 
 
 class LenientHandler(ResponseHandler):
     """A connection that gives the parser the head of each answer in one piece, put right.
 
-    What is too long or no HTTP is given as it comes, so that the parser says what is wrong.
+    What is too long or no HTTP is given as it comes, so that the parser says what is wrong. Of a body whose length the
+    head says, nothing more is given: the parser would take it for another answer, and refuse both.
     """
 
     _head: bytearray | None = None  # what has come of it, until it is whole
     _interim = 0
+    _left: int | None = None  # bytes of the body that have not come, if it is known
 
     def set_response_params(self, **params: Any) -> None:
-        self._head, self._interim = bytearray(), 0
+        self._head, self._interim, self._left = bytearray(), 0, None
         super().set_response_params(**params)
 
     def data_received(self, data: bytes) -> None:
@@ -58,9 +62,20 @@ class LenientHandler(ResponseHandler):
                 if not data:
                     return
             else:
-                self._head = None
-                data = head + data
-        super().data_received(data)
+                self._head, self._left = None, body_length(head)
+                super().data_received(head + self._body(data))
+                return
+        if not data or (data := self._body(data)):
+            super().data_received(data)
+
+    def _body(self, data: bytes) -> bytes:
+        if self._left is None:
+            return data
+        body = data[: self._left]
+        self._left -= len(body)
+        if len(body) < len(data):
+            self.force_close()
+        return body
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self._pass_on()
@@ -72,11 +87,19 @@ class LenientHandler(ResponseHandler):
             super().data_received(bytes(head))
 
 
+def body_length(head: bytes) -> int | None:
+    """The bytes that follow a mended head, if it says so."""
+    if WITHOUT_BODY.match(head):
+        return 0
+    said = SAID.search(head)
+    return int(said[1]) if said else None
+
+
 def mended(head: bytes) -> bytes:
     """A head, up to the empty line that ends it, as aiohttp's parser takes it; or as it is where browsers refuse, too.
 
-    Lines that are no ``name: value`` are left out, and so is the length of a body that comes in chunks. Lengths that
-    are all the same count once.
+    Lines that are no ``name: value`` are left out, and so is a length that is no number, or of a body that comes in
+    chunks. Lengths that are all the same count once.
     """
     if SOUND.fullmatch(head):
         return head
@@ -99,10 +122,10 @@ def mended(head: bytes) -> bytes:
     codings = [field for field in fields if field[0].lower() == CODING]
     lengths = [field for field in fields if field[0].lower() == LENGTH]
     values = {value.strip() for _, listed in lengths for value in listed.split(b",")}
-    if any(b"chunked" in value.lower() for _, value in codings):
+    if any(coding.strip().lower() == b"chunked" for _, value in codings for coding in value.split(b",")):
         kept += codings
-    elif len(values) == 1:
-        kept.append((LENGTH, values.pop()))
-    else:
+    elif len(values) > 1:
         kept += lengths
+    else:
+        kept += [(LENGTH, value) for value in values if re.fullmatch(rb"\d{1,18}", value)]
     return b"\r\n".join([status, *(b"%b:%b" % field for field in kept), b"", b""])

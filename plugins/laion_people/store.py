@@ -521,7 +521,7 @@ def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONN
         return S3Store(match["bucket"], (match["prefix"] or "").strip("/"), attempts, connect_seconds)
     if uri.isprintable() and scheme == "file" and rest.startswith("/") and not set("?#") & set(rest):
         return LocalStore(Path(unquote(rest)))
-    if uri.isprintable() and uri and not separator:
+    if uri.isprintable() and uri and not separator and not re.match("(file|s3):/", uri, re.IGNORECASE):
         return LocalStore(Path(uri).expanduser())
     raise UsageError(
         f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix (? and # of a file: %3F and %23)"

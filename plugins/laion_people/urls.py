@@ -6,6 +6,7 @@ as ``,`` for one, and the server of a signed URL refuses (https://github.com/aio
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from urllib.parse import unquote
 
@@ -52,7 +53,10 @@ def parse(text: str, base: URL | None = None) -> URL:
 def _authority(scheme: str, text: str) -> URL:
     """User, host and port; hosts are those that yarl makes of them (IDNA), once unquoted."""
     user, at, host = text.rpartition("@")
-    if not host.startswith("["):
+    if host.startswith("["):
+        if ipaddress.IPv6Address(host[1:].partition("]")[0]).scope_id:  # yarl takes IPvFuture and zones, too
+            raise ValueError("an address of another machine has no zone")
+    else:
         host = unquote(host, errors="strict") if "%" in host else host
         if not host or len(host) > LONGEST_HOST or NOT_IN_HOSTS.search(host):
             raise ValueError("no host can be called so")
