@@ -205,6 +205,7 @@ class Runner:
             return
         log.info("%s: starts (%s)", label, reason)
         start = time.perf_counter()
+        shard.inputs = inputs
         with ExitStack() as stack:
             shard.files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
             entry = self._write(step, shard, label)
@@ -314,7 +315,7 @@ class Runner:
     def _input(self, name: str, partition: str, index: int) -> FileEntry:
         """An input of a shard as its writer recorded it; what was made elsewhere (metadata, shards) is hashed."""
         if name == "metadata":
-            return self._metadata(metadata.metadata_path(self.store, partition))
+            return self._metadata(partition)
         if name in RELEASE_FILES:
             path = f"clusters/{self.settings.clusters}/{RELEASE_FILES[name]}"
         else:
@@ -328,8 +329,8 @@ class Runner:
         return _describe(path, self.store)
 
     @cache  # noqa: B019 - a metadata part is large, the same for every shard, and a Runner lives as long as its process
-    def _metadata(self, path: str) -> FileEntry:
-        return _describe(path, self.store)
+    def _metadata(self, partition: str) -> FileEntry:
+        return _describe(metadata.metadata_path(self.store, partition), self.store)
 
     @contextmanager
     def _verified(self, entry: FileEntry) -> Iterator[Path]:

@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest
+from laion_people.manifest import FileEntry, Manifest
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.store import Store
@@ -35,7 +35,7 @@ VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables
 class Shard:
     """One shard of a partition, as a step sees it: its input files, the models, and the counts that it keeps.
 
-    ``store`` is for what is no shard (metadata).
+    ``store`` is for what is no shard (metadata); ``inputs`` says where that is.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class Shard:
         self.rejected: Counter[str] = Counter()
         self.timings: dict[str, float] = defaultdict(float)
         self.files, self._model = files, model
+        self.inputs: Mapping[str, FileEntry] = {}  # by the names of the step's ``reads``
 
     @property
     def id(self) -> str:

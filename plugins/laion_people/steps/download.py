@@ -354,7 +354,7 @@ def _new(shard: Shard) -> Iterator[Row]:
     settings = shard.settings
     digits = max(4, len(str(settings.shard_rows - 1)))
     start = shard.index * settings.shard_rows
-    path = metadata.metadata_path(shard.store, shard.partition)
+    path = shard.inputs["metadata"].uri
     for place, row in enumerate(metadata.rows(shard.store, path, start, start + settings.shard_rows)):
         fields = {"sample_id": row.sample_id, "url": row.url, "caption": row.caption, **row.collection}
         fields |= {"key": f"{shard.index:05d}{place:0{digits}d}", **PENDING}
