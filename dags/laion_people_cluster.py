@@ -1,8 +1,7 @@
 """### Clusters the people of a release
 
-A run each time that a partition has been extracted; its key is the collection. The gate counts what the store holds and
-skips the rest until every partition of the collection is extracted and no run of `laion_people_extract` is at work on
-one, as when extracted partitions are extracted again.
+A run each time that a partition has been extracted; its key is the collection. The gate skips the rest until the store
+has every partition of the collection extracted and no run of `laion_people_extract` is at work on one.
 
 | task | reads -> writes | where |
 |---|---|---|
