@@ -48,7 +48,7 @@ PARAMS = RERUN_PARAMS | {
         description="For example v0001. Empty: the one announced to this run, or the newest if it is started by hand.",
     ),
 }
-VERSION = "{{ params.clusters or announced_version(triggering_asset_events) }}"
+CHOSEN = "{{ params.clusters or announced_version(triggering_asset_events) }}"
 CLAIM = {"pre_execute": claim, "inlets": [CLUSTERED]}
 
 with DAG(
@@ -68,7 +68,7 @@ with DAG(
         "--stage",
         "caption",
         partitions=PARTITION,
-        clusters=VERSION,
+        clusters=CHOSEN,
         flags=ONLY_FAILED,
         priority_weight=10,  # handed on downstream: a partition's last stage goes before the first stages of others
         max_active_tis_per_dag=1,  # so that two runs never claim at the same time
@@ -77,15 +77,15 @@ with DAG(
 
     @task_group
     def shards(group):
-        assign = step_task("assign", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
-        compose = step_task("compose", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
+        assign = step_task("assign", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
+        compose = step_task("compose", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
         embed = step_task("embed", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
-        caption = step_task("caption", shards=group, clusters=VERSION, flags=FORCE, **CLAIM)
-        step_task("describe", shards=group, clusters=VERSION, pool=GPU_POOL, flags=FORCE, **CLAIM)
+        caption = step_task("caption", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
+        step_task("describe", shards=group, clusters=CHOSEN, pool=GPU_POOL, flags=FORCE, **CLAIM)
         assign >> compose
         [assign, embed] >> caption
 
-    audit = audit_task("caption", clusters=VERSION, pre_execute=skip_unless_planned)
+    audit = audit_task("caption", clusters=CHOSEN, pre_execute=skip_unless_planned)
     done = EmptyOperator(
         task_id="done",  # or a run whose audit is skipped would look as if it had ended well
         doc_md="Ends the run, whose state is its own: failed unless `plan` and `audit` have succeeded.",

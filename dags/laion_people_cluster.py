@@ -66,7 +66,7 @@ PARAMS = {
     "force": Param(False, type="boolean", title="Force", description="Fit again what was fitted: a new version."),
 }
 ANY = "none_failed_min_one_success"
-VERSION = "{{ params.clusters or version_of(ti.xcom_pull(task_ids='cluster')) }}"
+CHOSEN = "{{ params.clusters or version_of(ti.xcom_pull(task_ids='cluster')) }}"
 
 with DAG(
     "laion_people_cluster",
@@ -108,12 +108,12 @@ with DAG(
     )
     versioned = {
         "partitions": release,
-        "clusters": VERSION,
+        "clusters": CHOSEN,
         "overrides": {"captions": "{{ params.captions }}"},
         "max_active_tis_per_dag": 1,  # they write to one file
     }
     label = step_task("label", trigger_rule=ANY, **versioned)
     relabel = worker_task("relabel", "run", "label", **versioned)
-    audit = audit_task("cluster", partitions=release, clusters=VERSION, trigger_rule=ANY)
-    cluster >> label >> ReviewOperator(task_id="review", version=VERSION) >> relabel >> audit
-    label >> audit >> freeze(release, VERSION)
+    audit = audit_task("cluster", partitions=release, clusters=CHOSEN, trigger_rule=ANY)
+    cluster >> label >> ReviewOperator(task_id="review", version=CHOSEN) >> relabel >> audit
+    label >> audit >> freeze(release, CHOSEN)

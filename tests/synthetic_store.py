@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from include.models.profiles import load_profile
-from laion_people.manifest import FileEntry, Manifest, ShardEntry
-from laion_people.runner import manifest_path
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, manifest_path
 from laion_people.schemas import SCHEMAS
 from laion_people.store import Store
 from tests.fakes import UPRIGHT
@@ -149,8 +148,8 @@ class Maker:
             }
         }
         self.store.write(f"clusters/{VERSION}/fit.json", json.dumps(fit).encode())
-        for step in ("cluster", "label"):
-            self._manifest(step, VERSION, [f"clusters/{VERSION}/clusters.parquet"], len(rows), len(self.people))
+        for step, main in (("cluster", "fit.json"), ("label", "clusters.parquet")):
+            self._manifest(step, VERSION, [f"clusters/{VERSION}/{main}"], len(rows), len(self.people))
 
     def _assigned(self, person: Row, i: int) -> Row:
         row: Row = {"person_id": person["person_id"]}

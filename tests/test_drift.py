@@ -13,8 +13,8 @@ import pytest
 from laion_people import cli, drift
 from laion_people.cli import main
 from laion_people.drift import flags, news, record
-from laion_people.manifest import Manifest, ShardEntry
-from laion_people.runner import Runner, manifest_path
+from laion_people.manifest import Manifest, ShardEntry, manifest_path
+from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
@@ -180,11 +180,11 @@ def test_what_was_told_is_told_again_when_its_file_is_damaged(
         extracted(store, part)
     extracted(store, 6, downloaded=100)
     news(store)
-    for damaged in (b"[", b"7"):
+    for damaged in (b"[", b"7", b"[" * 100_000):
         store.write("told/c/00006.json", damaged)
         assert list(news(store)) == ["c/00006"]
         assert news(store) == {}
-    assert len(caplog.records) == 2
+    assert len(caplog.records) == 3
 
 
 def test_a_share_is_never_said_to_be_more_than_all(store: LocalStore) -> None:
@@ -193,6 +193,23 @@ def test_a_share_is_never_said_to_be_more_than_all(store: LocalStore) -> None:
     extracted(store, 11, downloaded=310)
     [[sentence]] = flags(store).values()
     assert "is 86.4% to 100.0% (median 96.0%)" in sentence
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b": 0.6", b': "x"'), (b": 0.6", b": NaN"), (b": 0.6", b": 1" + b"0" * 400),
+        (b'"c/00002"', b"[]"), (b'"c/00002"', b"7"), (b"{", b"[" * 100_000),
+    ],
+)  # fmt: skip
+def test_vitals_that_are_none_are_damaged_too(store: LocalStore, old: bytes, new: bytes) -> None:
+    for part in range(6):
+        extracted(store, part)
+    extracted(store, 6, downloaded=100)
+    before = store.read("vitals/c/00002.json")
+    assert old in before
+    store.write("vitals/c/00002.json", before.replace(old, new, 1))
+    assert list(flags(store)) == ["c/00006"]
 
 
 def test_damaged_vitals_are_left_out_and_said_once(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:

@@ -18,7 +18,7 @@ from laion_people.funnel import (
     partition_funnel,
     status,
 )
-from laion_people.runner import manifest_path
+from laion_people.manifest import manifest_path
 from laion_people.store import LocalStore
 from tests.synthetic_store import change_manifest, make_store
 

@@ -17,7 +17,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.runner import Runner, manifest_path
+from laion_people.manifest import manifest_path
+from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore

@@ -8,8 +8,9 @@ import pytest
 
 from laion_people.errors import LaionPeopleError
 from laion_people.examples import spread
+from laion_people.manifest import manifest_path
 from laion_people.report import histogram, ticks, write_report
-from laion_people.runner import manifest_path
+from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
 from tests.synthetic_store import make_store
 
@@ -188,6 +189,27 @@ def test_examples_are_spread_from_the_first_to_the_last() -> None:
     assert spread([1, 2], 4) == [1, 2]
     assert spread(list(range(5)), 1) == [0]
     assert spread([1], 0) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"[" * 100_000, b'{"kinds": {"pose": {"near": "x"}}}', None])
+def test_a_fit_that_is_not_what_was_written_is_passed_over_and_said(
+    store: LocalStore, tmp_path: Path, caplog: pytest.LogCaptureFixture, content: bytes | None
+) -> None:
+    make_store(store, images=6)
+    store.delete("clusters/v0001/fit.json")
+    if content is not None:
+        store.write("clusters/v0001/fit.json", content)
+    assert write_report(store, tmp_path).exists()
+    assert "clusters/v0001/fit.json is missing or damaged, and passed over" in caplog.text
+
+
+@pytest.mark.parametrize("step", STEPS)
+def test_a_store_without_the_manifest_of_a_step_is_reported(store: LocalStore, tmp_path: Path, step: str) -> None:
+    """As a partition that is being worked on, or one of which a file was lost."""
+    make_store(store, images=6)
+    for partition in ("demo/00000", "v0001"):
+        store.delete(manifest_path(step, partition))
+    assert write_report(store, tmp_path).exists()
 
 
 def test_clusters_of_an_older_version_are_not_shown(store: LocalStore, tmp_path: Path) -> None:

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_people.errors import LaionPeopleError
-from laion_people.runner import Runner, manifest_path
+from laion_people.manifest import manifest_path
+from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.step import ReleaseStep, Row, Shard, Step
 from laion_people.steps.clip_filter import ClipFilter
@@ -144,7 +145,9 @@ def test_shards_that_an_earlier_plan_had_are_removed(extracted: LocalStore) -> N
     assert not extracted.exists(f"people/{PARTITION}/00002.parquet")
 
 
-@pytest.mark.parametrize("name", [".DS_Store", "._00001.json", "00001 (1).json", "00001.json.bak", "x"])
+@pytest.mark.parametrize(
+    "name", [".DS_Store", "._00001.json", "00001 (1).json", "00001.json.bak", "x", "old/00001.json"]
+)
 def test_strangers_among_receipts_are_passed_over(extracted: LocalStore, name: str) -> None:
     before = files(extracted, "people")
     extracted.write(f"manifests/detect/{PARTITION}/{name}", b"")

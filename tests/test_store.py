@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import stat
 import subprocess
 import sys
 import threading
@@ -108,6 +109,23 @@ def test_a_write_that_fails_leaves_the_old_file(any_store: Store) -> None:
         interrupted()
     assert any_store.read("a/b") == b"old"
     assert any_store.list("a") == ["a/b"]
+
+
+def test_what_a_process_with_a_closed_umask_writes_is_as_open_as_the_store(tmp_path: Path) -> None:
+    """Airflow's own processes have one."""
+    root = tmp_path / "store"
+    root.mkdir()
+    root.chmod(0o775)
+    before = os.umask(0o077)
+    try:
+        store = LocalStore(root)
+        store.write("told/demo/00000.json", b"[]")
+        store.update("clusters/v0001/reviews.json", lambda _: b"[]")
+    finally:
+        os.umask(before)
+    folders = {path for path in root.rglob("*") if path.is_dir()}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in folders} == {0o775}
+    assert {stat.S_IMODE(path.stat().st_mode) for path in root.rglob("*.json")} == {0o644}
 
 
 WRITE = """

@@ -23,8 +23,8 @@ import pyarrow.parquet as pq
 
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
-from laion_people.manifest import FileEntry, Manifest, merge, parse_receipt, read_manifest
-from laion_people.runner import Runner, manifest_path
+from laion_people.manifest import FileEntry, Manifest, manifest_path, merge, parse_receipt, read_manifest
+from laion_people.runner import Runner
 from laion_people.step import Step
 from laion_people.steps.caption import VIEWS
 from laion_people.steps.download import foreign_files, made_elsewhere
@@ -114,12 +114,11 @@ def progress(runner: Runner) -> dict[str, list[str]]:
 
 def _extracted(runner: Runner, partition: str) -> bool:
     steps = steps_of(runner, partition, "extract")
-    paths = [manifest_path(step, partition) for step in steps]
-    if not all(runner.store.exists(path) for path in paths):
+    if not all(runner.store.exists(manifest_path(step, partition)) for step in steps):
         return False
     planned = runner.planned(steps[0], partition)
     try:
-        manifests = [read_manifest(runner.store, path) for path in paths]
+        manifests = [read_manifest(runner.store, step, partition) for step in steps]
     except LaionPeopleError as error:
         log.warning("%s does not count as extracted until it is audited: %s", partition, error)
         return False
@@ -298,7 +297,7 @@ def _write_sums(store: Store, receipts: Sequence[Manifest], planned: int) -> Non
     """Writes a partition's manifest and totals, where they are not the sums of its receipts."""
     manifest = merge(receipts)
     path = manifest_path(manifest.step, manifest.partition)
-    if not _has(store, path, manifest):
+    if not _has(store, manifest):
         log.info("%s was not the sum of its receipts, and is written anew", path)
         store.write(path, manifest.to_json())
     if not has_totals(store, manifest, planned):
@@ -306,8 +305,9 @@ def _write_sums(store: Store, receipts: Sequence[Manifest], planned: int) -> Non
         write_totals(store, manifest, planned)
 
 
-def _has(store: Store, path: str, manifest: Manifest) -> bool:
+def _has(store: Store, manifest: Manifest) -> bool:
+    step, partition = manifest.step, manifest.partition
     try:
-        return store.exists(path) and read_manifest(store, path) == manifest
+        return store.exists(manifest_path(step, partition)) and read_manifest(store, step, partition) == manifest
     except LaionPeopleError:
         return False

@@ -13,6 +13,7 @@ The file is the place of truth; ``clusters.parquet`` has what it said when `labe
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -34,6 +35,7 @@ MOST_BYTES = 1 << 26  # of the file; 768 clusters, each with 50 captions of 300 
 MOST_NODES = 500_000  # texts, lists and mappings that it has when every alias is written out
 LONGEST_TEXT = 10_000  # letters of any text: YAML takes long numbers apart in quadratic time
 MERGE = "tag:yaml.org,2002:merge"
+ANSWER = {"answer", "by", "at", "run_id"}  # what each answer of a review has, beside counts
 LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
 HEADER = f"""\
 # Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
@@ -159,6 +161,21 @@ def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[
         return _with(path, text, {name: entry for name, entry in entries.items() if name not in kept}).encode()
 
     store.update(path, with_entries)
+
+
+def answers(path: str, data: bytes) -> list[dict[str, Any]]:
+    """What ``reviews.json`` of a version holds: who approved the captions or did not, oldest first.
+
+    Raises LaionPeopleError, naming the file, when it is damaged.
+    """
+    try:
+        found = json.loads(data)
+        if not isinstance(found, list) or not all(isinstance(of, dict) and of.keys() >= ANSWER for of in found):
+            raise ValueError("it should list answers")
+    except (ValueError, RecursionError) as error:
+        advice = "mend it, or move it away; a review writes a new one"
+        raise LaionPeopleError(f"{path} is damaged ({one_line(error)}): {advice}") from error
+    return found
 
 
 def _text(path: str, data: bytes | None) -> str:

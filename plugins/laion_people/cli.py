@@ -17,8 +17,8 @@ from pathlib import Path
 from laion_people import audit, drift, funnel, metadata, release_audit, settings
 from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
 from laion_people.heartbeat import heartbeat
-from laion_people.manifest import Manifest, read_manifest
-from laion_people.runner import Runner, manifest_path
+from laion_people.manifest import Manifest, manifest_path, read_manifest
+from laion_people.runner import Runner
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.download import Download, made_elsewhere
 from laion_people.steps.registry import STEPS
@@ -153,7 +153,7 @@ def _audit(args: argparse.Namespace) -> int:
         return 1
     if args.stage != RELEASE_STAGE:
         _tell(runner.store, audited, args.stage)
-    _give(args, _result(runner.store, read_manifest(runner.store, manifest_path(steps[-1], audited))))
+    _give(args, _result(runner.store, read_manifest(runner.store, steps[-1], audited)))
     return 0
 
 

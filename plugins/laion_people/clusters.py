@@ -262,7 +262,7 @@ def load_fit(data: bytes) -> Fit:
             near, far = fields.pop("near"), fields.pop("far")
             kinds[name] = Kind(space, clusters, near, far, fields)
         return Fit(document["version"], kinds)
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LaionPeopleError(f"not a fit.json: {error!r}") from error
 
 

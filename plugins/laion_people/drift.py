@@ -17,12 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from itertools import pairwise
-from math import inf
+from math import inf, isfinite
 from statistics import median
 
 from laion_people.funnel import read_table
-from laion_people.manifest import Manifest, read_manifest
-from laion_people.runner import manifest_path
+from laion_people.manifest import Manifest, manifest_path, read_manifest
 from laion_people.store import Store
 
 log = logging.getLogger(__name__)
@@ -85,9 +84,9 @@ VITALS = {
 
 def record(store: Store, partition: str) -> Vitals:
     """Reckons the vitals of an extracted partition from its manifests, and leaves them in the store."""
-    detect, clip = (_manifest(store, step, partition) for step in ("detect", "clip_filter"))
+    detect, clip = (read_manifest(store, step, partition) for step in ("detect", "clip_filter"))
     downloaded = store.exists(manifest_path("download", partition))
-    download = _manifest(store, "download", partition) if downloaded else None
+    download = read_manifest(store, "download", partition) if downloaded else None
     vitals = Vitals(
         partition,
         download.rows / download.rows_in if download and download.rows_in else None,
@@ -171,8 +170,13 @@ def _vitals(store: Store, path: str, tag: str) -> Vitals | None:
     """The vitals in a file with this tag; None, said once, for a damaged one, which is no reason to fail."""
     try:
         fields = json.loads(store.read(path))
-        return Vitals(**{name: fields[name] for name in Vitals.__slots__})
-    except (ValueError, TypeError, KeyError) as error:
+        vitals = Vitals(**{name: fields[name] for name in Vitals.__slots__})
+        if not all(isinstance(text, str) for text in (vitals.partition, vitals.detector, vitals.clip)):
+            raise TypeError("a name is no text")
+        if not all(isfinite(value) for name in VITALS if (value := getattr(vitals, name)) is not None):
+            raise ValueError("a number is none")
+        return vitals
+    except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
         log.warning("%s is damaged (%r): audit its partition again", path, error)
         return None
 
@@ -182,13 +186,9 @@ def _told(store: Store, path: str) -> list[str] | None:
     try:
         names = json.loads(store.read(path))
         return [name for name in VITALS if name in names]
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, RecursionError) as error:
         log.warning("%s is damaged (%r): its partition's drift is told again", path, error)
         return None
-
-
-def _manifest(store: Store, step: str, partition: str) -> Manifest:
-    return read_manifest(store, manifest_path(step, partition))
 
 
 def _names(manifest: Manifest) -> str:

@@ -15,8 +15,7 @@ import pyarrow.parquet as pq
 from include.models.profiles import Profile, available, load_profile
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest, merge, read_manifest
-from laion_people.runner import manifest_path
+from laion_people.manifest import Manifest, manifest_path, merge, read_manifest
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store
@@ -58,8 +57,8 @@ def partitions(store: Store) -> list[str]:
 
 def manifests(store: Store, partition: str) -> dict[str, Manifest]:
     """The manifests of the steps that have been run on a partition, in the order of the steps."""
-    paths = {step: manifest_path(step, partition) for step in PARTITION_STEPS}
-    return {step: read_manifest(store, path) for step, path in paths.items() if store.exists(path)}
+    done = [step for step in PARTITION_STEPS if store.exists(manifest_path(step, partition))]
+    return {step: read_manifest(store, step, partition) for step in done}
 
 
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:

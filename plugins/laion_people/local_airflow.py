@@ -93,8 +93,9 @@ class LocalAirflow:
 
     def processes(self) -> list[psutil.Process]:
         """The components that run, as their pid file names them."""
-        found = []
-        pids = json.loads(self._pid_file.read_text()) if self._pid_file.exists() else {}
+        found, pids = [], {}
+        with suppress(FileNotFoundError, ValueError):  # a disk was full: `stop` finds them by their mark
+            pids = json.loads(self._pid_file.read_text())
         for pid, created in pids.items():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(int(pid))

@@ -84,7 +84,7 @@ class Manifest:
             )
             manifest = cls(**fields)
             manifest._check()
-        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise LaionPeopleError(f"not a manifest: {error!r}") from error
         return manifest
 
@@ -96,7 +96,7 @@ class Manifest:
             raise ValueError("a name is no text")
         counts = [self.rows_in, self.rows, *self.rejected.values(), *(f.bytes for f in files)]
         counts += [n for s in self.shards for n in (s.index, s.rows)]
-        if not all(type(count) is int and count >= 0 for count in counts):
+        if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
             raise ValueError("a count is no whole number")
         if not all(math.isfinite(time) and time >= 0 for time in (self.seconds, *self.timings.values())):
             raise ValueError("a time is no number of seconds")
@@ -107,9 +107,23 @@ class Manifest:
         return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
 
 
-def read_manifest(store: Store, path: str) -> Manifest:
-    """A manifest of a store. Raises LaionPeopleError, naming the file, when it is missing or damaged."""
-    return _parsed(path, store.read(path))
+def manifest_path(step: str, partition: str) -> str:
+    """Where a partition's manifest lies; of a release step, ``partition`` is the cluster version."""
+    return f"manifests/{step}/{partition}.json"
+
+
+def read_manifest(store: Store, step: str, partition: str) -> Manifest:
+    """A partition's manifest. Raises LaionPeopleError, naming the file, when it is missing or as `parse_manifest`."""
+    return parse_manifest(store.read(manifest_path(step, partition)), step, partition)
+
+
+def parse_manifest(data: bytes, step: str, partition: str) -> Manifest:
+    """The content of `manifest_path`. Raises LaionPeopleError, naming the file, when it is damaged or of another."""
+    path = manifest_path(step, partition)
+    manifest = _parsed(path, data)
+    if (manifest.step, manifest.partition) != (step, partition):
+        raise LaionPeopleError(f"{path} is the manifest of {manifest.step} {manifest.partition}: run `{step}` again")
+    return manifest
 
 
 def parse_receipt(path: str, data: bytes) -> Manifest:

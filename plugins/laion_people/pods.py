@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -26,7 +25,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, without_logins
 from laion_people.operators import TEMPLATED, command_line
 from laion_people.settings import PREFIX, Settings, to_environment
 
@@ -276,11 +275,6 @@ def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
     A pod sees all cores of its node: it is told to use the ``cpu`` that it asks for, since its memory doesn't grow with
     the node. Raises UsageError for a password.
     """
-    if re.search("://[^/]*@", settings.models_mirror):
-        raise UsageError(
-            f"{PREFIX}MODELS_MIRROR has a password, which everyone who may see pods could read: make it a key of the "
-            f"secret that {PREFIX}POD_SECRET names, and don't set it for Airflow"
-        )
     cores = str(settings.cores or max(1, math.ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu))))
     variables = {
         name: value
@@ -289,6 +283,11 @@ def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
     }
     variables |= {f"{PREFIX}STORE": settings.store, f"{PREFIX}MODELS_DIR": WEIGHTS, "HOME": "/tmp"}  # noqa: S108
     variables |= {f"{PREFIX}CORES": cores, "OMP_NUM_THREADS": cores}
+    if secret := [name for name, value in variables.items() if without_logins(value) != value]:
+        raise UsageError(
+            f"{secret[0]} has a password, which everyone who may see pods could read: make it a key of the secret that "
+            f"{PREFIX}POD_SECRET names, and don't set it for Airflow"
+        )
     return [k8s.V1EnvVar(name=name, value=value) for name, value in sorted(variables.items())]
 
 

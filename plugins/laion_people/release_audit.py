@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import logging
 from collections.abc import Iterator
 from typing import Any
@@ -15,8 +14,8 @@ from laion_people.audit import is_whole
 from laion_people.captions import Entry
 from laion_people.clusters import Cluster, load_fit
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
-from laion_people.manifest import Manifest, read_manifest
-from laion_people.runner import RELEASE_FILES, Runner, manifest_path
+from laion_people.manifest import Manifest, manifest_path, read_manifest
+from laion_people.runner import RELEASE_FILES, Runner
 from laion_people.steps.label import entry_faults
 from laion_people.store import Store
 from laion_people.totals import has_totals, totals_path, write_totals
@@ -26,7 +25,6 @@ log = logging.getLogger(__name__)
 
 MAIN = {"cluster": "fit", "label": "clusters"}  # the main file of each step, as RELEASE_FILES calls it
 COMPARED = ("cluster_id", "kind", "size", "medoid_person_id")  # columns of clusters.parquet that are the fit's
-ANSWER = {"answer", "by", "at", "run_id"}  # what each answer in reviews.json has, beside counts
 
 
 def newest_version(store: Store) -> str:
@@ -55,7 +53,7 @@ def audit_release(runner: Runner, version: str) -> list[str]:
             faults.append(f"{step} {version}: {path} is missing: run `{step}` again")
             continue
         try:
-            manifests[step] = read_manifest(store, path)
+            manifests[step] = read_manifest(store, step, version)
         except LaionPeopleError as error:
             faults.append(f"{step} {version}: {error}")
             continue
@@ -73,10 +71,9 @@ def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str
     """What is wrong with the manifest of a release step, and each file of it that is not whole."""
     folder = f"clusters/{version}/"
     files = [file for shard in manifest.shards for file in shard.files()]
-    named = (manifest.step, manifest.partition, [shard.index for shard in manifest.shards], [f.uri for f in files[:1]])
-    expected = (step, version, [0], [folder + RELEASE_FILES[MAIN[step]]])
-    if named != expected or not all(file.uri.startswith(folder) for file in files):
-        yield f"its manifest is of {manifest.step} {manifest.partition}: run `{step}` again"
+    main = [(shard.index, shard.uri) for shard in manifest.shards]
+    if main != [(0, folder + RELEASE_FILES[MAIN[step]])] or not all(file.uri.startswith(folder) for file in files):
+        yield f"its manifest names other files than its own: run `{step}` again"
         return
     if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):
         yield f"its receipt has rows rejected as {unknown[0]}, which is no reason of `{step}`"
@@ -144,12 +141,7 @@ def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken:
 
 def _review_faults(store: Store, path: str) -> Iterator[str]:
     """What is wrong with the answers of those who reviewed the captions, if there are any."""
-    if not store.exists(path):
-        return
     try:
-        answers = json.loads(store.read(path))
-    except (ValueError, RecursionError) as error:
-        yield f"{path} is damaged ({one_line(error)}): mend it, or move it away; a review writes a new one"
-        return
-    if not isinstance(answers, list) or not all(isinstance(a, dict) and a.keys() >= ANSWER for a in answers):
-        yield f"{path} is damaged (it should list answers): mend it, or move it away; a review writes a new one"
+        captions.answers(path, store.read(path) if store.exists(path) else b"[]")
+    except LaionPeopleError as error:
+        yield str(error)

@@ -123,7 +123,7 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
         "examples": _examples(store, done),
         "version": version,
         "clusters": clusters(store, version, CLUSTERS) if version else [],
-        "fit": _fit(store, version),
+        "fit": _fit(store, releases[version]["cluster"]) if version else {},
         "steps": steps,
         "times": times(steps),
         "models": models(steps),
@@ -214,11 +214,12 @@ def _examples(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str
     return examples
 
 
-def _fit(store: Store, version: str) -> dict[str, Any]:
+def _fit(store: Store, cluster: Manifest) -> dict[str, Any]:
     """The kinds of a version's ``fit.json``; empty when there is none, or, with a warning, when it is damaged."""
-    path = f"clusters/{version}/fit.json"
-    try:
-        return json.loads(store.read(path))["kinds"] if version and store.exists(path) else {}
-    except (ValueError, KeyError, TypeError) as error:
-        log.warning("%s is damaged and passed over: %s", path, error)
+    file = cluster.shards[0]
+    data = store.read(file.uri) if store.exists(file.uri) else b""
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        log.warning("%s is missing or damaged, and passed over", file.uri)
         return {}
+    kinds: dict[str, Any] = json.loads(data)["kinds"]
+    return kinds

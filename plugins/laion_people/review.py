@@ -125,10 +125,10 @@ def _keep(store: Store, path: str, answer: Mapping[str, Any]) -> None:
     """Adds an answer to those that the file has; one that is damaged, and with it what people have said, stays."""
 
     def with_answer(before: bytes | None) -> bytes:
-        try:
-            answers = [] if before is None else list(json.loads(before))
-        except (ValueError, TypeError) as error:
-            raise AirflowFailException(f"{path} is damaged ({error}): mend it, then clear this task") from error
+        answers = captions.answers(path, b"[]" if before is None else before)
         return json.dumps([*answers, answer], indent=1, ensure_ascii=False).encode()
 
-    store.update(path, with_answer)
+    try:
+        store.update(path, with_answer)
+    except LaionPeopleError as error:
+        raise AirflowFailException(str(error)) from error

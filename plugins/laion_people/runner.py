@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
-from functools import cache
+from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -21,11 +21,11 @@ import pyarrow.parquet as pq
 
 from laion_people import metadata
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import FileEntry, Manifest, ShardEntry, merge, parse_receipt
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, manifest_path, merge, parse_receipt
 from laion_people.metrics import Metrics
 from laion_people.overlap import overlapped
 from laion_people.settings import Settings
-from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_index
+from laion_people.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_files
 from laion_people.store import Store
 from laion_people.totals import write_totals
 from laion_people.versions import TAKEN, manifest_of, newest, take, versions
@@ -45,11 +45,10 @@ class Runner:
 
     def __init__(self, store: Store, settings: Settings, models: Any, steps: Mapping[str, Step | ReleaseStep]):
         self.store, self.models, self.steps = store, models, steps
-        if not settings.clusters:
-            settings = dataclasses.replace(settings, clusters=newest(store))
         self.settings = settings
         self.run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID") or uuid.uuid4().hex
         self.model = cache(models.load)
+        self._newest = cache(partial(newest, store))
         self.metrics = Metrics(settings.statsd)
         self._writers = {s.writes: s for s in steps.values() if isinstance(s, Step)}
 
@@ -90,6 +89,8 @@ class Runner:
         """Runs a release-wide step; a step that opens a version re-uses one made from the same input and parameters."""
         step = self.steps[name]
         assert isinstance(step, ReleaseStep)
+        if not step.opens_version:
+            self._choose_version()
         partitions = sorted(set(partitions))
         shards = [(p, i) for p in partitions for i in self._finished("mesh", p)]
         plan = Manifest(
@@ -149,8 +150,8 @@ class Runner:
 
     def receipt_paths(self, name: str, partition: str) -> dict[int, str]:
         """Where the receipts of a partition's finished shards lie, by shard; other files are passed over."""
-        paths = self.store.list(self._receipt_folder(self._step(name), partition))
-        return {index: path for path in paths if (index := shard_index(path, ".json")) is not None}
+        folder = self._receipt_folder(self._step(name), partition)
+        return shard_files(self.store.list(folder), folder, ".json")
 
     def shard_path(self, name: str, partition: str, index: int) -> str:
         """Where the files of a step's shard lie, but for the ends of their names (.parquet, .tar, ...)."""
@@ -363,7 +364,17 @@ class Runner:
     def _step(self, name: str) -> Step:
         step = self.steps[name]
         assert isinstance(step, Step), f"{name} is a release step"
+        if {step.writes, *step.reads} & {*VERSIONED_TABLES, *RELEASE_FILES}:
+            self._choose_version()
         return step
+
+    def _choose_version(self) -> None:
+        """Has the settings name the newest cluster version, unless they name one.
+
+        Not done for steps that work without: a version's manifest lists every file of the release, millions of them.
+        """
+        if not self.settings.clusters:
+            self.settings = dataclasses.replace(self.settings, clusters=self._newest())
 
     def _folder(self, table: str, partition: str) -> str:
         return f"{table}/{self.settings.clusters}/{partition}" if table in VERSIONED_TABLES else f"{table}/{partition}"
@@ -374,11 +385,6 @@ class Runner:
 
     def _receipt_path(self, name: str, partition: str, index: int) -> str:
         return f"{self._receipt_folder(self._step(name), partition)}/{index:05d}.json"
-
-
-def manifest_path(step: str, partition: str) -> str:
-    """Where a partition's manifest lies; of a release step, ``partition`` is the cluster version."""
-    return f"manifests/{step}/{partition}.json"
 
 
 def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, label: str) -> None:

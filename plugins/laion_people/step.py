@@ -11,7 +11,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -126,12 +126,12 @@ class Step(ABC):
         folder = self.reads[0]
         if folder in VERSIONED_TABLES:
             folder += f"/{settings.clusters}"
-        paths = store.list(f"{folder}/{partition}")
-        depth = f"{folder}/{partition}".count("/") + 1
-        found = {p: i for p in paths if p.count("/") == depth and (i := shard_index(p, suffix)) is not None}
+        folder += f"/{partition}"
+        paths = store.list(folder)
+        found = shard_files(paths, folder, suffix)
         if suffix == ".tar":
-            _check_names([path for path in paths if path not in found], alone=not found)
-        return sorted(found.values())
+            _check_names(sorted(set(paths) - set(found.values())), alone=not found)
+        return sorted(found)
 
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
         """Raises LaionPeopleError when the step must not write to the partition; called before it does anything."""
@@ -150,11 +150,10 @@ class Step(ABC):
         return {}
 
 
-def shard_index(path: str, suffix: str) -> int | None:
-    """The shard that a file belongs to, by its name (``00007.tar``); None for any other file."""
-    name = path.rsplit("/", 1)[-1]
-    stem = name.removesuffix(suffix)
-    return int(stem) if stem != name and SHARD.fullmatch(stem) else None
+def shard_files(paths: Iterable[str], folder: str, suffix: str) -> dict[int, str]:
+    """The files of a folder that are called as shards are (``00007.tar``), by shard; not those of folders in it."""
+    stems = {path: path.removeprefix(f"{folder}/").removesuffix(suffix) for path in paths if path.endswith(suffix)}
+    return {int(stem): path for path, stem in stems.items() if SHARD.fullmatch(stem)}
 
 
 def _check_names(paths: Sequence[str], alone: bool) -> None:
@@ -163,10 +162,10 @@ def _check_names(paths: Sequence[str], alone: bool) -> None:
     Raises LaionPeopleError for a number of other than five digits, and when there are no shards beside.
     """
     for path in paths:
-        name = path.rsplit("/", 1)[-1].lower()
-        if name.startswith(".") or not (".tar" in name or name.endswith(".tgz")):
+        name = path.rsplit("/", 1)[-1]
+        if name.startswith(".") or not re.search(r"\.tar|\.tgz$", name, re.IGNORECASE):
             continue
-        if alone or (re.fullmatch(r"\d+\.tar", name) and shard_index(path, ".tar") is None):
+        if alone or (re.fullmatch(r"(?i)\d+\.tar", name) and not SHARD.fullmatch(name.removesuffix(".tar"))):
             raise LaionPeopleError(
                 f"{path}: shards are images/COLLECTION/PART/00000.tar, .../00001.tar, ... of five digits: rename it"
             )

@@ -209,7 +209,7 @@ class LocalStore(Store):
         path = self.root / ".lock"
         while True:
             with self._errors(".lock"):
-                self.root.mkdir(parents=True, exist_ok=True)
+                self._make(self.root)
                 file = path.open("ab")
                 fcntl.flock(file, fcntl.LOCK_EX)
             with suppress(FileNotFoundError):
@@ -219,7 +219,7 @@ class LocalStore(Store):
         try:
             yield
         finally:
-            path.unlink()
+            path.unlink(missing_ok=True)
             fcntl.flock(file, fcntl.LOCK_UN)  # closing it is not enough where another thread has forked meanwhile
             file.close()
 
@@ -240,16 +240,27 @@ class LocalStore(Store):
             with self._errors(str(error.filename).removeprefix(f"{self.root}/")):
                 raise error
 
+    def _make(self, folder: Path) -> None:
+        """Makes a folder that is missing as open as the one it lies in, like its files, whatever the umask: Airflow's
+        own processes, which have a closed one, write here too."""
+        if folder == self.root:
+            folder.mkdir(parents=True, exist_ok=True)
+        elif not folder.is_dir():
+            self._make(folder.parent)
+            with suppress(FileExistsError):  # another process is faster
+                folder.mkdir()
+                folder.chmod(folder.parent.stat().st_mode & 0o2777)
+
     def _put(self, local: Path, path: str) -> None:
         target = self.root / path
         with self._errors(path):
-            target.parent.mkdir(parents=True, exist_ok=True)
+            self._make(target.parent)
             local.chmod(0o644)  # mkstemp makes files that only their owner can read
             local.replace(target)
 
     def _temporary_folder(self) -> Path:
         folder = self.root / ".writing"
-        folder.mkdir(parents=True, exist_ok=True)
+        self._make(folder)
         for left_over in folder.iterdir():  # of a process that was killed
             with suppress(FileNotFoundError):  # another process has just put its file in place
                 if time.time() - left_over.stat().st_mtime > STALE_SECONDS:

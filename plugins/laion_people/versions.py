@@ -12,7 +12,7 @@ import re
 from collections import defaultdict
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest
+from laion_people.manifest import Manifest, manifest_path, parse_manifest
 from laion_people.store import Store
 
 log = logging.getLogger(__name__)
@@ -44,17 +44,15 @@ def folders(store: Store) -> dict[str, set[str]]:
 
 def manifest_of(store: Store, step: str, version: str) -> Manifest | None:
     """What a step says of a version; None where it has not been run, or, with a warning, where that is damaged."""
-    path = f"manifests/{step}/{version}.json"
+    path = manifest_path(step, version)
     if not store.exists(path):
         return None
+    data = store.read(path)  # a store that does not answer is no damage: an older version must not take its place
     try:
-        manifest = Manifest.from_json(store.read(path))
-        reason = "" if manifest.partition == version else f"it is of {manifest.partition}"
+        return parse_manifest(data, step, version)
     except LaionPeopleError as error:
-        reason = str(error)
-    if reason:
-        log.warning("%s is damaged and passed over: %s", path, reason)
-    return None if reason else manifest
+        log.warning("cluster version %s is passed over: %s", version, error)
+        return None
 
 
 def newest(store: Store) -> str:

@@ -51,6 +51,9 @@ def test_stopping_what_does_not_run_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "pids.json").write_text('{"999999999": 0.0, "1": 0.0}')  # gone; another process with a pid used again
     assert LocalAirflow(tmp_path, 1).processes() == []
     LocalAirflow(tmp_path, 1).stop()
+    (tmp_path / "pids.json").write_text("")  # the disk was full
+    assert LocalAirflow(tmp_path, 1).processes() == []
+    LocalAirflow(tmp_path, 1).stop()
 
 
 def test_what_a_killed_scheduler_leaves_is_ended_and_nothing_else(tmp_path: Path) -> None:

@@ -258,6 +258,7 @@ def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:
         ("POD_RESOURCES", '{"detect": {"mem": "24Gi"}}', r'should look like {"detect": {"gpu": 1'),
         ("POD_RESOURCES", '{"detekt": {"cpu": 8}}', "no step detekt; there are list_metadata, .* detect, .* audit"),
         ("MODELS_MIRROR", "https://me:hush@example.org/m", "make it a key of the secret that LAION_PEOPLE_POD_SECRET"),
+        ("STORE", "s3://me:hu/sh@bucket/x", "LAION_PEOPLE_STORE has a password"),
         ("POD_SECRET", "Not A Name", "should look like laion-people"),
         ("STORE", "./data", r"pods cannot see the store \./data: LAION_PEOPLE_STORE should be s3://bucket/prefix"),
         ("STORE", "/data", r"pods cannot see the store /data: .* LAION_PEOPLE_POD_STORE_CLAIM"),

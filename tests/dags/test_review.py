@@ -175,11 +175,12 @@ def test_captions_that_are_refused_cannot_be_approved(store: LocalStore) -> None
     assert not store.exists("clusters/v0001/reviews.json")
 
 
-def test_answers_that_cannot_be_read_are_not_written_over(store: LocalStore) -> None:
-    store.write("clusters/v0001/reviews.json", b"[{")
+@pytest.mark.parametrize("damaged", [b"", b"[{", b'{"answer": "Approve"}', b'"Approve"', b"[1]", b"[" * 100_000])
+def test_answers_that_cannot_be_read_are_not_written_over(store: LocalStore, damaged: bytes) -> None:
+    store.write("clusters/v0001/reviews.json", damaged)
     with pytest.raises(AirflowFailException, match=r"^clusters/v0001/reviews.json is damaged"):
         respond("Approve")
-    assert store.read("clusters/v0001/reviews.json") == b"[{"
+    assert store.read("clusters/v0001/reviews.json") == damaged
 
 
 def test_nobodys_answer_fails_without_another_try(store: LocalStore) -> None:

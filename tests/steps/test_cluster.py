@@ -15,6 +15,7 @@ from PIL import Image
 
 from laion_people import captions, funnel
 from laion_people.clusters import load_fit
+from laion_people.errors import LaionPeopleError
 from laion_people.report import write_report
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -141,12 +142,38 @@ def test_a_damaged_manifest_is_named_and_passed_over(
     runner(clustered).run_release("cluster", PARTITIONS, force=True)
     path = "manifests/cluster/v0002.json"
     clustered.write(path, fault)
-    assert runner(clustered).settings.clusters == newest(clustered) == "v0001"
+    assert newest(clustered) == "v0001"
+    assert runner(clustered).shard_path("assign", PARTITIONS[0], 0).startswith("assignments/v0001/")
     assert list(funnel.release_manifests(clustered)) == ["v0001"]
-    assert f"{path} is damaged and passed over" in caplog.text
+    assert f"cluster version v0002 is passed over: {path} is damaged" in caplog.text
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
     assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0003"
     assert clustered.read(path) == fault
+
+
+def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
+    clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or the same people would be clustered once more, and assigned to an older version."""
+
+    def refuse(_: str) -> bytes:
+        raise LaionPeopleError("the service answers SlowDown")
+
+    monkeypatch.setattr(clustered, "read", refuse)
+    with pytest.raises(LaionPeopleError, match="SlowDown"):
+        newest(clustered)
+
+
+def test_steps_that_work_without_a_version_look_for_none(
+    clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large release the manifest of a version is hundreds of megabytes."""
+    asked = []
+    monkeypatch.setattr("laion_people.runner.newest", lambda _: asked.append("newest") or "v0001")
+    for step in ("detect", "pose", "mesh"):
+        runner(clustered).run(step, PARTITIONS[0])
+    assert asked == []
+    assert runner(clustered).run("assign", PARTITIONS[0]).shards[0].uri.startswith("assignments/v0001/")
 
 
 def test_files_with_other_names_are_no_versions(clustered: LocalStore) -> None:

@@ -14,7 +14,6 @@ from laion_people.audit import STAGES
 from laion_people.errors import LaionPeopleError
 from laion_people.funnel import PARTITION_STEPS, bars, stages_of
 from laion_people.manifest import read_manifest
-from laion_people.runner import manifest_path
 from laion_people.store import Store
 from laion_people.totals import Totals
 from laion_people.web import source
@@ -99,9 +98,9 @@ def ranges(numbers: Iterable[int]) -> list[str]:
 
 
 def _shards(store: Store, totals: Totals) -> frozenset[int]:
-    return _read_shards(store, manifest_path(totals.step, totals.partition), totals.ended, totals.shards)
+    return _read_shards(store, totals.step, totals.partition, totals.ended, totals.shards)
 
 
 @lru_cache(maxsize=64)  # a manifest of 2,000 shards is a megabyte: it is read again when it has changed
-def _read_shards(store: Store, path: str, ended: str, shards: int) -> frozenset[int]:
-    return frozenset(shard.index for shard in read_manifest(store, path).shards)
+def _read_shards(store: Store, step: str, partition: str, ended: str, shards: int) -> frozenset[int]:
+    return frozenset(shard.index for shard in read_manifest(store, step, partition).shards)

@@ -19,7 +19,7 @@ from fastapi import HTTPException
 
 from laion_people.errors import LaionPeopleError
 from laion_people.schemas import SCHEMAS
-from laion_people.step import VERSIONED_TABLES
+from laion_people.step import VERSIONED_TABLES, shard_files
 from laion_people.store import Store
 from laion_people.versions import versions
 
@@ -38,10 +38,7 @@ def shards(store: Store, folder: str) -> list[int]:
     with _listings_lock:
         if key in _listings and now - _listings[key][0] < LISTING_SECONDS:
             return _listings[key][1]
-    stems = [
-        path.rsplit("/", 1)[-1].removesuffix(".parquet") for path in store.list(folder) if path.endswith(".parquet")
-    ]
-    found = sorted(int(stem) for stem in stems if stem.isascii() and stem.isdigit())
+    found = sorted(shard_files(store.list(folder), folder, ".parquet"))
     with _listings_lock:
         _listings[key] = now, found
         _listings.move_to_end(key)

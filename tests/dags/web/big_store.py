@@ -6,8 +6,7 @@ import dataclasses
 from collections.abc import Sequence
 
 from laion_people.audit import STAGES
-from laion_people.manifest import FileEntry, Manifest, ShardEntry
-from laion_people.runner import manifest_path
+from laion_people.manifest import FileEntry, Manifest, ShardEntry, manifest_path
 from laion_people.store import LocalStore, Store
 from laion_people.totals import write_totals
 

@@ -11,8 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people import captions
-from laion_people.manifest import Manifest
-from laion_people.runner import manifest_path
+from laion_people.manifest import Manifest, manifest_path
 from laion_people.store import Store
 from laion_people.totals import write_totals
 from tests.synthetic_store import VERSION, make_store

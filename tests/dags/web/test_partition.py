@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laion_people.funnel import PARTITION_STEPS
-from laion_people.runner import manifest_path
+from laion_people.manifest import manifest_path
 from laion_people.store import LocalStore
 from laion_people.totals import write_totals
 from laion_people.web.partition import ranges
