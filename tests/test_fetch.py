@@ -406,6 +406,7 @@ def refuse_streams(
     [
         MemoryError(),
         OSError(errno.ENOSPC, "full"),
+        OSError(errno.EFBIG, "File too large"),
         OSError(errno.ENFILE, "files"),
         RuntimeError("can't start new thread"),
     ],

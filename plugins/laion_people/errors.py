@@ -79,6 +79,8 @@ def _machine_fault(error: BaseException) -> str | None:
             return "no network buffers are left: lower LAION_PEOPLE_URL_THREADS, or run fewer tasks at a time"
         case errno.ENOSPC:
             return "No space left on device: free some, or point TMPDIR and the store at a larger disk"
+        case errno.EFBIG:
+            return "File too large: raise `ulimit -f`, or take fewer LAION_PEOPLE_SHARD_ROWS"
         case errno.EDQUOT:
             return "disk quota exceeded: free some space, or raise the quota"
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # as CPython says EAGAIN
