@@ -388,15 +388,16 @@ def text(value: object) -> str:
 def flagged(row: Mapping[str, Any]) -> bool:
     """Whether the collection itself calls an image unsafe for work: NSFW (UNSURE is not), or punsafe above the limit.
 
-    ``row`` may come from anyone's json: names and values in any case, with blanks, numbers as texts, booleans. A
-    punsafe that is null or no number is unsafe; but the json of ``download``, which alone has a ``reason``, has nulls
-    for columns that its part lacks.
+    ``row`` may come from anyone's json: names and values in any case, with blanks, numbers as texts, booleans. A nested
+    NSFW is unsafe, and so is a punsafe that is null or no number; but the json of ``download``, which alone has a
+    ``reason``, has nulls for columns that its part lacks.
     """
     for name, value in row.items():
         match name.lower():
             case "nsfw":
                 word = value.strip().lower() if isinstance(value, str) else ""
-                if word in ("nsfw", "true") or _number(value) > UNSAFE_ABOVE:
+                nested = isinstance(value, list | dict)  # nobody can tell what it means
+                if word in ("nsfw", "true") or _number(value) > UNSAFE_ABOVE or nested:
                     return True
             case "punsafe":
                 known = value is not None or "reason" not in row
