@@ -21,7 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_people import metadata
+from laion_people import drift, metadata
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
 from laion_people.manifest import FileEntry, Manifest, manifest_path, merge, parse_receipt, read_manifest
 from laion_people.runner import Runner
@@ -64,7 +64,9 @@ class Contents:
 def audit(runner: Runner, partition: str, stage: str) -> list[str]:
     """Recounts a stage of a partition; returns one line for each fault, with step, shard and reason.
 
-    Without a fault the partition's manifests and totals are written anew, where they are not the sums of the receipts.
+    Without a fault the partition's manifests and totals are written anew, where they are not the sums of the receipts,
+    and so are the vitals that drift is told by, once it is extracted.
+
     Raises LaionPeopleError when there is nothing to recount.
     """
     steps = steps_of(runner, partition, stage)
@@ -91,6 +93,11 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
     if not faults:
         for step in steps:
             _write_sums(runner.store, [r for r in receipts[step].values() if isinstance(r, Manifest)], len(planned))
+    if not faults and stage == "extract":
+        try:
+            drift.record(runner.store, partition)
+        except LaionPeopleError as error:  # which is no reason to fail a partition that is whole
+            log.warning("drift %s: not known: %s", partition, error)
     return faults
 
 

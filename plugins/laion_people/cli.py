@@ -161,12 +161,8 @@ def _tell(store: Store, partition: str, stage: str) -> None:
     """Prints what a stage left: the funnel, and once a partition is extracted where it is unlike others."""
     print(funnel.format_funnel(funnel.partition_funnel(store, partition), partition), file=sys.stderr)
     if stage == "extract":
-        try:
-            drift.record(store, partition)
-            for line in _flag_lines({partition: drift.flags(store).get(partition, [])}):
-                print(line, file=sys.stderr)
-        except LaionPeopleError as error:  # which is no reason to fail a partition that is whole
-            log.warning("drift %s: not known: %s", partition, error)
+        for line in _flag_lines({partition: drift.flags(store).get(partition, [])}):
+            print(line, file=sys.stderr)
 
 
 def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
