@@ -11,7 +11,7 @@ import hashlib
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -91,20 +91,29 @@ class Manifest:
     def _check(self) -> None:
         """Raises ValueError for values that cannot be, which one without a checksum may have."""
         files = (*self.inputs, *(f for s in self.shards for f in s.files()))
-        texts = [self.step, self.partition, self.run_id, *(text for f in files for text in (f.uri, f.sha256))]
-        if not all(isinstance(text, str) for text in texts):
-            raise ValueError("a name is no text")
-        counts = [self.rows_in, self.rows, *self.rejected.values(), *(f.bytes for f in files)]
-        counts += [n for s in self.shards for n in (s.index, s.rows)]
-        if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
-            raise ValueError("a count is no whole number")
-        if not all(math.isfinite(time) and time >= 0 for time in (self.seconds, *self.timings.values())):
-            raise ValueError("a time is no number of seconds")
+        check_values(
+            texts=[self.step, self.partition, self.run_id, *(text for f in files for text in (f.uri, f.sha256))],
+            counts=[
+                *(self.rows_in, self.rows, *self.rejected.values(), *(f.bytes for f in files)),
+                *(n for s in self.shards for n in (s.index, s.rows)),
+            ],
+            times=[self.seconds, *self.timings.values()],
+        )
 
     def made_from(self) -> str:
         """A digest of what the output is made from: step with its revision, parameters, models and input files."""
         origin = [self.step, self.params, self.models, sorted((f.uri, f.sha256) for f in self.inputs)]
         return hashlib.sha256(json.dumps(origin, sort_keys=True).encode()).hexdigest()
+
+
+def check_values(texts: Iterable[Any], counts: Iterable[Any], times: Iterable[Any]) -> None:
+    """Raises ValueError, TypeError or OverflowError for a text, a count or a number of seconds that is none."""
+    if not all(isinstance(text, str) for text in texts):
+        raise ValueError("a name is no text")
+    if not all(type(count) is int and 0 <= count < 1 << 63 for count in counts):
+        raise ValueError("a count is no whole number")
+    if not all(math.isfinite(time) and time >= 0 for time in times):
+        raise ValueError("a time is no number of seconds")
 
 
 def manifest_path(step: str, partition: str) -> str:

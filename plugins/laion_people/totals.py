@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest
+from laion_people.manifest import Manifest, check_values
 from laion_people.store import Store
 
 FOLDER = "totals"
@@ -53,8 +53,8 @@ def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
     store.write(totals_path(manifest), json.dumps(asdict(_totals(manifest, planned)), indent=1).encode())
 
 
-def totals_path(manifest: Manifest) -> str:
-    return f"{FOLDER}/{manifest.step}/{manifest.partition}.json"
+def totals_path(of: Manifest | Totals) -> str:
+    return f"{FOLDER}/{of.step}/{of.partition}.json"
 
 
 def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
@@ -88,8 +88,14 @@ def _read(store: Store, path: str) -> Totals:
     data = store.read(path)
     try:
         totals = Totals(**json.loads(data))
+        counts = (totals.shards, totals.planned, totals.rows_in, totals.rows, totals.bytes, *totals.rejected.values())
+        check_values([totals.step, totals.partition, totals.run_id], counts, [totals.seconds])
         datetime.fromisoformat(totals.ended)
-    except (ValueError, TypeError, RecursionError) as error:
+        if not isinstance(totals.params, dict):
+            raise ValueError("its parameters have no names")
+        if totals_path(totals) != path:
+            raise ValueError(f"it is of {totals.step} {totals.partition}")
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
     return totals
 

@@ -109,7 +109,6 @@ def overview(
         stages={stage: [s for s in steps if described or s != OPTIONAL] for stage, steps in STAGES.items()},
         sums=_sums(chosen),
         images=sum(row.images for row in chosen),
-        fault=state.fault,
         stored=sum(step.bytes for row in chosen for step in row.steps.values()),
         versions=[(version, state.totals[version]) for version in state.versions],
     )

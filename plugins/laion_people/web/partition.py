@@ -11,7 +11,6 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from laion_people.audit import STAGES
-from laion_people.errors import LaionPeopleError
 from laion_people.funnel import PARTITION_STEPS, bars, stages_of
 from laion_people.manifest import read_manifest
 from laion_people.store import Store
@@ -32,8 +31,6 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
     """All about one partition. 404 when the store has neither metadata nor results of it."""
     state, store = source.state(), source.store()
     totals, keys = state.totals, state.partitions
-    if key not in keys and state.fault:
-        raise LaionPeopleError(state.fault)
     if key not in keys:
         raise HTTPException(404, f"There is no partition {key} in {store.uri}: look for it among all partitions.")
     steps = {name: totals[key][name] for name in PARTITION_STEPS if name in totals.get(key, {})}

@@ -43,13 +43,11 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class State:
     """The totals by partition (or cluster version) and step; the keys of all partitions, those with metadata and those
-    of which something has been made; sentences on partitions that are unlike their collection; and, where the metadata
-    cannot be listed, why."""
+    of which something has been made; and sentences on partitions that are unlike their collection."""
 
     totals: Read
     partitions: Sequence[str]
     flags: Mapping[str, Sequence[str]]
-    fault: str = ""
 
     @property
     def versions(self) -> list[str]:
@@ -75,12 +73,7 @@ def state() -> State:
         flags = pool.submit(drift.flags, place)
         keys = pool.submit(metadata.partitions, place)
         made = {key for key, steps in reading.result().items() if not steps.keys() <= set(RELEASE_STEPS)}
-        fault = ""
-        try:
-            made |= keys.result().keys()
-        except LaionPeopleError as error:  # it may be the name of one file: what has been made can be seen without
-            fault = str(error)
-        return State(reading.result(), sorted(made), flags.result(), fault)
+        return State(reading.result(), sorted(made | keys.result().keys()), flags.result())
 
 
 def latest_runs() -> dict[tuple[str, str], Run]:

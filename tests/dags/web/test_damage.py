@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import random
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 import pyarrow as pa
@@ -70,6 +72,24 @@ def test_any_table_in_place_of_another_is_told(client: TestClient, store: LocalS
         shutil.copyfile(whole / other, store.root / path)
         ask_all(client, f"{other} as {path}")
         shutil.copyfile(whole / path, store.root / path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"rows": "x"}, {"rows": -1}, {"rows": 10**400}, {"seconds": None}, {"rejected": None},
+        {"rejected": {"dns": "x"}}, {"partition": []}, {"partition": "demo/00001"}, {"step": "pose"},
+        {"ended": 7}, {"params": 7},
+    ],
+)  # fmt: skip
+def test_totals_that_cannot_be_are_told_with_their_file(
+    client: TestClient, store: LocalStore, change: dict[str, Any]
+) -> None:
+    path = f"totals/detect/{PARTITION}.json"
+    store.write(path, json.dumps(json.loads(store.read(path)) | change).encode())
+    for page in ("/", f"/partitions/{PARTITION}"):
+        answer = client.get(f"/laion-people{page}")
+        assert answer.status_code == 503 and f"{path} is damaged" in answer.text, page
 
 
 @pytest.mark.parametrize("kind", ["text", "number", "null", "not UTF-8", "short lists"])

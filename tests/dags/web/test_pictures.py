@@ -199,7 +199,7 @@ def test_a_walk_that_broke_off_goes_on(store: LocalStore, monkeypatch: pytest.Mo
     for at in range(512, 4 * 1024, 512):
         data = store.read(TAR)[:at]
         with monkeypatch.context() as patch, pytest.raises(OSError, match="gone"):
-            patch.setattr(store, "ranged", lambda *_, data=data: Breaks(data))
+            patch.setattr(store, "open", lambda *_, data=data: Breaks(data))
             index.find("nobody")
     assert all(index.find(str(i)) for i in range(4))
 
