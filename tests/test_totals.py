@@ -42,3 +42,10 @@ def test_damaged_totals_say_what_to_do(store: LocalStore) -> None:
     store.write("totals/detect/c/00000.json", b"{")
     with pytest.raises(LaionPeopleError, match=r"totals/detect/c/00000\.json is damaged .*audit"):
         TotalsReader(store).read()
+
+
+@pytest.mark.parametrize("name", [".DS_Store", "00000.json.bak", "00000 (1).json", "._00000.json", "old/00000.json"])
+def test_strangers_among_totals_are_passed_over(store: LocalStore, name: str) -> None:
+    write_totals(store, manifest("detect", "c/00000", 3), planned=2)
+    store.write(f"totals/detect/c/{name}", store.read("totals/detect/c/00000.json"))
+    assert list(TotalsReader(store).read()) == ["c/00000"]

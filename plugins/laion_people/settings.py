@@ -108,7 +108,7 @@ class Settings:
     clusters: str = _setting(
         "",
         "cluster version that assign, compose and caption use; empty: the newest",
-        pattern=r"(v\d{4})?",
+        pattern=r"(v[0-9]{4,9})?",
         like="v0001",
     )
 

@@ -7,6 +7,7 @@ A manifest names every shard and input, which for thousands of shards is megabyt
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
@@ -16,9 +17,12 @@ from typing import Any
 
 from laion_people.errors import LaionPeopleError
 from laion_people.manifest import Manifest, check_values
+from laion_people.metadata import PARTITION_KEY
 from laion_people.store import Store
+from laion_people.versions import VERSION
 
 FOLDER = "totals"
+PATH = re.compile(rf"{FOLDER}/\w+/({PARTITION_KEY.pattern}|{VERSION.pattern})\.json")
 READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
 
 
@@ -108,8 +112,11 @@ class TotalsReader:
         self._read: dict[str, tuple[str, Totals]] = {}  # path -> tag, totals
 
     def read(self) -> dict[str, dict[str, Totals]]:
-        """The totals by partition (or cluster version) and step. Raises LaionPeopleError for a damaged file."""
-        tags = self.store.tags(FOLDER)
+        """The totals by partition (or cluster version) and step; other files among them are passed over.
+
+        Raises LaionPeopleError for a damaged file.
+        """
+        tags = {path: tag for path, tag in self.store.tags(FOLDER).items() if PATH.fullmatch(path)}
         stale = [path for path, tag in tags.items() if path not in self._read or self._read[path][0] != tag]
         with ThreadPoolExecutor(READERS) as pool:
             fresh = dict(zip(stale, pool.map(partial(_read, self.store), stale), strict=True))

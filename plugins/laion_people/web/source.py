@@ -20,6 +20,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.funnel import RELEASE_STEPS
 from laion_people.store import Store, deployment_uri, open_store
 from laion_people.totals import Totals, TotalsReader
+from laion_people.versions import number
 from laion_people.web.auth import CAPTION, DAGS, EXTRACT
 
 Read = Mapping[str, Mapping[str, Totals]]  # by partition (or cluster version) and step
@@ -52,7 +53,7 @@ class State:
     @property
     def versions(self) -> list[str]:
         """The cluster versions, newest first."""
-        return sorted((key for key, steps in self.totals.items() if "cluster" in steps), reverse=True)
+        return sorted((key for key, steps in self.totals.items() if "cluster" in steps), key=number, reverse=True)
 
 
 def store() -> Store:
