@@ -251,6 +251,11 @@ class CutOff(BaseHTTPRequestHandler):
         self.end_headers()
         self.wfile.write(wanted[: self.most])
 
+    def do_HEAD(self) -> None:
+        self.send_response(200)
+        self.send_header("ETag", '"1"')
+        self.end_headers()
+
     def log_message(self, *args: object) -> None:
         pass
 
@@ -272,6 +277,7 @@ def test_an_answer_that_is_cut_off_is_gone_on_with(cut_off: type[CutOff]) -> Non
     assert store.sha256("x") == hashlib.sha256(CutOff.data).hexdigest()
     with store.local("x") as path, store.open("x") as file:
         assert path.read_bytes() == file.read() == CutOff.data
+    assert store.update("x", lambda before: before or b"") == CutOff.data
 
 
 def test_an_answer_that_is_cut_off_at_every_try_is_an_error_that_names_the_file(cut_off: type[CutOff]) -> None:

@@ -359,12 +359,10 @@ class S3Store(Store):
 
     def _tagged(self, path: str) -> tuple[bytes | None, str]:
         """A file's content and tag; None and "" when there is none."""
-        with self._errors(path):
-            try:
-                answer = self.client.get_object(Bucket=self.bucket, Key=self.prefix + path)
-                return bytes(answer["Body"].read()), str(answer["ETag"])
-            except self.client.exceptions.NoSuchKey:
-                return None, ""
+        if not self.exists(path):
+            return None, ""
+        answer = _Answer(self, path)
+        return b"".join(answer), answer.tag
 
     def _replace(self, path: str, data: bytes, tag: str) -> bool:
         """Whether the data are in the place of what had this tag: if not, somebody else was faster."""
@@ -430,12 +428,12 @@ class _Answer:
     """Bytes ``start`` to ``stop`` (exclusive) of a file of a bucket, as they come.
 
     An answer that is cut off is asked for again from there: botocore does not go on with bodies
-    (https://github.com/boto/boto3/issues/4111). ``size`` is the whole file's, once there is an answer.
+    (https://github.com/boto/boto3/issues/4111). ``size`` and ``tag`` are the whole file's, once there is an answer.
     """
 
     def __init__(self, store: S3Store, path: str, start: int = 0, stop: int | None = None):
         self._store, self._path, self._start, self._stop = store, path, start, stop
-        self.size = 0
+        self.size, self.tag = 0, ""
 
     def __iter__(self) -> Iterator[bytes]:
         from botocore.exceptions import BotoCoreError, IncompleteReadError
@@ -444,7 +442,8 @@ class _Answer:
         same: dict[str, str] = {}
         with self._store._errors(self._path):
             while (answer := self._ask(at, same)) is not None:
-                same = {"IfMatch": answer["ETag"]}  # and not the rest of another file
+                self.tag = answer["ETag"]
+                same = {"IfMatch": self.tag}  # and not the rest of another file
                 if "ContentRange" in answer:
                     self.size = int(answer["ContentRange"].rsplit("/", 1)[1])
                 else:
