@@ -34,11 +34,11 @@ class NoHeavyImports(MetaPathFinder):
 @pytest.fixture(scope="module")
 def bag() -> Iterator[DagBag]:
     finder = NoHeavyImports()
-    for name in [n for n in sys.modules if n.partition(".")[0] in HEAVY]:
-        del sys.modules[name]
+    loaded = {name: sys.modules.pop(name) for name in [*sys.modules] if name.partition(".")[0] in HEAVY}
     sys.meta_path.insert(0, finder)
     yield DagBag(ROOT / "dags")
     sys.meta_path.remove(finder)
+    sys.modules.update(loaded)  # which other tests hold parts of
 
 
 @pytest.fixture(params=sorted(DAG_IDS))

@@ -11,7 +11,9 @@ from airflow.serialization.serialized_objects import DagSerialization
 from airflow.utils.types import DagRunType
 
 from laion_people.dates import FIRST_DAYS
+from laion_people.errors import LaionPeopleError
 from laion_people.operators import METADATA
+from laion_people.store import LocalStore
 from laion_people.timetables import PartitionDates, PartitionTimetable
 
 PARTS = ("laion2B-en/00041", "laion2B-en/00042", "laion2B-en/00044", "laion2B-multi/00042", "mine/00042")
@@ -80,9 +82,14 @@ def test_any_other_key_is_a_run_without_a_date(timetable: PartitionTimetable, ke
     assert timetable.resolve_partition_date(key) is None
 
 
-def test_a_store_that_is_damaged_is_said_and_makes_no_runs(timetable: PartitionTimetable, store: Path) -> None:
-    (store / "metadata" / "laion2B-en" / "00042.parquet").touch()
-    with pytest.raises(InvalidBackfillDate, match="are both partition laion2B-en/00042: rename one"):
+def test_a_store_that_fails_is_said_and_makes_no_runs(
+    timetable: PartitionTimetable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(store: LocalStore, folder: str) -> list[str]:
+        raise LaionPeopleError(f"{store.uri}/{folder}: Permission denied")
+
+    monkeypatch.setattr(LocalStore, "list", fails)
+    with pytest.raises(InvalidBackfillDate, match="/metadata: Permission denied"):
         keys(timetable, "2001-01-01", "2001-12-31")
 
 
