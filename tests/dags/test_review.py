@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
-from itertools import chain, repeat
+from itertools import chain, groupby, repeat
 from pathlib import Path
 from typing import Any
 
@@ -269,4 +269,5 @@ def test_a_no_fails_the_run_in_a_sentence_and_clearing_the_task_asks_again(deplo
     deployment.start_clear("review", downstream=True, dag=CLUSTER, run_id=run_id)
     assert answer(deployment, run_id, "Approve") == "success"
     answers = json.loads((deployment.store / "clusters/v0001/reviews.json").read_bytes())
-    assert [kept["answer"] for kept in answers] == ["Approve", "Reject", "Approve"]
+    # One that Airflow has lost once it was kept is asked for, and kept, again.
+    assert [kept for kept, _ in groupby(kept["answer"] for kept in answers)] == ["Approve", "Reject", "Approve"]
