@@ -174,7 +174,10 @@ class Module:
                 return [key for key in keys if key]
             case ast.AugAssign(target=ast.Attribute(attr="rejected"), value=ast.Call(keywords=counts)):
                 return [ast.Constant(count.arg) for count in counts]
-            case ast.Assign(targets=[ast.Name(id="PASSING" | "LASTING" | "UNUSABLE")], value=ast.Dict(keys=[*keys])):
+            case ast.Assign(
+                targets=[ast.Name(id="PASSING" | "LASTING" | "UNUSABLE" | "SAMPLE_REASONS")],
+                value=ast.Dict(keys=[*keys]),
+            ):
                 return [key for key in keys if key]
         return []
 

@@ -10,6 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_people.audit import audit, progress, unfinished
+from laion_people.errors import StoreError
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -151,3 +152,19 @@ def test_a_partition_counts_as_extracted_only_when_every_step_has_every_shard(st
     store.write(f"manifests/pose/{PARTITION}.json", manifest)
     image_shard(store, PARTITION, 1)
     assert progress(runner(store)) == {"extracted": [], "begun": [PARTITION], "pending": []}
+
+
+def test_a_store_that_does_not_answer_is_no_partition_that_is_not_extracted(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted.write(f"metadata/{PARTITION}.parquet", b"")
+    read = LocalStore.read
+
+    def fails(store: LocalStore, path: str) -> bytes:
+        if path.startswith("manifests/"):
+            raise StoreError(f"{store.uri}/{path}: Input/output error")
+        return read(store, path)
+
+    monkeypatch.setattr(LocalStore, "read", fails)
+    with pytest.raises(StoreError, match="Input/output error"):
+        progress(runner(extracted))

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people import drift, metadata
-from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, StoreError, check_shortage, one_line
 from laion_people.manifest import FileEntry, Manifest, manifest_path, merge, parse_receipt, read_manifest
 from laion_people.runner import Runner
 from laion_people.step import Step
@@ -48,7 +48,7 @@ Receipt = Manifest | str  # or why it cannot be read
 
 
 @dataclass(slots=True)
-class Contents:
+class ShardContents:
     """What the files of a shard hold: rows and COLUMNS of its table, and the keys of its tar, if it has one."""
 
     rows: int = 0
@@ -108,8 +108,10 @@ def progress(runner: Runner) -> dict[str, list[str]]:
         first = steps_of(runner, partition, "extract")[0]
         try:
             extracted = _extracted(runner, partition)
-        except LaionPeopleError as error:  # which is no reason to stop the others
-            log.warning("%s: not known to be extracted: %s", partition, error)
+        except StoreError:
+            raise
+        except LaionPeopleError as error:  # what is damaged is no reason to stop the others
+            log.warning("%s does not count as extracted until it is audited: %s", partition, error)
             extracted = False
         if extracted:
             state["extracted"].append(partition)
@@ -124,11 +126,7 @@ def _extracted(runner: Runner, partition: str) -> bool:
     if not all(runner.store.exists(manifest_path(step, partition)) for step in steps):
         return False
     planned = runner.planned(steps[0], partition)
-    try:
-        manifests = [read_manifest(runner.store, step, partition) for step in steps]
-    except LaionPeopleError as error:
-        log.warning("%s does not count as extracted until it is audited: %s", partition, error)
-        return False
+    manifests = [read_manifest(runner.store, step, partition) for step in steps]
     return all([shard.index for shard in manifest.shards] == planned for manifest in manifests)
 
 
@@ -180,7 +178,7 @@ def _shard_faults(
         if not isinstance(receipt, Manifest):
             yield step, receipt or "has no receipt: it was never finished"
             continue
-        contents = Contents()
+        contents = ShardContents()
         if fault := (
             _name_fault(runner, receipt)
             or _file_fault(runner.store, receipt, contents)
@@ -208,7 +206,7 @@ def _name_fault(runner: Runner, receipt: Manifest) -> str | None:
     return None
 
 
-def _file_fault(store: Store, receipt: Manifest, contents: Contents) -> str | None:
+def _file_fault(store: Store, receipt: Manifest, contents: ShardContents) -> str | None:
     """What is wrong with the files of a shard, or None; fills ``contents`` with what they hold."""
     for file in receipt.shards[0].files():
         if not store.exists(file.uri):
@@ -232,7 +230,7 @@ def is_whole(path: Path, file: FileEntry) -> bool:
         return hashlib.file_digest(content, "sha256").hexdigest() == file.sha256
 
 
-def _look_into(path: Path, columns: list[str] | None, contents: Contents) -> None:
+def _look_into(path: Path, columns: list[str] | None, contents: ShardContents) -> None:
     if path.suffix == ".parquet":
         contents.rows = pq.read_metadata(path).num_rows
         contents.table = pq.read_table(path, columns=columns) if columns else None
@@ -260,7 +258,7 @@ def _input_rows(step: str, receipts: Mapping[str, Receipt | None], of_metadata: 
     return before.rows * len(VIEWS) if step == "caption" else before.rows
 
 
-def _count_fault(runner: Runner, receipt: Manifest, contents: Contents, input_rows: int | None) -> str | None:
+def _count_fault(runner: Runner, receipt: Manifest, contents: ShardContents, input_rows: int | None) -> str | None:
     """Which of a receipt's counts is not what the files, the input and the step say, or None."""
     entry, step = receipt.shards[0], receipt.step
     rows = len(contents.keys or ()) if step == "download" else contents.rows
@@ -277,7 +275,7 @@ def _count_fault(runner: Runner, receipt: Manifest, contents: Contents, input_ro
     return _tar_fault(receipt, contents)
 
 
-def _used(receipt: Manifest, contents: Contents) -> int:
+def _used(receipt: Manifest, contents: ShardContents) -> int:
     """How many of the rows that a step has read are in what it wrote."""
     if receipt.step == "detect":  # images that have people
         return len(set(contents.column("key")))
@@ -286,7 +284,7 @@ def _used(receipt: Manifest, contents: Contents) -> int:
     return receipt.rows
 
 
-def _tar_fault(receipt: Manifest, contents: Contents) -> str | None:
+def _tar_fault(receipt: Manifest, contents: ShardContents) -> str | None:
     """Whether a tar has other samples than its table, or a download's table other reasons than its receipt."""
     if receipt.step == "download":
         if Counter(filter(None, contents.column("reason"))) != receipt.rejected or contents.rows != receipt.rows_in:

@@ -20,8 +20,7 @@ import pyarrow.parquet as pq
 from laion_people import images
 from laion_people.errors import check_shortage
 from laion_people.images import ImageError
-
-Row = dict[str, Any]
+from laion_people.step import Row
 
 
 def row_sha256(row: Row, picture: bytes) -> str:

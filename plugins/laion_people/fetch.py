@@ -302,6 +302,7 @@ def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
 
 
 def _until_error(stream: zlib._Decompress, packed: bytes, most: int) -> bytearray:
+    """What a damaged piece gives before its error, at most ``most`` bytes."""
     unpacked = bytearray()
     for at in range(len(packed)):
         if len(unpacked) == most:

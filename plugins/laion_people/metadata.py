@@ -82,15 +82,15 @@ def partitions(store: Store) -> dict[str, str]:
     Hidden files (.part-*.crc) are passed over; so are, with a warning, those whose name makes no key, and all files of
     a key that several have.
     """
-    known: dict[str, str] = {}
+    parts: dict[str, str] = {}
     for key, paths in _files(store).items():
         if not PARTITION_KEY.fullmatch(key):
             _warn(f"{store.uri}/{paths[0]} is passed over: a name of letters, digits and ._- makes a partition")
         elif len(paths) > 1:
             _warn(f"{store.uri}/{paths[0]} and {paths[1]} are passed over: both are partition {key}; rename one")
         else:
-            known[key] = paths[0]
-    return dict(sorted(known.items()))
+            parts[key] = paths[0]
+    return dict(sorted(parts.items()))
 
 
 def known(store: Store, keys: Sequence[str]) -> list[str]:

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from laion_people.errors import LaionPeopleError, UsageError, check_shortage
+from laion_people.errors import StoreError, UsageError, check_shortage
 from laion_people.settings import from_environment
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,7 +39,7 @@ BLOCK = 1 << 20  # bytes of a file that are in memory at a time
 
 
 class Store(ABC):
-    """What steps know of a store. Errors are LaionPeopleError with the path and the reason."""
+    """What steps know of a store. Errors are StoreError with the path and the reason."""
 
     uri: str
 
@@ -96,7 +96,7 @@ class Store(ABC):
 
     @abstractmethod
     def _errors(self, path: str) -> AbstractContextManager[None]:
-        """Names the file in what goes wrong with it within the block: LaionPeopleError."""
+        """Names the file in what goes wrong with it within the block: StoreError."""
 
     @contextmanager
     def writer(self, path: str) -> Iterator[Path]:
@@ -235,7 +235,7 @@ class LocalStore(Store):
                         yield path.removeprefix(str(self.root)).lstrip("/"), found
 
     def _unlisted(self, error: OSError) -> None:
-        """Raises LaionPeopleError for a folder that cannot be listed: os.walk would take it for empty."""
+        """Raises StoreError for a folder that cannot be listed: os.walk would take it for empty."""
         if not isinstance(error, MISSING):
             with self._errors(str(error.filename).removeprefix(f"{self.root}/")):
                 raise error
@@ -273,7 +273,7 @@ class LocalStore(Store):
             yield
         except OSError as error:
             check_shortage(error, f"{self.uri}/{path}")
-            raise LaionPeopleError(f"{self.uri}/{path}: {error.strerror or error}") from error
+            raise StoreError(f"{self.uri}/{path}: {error.strerror or error}") from error
 
 
 def _leads_back(folder: str) -> bool:
@@ -355,7 +355,7 @@ class S3Store(Store):
             before, tag = self._tagged(path)
             if after != before:  # else it is ours, which arrived though its answer was lost
                 after = change(before)
-        raise LaionPeopleError(f"{self.uri}/{path}: others change it all the time: try again")
+        raise StoreError(f"{self.uri}/{path}: others change it all the time: try again")
 
     def _tagged(self, path: str) -> tuple[bytes | None, str]:
         """A file's content and tag; None and "" when there is none."""
@@ -394,7 +394,7 @@ class S3Store(Store):
             yield
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             check_shortage(error, f"{self.uri}/{path}")
-            raise LaionPeopleError(f"{self.uri}/{path}: {_s3_fault(error)}") from error
+            raise StoreError(f"{self.uri}/{path}: {_s3_fault(error)}") from error
 
 
 def _s3_fault(error: Exception) -> str:

@@ -35,7 +35,7 @@ COMPOUND = 100  # the rank of suffixes such as image.jpg and seg.png, which may 
 # What systems leave behind in folders that are packed, and webdataset's own remarks.
 LEFT_BEHIND = re.compile(r"(.*/)?(__MACOSX|PaxHeaders?(\.\d+)?|__[^/]*__)(/.*)?")
 
-UNUSABLE = {  # why a sample of a tar that was made elsewhere has no image
+SAMPLE_REASONS = {  # why a sample of a tar that was made elsewhere has no image
     "no_image": "none of its files is called as images are, or what is so called is a link or a file with holes",
     "several_images": "two of its files could each be the image, by their names",
     "file_too_large": "the image file is larger than any picture of 100 megapixels",
@@ -64,7 +64,7 @@ class Member(NamedTuple):
 
 
 class Files(NamedTuple):
-    """Where the files of a sample are; ``unusable`` is a reason of UNUSABLE, or "" when it has an image."""
+    """Where the files of a sample are; ``unusable`` is a reason of SAMPLE_REASONS, or "" when it has an image."""
 
     key: str
     unusable: str

@@ -14,7 +14,7 @@ from laion_people.metadata import flagged, sample_id, text
 from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.steps.download import REASONS
-from laion_people.tars import UNUSABLE
+from laion_people.tars import SAMPLE_REASONS
 
 
 class Detect(Step):
@@ -31,7 +31,7 @@ class Detect(Step):
     gpu = True
     reasons: ClassVar[Mapping[str, str]] = {
         **{reason: REASONS[reason] for reason in ("nsfw", "not_an_image", "truncated", "decompression_bomb")},
-        **UNUSABLE,
+        **SAMPLE_REASONS,
         "no_people": "nobody was found in the image",
     }
 

@@ -257,8 +257,9 @@ def _has_manifests(store: Store, partition: str) -> bool:
 def _first_receipt(store: Store, partition: str) -> Manifest | None:
     """The first receipt of a partition that can be read."""
     for path in store.list(f"manifests/download/{partition}"):
+        data = store.read(path)
         with suppress(LaionPeopleError):
-            return Manifest.from_json(store.read(path))
+            return Manifest.from_json(data)
     return None
 
 
