@@ -15,7 +15,7 @@ from PIL import Image
 
 from laion_people import captions, funnel
 from laion_people.clusters import load_fit
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.report import write_report
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -221,6 +221,26 @@ def test_an_earlier_fit_that_cannot_be_read_is_named_and_passed_over(
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"
     runner(clustered).run_release("label", PARTITIONS)
     assert "v0001 is passed over: clusters/v0001/fit.json: not a fit.json" in caplog.text
+
+
+@pytest.mark.parametrize("step", ["cluster", "label"])
+def test_an_earlier_fit_that_the_store_does_not_give_now_stops_the_step(
+    clustered: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str
+) -> None:
+    """Or its ids would end there, and with them what people have said of its clusters."""
+    runner(clustered).run_release("label", PARTITIONS)
+    if step == "label":
+        runner(clustered).run_release("cluster", PARTITIONS, force=True)
+    read = LocalStore.read
+
+    def fails(store: LocalStore, path: str) -> bytes:
+        if path == "clusters/v0001/fit.json":
+            raise StoreError(f"{path}: the service answers SlowDown")
+        return read(store, path)
+
+    monkeypatch.setattr(LocalStore, "read", fails)
+    with pytest.raises(StoreError, match="SlowDown"):
+        runner(clustered).run_release(step, PARTITIONS, force=True)
 
 
 def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clustered: LocalStore) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from laion_people.clusters import SPACES, Fit, read_fit
 from laion_people.contactsheets import Place, pick, write_sheets
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.fitting import fit_kind
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
@@ -97,6 +97,8 @@ def _previous(release: Release) -> Fit | None:
         if version in finished or names & LABELLED:
             try:
                 return read_fit(release.store, version)
+            except StoreError:
+                raise
             except LaionPeopleError as error:
                 log.warning("%s: %s is passed over: %s", release.version, version, error)
     return None

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 from laion_people import captions, facetext, posetext
 from laion_people.captions import Entry
 from laion_people.clusters import Cluster, Fit, read_fit
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
@@ -112,6 +112,8 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
             continue
         try:
             before = _clusters(read_fit(store, earlier))
+        except StoreError:
+            raise
         except LaionPeopleError as error:  # no ids can live on from there, either
             log.warning("%s: captions of %s are not taken over: %s", version, earlier, error)
             continue
