@@ -11,7 +11,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.manifest import manifest_path
 from laion_people.runner import Runner
 from laion_people.settings import Settings
@@ -306,3 +306,18 @@ def test_memory_stays_flat_from_1_to_50_shards(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=environ)
     one, fifty = (float(v) for v in done.stdout.split())
     assert fifty < one + 40, f"{one:.0f} MiB after one shard, {fifty:.0f} MiB after fifty"
+
+
+def test_a_receipt_that_the_store_does_not_give_now_is_not_taken_for_damaged(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Or all would be made anew."""
+    image_shard(store, PARTITION, 0)
+    runner(store).run("detect", PARTITION)
+
+    def fails(store: LocalStore, path: str) -> bytes:
+        raise StoreError(f"{path}: the service answers SlowDown")
+
+    monkeypatch.setattr(LocalStore, "read", fails)
+    with pytest.raises(StoreError, match="SlowDown"):
+        runner(store).run("detect", PARTITION)
