@@ -219,9 +219,8 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) 
             if data[8:12] != b"avif":
                 raise
             check_shortage(error)
-            image, source = _opened_by_pillow(
-                data.replace(b"Exif", b"skip"), limited
-            )  # Pillow gives up when EXIF is broken
+            no_exif = data.replace(b"Exif", b"skip")  # Pillow gives up when EXIF is broken
+            image, source = _opened_by_pillow(no_exif, limited)
     _check_size(*image.size, max_pixels)
     exif = file.exif or image.info.get("exif", b"")
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
