@@ -8,7 +8,7 @@ partition key. A run that finds another at work on its partition ends at once.
 | download | metadata -> images | network |
 | detect | images -> people | GPU |
 | pose | images, people -> pose | GPU |
-| mesh | images, people, pose -> mesh | CPU |
+| mesh | images, people, pose -> mesh, facts | CPU |
 | clip_filter | images, people -> clip, subset_a | GPU |
 
 Each step is mapped over groups of shards. The audit then recounts every shard, whatever the tasks say. All tasks are

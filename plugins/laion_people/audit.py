@@ -34,10 +34,10 @@ from laion_people.totals import has_totals, totals_path, write_totals
 log = logging.getLogger(__name__)
 
 STAGES = {
-    "extract": ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"),
+    "extract": ("download", "detect", "pose", "mesh", "facts", "clip_filter", "subset_a"),
     "caption": ("assign", "compose", "embed", "caption", "describe"),
 }
-ALIGNED = ("detect", "pose", "mesh", "clip_filter", "assign", "embed")  # the same people in the same order
+ALIGNED = ("detect", "pose", "mesh", "facts", "clip_filter", "assign", "embed")  # the same people in the same order
 COLUMNS = {  # of the tables, as far as the audit looks into them
     "download": ["key", "status", "reason"],
     **{step: ["person_id"] for step in ALIGNED},

@@ -21,7 +21,7 @@ from laion_people.manifest import Manifest, manifest_path, read_manifest
 from laion_people.runner import Runner
 from laion_people.step import ReleaseStep, Step
 from laion_people.steps.download import Download, made_elsewhere
-from laion_people.steps.registry import STEPS
+from laion_people.steps.registry import FOLLOWERS, STEPS
 from laion_people.store import Store, open_store
 
 log = logging.getLogger("laion_people")
@@ -96,7 +96,7 @@ def _pipeline(args: argparse.Namespace) -> None:
     partitions = metadata.known(runner.store, args.partition)
     for partition in partitions:
         for step in audit.steps_of(runner, partition, "extract"):
-            if step != "subset_a":  # which follows clip_filter
+            if step not in FOLLOWERS:
                 runner.run(step, partition, force=args.force)
     for step in ("cluster", "label"):
         runner.run_release(step, partitions, args.force)

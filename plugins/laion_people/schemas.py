@@ -42,6 +42,10 @@ SCHEMAS: dict[str, pa.Schema] = {
         head_roll_=f32,
         face_score_=f32,
     ),
+    "facts": _schema(
+        person_id=text,
+        facts=pa.list_(pa.struct([pa.field("name", text), pa.field("value", text), pa.field("confidence", f32)])),
+    ),
     "clip": _schema(person_id=text, similarity=f32, clip_model=text),
     "subset_a": _schema(
         person_id=text,

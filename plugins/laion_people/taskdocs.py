@@ -65,11 +65,12 @@ STEPS = {
     "mesh": StepDoc(
         "fits a 478-point face mesh with blendshapes and head angles",
         ("images", "people", "pose"),
-        ("mesh",),
+        ("mesh", "facts"),
         False,
         "people",
-        SHARDS_ONLY,
+        SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
         "Images and people",
+        "The facts of each person (the step `facts`) follow in the same task.",
     ),
     "clip_filter": StepDoc(
         "CLIP similarity of each person's crop with the image's caption",

@@ -19,6 +19,7 @@ class Mesh(Step):
     reads = ("images", "people", "pose")
     writes = "mesh"
     roles = ("mesh",)
+    then = ("facts",)
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "key", "bbox"])

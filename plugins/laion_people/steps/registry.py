@@ -12,6 +12,7 @@ from laion_people.steps.describe import Describe
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
 from laion_people.steps.embed import Embed
+from laion_people.steps.facts import Facts
 from laion_people.steps.label import Label
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
@@ -24,6 +25,7 @@ STEPS: dict[str, Step | ReleaseStep] = {
         Detect(),
         Pose(),
         Mesh(),
+        Facts(),
         ClipFilter(),
         SubsetA(),
         Cluster(),
@@ -35,3 +37,6 @@ STEPS: dict[str, Step | ReleaseStep] = {
         Describe(),
     )
 }
+FOLLOWERS = {
+    name for step in STEPS.values() if isinstance(step, Step) for name in step.then
+}  # run with the step before

@@ -1,0 +1,105 @@
+"""What a person's own pose or mesh says: the vocabulary of facts, and how a claim stands to them.
+
+A fact is a name and a value (``left_arm=overhead``) with a confidence; a claim is a fact that a caption states, written
+``name=value``. A person has at most one value of a name. Arms and legs are the person's own left and right; of heads,
+left and right are the picture's. docs/facts.md says what each value means and how true it is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import pyarrow as pa
+
+_ARM = (
+    "overhead", "raised", "at_head", "out", "forward", "back", "down", "away", "bent", "on_hip", "in_lap", "in_front",
+    "crossed", "behind_back", "on_ground", "holding",
+)  # fmt: skip
+VALUES: dict[str, dict[str, tuple[str, ...]]] = {  # kind of cluster and caption -> name -> values
+    "pose": {
+        "base": (
+            "standing", "on_feet", "walking", "running", "moving", "jumping", "one_leg", "kicking", "lunging",
+            "sitting", "squatting", "kneeling", "one_knee", "knees_bent", "lying", "all_fours", "riding", "climbing",
+        ),
+        "left_arm": _ARM,
+        "right_arm": _ARM,
+        "legs_apart": ("yes", "no"),
+        "lean": ("upright", "forward", "backward", "sideways", "horizontal", "upside_down"),
+        "view": ("front", "three_quarter", "side", "back"),
+    },
+    "face": {
+        "mouth": ("relaxed", "closed", "smiling", "smiling_open", "open", "puckered", "turned_down"),
+        "brows": ("level", "raised", "lowered"),
+        "eyes": ("open", "closed", "one_closed", "wide", "narrowed"),
+    },
+    "head": {
+        "turn": ("far_left", "left", "slight_left", "camera", "slight_right", "right", "far_right", "away"),
+        "nod": ("up", "level", "down"),
+        "tilt": ("left", "none", "right"),
+    },
+}  # fmt: skip
+KIND = {name: kind for kind, names in VALUES.items() for name in names}
+
+_WIDER_ARM = {
+    "overhead": ("raised",),
+    "at_head": ("raised",),
+    "crossed": ("in_front",),
+}
+WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider values that are true with it
+    "left_arm": _WIDER_ARM,
+    "right_arm": _WIDER_ARM,
+    "base": {
+        "standing": ("on_feet",),
+        "walking": ("on_feet", "moving"),
+        "running": ("on_feet", "moving"),
+        "jumping": ("moving",),
+        "one_leg": ("on_feet",),
+        "kicking": ("one_leg", "on_feet", "moving"),
+        "lunging": ("on_feet", "moving", "knees_bent"),
+        "sitting": ("knees_bent",),
+        "squatting": ("knees_bent",),
+        "kneeling": ("knees_bent",),
+        "one_knee": ("kneeling", "knees_bent"),
+        "all_fours": ("knees_bent",),
+        "riding": ("sitting", "moving", "knees_bent"),
+        "climbing": ("on_feet", "moving", "knees_bent"),
+    },
+    "mouth": {
+        "smiling_open": ("smiling", "open"),
+        "relaxed": ("closed",),
+        "puckered": ("closed",),
+        "turned_down": ("closed",),
+    },
+    "eyes": {"wide": ("open",), "narrowed": ("open",)},
+    "turn": {"far_left": ("left",), "slight_left": ("left",), "far_right": ("right",), "slight_right": ("right",)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Fact:
+    """``confidence`` is from 0.5, at the edge of what is told at all, to 1."""
+
+    name: str
+    value: str
+    confidence: float
+
+    @property
+    def claim(self) -> str:
+        return f"{self.name}={self.value}"
+
+
+def read_facts(table: pa.Table) -> list[dict[str, str]]:
+    """The facts of each person of a shard, by name, from the column ``facts`` of its table."""
+    return [{fact["name"]: fact["value"] for fact in facts} for facts in table["facts"].to_pylist()]
+
+
+def closure(name: str, value: str) -> tuple[str, ...]:
+    """The value and all that are true with it because they are wider."""
+    return (value, *WIDER.get(name, {}).get(value, ()))
+
+
+def supports(facts: Mapping[str, str], claim: str) -> bool:
+    """Whether a person's facts say what the claim says, or something narrower."""
+    name, _, value = claim.partition("=")
+    return name in facts and value in closure(name, facts[name])
