@@ -15,9 +15,7 @@ from laion_people.step import Step
 from laion_people.steps.registry import FOLLOWERS, STEPS
 from tests.messages import ROOT
 
-TASKS = {
-    name: step for name, step in STEPS.items() if name not in FOLLOWERS
-}  # which run in the task of the step before
+TASKS = {name: step for name, step in STEPS.items() if name not in FOLLOWERS}
 
 
 def test_every_step_that_is_a_task_is_documented() -> None:
