@@ -27,7 +27,8 @@ Rules = Sequence[tuple[str, np.ndarray]]  # values with the margins of all peopl
 SURE = 0.6  # keypoint score from which a joint's place takes nothing from a fact's confidence
 HAND_SEEN = 0.35  # hands behind the body or another's score up to 0.3: MoveNet guesses them from the elbow
 NOSE, EARS = 0, (3, 4)
-SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = ((i, i + 1) for i in (5, 7, 9, 11, 13, 15))
+SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = ((i, i + 1) for i in (5, 7, 9, 11, 13, 15))  # left, right
+LIKELY = 0.2  # the margin of a condition whose joint is not seen, where the others all but imply it
 
 
 def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
@@ -36,12 +37,10 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     size = np.stack([np.asarray(people[name], np.float64) for name in ("image_width", "image_height")], axis=1)
     body = Body.of(keypoints, world, boxes(people), size)
-    base = _base(body)
-    sitting = next(margin for value, margin in base if value == "sitting")
     rules: list[tuple[str, Rules, tuple[int, ...]]] = [
-        ("base", base, HIPS + KNEES),
-        ("left_arm", _arm(body, 0, sitting), (SHOULDERS[0], ELBOWS[0])),
-        ("right_arm", _arm(body, 1, sitting), (SHOULDERS[1], ELBOWS[1])),
+        ("base", _base(body), HIPS),
+        ("left_arm", _arm(body, 0), (SHOULDERS[0], ELBOWS[0])),
+        ("right_arm", _arm(body, 1), (SHOULDERS[1], ELBOWS[1])),
         ("legs_apart", _legs_apart(body), HIPS + ANKLES),
         ("lean", _lean(body), SHOULDERS + HIPS),
         ("view", _view(body), SHOULDERS),
@@ -111,6 +110,8 @@ def _torso(points: np.ndarray) -> np.ndarray:
     """
     spine = points[:, SHOULDERS].mean(axis=1) - points[:, HIPS].mean(axis=1)
     lengths = [np.linalg.norm(spine, axis=1)]
+    neck = np.linalg.norm(points[:, SHOULDERS].mean(axis=1) - points[:, NOSE], axis=1) / 0.46
+    lengths.append(neck)
     for ends, life in (((5, 6), 0.8), ((5, 7), 0.75), ((6, 8), 0.75), ((11, 13), 0.95), ((12, 14), 0.95)):
         lengths.append(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=1) / life)
     longest = np.nanmax(np.stack([*lengths, np.full(len(points), 1e-6)]), axis=0)
@@ -125,12 +126,25 @@ def _below(value: np.ndarray, threshold: float, band: float) -> np.ndarray:
     return (threshold - value) / band
 
 
+def _between(value: np.ndarray, low: float, high: float, band: float) -> np.ndarray:
+    return np.minimum(value - low, high - value) / band
+
+
 def _all(*margins: np.ndarray) -> np.ndarray:
-    return np.minimum.reduce(np.broadcast_arrays(*margins))  # NaN stays NaN: what is not seen proves nothing
+    return np.minimum.reduce(margins)  # NaN stays NaN: what is not seen proves nothing
 
 
 def _any(*margins: np.ndarray) -> np.ndarray:
-    return np.fmax.reduce(np.broadcast_arrays(*margins))
+    return np.fmax.reduce(margins)
+
+
+def _unless_hidden(margin: np.ndarray) -> np.ndarray:
+    return _or(margin, LIKELY)
+
+
+def _or(values: np.ndarray, otherwise: float | list[float]) -> np.ndarray:
+    """The values, or what is taken for those that are not seen."""
+    return np.where(np.isnan(values), otherwise, values)
 
 
 def _angle(first: np.ndarray, second: np.ndarray) -> np.ndarray:
@@ -145,163 +159,242 @@ def _from_down(vectors: np.ndarray) -> np.ndarray:
     return _angle(vectors, np.broadcast_to(down, vectors.shape))
 
 
-def _view(body: Body) -> Rules:
-    """Where the chest points: by the order and distance of the shoulders, and the chest's direction in 3D.
+def _to_line(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarray:
+    """Distance of points [people, 2] to the line from start to end."""
+    along = end - start
+    share = ((points - start) * along).sum(axis=1) / np.maximum((along**2).sum(axis=1), 1e-9)
+    return np.linalg.norm(points - start - np.clip(share, 0, 1)[:, None] * along, axis=1)
 
-    Shoulders seen from the front are 0.7 torso lengths apart, turned by an angle that times its cosine: 0.5 at 45
-    degrees, 0.25 at 70. Who shows the back has the left shoulder on the left. Heads turn by themselves, so the face is
-    asked only that it is not plainly seen on a back.
+
+def _view(body: Body) -> Rules:
+    """Where the chest points: the order and the distance of the shoulders in the picture, and the chest's own direction.
+
+    Shoulders are 0.7 torso lengths apart, turned by an angle that times its cosine: 0.5 at 45 degrees, 0.25 at 70. From
+    behind the left one is on the left. Heads turn by themselves, and MoveNet scores faces on the backs of heads, too:
+    of the face no more is asked than that something was found, and of a back that the ears were, no less than it.
     """
     turned = np.abs(body.yaw)
     face, ears = body.scores[:, NOSE:3].mean(axis=1), body.scores[:, EARS].mean(axis=1)
     return [
-        ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, 0.3, 0.2))),
+        ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, 0.2, 0.2))),
         ("back", _all(_below(body.across, -0.45, 0.15), _above(turned, 115, 30), _above(ears - face, -0.1, 0.1))),
-        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _above(turned, 55, 15), _below(turned, 125, 15))),
-        (
-            "three_quarter",
-            _all(
-                _above(body.across, 0.2, 0.1),
-                _below(body.across, 0.5, 0.1),
-                _above(turned, 30, 10),
-                _below(turned, 70, 10),
-            ),
-        ),
+        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15))),
+        ("three_quarter", _all(_between(body.across, 0.2, 0.65, 0.1), _between(turned, 30, 70, 10))),
     ]
 
 
 def _lean(body: Body) -> Rules:
     """The trunk against the vertical.
 
-    GUIDE: upright is straight to the eye. 12 degrees of tilt are seen; from 25 on nobody calls it upright. From the
-    front a trunk that leans towards the camera looks short: then the shoulders look wide for it.
+    A tilt of 10 degrees passes for upright, one of 25 does not. Forward and backward are told from the side alone:
+    BlazePose lets every second sitter lean forward who is seen from the front. There a trunk that leans towards the
+    camera looks short, so that upright asks for its full length.
     """
-    up = -body.points[:, HIPS].mean(axis=1)
-    tilt = _from_down(-up)
-    tilt3 = _from_down(body.depth[:, HIPS].mean(axis=1))
-    spine = -body.depth[:, HIPS].mean(axis=1)
-    forward = np.degrees(np.arctan2(spine[:, 2], spine[:, 1]))
-    sideways = np.degrees(np.arctan2(np.abs(spine[:, 0]), spine[:, 1]))
-    length = np.linalg.norm(up, axis=1)
-    profile = _below(np.abs(body.across), 0.5, 0.1)
-    frontal = _above(np.abs(body.across), 0.5, 0.1)
-    # The side to which the chest points in the picture; shoulders lean to it when the person leans forward.
-    facing = np.sign(np.sin(np.radians(body.yaw)))
-    ahead = np.degrees(np.arctan2(up[:, 0] * facing, -up[:, 1]))
+    trunk, trunk3 = body.points[:, HIPS].mean(axis=1), body.depth[:, HIPS].mean(axis=1)
+    tilt, tilt3 = _from_down(trunk), _from_down(trunk3)
+    forward = np.degrees(np.arctan2(-trunk3[:, 2], -trunk3[:, 1]))
+    sideways = np.degrees(np.arctan2(np.abs(trunk3[:, 0]), -trunk3[:, 1]))
+    facing = np.sign(np.sin(np.radians(body.yaw)))  # to which side of the picture the chest points
+    ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
+    profile, frontal = _below(np.abs(body.across), 0.5, 0.1), _above(np.abs(body.across), 0.5, 0.1)
     return [
         ("upside_down", _all(_above(tilt, 135, 20), _above(tilt3, 120, 20))),
-        ("horizontal", _all(_above(tilt, 65, 15), _below(tilt, 115, 15), _above(tilt3, 55, 15), _below(tilt3, 125, 15))),
-        (
-            "upright",
-            _all(_below(tilt, 11, 8), _below(tilt3, 28, 15), _above(length, 0.8, 0.1)),
-        ),
-        ("forward", _all(profile, _above(ahead, 22, 15), _below(ahead, 70, 10), _above(forward, 22, 15))),
-        ("backward", _all(profile, _below(ahead, -22, 15), _above(ahead, -70, 10), _below(forward, -15, 15))),
-        (
-            "sideways",
-            _all(frontal, _above(tilt, 22, 10), _below(tilt, 70, 10), _above(sideways, 18, 10), _below(np.abs(forward), 30, 10)),
-        ),
+        ("horizontal", _all(_between(tilt, 65, 115, 15), _between(tilt3, 55, 125, 15))),
+        ("upright", _all(_below(tilt, 11, 8), _below(tilt3, 30, 15), _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1))),
+        ("forward", _all(profile, _between(ahead, 22, 70, 12), _above(forward, 22, 15))),
+        ("backward", _all(profile, _between(ahead, -70, -22, 12), _below(forward, -15, 15))),
+        ("sideways", _all(frontal, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), _below(np.abs(forward), 25, 10))),
     ]  # fmt: skip
 
 
 def _legs_apart(body: Body) -> Rules:
-    """Feet clearly wider than the hips, which are 0.35 torso lengths apart (joints) and 0.65 wide: or about under them."""
-    feet = np.abs(body.points[:, ANKLES[0], 0] - body.points[:, ANKLES[1], 0])
-    feet3 = np.linalg.norm(body.depth[:, ANKLES[0]] - body.depth[:, ANKLES[1]], axis=1)
+    """Whether the feet are clearly wider than the hips (0.35 torso lengths between the joints, 0.65 in the flesh)."""
+    left, right = ANKLES
+    feet = np.abs(body.points[:, left, 0] - body.points[:, right, 0])
+    feet3 = np.linalg.norm(body.depth[:, left] - body.depth[:, right], axis=1)
     return [
         ("yes", _all(_above(feet, 0.65, 0.2), _above(feet3, 0.65, 0.3))),
         ("no", _all(_below(feet, 0.4, 0.2), _below(feet3, 0.55, 0.2))),
     ]
 
 
-def _base(body: Body) -> Rules:
-    """What the body rests on, from thighs and shins."""
-    thighs = [body.points[:, k] - body.points[:, h] for h, k in zip(HIPS, KNEES, strict=True)]
-    shins = [body.points[:, a] - body.points[:, k] for k, a in zip(KNEES, ANKLES, strict=True)]
-    thighs3 = [body.depth[:, k] - body.depth[:, h] for h, k in zip(HIPS, KNEES, strict=True)]
-    shins3 = [body.depth[:, a] - body.depth[:, k] for k, a in zip(KNEES, ANKLES, strict=True)]
-    knee = [180 - _angle(t, s) for t, s in zip(thighs, shins, strict=True)]
-    knee3 = [180 - _angle(t, s) for t, s in zip(thighs3, shins3, strict=True)]
-    trunk = _from_down(body.points[:, HIPS].mean(axis=1))
-    trunk3 = _from_down(body.depth[:, HIPS].mean(axis=1))
+@dataclass(frozen=True, slots=True)
+class Leg:
+    """A leg's limbs in the picture and in depth, their angles from straight down, and what the thigh does (margins)."""
 
-    hanging = [  # a thigh straight down at its full length: nobody sits on it
-        _all(_below(_from_down(t), 28, 15), _above(t[:, 1], 0.6, 0.15), _below(_from_down(t3), 42, 15))
-        for t, t3 in zip(thighs, thighs3, strict=True)
-    ]
-    below = [  # the shin goes on downwards, or the picture ends before it can be seen
-        np.where(
-            np.isnan(s[:, 1]),
-            _below(body.floor - body.points[:, k, 1], 0.45, 0.2),
-            _all(_below(_from_down(s), 35, 15), _above(s[:, 1], 0.3, 0.2), _above(n, 140, 15), _below(_from_down(s3), 50, 15)),
+    thigh: np.ndarray
+    shin: np.ndarray
+    thigh3: np.ndarray
+    shin3: np.ndarray
+
+    @staticmethod
+    def of(body: Body, side: int) -> Leg:
+        hip, knee, ankle = HIPS[side], KNEES[side], ANKLES[side]
+        points, depth = body.points, body.depth
+        return Leg(
+            points[:, knee] - points[:, hip],
+            points[:, ankle] - points[:, knee],
+            depth[:, knee] - depth[:, hip],
+            depth[:, ankle] - depth[:, knee],
         )
-        for s, s3, n, k in zip(shins, shins3, knee, KNEES, strict=True)
-    ]  # fmt: skip
-    steady = [_all(h, b) for h, b in zip(hanging, below, strict=True)]
-    raised = [
-        _all(_above(_any(_from_down(t), _from_down(t3)), 55, 15), _above(_from_down(t3), 45, 15))
-        for t, t3 in zip(thighs, thighs3, strict=True)
-    ]
-    lifted = [
-        _all(_below(t[:, 1], 0.5, 0.15), _above(_from_down(t3), 50, 15), _below(k3, 135, 20))
-        for t, t3, k3 in zip(thighs, thighs3, knee3, strict=True)
-    ]
-    seated_shin = [
-        np.where(np.isnan(s[:, 1]), 0.2, _all(_above(s[:, 1], 0.35, 0.2), _below(_from_down(s3), 45, 15)))
-        for s, s3 in zip(shins, shins3, strict=True)
-    ]
+
+    @property
+    def knee(self) -> np.ndarray:
+        return 180 - _angle(self.thigh, self.shin)
+
+    @property
+    def knee3(self) -> np.ndarray:
+        return 180 - _angle(self.thigh3, self.shin3)
+
+    def hangs(self) -> np.ndarray:
+        """The thigh goes straight down at its full length (0.85): nobody sits on it."""
+        return _all(
+            _below(_from_down(self.thigh), 28, 15), _above(self.thigh[:, 1], 0.6, 0.15), _below(_from_down(self.thigh3), 42, 15)
+        )
+
+    def lifted(self) -> np.ndarray:
+        """The thigh is level or nearly so, at the side or towards the camera, and the knee is bent."""
+        bent = _unless_hidden(_below(self.knee3, 135, 20))
+        return _all(_below(self.thigh[:, 1], 0.55, 0.15), _above(_from_down(self.thigh3), 50, 15), bent)
+
+    def raised(self) -> np.ndarray:
+        """The thigh is level or higher, plainly so in the picture."""
+        return _all(_below(self.thigh[:, 1], 0.35, 0.15), _above(_from_down(self.thigh3), 50, 15))
+
+    def stands(self, room: np.ndarray) -> np.ndarray:
+        """The shin goes on downwards, or the picture ends (``room`` below the knee) before it can be seen."""
+        down = _all(
+            _below(_from_down(self.shin), 35, 15),
+            _above(self.shin[:, 1], 0.3, 0.2),
+            _above(self.knee, 140, 15),
+            _below(_from_down(self.shin3), 50, 15),
+        )
+        return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
+
+    def kneels(self, room: np.ndarray) -> np.ndarray:
+        """The thigh goes down and the shin back: its foot is seen at the knee's height, and the picture does not end there."""
+        back = _all(_below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15))
+        return _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.1))
+
+    def swings(self) -> np.ndarray:
+        """The shin of a hanging thigh is thrown back, the foot well off the ground."""
+        return _all(
+            self.hangs(), _above(_from_down(self.shin3), 52, 15), _below(self.shin3[:, 2], -0.4, 0.2), _below(self.shin[:, 1], 0.5, 0.1),
+            _below(self.knee3, 145, 10),
+        )  # fmt: skip
+
+    def strides(self) -> np.ndarray:
+        """The thigh is well in front of the body, over a shin that goes down."""
+        ahead = _all(_above(_from_down(self.thigh3), 33, 10), _above(self.thigh3[:, 2], 0.3, 0.2))
+        return _all(ahead, _below(_from_down(self.shin3), 40, 10))
+
+
+def _base(body: Body) -> Rules:
+    """What the body rests on, from thighs and shins.
+
+    Walkers look like standers from the front to every model, so that standing asks for two straight legs with the feet
+    at one height: a step of 0.4 body heights moves one of them up or down in the picture, or lifts it. All others on
+    hanging thighs are on their feet. Nobody can see a chair: who sits has the thighs lifted and the shins down, as has
+    who squats, but with the feet under the body and apart; between the two only the knees are told to be bent.
+    """
+    legs = [Leg.of(body, side) for side in (0, 1)]
+    room = [body.floor - body.points[:, knee, 1] for knee in KNEES]
+    trunk, trunk3 = (_from_down(p[:, HIPS].mean(axis=1)) for p in (body.points, body.depth))
     upright = _all(_below(trunk, 40, 15), _below(trunk3, 45, 15))
-    sitting = _all(*lifted, *seated_shin, upright)
-    bent = _all(*[_below(k, 110, 20) for k in knee], *[_below(k3, 115, 20) for k3 in knee3], *lifted)
-    one_leg = _any(*[_all(steady[i], raised[1 - i]) for i in (0, 1)])
-    on_feet = _all(_any(_all(hanging[0], steady[1]), _all(hanging[1], steady[0])), _below(trunk, 70, 20))
-    return [
-        ("one_leg", one_leg),
-        ("on_feet", on_feet),
-        ("sitting", sitting),
-        ("knees_bent", bent),
+    level = _all(_between(trunk, 62, 118, 15), _between(trunk3, 50, 130, 15))
+    ankles = body.points[:, ANKLES]
+    apart, uneven = (np.abs(ankles[:, 0, axis] - ankles[:, 1, axis]) for axis in (0, 1))
+
+    hangs = [leg.hangs() for leg in legs]
+    stands = [_all(h, leg.stands(r)) for leg, h, r in zip(legs, hangs, room, strict=True)]
+    raised, lifted = [leg.raised() for leg in legs], _all(*(leg.lifted() for leg in legs))
+    kneels = [leg.kneels(r) for leg, r in zip(legs, room, strict=True)]
+    shins_down = [_unless_hidden(_all(_above(leg.shin[:, 1], 0.35, 0.2), _below(_from_down(leg.shin3), 45, 15))) for leg in legs]
+    straight = [_all(_above(leg.knee, 150, 10), _above(leg.knee3, 135, 15)) for leg in legs]
+
+    def one_and_other(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
+        return _any(_all(one[0], other[1]), _all(one[1], other[0]))
+
+    lying = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
+    hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
+    tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
+    hips_over_feet = _below(np.abs(ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)), 0.9, 0.1)
+    deep = [_all(_below(leg.knee, 135, 15), _above(_from_down(leg.thigh), 30, 10)) for leg in legs]
+    long = [_all(_above(leg.knee, 152, 10), _above(_from_down(leg.thigh), 22, 10)) for leg in legs]
+    plumb = [
+        _all(_above(leg.knee, 160, 10), _below(_from_down(leg.thigh), 16, 8), _below(_from_down(leg.shin), 16, 8)) for leg in legs
     ]
+    feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
+    other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
+    return [
+        ("lying", _all(level, *lying)),
+        ("all_fours", _all(level, *kneels, *hands_down)),
+        ("kneeling", _all(*kneels, upright)),
+        ("one_knee", _all(one_and_other(kneels, [_all(leg.lifted(), s) for leg, s in zip(legs, shins_down, strict=True)]), upright)),
+        ("running", one_and_other([leg.swings() for leg in legs], [leg.strides() for leg in legs])),
+        ("lunging", _all(_above(apart, 1.2, 0.3), one_and_other(deep, long))),
+        ("kicking", _all(one_and_other(stands, [_all(r, s) for r, s in zip(raised, straight, strict=True)]))),
+        ("one_leg", one_and_other(stands, raised)),
+        ("standing", _all(*stands, *plumb, _below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1), feet_seen, _below(trunk, 25, 10))),
+        ("on_feet", _all(one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
+        ("squatting", _all(lifted, *tucked, hips_over_feet)),
+        ("sitting", _all(lifted, *shins_down, upright, _unless_hidden(_below(apart, 0.95, 0.15)))),
+        ("knees_bent", lifted),
+    ]  # fmt: skip
 
 
-def _arm(body: Body, side: int, sitting: np.ndarray) -> Rules:
-    """What an arm does. side: 0 left, 1 right."""
+def _arm(body: Body, side: int) -> Rules:
+    """What an arm does. side: 0 left, 1 right.
+
+    GUIDE: hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
+    degrees, bent under 110. BlazePose bends straight arms by 10 to 30 degrees, and opens folded ones as much.
+    """
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
-    points, depth = body.points, body.depth
+    points, depth, outward = body.points, body.depth, 1 - 2 * side
     upper, fore = points[:, elbow] - points[:, shoulder], points[:, wrist] - points[:, elbow]
     upper3, fore3 = depth[:, elbow] - depth[:, shoulder], depth[:, wrist] - depth[:, elbow]
-    hip = points[:, HIPS].mean(axis=1)
-    trunk = np.where(np.isnan(hip), [0.0, 1.0], hip)
-    hip3 = depth[:, HIPS].mean(axis=1)
-    trunk3 = np.where(np.isnan(hip3), [0.0, -1.0, 0.0], hip3)
-    lifted, lifted3 = _angle(upper, trunk), _angle(upper3, trunk3)
-    elbow2, elbow3 = 180 - _angle(upper, fore), 180 - _angle(upper3, fore3)
-    outward = (-1 if side else 1) * np.sign(body.across)
+    trunk = _or(points[:, HIPS].mean(axis=1), [0, 1])
+    trunk3 = _or(depth[:, HIPS].mean(axis=1), [0, -1, 0])
+    swing, swing3 = _angle(upper, trunk), _angle(upper3, trunk3)
+    bend, bend3 = 180 - _angle(upper, fore), 180 - _angle(upper3, fore3)
     hand, hand3 = points[:, wrist], depth[:, wrist]
-    out, low = hand[:, 0] * outward, hand[:, 1]
-    out3 = hand3[:, 0] * (-1 if side else 1)
+    out, low = hand[:, 0] * outward * np.sign(body.across), hand[:, 1]
+    out3, high3, ahead3 = hand3[:, 0] * outward, hand3[:, 1], hand3[:, 2]
+    facing = np.sign(np.sin(np.radians(body.yaw)))
     seen = _above(body.scores[:, wrist], HAND_SEEN, 0.2)
-    frontal = _above(body.across, 0.45, 0.15)
-    straight = _all(_above(elbow2, 150, 15), _above(elbow3, 125, 20))
-    head = np.nanmin([np.linalg.norm(hand - points[:, i], axis=1) for i in (NOSE, *EARS)], axis=0)
-    head3 = np.nanmin([np.linalg.norm(hand3 - depth[:, i], axis=1) for i in (NOSE, *EARS)], axis=0)
     upright = _below(_from_down(trunk), 30, 15)
-
-    overhead = _any(
-        _all(_below(low, -0.6, 0.2), _above(hand3[:, 1], 0.3, 0.2), upright),
-        _all(_above(lifted, 130, 15), _above(elbow2, 130, 20), _above(lifted3, 110, 20), _above(elbow3, 115, 20)),
-    )
-    at_head = _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _below(head3, 0.6, 0.2), upright)
-    raised = _all(_below(low, 0.13, 0.15), _above(hand3[:, 1], -0.25, 0.25), upright)
-    out_ = _all(straight, _above(lifted, 62, 15), _below(lifted, 118, 15), _above(lifted3, 58, 15), _below(lifted3, 125, 15), _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))
-    in_front = _all(seen, frontal, _below(out, 0.15, 0.15), _above(low, 0.25, 0.1), _below(low, 0.85, 0.15), _above(hand3[:, 2], 0.2, 0.2), _below(out3, 0.4, 0.2))
-    on_hip = _all(
-        seen, np.abs(body.across) / 0.45 - 1, _above(lifted, 35, 10), _above(lifted3, 30, 10), _above(elbow2, 75, 15), _below(elbow2, 130, 15),
-        _above(out, 0.3, 0.1), _below(out, 0.7, 0.1), _above(low, 0.7, 0.1), _below(low, 1.05, 0.1), _below(np.abs(hand3[:, 2] - hip3[:, 2]), 0.3, 0.15),
-    )  # fmt: skip
-    bent = _all(_below(elbow2, 100, 20), _below(elbow3, 118, 15), seen)
-    down = _all(seen, straight, _below(lifted, 25, 10), _below(lifted3, 38, 15), _above(low, 0.82, 0.1))
-    away = _all(straight, _above(lifted, 33, 8), _below(lifted, 58, 8), _above(lifted3, 28, 8), _below(lifted3, 65, 10))
+    frontal, profile = _above(body.across, 0.45, 0.15), _below(np.abs(body.across), 0.4, 0.1)
+    straight = _all(_above(bend, 148, 15), _above(bend3, 125, 20))
+    head = np.fmin.reduce([np.linalg.norm(hand - points[:, i], axis=1) for i in (NOSE, *EARS)])
+    head3 = np.fmin.reduce([np.linalg.norm(hand3 - depth[:, i], axis=1) for i in (NOSE, *EARS)])
+    thigh = np.fmin.reduce([_to_line(hand, points[:, h], points[:, k]) for h, k in zip(HIPS, KNEES, strict=True)])
+    lap = _all(*(Leg.of(body, s).lifted() for s in (0, 1)), _below(_from_down(trunk), 40, 15))
+    lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
+    feet_level = _all(straight, _below(lowest - low, 0.15, 0.1))
+    before = _all(seen, frontal, _between(low, 0.25, 0.85, 0.1), _above(ahead3, 0.2, 0.2))
     return [
-        ("overhead", overhead), ("at_head", at_head), ("raised", raised), ("out", out_), ("in_front", in_front),
-        ("on_hip", on_hip), ("bent", bent), ("down", down), ("away", away),
+        ("on_ground", feet_level),
+        (
+            "overhead",
+            _any(
+                _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright),
+                _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20)),
+            ),
+        ),
+        ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _below(head3, 0.6, 0.2), upright)),
+        ("raised", _all(_below(low, 0.13, 0.15), _above(high3, -0.25, 0.25), upright)),
+        ("out", _all(straight, _between(swing, 62, 118, 15), _between(swing3, 58, 125, 15), _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
+        ("forward", _all(profile, straight, _between(swing, 55, 115, 15), _between(swing3, 50, 120, 15), _above(ahead3, 0.7, 0.2), _above(hand[:, 0] * facing, 0.6, 0.2))),
+        ("in_lap", _all(seen, lap, _between(low, 0.75, 1.25, 0.1), _below(thigh, 0.25, 0.1), _above(ahead3, 0.15, 0.15))),
+        ("in_front", _all(before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
+        (
+            "on_hip",
+            _all(
+                seen, _above(np.abs(body.across), 0.45, 0.15), _above(swing, 35, 10), _above(swing3, 30, 10), _between(bend, 75, 130, 15),
+                _between(out, 0.3, 0.7, 0.1), _between(low, 0.7, 1.05, 0.1), _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15),
+            ),
+        ),
+        ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
+        ("down", _all(seen, _above(bend, 140, 15), _above(bend3, 122, 20), _below(swing, 25, 10), _below(swing3, 38, 15), _above(low, 0.85, 0.1))),
+        ("away", _all(straight, upright, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
