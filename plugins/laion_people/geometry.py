@@ -45,8 +45,7 @@ def limb_directions(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
     joints[missing] = lift(keypoints[missing])
     shoulders, hips = joints[:, _SHOULDERS].mean(1), joints[:, _HIPS].mean(1)
     limbs = np.concatenate([(shoulders - hips)[:, None], joints[:, _ENDS[:, 1]] - joints[:, _ENDS[:, 0]]], axis=1)
-    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
-    frame = _frame(left)
+    frame = body_axes(joints)
     directions = _unit(np.einsum("nij,nlj->nli", frame, limbs))
     directions[~seen_limbs(keypoints)] = np.nan
     return directions.astype(np.float32)
@@ -126,8 +125,9 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
     return (np.einsum("nij,npj->npi", frame, centred) / size).astype(np.float32)
 
 
-def _frame(left: np.ndarray) -> np.ndarray:
-    """Axes left, up, forward [people, 3, 3] of bodies whose left side is towards ``left`` [people, 3]."""
+def body_axes(joints: np.ndarray) -> np.ndarray:
+    """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
+    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]

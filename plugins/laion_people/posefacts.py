@@ -20,12 +20,12 @@ import pyarrow as pa
 
 from laion_people import geometry
 from laion_people.facts import Fact
-from laion_people.people import boxes, matrix
+from laion_people.people import matrix
 
 Rules = Sequence[tuple[str, np.ndarray]]  # values with the margins of all people, the more telling first
 
 SURE = 0.6  # keypoint score from which a joint's place takes nothing from a fact's confidence
-HAND_SEEN = 0.35  # hands behind the body or another's score up to 0.3: MoveNet guesses them from the elbow
+HAND_SEEN = 0.3  # hands behind the body or another's score less: MoveNet guesses them from the elbow
 NOSE, EARS = 0, (3, 4)
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = ((i, i + 1) for i in (5, 7, 9, 11, 13, 15))  # left, right
 LIKELY = 0.2  # the margin of a condition whose joint is not seen, where the others all but imply it
@@ -36,7 +36,7 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
     keypoints = matrix(pose["keypoints"], 51).reshape(-1, 17, 3)
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     size = np.stack([np.asarray(people[name], np.float64) for name in ("image_width", "image_height")], axis=1)
-    body = Body.of(keypoints, world, boxes(people), size)
+    body = Body.of(keypoints, world, size)
     rules: list[tuple[str, Rules, tuple[int, ...]]] = [
         ("base", _base(body), HIPS),
         ("left_arm", _arm(body, 0), (SHOULDERS[0], ELBOWS[0])),
@@ -73,10 +73,9 @@ class Body:
     across: np.ndarray
     yaw: np.ndarray
     floor: np.ndarray
-    lifted: np.ndarray
 
     @staticmethod
-    def of(keypoints: np.ndarray, world: np.ndarray, bbox: np.ndarray, size: np.ndarray) -> Body:
+    def of(keypoints: np.ndarray, world: np.ndarray, size: np.ndarray) -> Body:
         seen = keypoints[..., 2] >= geometry.SEEN
         points = np.where(seen[..., None], keypoints[..., :2].astype(np.float64), np.nan)
         unit = _torso(points)
@@ -84,12 +83,11 @@ class Body:
         missing = np.isnan(world).any(axis=(1, 2))
         joints = world[:, geometry.COCO_IN_BLAZEPOSE].astype(np.float64)
         joints[missing] = geometry.lift(keypoints[missing])
-        axes = geometry._frame(
-            joints[:, SHOULDERS[0]] - joints[:, SHOULDERS[1]] + joints[:, HIPS[0]] - joints[:, HIPS[1]]
-        )
-        spine = np.linalg.norm(joints[:, SHOULDERS].mean(1) - joints[:, HIPS].mean(1), axis=1)
-        depth = np.einsum("nij,nkj->nki", axes, joints - joints[:, SHOULDERS].mean(1, keepdims=True))
-        depth /= spine[:, None, None]
+        axes = geometry.body_axes(joints)
+        shoulders = joints[:, SHOULDERS].mean(axis=1, keepdims=True)
+        spine = np.linalg.norm(shoulders[:, 0] - joints[:, HIPS].mean(axis=1), axis=1)
+        spine = np.where(missing, unit, spine)  # lifted joints are in pixels, and hips that are not seen lie anywhere
+        depth = np.einsum("nij,nkj->nki", axes, joints - shoulders) / spine[:, None, None]
         depth[~seen] = np.nan
         return Body(
             points=(points - middle[:, None]) / unit[:, None, None],
@@ -98,7 +96,6 @@ class Body:
             across=(points[:, SHOULDERS[0], 0] - points[:, SHOULDERS[1], 0]) / unit,
             yaw=np.degrees(np.arctan2(axes[:, 2, 0], -axes[:, 2, 2])),
             floor=(size[:, 1] - middle[:, 1]) / unit,
-            lifted=missing,
         )
 
 
@@ -138,6 +135,11 @@ def _any(*margins: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(margins)
 
 
+def _one_and_other(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
+    """One side holds the first, the other side the second."""
+    return _any(_all(one[0], other[1]), _all(one[1], other[0]))
+
+
 def _unless_hidden(margin: np.ndarray) -> np.ndarray:
     return _or(margin, LIKELY)
 
@@ -167,7 +169,7 @@ def _to_line(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarr
 
 
 def _view(body: Body) -> Rules:
-    """Where the chest points: the order and the distance of the shoulders in the picture, and the chest's own direction.
+    """Where the chest points: the order and distance of the shoulders in the picture, and the chest's own direction.
 
     Shoulders are 0.7 torso lengths apart, turned by an angle that times its cosine: 0.5 at 45 degrees, 0.25 at 70. From
     behind the left one is on the left. Heads turn by themselves, and MoveNet scores faces on the backs of heads, too:
@@ -197,13 +199,14 @@ def _lean(body: Body) -> Rules:
     facing = np.sign(np.sin(np.radians(body.yaw)))  # to which side of the picture the chest points
     ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
     profile, frontal = _below(np.abs(body.across), 0.5, 0.1), _above(np.abs(body.across), 0.5, 0.1)
+    plain = _below(np.abs(forward), 25, 10)
     return [
         ("upside_down", _all(_above(tilt, 135, 20), _above(tilt3, 120, 20))),
         ("horizontal", _all(_between(tilt, 65, 115, 15), _between(tilt3, 55, 125, 15))),
         ("upright", _all(_below(tilt, 11, 8), _below(tilt3, 30, 15), _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1))),
         ("forward", _all(profile, _between(ahead, 22, 70, 12), _above(forward, 22, 15))),
         ("backward", _all(profile, _between(ahead, -70, -22, 12), _below(forward, -15, 15))),
-        ("sideways", _all(frontal, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), _below(np.abs(forward), 25, 10))),
+        ("sideways", _all(frontal, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
     ]  # fmt: skip
 
 
@@ -249,7 +252,9 @@ class Leg:
     def hangs(self) -> np.ndarray:
         """The thigh goes straight down at its full length (0.85): nobody sits on it."""
         return _all(
-            _below(_from_down(self.thigh), 28, 15), _above(self.thigh[:, 1], 0.6, 0.15), _below(_from_down(self.thigh3), 42, 15)
+            _below(_from_down(self.thigh), 28, 15),
+            _above(self.thigh[:, 1], 0.6, 0.15),
+            _below(_from_down(self.thigh3), 42, 15),
         )
 
     def lifted(self) -> np.ndarray:
@@ -272,16 +277,18 @@ class Leg:
         return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
 
     def kneels(self, room: np.ndarray) -> np.ndarray:
-        """The thigh goes down and the shin back: its foot is seen at the knee's height, and the picture does not end there."""
-        back = _all(_below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15))
-        return _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.1))
+        """The thigh goes down, the shin back: the foot is seen at the knee's height, and the picture goes on below."""
+        back = _all(
+            _below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15)
+        )
+        return _all(
+            _below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.1)
+        )
 
     def swings(self) -> np.ndarray:
         """The shin of a hanging thigh is thrown back, the foot well off the ground."""
-        return _all(
-            self.hangs(), _above(_from_down(self.shin3), 52, 15), _below(self.shin3[:, 2], -0.4, 0.2), _below(self.shin[:, 1], 0.5, 0.1),
-            _below(self.knee3, 145, 10),
-        )  # fmt: skip
+        back = _all(_above(_from_down(self.shin3), 52, 15), _below(self.shin3[:, 2], -0.4, 0.2))
+        return _all(self.hangs(), back, _below(self.shin[:, 1], 0.5, 0.1), _below(self.knee3, 145, 10))
 
     def strides(self) -> np.ndarray:
         """The thigh is well in front of the body, over a shin that goes down."""
@@ -307,37 +314,37 @@ def _base(body: Body) -> Rules:
 
     hangs = [leg.hangs() for leg in legs]
     stands = [_all(h, leg.stands(r)) for leg, h, r in zip(legs, hangs, room, strict=True)]
-    raised, lifted = [leg.raised() for leg in legs], _all(*(leg.lifted() for leg in legs))
+    lifted = _all(*(leg.lifted() for leg in legs))
     kneels = [leg.kneels(r) for leg, r in zip(legs, room, strict=True)]
-    shins_down = [_unless_hidden(_all(_above(leg.shin[:, 1], 0.35, 0.2), _below(_from_down(leg.shin3), 45, 15))) for leg in legs]
-    straight = [_all(_above(leg.knee, 150, 10), _above(leg.knee3, 135, 15)) for leg in legs]
-
-    def one_and_other(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
-        return _any(_all(one[0], other[1]), _all(one[1], other[0]))
-
-    lying = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
-    hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
-    tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
-    hips_over_feet = _below(np.abs(ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)), 0.9, 0.1)
+    shins_down = [
+        _unless_hidden(_all(_above(leg.shin[:, 1], 0.35, 0.2), _below(_from_down(leg.shin3), 45, 15))) for leg in legs
+    ]
+    steps = [_all(leg.lifted(), down) for leg, down in zip(legs, shins_down, strict=True)]
+    swings = [leg.swings() for leg in legs]
+    kicks = [_all(leg.raised(), _above(leg.knee, 150, 10), _above(leg.knee3, 135, 15)) for leg in legs]
     deep = [_all(_below(leg.knee, 135, 15), _above(_from_down(leg.thigh), 30, 10)) for leg in legs]
     long = [_all(_above(leg.knee, 152, 10), _above(_from_down(leg.thigh), 22, 10)) for leg in legs]
-    plumb = [
-        _all(_above(leg.knee, 160, 10), _below(_from_down(leg.thigh), 16, 8), _below(_from_down(leg.shin), 16, 8)) for leg in legs
-    ]
+    plumb = [_below(np.fmax(_from_down(leg.thigh), _from_down(leg.shin)), 16, 8) for leg in legs]
+    straight = _all(*(_above(leg.knee, 160, 10) for leg in legs))
+    tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
+    low = _below(np.abs(ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)), 0.9, 0.1)
+    flat = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
+    hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
+    together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
     return [
-        ("lying", _all(level, *lying)),
+        ("lying", _all(level, *flat)),
         ("all_fours", _all(level, *kneels, *hands_down)),
-        ("kneeling", _all(*kneels, upright)),
-        ("one_knee", _all(one_and_other(kneels, [_all(leg.lifted(), s) for leg, s in zip(legs, shins_down, strict=True)]), upright)),
-        ("running", one_and_other([leg.swings() for leg in legs], [leg.strides() for leg in legs])),
-        ("lunging", _all(_above(apart, 1.2, 0.3), one_and_other(deep, long))),
-        ("kicking", _all(one_and_other(stands, [_all(r, s) for r, s in zip(raised, straight, strict=True)]))),
-        ("one_leg", one_and_other(stands, raised)),
-        ("standing", _all(*stands, *plumb, _below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1), feet_seen, _below(trunk, 25, 10))),
-        ("on_feet", _all(one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
-        ("squatting", _all(lifted, *tucked, hips_over_feet)),
+        ("kneeling", _all(upright, *kneels)),
+        ("one_knee", _all(upright, _one_and_other(kneels, steps))),
+        ("running", _all(_above(uneven, 0.3, 0.1), _one_and_other(swings, [leg.strides() for leg in legs]))),
+        ("lunging", _all(_above(apart, 1.2, 0.3), _one_and_other(deep, long))),
+        ("kicking", _one_and_other(stands, kicks)),
+        ("one_leg", _one_and_other(stands, [leg.raised() for leg in legs])),
+        ("standing", _all(*stands, *plumb, straight, feet_seen, together, upright)),
+        ("on_feet", _all(_one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
+        ("squatting", _all(lifted, *tucked, low)),
         ("sitting", _all(lifted, *shins_down, upright, _unless_hidden(_below(apart, 0.95, 0.15)))),
         ("knees_bent", lifted),
     ]  # fmt: skip
@@ -360,7 +367,7 @@ def _arm(body: Body, side: int) -> Rules:
     hand, hand3 = points[:, wrist], depth[:, wrist]
     out, low = hand[:, 0] * outward * np.sign(body.across), hand[:, 1]
     out3, high3, ahead3 = hand3[:, 0] * outward, hand3[:, 1], hand3[:, 2]
-    facing = np.sign(np.sin(np.radians(body.yaw)))
+    reach = hand[:, 0] * np.sign(np.sin(np.radians(body.yaw)))  # in the picture, to where the chest points
     seen = _above(body.scores[:, wrist], HAND_SEEN, 0.2)
     upright = _below(_from_down(trunk), 30, 15)
     frontal, profile = _above(body.across, 0.45, 0.15), _below(np.abs(body.across), 0.4, 0.1)
@@ -370,31 +377,27 @@ def _arm(body: Body, side: int) -> Rules:
     thigh = np.fmin.reduce([_to_line(hand, points[:, h], points[:, k]) for h, k in zip(HIPS, KNEES, strict=True)])
     lap = _all(*(Leg.of(body, s).lifted() for s in (0, 1)), _below(_from_down(trunk), 40, 15))
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
-    feet_level = _all(straight, _below(lowest - low, 0.15, 0.1))
+    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15))
+    level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
+    before_hips = _above(ahead3, 0.15, 0.15)
     before = _all(seen, frontal, _between(low, 0.25, 0.85, 0.1), _above(ahead3, 0.2, 0.2))
+    high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
+    reaching = _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20))
+    hip = _all(
+        _between(out, 0.3, 0.7, 0.1), _between(low, 0.7, 1.05, 0.1), _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
+    )
+    akimbo = _all(_above(swing, 35, 10), _above(swing3, 30, 10), _between(bend, 75, 130, 15))
     return [
-        ("on_ground", feet_level),
-        (
-            "overhead",
-            _any(
-                _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright),
-                _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20)),
-            ),
-        ),
+        ("on_ground", _all(straight, _below(lowest - low, 0.15, 0.1))),
+        ("overhead", _any(high, reaching)),
         ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _below(head3, 0.6, 0.2), upright)),
         ("raised", _all(_below(low, 0.13, 0.15), _above(high3, -0.25, 0.25), upright)),
-        ("out", _all(straight, _between(swing, 62, 118, 15), _between(swing3, 58, 125, 15), _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
-        ("forward", _all(profile, straight, _between(swing, 55, 115, 15), _between(swing3, 50, 120, 15), _above(ahead3, 0.7, 0.2), _above(hand[:, 0] * facing, 0.6, 0.2))),
-        ("in_lap", _all(seen, lap, _between(low, 0.75, 1.25, 0.1), _below(thigh, 0.25, 0.1), _above(ahead3, 0.15, 0.15))),
+        ("out", _all(straight, level, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
+        ("forward", _all(straight, level, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
+        ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1), _below(thigh, 0.2, 0.1), before_hips)),
         ("in_front", _all(before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
-        (
-            "on_hip",
-            _all(
-                seen, _above(np.abs(body.across), 0.45, 0.15), _above(swing, 35, 10), _above(swing3, 30, 10), _between(bend, 75, 130, 15),
-                _between(out, 0.3, 0.7, 0.1), _between(low, 0.7, 1.05, 0.1), _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15),
-            ),
-        ),
+        ("on_hip", _all(seen, hip, akimbo, _above(np.abs(body.across), 0.45, 0.15))),
         ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
-        ("down", _all(seen, _above(bend, 140, 15), _above(bend3, 122, 20), _below(swing, 25, 10), _below(swing3, 38, 15), _above(low, 0.85, 0.1))),
+        ("down", _all(seen, hangs, _above(bend, 140, 15), _above(bend3, 122, 20), _above(low, 0.85, 0.1))),
         ("away", _all(straight, upright, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
