@@ -26,6 +26,8 @@ Rules = Sequence[tuple[str, np.ndarray]]  # values with the margins of all peopl
 
 SURE = 0.6  # keypoint score from which a joint's place takes nothing from a fact's confidence
 HAND_SEEN = 0.3  # hands behind the body or another's score less: MoveNet guesses them from the elbow
+GUESSED = 0.05  # of a shoulder just outside the picture: MoveNet knows about where it is
+SHOULDER_WIDTH = 0.8  # a tenth more than life, as of all lengths that stand for the torso's
 NOSE, EARS = 0, (3, 4)
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = ((i, i + 1) for i in (5, 7, 9, 11, 13, 15))  # left, right
 LIKELY = 0.2  # the margin of a condition whose joint is not seen, where the others all but imply it
@@ -93,10 +95,22 @@ class Body:
             points=(points - middle[:, None]) / unit[:, None, None],
             depth=depth,
             scores=keypoints[..., 2],
-            across=(points[:, SHOULDERS[0], 0] - points[:, SHOULDERS[1], 0]) / unit,
+            across=_across(keypoints, unit),
             yaw=np.degrees(np.arctan2(axes[:, 2, 0], -axes[:, 2, 2])),
             floor=(size[:, 1] - middle[:, 1]) / unit,
         )
+
+
+def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
+    """From the right to the left shoulder in the picture [people], in torso lengths.
+
+    Where the picture cuts off one shoulder, MoveNet's guess of it does: what counts is on which side it is.
+    """
+    shoulders, scores = keypoints[:, SHOULDERS, :2].astype(np.float64), keypoints[:, SHOULDERS, 2]
+    width = np.linalg.norm(shoulders[:, 0] - shoulders[:, 1], axis=1)
+    across = (shoulders[:, 0, 0] - shoulders[:, 1, 0]) / np.fmax(np.fmax(torso, width / SHOULDER_WIDTH), 1e-6)
+    guessed = (scores.max(axis=1) < geometry.SEEN) | (scores.min(axis=1) < GUESSED)
+    return np.where(guessed, np.nan, across)
 
 
 def _torso(points: np.ndarray) -> np.ndarray:
@@ -109,13 +123,13 @@ def _torso(points: np.ndarray) -> np.ndarray:
     lengths = [np.linalg.norm(spine, axis=1)]
     neck = np.linalg.norm(points[:, SHOULDERS].mean(axis=1) - points[:, NOSE], axis=1) / 0.46
     lengths.append(neck)
-    for ends, life in (((5, 6), 0.8), ((5, 7), 0.75), ((6, 8), 0.75), ((11, 13), 0.95), ((12, 14), 0.95)):
+    for ends, life in (((5, 6), SHOULDER_WIDTH), ((5, 7), 0.75), ((6, 8), 0.75), ((11, 13), 0.95), ((12, 14), 0.95)):
         lengths.append(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=1) / life)
     longest = np.nanmax(np.stack([*lengths, np.full(len(points), 1e-6)]), axis=0)
     return np.where(longest > 1e-3, longest, np.nan)
 
 
-def _above(value: np.ndarray, threshold: float, band: float) -> np.ndarray:
+def _above(value: np.ndarray, threshold: float | np.ndarray, band: float) -> np.ndarray:
     return (value - threshold) / band
 
 
@@ -177,8 +191,11 @@ def _view(body: Body) -> Rules:
     """
     turned = np.abs(body.yaw)
     face, ears = body.scores[:, NOSE:3].mean(axis=1), body.scores[:, EARS].mean(axis=1)
+    seen = np.where(
+        body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN, 0.2, 0.4
+    )  # more of a face over one shoulder
     return [
-        ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, 0.2, 0.2))),
+        ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, seen, 0.2))),
         ("back", _all(_below(body.across, -0.45, 0.15), _above(turned, 115, 30), _above(ears - face, -0.1, 0.1))),
         ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15))),
         ("three_quarter", _all(_between(body.across, 0.2, 0.65, 0.1), _between(turned, 30, 70, 10))),
@@ -277,12 +294,15 @@ class Leg:
         return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
 
     def kneels(self, room: np.ndarray) -> np.ndarray:
-        """The thigh goes down, the shin back: the foot is seen at the knee's height, and the picture goes on below."""
+        """The thigh goes down, the shin back: the foot is seen at the knee's height, ``room`` is below it.
+
+        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge.
+        """
         back = _all(
             _below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15)
         )
         return _all(
-            _below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.1)
+            _below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.2)
         )
 
     def swings(self) -> np.ndarray:
@@ -315,7 +335,7 @@ def _base(body: Body) -> Rules:
     hangs = [leg.hangs() for leg in legs]
     stands = [_all(h, leg.stands(r)) for leg, h, r in zip(legs, hangs, room, strict=True)]
     lifted = _all(*(leg.lifted() for leg in legs))
-    kneels = [leg.kneels(r) for leg, r in zip(legs, room, strict=True)]
+    kneels = [leg.kneels(body.floor - body.points[:, ankle, 1]) for leg, ankle in zip(legs, ANKLES, strict=True)]
     shins_down = [
         _unless_hidden(_all(_above(leg.shin[:, 1], 0.35, 0.2), _below(_from_down(leg.shin3), 45, 15))) for leg in legs
     ]
@@ -331,6 +351,10 @@ def _base(body: Body) -> Rules:
     flat = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
     hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
     together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
+    side_on = _below(np.abs(body.across), 0.4, 0.1)
+    # Feet that are apart, or under the hips where that can be seen from the side, carry who squats.
+    under = np.abs(ankles[..., 0].mean(axis=1) - body.points[:, HIPS, 0].mean(axis=1))
+    seat = _unless_hidden(_all(_below(apart, 0.95, 0.15), _any(-side_on, _above(under, 0.5, 0.15))))
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
     return [
@@ -345,7 +369,7 @@ def _base(body: Body) -> Rules:
         ("standing", _all(*stands, *plumb, straight, feet_seen, together, upright)),
         ("on_feet", _all(_one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
         ("squatting", _all(lifted, *tucked, low)),
-        ("sitting", _all(lifted, *shins_down, upright, _unless_hidden(_below(apart, 0.95, 0.15)))),
+        ("sitting", _all(lifted, *shins_down, upright, seat)),
         ("knees_bent", lifted),
     ]  # fmt: skip
 
@@ -377,16 +401,17 @@ def _arm(body: Body, side: int) -> Rules:
     thigh = np.fmin.reduce([_to_line(hand, points[:, h], points[:, k]) for h, k in zip(HIPS, KNEES, strict=True)])
     lap = _all(*(Leg.of(body, s).lifted() for s in (0, 1)), _below(_from_down(trunk), 40, 15))
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
-    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15))
+    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 135, 15), _above(bend3, 118, 20))
     level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
+    # At its full length, an arm hides no hand behind the back.
+    plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
     before_hips = _above(ahead3, 0.15, 0.15)
     before = _all(seen, frontal, _between(low, 0.25, 0.85, 0.1), _above(ahead3, 0.2, 0.2))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
     reaching = _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20))
-    hip = _all(
-        _between(out, 0.3, 0.7, 0.1), _between(low, 0.7, 1.05, 0.1), _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
-    )
-    akimbo = _all(_above(swing, 35, 10), _above(swing3, 30, 10), _between(bend, 75, 130, 15))
+    beside = _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
+    hip = _all(_between(out, 0.25, 0.75, 0.1), _between(low, 0.7, 1.05, 0.1), beside)
+    akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 130, 15))
     return [
         ("on_ground", _all(straight, _below(lowest - low, 0.15, 0.1))),
         ("overhead", _any(high, reaching)),
@@ -398,6 +423,6 @@ def _arm(body: Body, side: int) -> Rules:
         ("in_front", _all(before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
         ("on_hip", _all(seen, hip, akimbo, _above(np.abs(body.across), 0.45, 0.15))),
         ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
-        ("down", _all(seen, hangs, _above(bend, 140, 15), _above(bend3, 122, 20), _above(low, 0.85, 0.1))),
+        ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.85, 0.1))),
         ("away", _all(straight, upright, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
