@@ -93,18 +93,23 @@ def expressions(blendshapes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     blendshapes: [people, 52], landmarks: [people, 478, 3] in pixels. NaN for faces that are not seen, or in which fewer
     than ``MIN_FACE`` pixels lie between forehead and chin: of those the mesh tells where they look, but not how.
     """
+    measures = face_measures(landmarks)
+    columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
+    found = np.stack(columns, axis=1).astype(np.float32)
+    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
+    return found
+
+
+def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Distances in canonical faces [people], in units of half their range over expressions; NaN where no face is seen."""
     face = canonical_faces(landmarks)
-    measures = {
+    return {
         "mouthOpening": np.linalg.norm(face[:, 13] - face[:, 14], axis=1) / 0.16,
         "mouthWidth": np.linalg.norm(face[:, 61] - face[:, 291], axis=1) / 0.1,
         "mouthCornerLift": (face[:, (61, 291), 1].mean(1) - face[:, (13, 14), 1].mean(1)) / 0.024,
         "eyeOpening": np.linalg.norm(face[:, (159, 386)] - face[:, (145, 374)], axis=2).mean(1) / 0.06,
         "browHeight": (face[:, (105, 334), 1] - face[:, (159, 386), 1]).mean(1) / 0.12,
     }
-    columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
-    found = np.stack(columns, axis=1).astype(np.float32)
-    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
-    return found
 
 
 def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
