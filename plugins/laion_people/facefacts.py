@@ -22,10 +22,7 @@ from laion_people.people import matrix
 
 Margins = Mapping[str, np.ndarray]  # value -> how far beyond its edges each person is: 0 at an edge, 1 where it is sure
 
-MIN_SCORE, SURE_SCORE = (
-    0.7,
-    0.9,
-)  # of the face detector: of 60 meshes below, 6 were not on the face, of those above none
+MIN_SCORE, SURE_SCORE = 0.7, 0.9  # of the face detector: of 60 meshes below, 6 were off the face, none above
 MIN_HEAD, MIN_SMILE, MIN_OPEN, MIN_DETAIL, SURE_SIZE = 16, 24, geometry.MIN_FACE, 40, 64  # pixels, forehead to chin
 SEEN, SURELY_SEEN = 0.25, 0.5  # score of the keypoints of nose, eyes, ears and arms
 MIN_EARS = 6  # pixels from the nose to the farther ear: with fewer a pixel's error turns the head
@@ -53,11 +50,17 @@ class _People:
 def face_facts(pose: pa.Table, mesh: pa.Table) -> list[list[Fact]]:
     """The facts of each person of a shard, by its pose and mesh tables: names of the face and the head."""
     landmarks = matrix(mesh["face_landmarks"], 3 * 478).reshape(-1, 478, 3).astype(np.float64)
+    score, yaw, pitch, roll = (
+        np.asarray(mesh[name], np.float64) for name in ("face_score", "head_yaw", "head_pitch", "head_roll")
+    )
     people = _People(
-        matrix(pose["keypoints"], 51).reshape(-1, 17, 3).astype(np.float64),
-        landmarks,
-        matrix(mesh["blendshapes"], 52).astype(np.float64),
-        *(np.asarray(mesh[name], np.float64) for name in ("face_score", "head_yaw", "head_pitch", "head_roll")),
+        keypoints=matrix(pose["keypoints"], 51).reshape(-1, 17, 3).astype(np.float64),
+        landmarks=landmarks,
+        blendshapes=matrix(mesh["blendshapes"], 52).astype(np.float64),
+        score=score,
+        yaw=yaw,
+        pitch=pitch,
+        roll=roll,
         size=np.ptp(landmarks[..., 1], axis=1),
     )
     names = {**_face(people), **_head(people)}
@@ -77,9 +80,8 @@ def _first(name: str, margins: Margins, person: int) -> Fact | None:
 
 def _face(people: _People) -> dict[str, Margins]:
     """Of faces that do not turn or nod so far that half of them is guessed; eyes and mouth not behind a hand."""
-    shapes = dict(zip(geometry.BLENDSHAPES, people.blendshapes.T, strict=True)) | geometry.face_measures(
-        people.landmarks
-    )
+    shapes = dict(zip(geometry.BLENDSHAPES, people.blendshapes.T, strict=True))
+    shapes |= geometry.face_measures(people.landmarks)
     for name in [n.removesuffix("Left") for n in geometry.BLENDSHAPES if n.endswith("Left")]:
         shapes[name] = (shapes[f"{name}Left"] + shapes[f"{name}Right"]) / 2
     readable = _least(
@@ -235,7 +237,7 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
 
 
 def _nod(people: _People, frontal: np.ndarray) -> Margins:
-    """A lifted face shows its nose close under the eyes; in a bowed one nothing in 2D is as sure as the mesh's pitch."""
+    """A lifted face shows its nose close under the eyes; of a bowed one nothing in 2D is as sure as the pitch."""
     eyes = people.keypoints[:, (1, 2), :2].mean(1)
     drop = _along(people.keypoints[:, 0, :2] - eyes, people.roll + 90) / np.maximum(people.size, 1e-9)
     return {
@@ -264,7 +266,7 @@ def _tilt(people: _People, frontal: np.ndarray) -> Margins:
 
 
 def _yaw_by_ears(people: _People) -> np.ndarray:
-    """As the mesh's yaw, but all around: degrees, by where the nose lies between the ears; NaN where they aren't seen."""
+    """As the mesh's yaw, but all around: by where the nose lies between the ears; NaN where they aren't seen."""
     nose, ears = people.keypoints[:, 0], people.keypoints[:, (3, 4)]
     upright = np.nan_to_num(people.roll)
     forward = _along(nose[:, :2] - ears[..., :2].mean(1), upright)

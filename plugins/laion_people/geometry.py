@@ -101,7 +101,7 @@ def expressions(blendshapes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
 
 
 def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:
-    """Distances in canonical faces [people], in units of half their range over expressions; NaN where no face is seen."""
+    """Distances in canonical faces, each [people], in units of half their range; NaN where no face is seen."""
     face = canonical_faces(landmarks)
     return {
         "mouthOpening": np.linalg.norm(face[:, 13] - face[:, 14], axis=1) / 0.16,
