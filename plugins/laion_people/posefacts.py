@@ -91,6 +91,7 @@ class Body:
         spine = np.where(missing, unit, spine)  # lifted joints are in pixels, and hips that are not seen lie anywhere
         depth = np.einsum("nij,nkj->nki", axes, joints - shoulders) / spine[:, None, None]
         depth[~seen] = np.nan
+        depth[missing, : SHOULDERS[0]] = np.nan  # heads are not lifted
         return Body(
             points=(points - middle[:, None]) / unit[:, None, None],
             depth=depth,
@@ -190,14 +191,14 @@ def _view(body: Body) -> Rules:
     of the face no more is asked than that something was found, and of a back that the ears were, no less than it.
     """
     turned = np.abs(body.yaw)
+    hips = _or(np.abs(body.points[:, HIPS[0], 0] - body.points[:, HIPS[1], 0]), 0)
     face, ears = body.scores[:, NOSE:3].mean(axis=1), body.scores[:, EARS].mean(axis=1)
-    seen = np.where(
-        body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN, 0.2, 0.4
-    )  # more of a face over one shoulder
+    whole = body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN
+    seen = np.where(whole, 0.2, 0.4)  # more of the face, where one shoulder is cut off
     return [
         ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, seen, 0.2))),
         ("back", _all(_below(body.across, -0.45, 0.15), _above(turned, 115, 30), _above(ears - face, -0.1, 0.1))),
-        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15))),
+        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15), _below(hips, 0.2, 0.1))),
         ("three_quarter", _all(_between(body.across, 0.2, 0.65, 0.1), _between(turned, 30, 70, 10))),
     ]
 
@@ -215,26 +216,30 @@ def _lean(body: Body) -> Rules:
     sideways = np.degrees(np.arctan2(np.abs(trunk3[:, 0]), -trunk3[:, 1]))
     facing = np.sign(np.sin(np.radians(body.yaw)))  # to which side of the picture the chest points
     ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
-    profile, frontal = _below(np.abs(body.across), 0.5, 0.1), _above(np.abs(body.across), 0.5, 0.1)
+    nose = body.points[:, NOSE, 0] - body.points[:, EARS, 0].mean(axis=1)
+    profile = _all(_below(np.abs(body.across), 0.5, 0.1), _unless_hidden(_above(nose * facing, -0.03, 0.05)))
+    frontal = _above(np.abs(body.across), 0.5, 0.1)
+    long = _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1)
     plain = _below(np.abs(forward), 25, 10)
     return [
         ("upside_down", _all(_above(tilt, 135, 20), _above(tilt3, 120, 20))),
         ("horizontal", _all(_between(tilt, 65, 115, 15), _between(tilt3, 55, 125, 15))),
-        ("upright", _all(_below(tilt, 11, 8), _below(tilt3, 30, 15), _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1))),
+        ("upright", _all(long, _below(tilt, 11, 8), _below(tilt3, 30, 15))),
         ("forward", _all(profile, _between(ahead, 22, 70, 12), _above(forward, 22, 15))),
         ("backward", _all(profile, _between(ahead, -70, -22, 12), _below(forward, -15, 15))),
-        ("sideways", _all(frontal, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
+        ("sideways", _all(frontal, long, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
     ]  # fmt: skip
 
 
 def _legs_apart(body: Body) -> Rules:
-    """Whether the feet are clearly wider than the hips (0.35 torso lengths between the joints, 0.65 in the flesh)."""
+    """Whether the feet of an upright body are clearly wider than the hips (0.65 torso lengths in the flesh)."""
     left, right = ANKLES
-    feet = np.abs(body.points[:, left, 0] - body.points[:, right, 0])
+    upright = _unless_hidden(_below(_from_down(body.points[:, HIPS].mean(axis=1)), 50, 15))
+    between = body.points[:, left] - body.points[:, right]
     feet3 = np.linalg.norm(body.depth[:, left] - body.depth[:, right], axis=1)
     return [
-        ("yes", _all(_above(feet, 0.65, 0.2), _above(feet3, 0.65, 0.3))),
-        ("no", _all(_below(feet, 0.4, 0.2), _below(feet3, 0.55, 0.2))),
+        ("yes", _all(upright, _above(np.abs(between[:, 0]), 0.65, 0.2), _above(feet3, 0.65, 0.3))),
+        ("no", _all(upright, _below(np.linalg.norm(between, axis=1), 0.45, 0.2), _below(feet3, 0.55, 0.2))),
     ]
 
 
@@ -294,16 +299,13 @@ class Leg:
         return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
 
     def kneels(self, room: np.ndarray) -> np.ndarray:
-        """The thigh goes down, the shin back: the foot is seen at the knee's height, ``room`` is below it.
+        """The thigh goes down and the shin lies back, as only the side shows: from the front it may be thrown up.
 
-        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge.
+        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge: ``room`` is below the foot.
         """
-        back = _all(
-            _below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15)
-        )
-        return _all(
-            _below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.2)
-        )
+        thigh = _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15))
+        shin = _all(_between(_from_down(self.shin), 60, 130, 15), _above(_from_down(self.shin3), 50, 15))
+        return _all(thigh, shin, _below(self.knee, 130, 15), _below(self.knee3, 130, 15), _above(room, 0.2, 0.2))
 
     def swings(self) -> np.ndarray:
         """The shin of a hanging thigh is thrown back, the foot well off the ground."""
@@ -388,7 +390,7 @@ def _arm(body: Body, side: int) -> Rules:
     trunk3 = _or(depth[:, HIPS].mean(axis=1), [0, -1, 0])
     swing, swing3 = _angle(upper, trunk), _angle(upper3, trunk3)
     bend, bend3 = 180 - _angle(upper, fore), 180 - _angle(upper3, fore3)
-    hand, hand3 = points[:, wrist], depth[:, wrist]
+    hand, hand3 = points[:, elbow] + fore, depth[:, wrist]  # none where the elbow is not seen
     out, low = hand[:, 0] * outward * np.sign(body.across), hand[:, 1]
     out3, high3, ahead3 = hand3[:, 0] * outward, hand3[:, 1], hand3[:, 2]
     reach = hand[:, 0] * np.sign(np.sin(np.radians(body.yaw)))  # in the picture, to where the chest points
@@ -406,23 +408,25 @@ def _arm(body: Body, side: int) -> Rules:
     # At its full length, an arm hides no hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
     before_hips = _above(ahead3, 0.15, 0.15)
-    before = _all(seen, frontal, _between(low, 0.25, 0.85, 0.1), _above(ahead3, 0.2, 0.2))
+    before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 30, 15))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
-    reaching = _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20))
+    reaching = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
+    stretched = _above(np.linalg.norm(hand - points[:, shoulder], axis=1), 0.8, 0.15)  # across the line of sight
+    aside = _below(np.abs(ahead3), 0.5, 0.2)
     beside = _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
     hip = _all(_between(out, 0.25, 0.75, 0.1), _between(low, 0.7, 1.05, 0.1), beside)
     akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 130, 15))
     return [
         ("on_ground", _all(straight, _below(lowest - low, 0.15, 0.1))),
         ("overhead", _any(high, reaching)),
-        ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _below(head3, 0.6, 0.2), upright)),
+        ("out", _all(straight, level, aside, stretched, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
+        ("forward", _all(straight, level, stretched, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
+        ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _unless_hidden(_below(head3, 0.6, 0.2)), upright)),
         ("raised", _all(_below(low, 0.13, 0.15), _above(high3, -0.25, 0.25), upright)),
-        ("out", _all(straight, level, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
-        ("forward", _all(straight, level, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
         ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1), _below(thigh, 0.2, 0.1), before_hips)),
-        ("in_front", _all(before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
+        ("in_front", _all(seen, frontal, before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
         ("on_hip", _all(seen, hip, akimbo, _above(np.abs(body.across), 0.45, 0.15))),
         ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
         ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.85, 0.1))),
-        ("away", _all(straight, upright, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
+        ("away", _all(straight, upright, aside, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
