@@ -349,14 +349,17 @@ def _base(body: Body) -> Rules:
     plumb = [_below(np.fmax(_from_down(leg.thigh), _from_down(leg.shin)), 16, 8) for leg in legs]
     straight = _all(*(_above(leg.knee, 160, 10) for leg in legs))
     tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
-    low = _below(np.abs(ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)), 0.9, 0.1)
+    height = ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)  # of the hips above the feet
     flat = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
     hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
     together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
     side_on = _below(np.abs(body.across), 0.4, 0.1)
-    # Feet that are apart, or under the hips where that can be seen from the side, carry who squats.
+    # Who squats is carried by feet that are apart, lower than a seat's height (a shin, 0.85) under the hips, and, where
+    # the side shows it, right under them.
     under = np.abs(ankles[..., 0].mean(axis=1) - body.points[:, HIPS, 0].mean(axis=1))
-    seat = _unless_hidden(_all(_below(apart, 0.95, 0.15), _any(-side_on, _above(under, 0.5, 0.15))))
+    seat = _unless_hidden(
+        _all(_below(apart, 0.9, 0.15), _above(height, 0.8, 0.1), _any(-side_on, _above(under, 0.5, 0.15)))
+    )
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
     return [
@@ -370,7 +373,7 @@ def _base(body: Body) -> Rules:
         ("one_leg", _one_and_other(stands, [leg.raised() for leg in legs])),
         ("standing", _all(*stands, *plumb, straight, feet_seen, together, upright)),
         ("on_feet", _all(_one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
-        ("squatting", _all(lifted, *tucked, low)),
+        ("squatting", _all(lifted, *tucked, _below(height, 0.9, 0.1))),
         ("sitting", _all(lifted, *shins_down, upright, seat)),
         ("knees_bent", lifted),
     ]  # fmt: skip
@@ -408,14 +411,14 @@ def _arm(body: Body, side: int) -> Rules:
     # At its full length, an arm hides no hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
     before_hips = _above(ahead3, 0.15, 0.15)
-    before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 30, 15))
+    before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 22, 10))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
     reaching = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
     stretched = _above(np.linalg.norm(hand - points[:, shoulder], axis=1), 0.8, 0.15)  # across the line of sight
     aside = _below(np.abs(ahead3), 0.5, 0.2)
     beside = _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
     hip = _all(_between(out, 0.25, 0.75, 0.1), _between(low, 0.7, 1.05, 0.1), beside)
-    akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 130, 15))
+    akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 122, 15))
     return [
         ("on_ground", _all(straight, _below(lowest - low, 0.15, 0.1))),
         ("overhead", _any(high, reaching)),
