@@ -358,7 +358,7 @@ def _base(body: Body) -> Rules:
     # the side shows it, right under them.
     under = np.abs(ankles[..., 0].mean(axis=1) - body.points[:, HIPS, 0].mean(axis=1))
     seat = _unless_hidden(
-        _all(_below(apart, 0.9, 0.15), _above(height, 0.8, 0.1), _any(-side_on, _above(under, 0.5, 0.15)))
+        _all(_below(apart, 0.9, 0.15), _above(height, 0.75, 0.1), _any(-side_on, _above(under, 0.5, 0.15)))
     )
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
@@ -403,14 +403,15 @@ def _arm(body: Body, side: int) -> Rules:
     straight = _all(_above(bend, 148, 15), _above(bend3, 125, 20))
     head = np.fmin.reduce([np.linalg.norm(hand - points[:, i], axis=1) for i in (NOSE, *EARS)])
     head3 = np.fmin.reduce([np.linalg.norm(hand3 - depth[:, i], axis=1) for i in (NOSE, *EARS)])
+    near = _all(_below(head, 0.3, 0.15), _unless_hidden(_below(head3, 0.6, 0.2)))
     thigh = np.fmin.reduce([_to_line(hand, points[:, h], points[:, k]) for h, k in zip(HIPS, KNEES, strict=True)])
-    lap = _all(*(Leg.of(body, s).lifted() for s in (0, 1)), _below(_from_down(trunk), 40, 15))
+    thighs = _all(*(Leg.of(body, s).lifted() for s in (0, 1)))
+    lap = _all(thighs, _below(_from_down(trunk), 40, 15), _below(thigh, 0.2, 0.1), _above(ahead3, 0.15, 0.15))
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
-    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 135, 15), _above(bend3, 118, 20))
+    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 128, 20), _above(bend3, 118, 20))
     level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
     # At its full length, an arm hides no hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
-    before_hips = _above(ahead3, 0.15, 0.15)
     before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 22, 10))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
     reaching = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
@@ -424,12 +425,12 @@ def _arm(body: Body, side: int) -> Rules:
         ("overhead", _any(high, reaching)),
         ("out", _all(straight, level, aside, stretched, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
         ("forward", _all(straight, level, stretched, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
-        ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _unless_hidden(_below(head3, 0.6, 0.2)), upright)),
+        ("at_head", _all(upright, near, _below(low, -0.1, 0.1))),
         ("raised", _all(_below(low, 0.13, 0.15), _above(high3, -0.25, 0.25), upright)),
-        ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1), _below(thigh, 0.2, 0.1), before_hips)),
+        ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1))),
         ("in_front", _all(seen, frontal, before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
         ("on_hip", _all(seen, hip, akimbo, _above(np.abs(body.across), 0.45, 0.15))),
-        ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
-        ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.85, 0.1))),
+        ("bent", _all(seen, _below(bend, 105, 20), _below(bend3, 118, 15))),
+        ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.83, 0.1))),
         ("away", _all(straight, upright, aside, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
