@@ -374,8 +374,8 @@ def _base(body: Body) -> Rules:
         ("standing", _all(*stands, *plumb, straight, feet_seen, together, upright)),
         ("on_feet", _all(_one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
         ("squatting", _all(lifted, *tucked, _below(height, 0.9, 0.1))),
-        ("sitting", _all(lifted, *shins_down, upright, seat)),
-        ("knees_bent", lifted),
+        ("sitting", _all(lifted, *shins_down, upright, _below(trunk, 30, 10), seat)),
+        ("knees_bent", _all(lifted, _below(trunk, 50, 10))),
     ]  # fmt: skip
 
 
