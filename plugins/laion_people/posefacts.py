@@ -219,7 +219,8 @@ def _lean(body: Body) -> Rules:
     nose = body.points[:, NOSE, 0] - body.points[:, EARS, 0].mean(axis=1)
     profile = _all(_below(np.abs(body.across), 0.5, 0.1), _unless_hidden(_above(nose * facing, -0.03, 0.05)))
     # Turned a little, a trunk that leans forward goes to the side in the picture.
-    frontal = _all(_above(np.abs(body.across), 0.6, 0.1), _above(np.abs(np.abs(body.yaw) - 90), 68, 10))
+    width = np.linalg.norm(body.points[:, SHOULDERS[0]] - body.points[:, SHOULDERS[1]], axis=1)
+    frontal = _all(_above(width, 0.6, 0.1), _above(np.abs(np.abs(body.yaw) - 90), 68, 10))
     long = _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1)
     plain = _below(np.abs(forward), 25, 10)
     return [
