@@ -67,6 +67,7 @@ class Body:
     ``depth``: [people, 17, 3] in torso lengths, the person's left, up (against gravity), forward, from the same middle.
     ``scores``: [people, 17]. ``across``: from the right to the left shoulder in the picture, > 0 from the front.
     ``yaw``: degrees between the chest's direction and the camera. ``floor``: the picture's lower edge, as ``points``.
+    ``measured``: 1 for people with 3D landmarks, -1 for those who are lifted.
     """
 
     points: np.ndarray
@@ -75,6 +76,7 @@ class Body:
     across: np.ndarray
     yaw: np.ndarray
     floor: np.ndarray
+    measured: np.ndarray
 
     @staticmethod
     def of(keypoints: np.ndarray, world: np.ndarray, size: np.ndarray) -> Body:
@@ -99,6 +101,7 @@ class Body:
             across=_across(keypoints, unit),
             yaw=np.degrees(np.arctan2(axes[:, 2, 0], -axes[:, 2, 2])),
             floor=(size[:, 1] - middle[:, 1]) / unit,
+            measured=np.where(missing, -1.0, 1.0),
         )
 
 
@@ -218,7 +221,7 @@ def _lean(body: Body) -> Rules:
     ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
     nose = body.points[:, NOSE, 0] - body.points[:, EARS, 0].mean(axis=1)
     profile = _all(_below(np.abs(body.across), 0.5, 0.1), _unless_hidden(_above(nose * facing, -0.03, 0.05)))
-    # Turned a little, a trunk that leans forward goes to the side in the picture.
+    # Turned a little, a trunk that leans forward goes to the side in the picture; lifting does not see it turned.
     width = np.linalg.norm(body.points[:, SHOULDERS[0]] - body.points[:, SHOULDERS[1]], axis=1)
     frontal = _all(_above(width, 0.6, 0.1), _above(np.abs(np.abs(body.yaw) - 90), 68, 10))
     long = _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1)
@@ -229,7 +232,7 @@ def _lean(body: Body) -> Rules:
         ("upright", _all(long, _below(tilt, 11, 8), _below(tilt3, 30, 15))),
         ("forward", _all(profile, _between(ahead, 22, 70, 12), _above(forward, 22, 15))),
         ("backward", _all(profile, _between(ahead, -70, -22, 12), _below(forward, -15, 15))),
-        ("sideways", _all(frontal, long, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
+        ("sideways", _all(body.measured, frontal, long, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
     ]  # fmt: skip
 
 
