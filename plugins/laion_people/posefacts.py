@@ -310,7 +310,8 @@ class Leg:
         """
         thigh = _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15))
         shin = _all(_between(_from_down(self.shin), 60, 130, 15), _above(_from_down(self.shin3), 50, 15))
-        return _all(thigh, shin, _below(self.knee, 130, 15), _below(self.knee3, 130, 15), _above(room, 0.2, 0.2))
+        shown = _above(np.linalg.norm(self.shin, axis=1), 0.5, 0.15)
+        return _all(thigh, shin, shown, _below(self.knee, 130, 15), _below(self.knee3, 130, 15), _above(room, 0.2, 0.2))
 
     def swings(self) -> np.ndarray:
         """The shin of a hanging thigh is thrown back, the foot well off the ground."""
@@ -355,6 +356,7 @@ def _base(body: Body) -> Rules:
     straight = _all(*(_above(leg.knee, 160, 10) for leg in legs))
     tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
     height = ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)  # of the hips above the feet
+    shown = [_above(np.linalg.norm(leg.thigh, axis=1), 0.4, 0.15) for leg in legs]
     flat = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
     hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
     together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
@@ -368,7 +370,7 @@ def _base(body: Body) -> Rules:
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
     return [
-        ("lying", _all(level, *flat)),
+        ("lying", _all(level, *flat, *shown)),
         ("all_fours", _all(level, *kneels, *hands_down)),
         ("kneeling", _all(upright, *kneels)),
         ("one_knee", _all(upright, _one_and_other(kneels, steps))),
