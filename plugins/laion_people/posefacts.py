@@ -120,13 +120,14 @@ def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
 def _torso(points: np.ndarray) -> np.ndarray:
     """The torso's length in pixels [people]: the longest of what is seen of its kind, as depth only shortens.
 
-    Shoulders are 0.7 torso lengths apart, an upper arm 0.65 and a thigh 0.85 long (module docstring); a tenth less is
-    taken, so that these decide only where the torso itself is hidden or foreshortened.
+    Shoulders are 0.7 torso lengths apart, an upper arm is 0.65 and a thigh 0.85 long, the nose 0.42 from the middle of the
+    shoulders; a tenth more is taken, so that these decide only where the torso itself is hidden or foreshortened.
     """
-    spine = points[:, SHOULDERS].mean(axis=1) - points[:, HIPS].mean(axis=1)
-    lengths = [np.linalg.norm(spine, axis=1)]
-    neck = np.linalg.norm(points[:, SHOULDERS].mean(axis=1) - points[:, NOSE], axis=1) / 0.46
-    lengths.append(neck)
+    middle = points[:, SHOULDERS].mean(axis=1)
+    lengths = [
+        np.linalg.norm(middle - points[:, HIPS].mean(axis=1), axis=1),
+        np.linalg.norm(middle - points[:, NOSE], axis=1) / 0.46,
+    ]
     for ends, life in (((5, 6), SHOULDER_WIDTH), ((5, 7), 0.75), ((6, 8), 0.75), ((11, 13), 0.95), ((12, 14), 0.95)):
         lengths.append(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=1) / life)
     longest = np.nanmax(np.stack([*lengths, np.full(len(points), 1e-6)]), axis=0)
@@ -389,7 +390,7 @@ def _base(body: Body) -> Rules:
 def _arm(body: Body, side: int) -> Rules:
     """What an arm does. side: 0 left, 1 right.
 
-    GUIDE: hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
+    Hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
     degrees, bent under 110. BlazePose bends straight arms by 10 to 30 degrees, and opens folded ones as much.
     """
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
