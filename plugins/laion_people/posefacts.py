@@ -120,8 +120,8 @@ def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
 def _torso(points: np.ndarray) -> np.ndarray:
     """The torso's length in pixels [people]: the longest of what is seen of its kind, as depth only shortens.
 
-    Shoulders are 0.7 torso lengths apart, an upper arm is 0.65 and a thigh 0.85 long, the nose 0.42 from the middle of the
-    shoulders; a tenth more is taken, so that these decide only where the torso itself is hidden or foreshortened.
+    Shoulders are 0.7 torso lengths apart, an upper arm is 0.65 and a thigh 0.85 long, the nose 0.42 from the shoulders'
+    middle; a tenth more is taken, so that these decide only where the torso itself is hidden or foreshortened.
     """
     middle = points[:, SHOULDERS].mean(axis=1)
     lengths = [
