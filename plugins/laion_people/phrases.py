@@ -1,13 +1,13 @@
 """English for facts: sentences that say of a pose, a face or a head exactly what the facts say, in many wordings.
 
-The tables below hold the words of each value of ``facts.VALUES``; three small grammars (`_pose`, `_face`, `_head`) put
-them together. Captions speak of the body alone: no clothes, age, gender, looks or mood, and of the head instead of the
-gaze, which is not measured. Arms are the person's own left and right; heads turn and tilt in the picture, which a
-sentence says once.
+The tables hold the words for each value of ``facts.VALUES``; three small grammars (`_pose`, `_face`, `_head`) put them
+together. Captions speak of the body alone: no clothes, age, gender, looks or mood, and of the head instead of the gaze,
+which is not measured. Arms are the person's own left and right; heads turn and tilt to the left and right of the
+picture, which a sentence says once.
 
-Words are written as verbs (``Verb``: finite form and participle) or as noun phrases that stand after "with" or "has".
-``{arm}``, ``{hand}`` and ``{elbow}`` stand for "the left arm", "both arms", ...; ``{s}`` is the plural of what comes
-with both.
+Words are verbs (`Verb`: finite form and participle), noun phrases, which stand after "with" and "has", or clauses.
+``{arm}``, ``{hand}`` and ``{elbow}`` stand for "the left arm", "both hands", ...; ``{s}`` is the plural of what goes
+with both. A grammar takes each of its choices from ``pick``, so that it can be drawn from and written out in full.
 """
 
 from __future__ import annotations
@@ -19,12 +19,31 @@ from typing import Any, NamedTuple
 
 from laion_people.facts import KIND, VALUES
 
+Pick = Callable[[Sequence[Any]], Any]
+
 
 class Verb(NamedTuple):
     """What the person does: "stands" and "standing", "is on their feet" and "on their feet"."""
 
     finite: str
     participle: str
+
+
+class Move(NamedTuple):
+    """What a head does, and how it is held then: "tips", "tipping" and "tipped", with "back"."""
+
+    finite: str
+    participle: str
+    past: str
+    where: str = ""
+
+    def verb(self, head: str) -> Verb:
+        """With its object, "the head" or "it"."""
+        return Verb(*(f"{form} {head} {self.where}".rstrip() for form in (self.finite, self.participle)))
+
+    @property
+    def state(self) -> str:
+        return f"{self.past} {self.where}".rstrip()
 
 
 def _verbs(*phrases: str) -> tuple[Verb, ...]:
@@ -66,9 +85,12 @@ BASES_WITH_LEAN: dict[tuple[str, str], tuple[Verb, ...]] = {  # one verb for two
     ("sitting", "upright"): (*_verbs("sits|sitting upright", "sits|sitting up straight"), *_states("seated upright")),
     ("kneeling", "upright"): _verbs("kneels|kneeling upright"),
     ("one_knee", "upright"): _verbs("kneels|kneeling upright on one knee"),
-    ("standing", "forward"): _verbs("stands|standing bent forward", "stands|standing leaning forward"),
-    ("sitting", "forward"): _verbs("sits|sitting leaning forward"),
-    ("sitting", "backward"): _verbs("sits|sitting leaning back"),
+    ("standing", "forward"): (
+        *_verbs("stands|standing bent forward"),
+        Verb("stands leaning forward", "leaning forward while standing"),
+    ),
+    ("sitting", "forward"): (Verb("sits leaning forward", "leaning forward while seated"),),
+    ("sitting", "backward"): (Verb("sits leaning back", "leaning back while seated"),),
 }
 LEANS: dict[str, tuple[Verb, ...]] = {
     "upright": _verbs("holds|holding the upper body upright", "keeps|keeping the torso upright"),
@@ -78,6 +100,7 @@ LEANS: dict[str, tuple[Verb, ...]] = {
     "horizontal": _verbs("holds|holding the upper body horizontal", "has|having the torso parallel to the ground"),
     "upside_down": _states("upside down"),
 }
+LEANING_VERBS = ("forward", "backward", "sideways", "upside_down")  # one leans rather than holds the body so
 LEANING: dict[str, tuple[str, ...]] = {
     "upright": ("the upper body upright", "the torso upright"),
     "forward": ("the upper body leaning forward", "the torso leaning forward", "the upper body bent forward"),
@@ -88,13 +111,13 @@ LEANING: dict[str, tuple[str, ...]] = {
 }
 LEGS_APART: dict[str, tuple[str, ...]] = {
     "yes": ("the legs apart", "the feet apart", "the feet wide apart", "the legs spread"),
-    "no": ("the legs fairly close together", "the feet fairly close together", "the legs not spread"),
+    "no": ("the legs fairly close together", "the feet fairly close together", "the feet not far apart"),
 }
 SEEN_FROM: dict[str, tuple[str, ...]] = {
     "front": ("from the front",),
     "three_quarter": ("at a three-quarter angle", "in three-quarter view"),
     "side": ("from the side",),
-    "back": ("from behind", "from the back"),
+    "back": ("from behind",),
 }
 TO_CAMERA: dict[str, tuple[str, ...]] = {
     "front": ("the chest toward the camera", "the chest facing the camera"),
@@ -124,6 +147,7 @@ ARMS: dict[str, tuple[str, ...]] = {
     "bent": ("{arm} bent", "{arm} bent at the elbow{s}", "{elbow} bent"),
     "on_hip": ("{hand} on the hip{s}", "{hand} resting on the hip{s}", "{hand} placed on the hip{s}"),
     "in_lap": ("{hand} in the lap", "{hand} resting in the lap", "{hand} on the thigh{s}"),
+    "on_thigh": ("{hand} on the thigh{s}", "{hand} resting on the thigh{s}", "{hand} placed on the thigh{s}"),
     "in_front": ("{hand} in front of the body", "{hand} held in front of the body", "{hand} in front of the torso"),
     "crossed": (
         "{arm} crossed over the chest",
@@ -154,18 +178,19 @@ ARM_VERBS: dict[str, tuple[Verb, ...]] = {
     "bent": _verbs("bends|bending {arm}", "bends|bending {elbow}", "keeps|keeping {arm} bent"),
     "on_hip": _verbs("rests|resting {hand} on the hip{s}", "keeps|keeping {hand} on the hip{s}"),
     "in_lap": _verbs("rests|resting {hand} in the lap", "rests|resting {hand} on the thigh{s}"),
+    "on_thigh": _verbs("rests|resting {hand} on the thigh{s}", "keeps|keeping {hand} on the thigh{s}"),
     "in_front": _verbs("holds|holding {hand} in front of the body", "keeps|keeping {hand} in front of the torso"),
     "crossed": _verbs("folds|folding {arm} across the chest", "crosses|crossing {arm} over the chest"),
     "behind_back": _verbs("holds|holding {hand} behind the back", "keeps|keeping {hand} behind the back"),
     "on_ground": _verbs("rests|resting {hand} on the ground", "puts|putting {hand} on the ground"),
     "holding": _verbs("holds|holding something in {hand}", "holds|holding an object in {hand}"),
 }
-WITH_A_LAP = ("sitting", "riding", "kneeling", "")  # bases; elsewhere the hand lies on the thigh
+WITH_A_LAP = ("sitting", "riding", "kneeling", "")  # bases; elsewhere what is in_lap is on_thigh
 
 MOUTHS: dict[str, tuple[str, ...]] = {
     "relaxed": ("a relaxed mouth", "the mouth relaxed", "the mouth at rest", "the lips at rest"),
     "closed": ("a closed mouth", "the mouth closed", "the lips closed", "the mouth shut"),
-    "smiling": ("a smile", "a smile on the face", "a smiling mouth"),
+    "smiling": ("a smile", "a smile on the face", "the mouth drawn into a smile"),
     "smiling_open": ("an open smile", "an open-mouthed smile", "the mouth open in a smile"),
     "open": ("an open mouth", "the mouth open", "the lips apart"),
     "puckered": ("puckered lips", "pursed lips", "the lips puckered", "the lips pushed forward"),
@@ -199,7 +224,7 @@ FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
 FACE_CLAUSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("mouth", "relaxed"): ("the mouth is relaxed", "the mouth is at rest", "the lips are at rest"),
     ("mouth", "closed"): ("the mouth is closed", "the mouth is shut", "the lips are closed"),
-    ("mouth", "smiling"): ("the mouth is drawn into a smile", "the mouth is smiling"),
+    ("mouth", "smiling"): ("the mouth is drawn into a smile", "the lips are drawn into a smile"),
     ("mouth", "smiling_open"): ("the mouth is open in a smile", "the mouth is drawn into an open smile"),
     ("mouth", "open"): ("the mouth is open", "the lips are apart"),
     ("mouth", "puckered"): ("the lips are puckered", "the lips are pursed"),
@@ -213,14 +238,36 @@ FACE_CLAUSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("eyes", "wide"): ("the eyes are wide open", "the eyes are opened wide"),
     ("eyes", "narrowed"): ("the eyes are narrowed", "both eyes are narrowed"),
 }
-NEUTRAL = (
+NEUTRAL = (  # relaxed mouth, level brows, open eyes if any
     "a neutral expression", "a neutral facial expression", "a neutral look on the face", "a neutral face",
-    "an expression that is neutral", "a relaxed, neutral expression", "a relaxed, neutral face",
+    "a relaxed, neutral expression", "a relaxed, neutral face",
 )  # fmt: skip
 NEUTRAL_CLAUSES = (
-    "the face is neutral", "the expression is neutral", "the facial expression is neutral", "the face is at rest",
-    "the expression on the face is neutral", "the face is relaxed, with a neutral expression",
+    "the expression is neutral", "the facial expression is neutral", "the face is at rest",
+    "the facial expression is relaxed",
 )  # fmt: skip
+
+FACING = (Verb("faces the camera", "facing the camera"), Verb("is facing the camera", "facing the camera"))
+DEGREES = {"far": ("far ",), "slight": ("slightly ", "a little "), "": ("",)}  # of far_left, slight_left, left
+SIDES = (
+    "to the {side} of the picture", "to the {side} side of the picture", "toward the {side} of the picture",
+    "to the {side} of the image", "toward the {side} side of the image", "to the {side} of the frame",
+    "toward the {side} edge of the frame",
+)  # fmt: skip
+NODS: dict[str, tuple[Move, ...]] = {
+    "up": (Move("tips", "tipping", "tipped", "back"), Move("raises", "raising", "raised")),
+    "down": (Move("bows", "bowing", "bowed"), Move("lowers", "lowering", "lowered")),
+}
+TO_THE_CAMERA, AWAY = ("to the camera", "toward the camera"), "away from the camera"
+NEITHER_NOR = (  # of a tilted head, which is not called level
+    ("neither raised nor bowed", "without raising or bowing it"),
+    ("neither lifted nor lowered", "without lifting or lowering it"),
+)
+CHIN: dict[str, tuple[str, ...]] = {
+    "up": ("the chin raised", "the chin lifted", "the chin up"),
+    "level": ("the chin level",),
+    "down": ("the chin lowered", "the chin down"),
+}
 
 SUBJECTS = (
     "A person", "Someone", "The person in the picture", "The person in the image", "The person shown here",
@@ -233,11 +280,23 @@ NOUNS = (
 )  # fmt: skip
 SHOWN = (
     "A person is shown", "A person is pictured", "The picture shows a person", "The image shows a person",
-    "This picture shows a person", "A picture of a person", "Someone is shown",
+    "This picture shows a person", "A picture of a person", "Someone is shown", "A person seen", "A person is seen",
 )  # fmt: skip
 FACES = ("A face", "The picture shows a face", "The image shows a face", "A picture of a face", "An image of a face")
 
-Pick = Callable[[Sequence[Any]], Any]
+# "Their" may stand for "the" before these, where there is somebody: "their left arm", but not "from the side".
+_SOMEBODY = re.compile("person|someone", re.IGNORECASE)
+_BODY = re.compile(
+    r"\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|thighs?|legs|"
+    r"feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
+)
+# What makes a right sentence clumsy. It is not said; other wordings say the same.
+_CLUMSY = re.compile(
+    r" and .* and | with .* with |(?:\btheir\b.*){4}"
+    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|held|holding|resting|keeping)\b.*\b\1\b"
+    r"|\b(?:picture|image)\b.*\b(?:picture|image)\b"
+    r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang"
+)
 
 
 def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
@@ -245,7 +304,7 @@ def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
 
     Raises KeyError for a fact that has no words, ValueError where there are no facts or facts of two kinds.
     """
-    rng = random.Random(seed)  # of it, only random() is promised to give the same in every Python
+    rng = random.Random(seed)  # noqa: S311 - the same draws each time; random() stays as it is in every Python
 
     def pick(options: Sequence[Any]) -> Any:
         return options[int(rng.random() * len(options))]
@@ -254,7 +313,7 @@ def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
     for _ in range(50 * count):
         if len(drawn) == count:
             break
-        if _reads_well(sentence := _sentence(facts, pick)):
+        if not _CLUMSY.search(sentence := _sentence(facts, pick)):
             drawn[sentence] = None
     return list(drawn)
 
@@ -274,7 +333,7 @@ def sentences(facts: Mapping[str, str]) -> Iterator[str]:
             return options[path[depth - 1][0]]
 
         sentence = _sentence(facts, pick)
-        if sentence not in given and _reads_well(sentence):
+        if sentence not in given and not _CLUMSY.search(sentence):
             given.add(sentence)
             yield sentence
         while path and path[-1][0] == path[-1][1] - 1:
@@ -290,173 +349,216 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
     kinds = {KIND[name] for name in facts}
     if len(kinds) > 1:
         raise ValueError(f"facts of different kinds: {', '.join(sorted(facts))}")
+    kind = kinds.pop()
     for name, value in facts.items():
-        if value not in VALUES[KIND[name]][name]:
+        if value not in VALUES[kind][name]:
             raise KeyError(f"{name}={value}")
-    text = {"pose": _pose, "face": _face, "head": _head}[kinds.pop()](facts, pick)
+    in_order = {name: facts[name] for name in VALUES[kind] if name in facts}
+    text = {"pose": _pose, "face": _face, "head": _head}[kind](in_order, pick)
+    if _SOMEBODY.search(text) and pick((True, False)):
+        text = _BODY.sub("their ", text)
     return f"{text[0].upper()}{text[1:]}."
 
 
-# What makes a sentence clumsy that is right otherwise: it is not said, others say the same.
-_CLUMSY = re.compile(
-    r" and .* and | with .* with "
-    r"|\b(feet|body|torso|camera|chest|seen|viewed|ground|held|holding|resting|picture|image|keeping|shown)\b.*\b\1\b"
-    r"|\b(?:shown|pictured) (?:seen|viewed)|\b(?:lies|lying|upside)\b.*\bhang"
-)
-
-
-def _reads_well(sentence: str) -> bool:
-    return not _CLUMSY.search(sentence)
-
-
 def _pose(facts: Mapping[str, str], pick: Pick) -> str:
-    base, lean, view = facts.get("base", ""), facts.get("lean", ""), facts.get("view", "")
+    base, lean, view = (facts.get(name, "") for name in ("base", "lean", "view"))
+    arms = _arms(facts, pick)
+    said_as = pick(("nouns", "nouns", "verbs")) if arms else ""
+    if arms and set(facts) <= {"left_arm", "right_arm"} and pick((False, False, True)):
+        return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
+    seen = pick(("opening", "subject", "shown", "closing", "noun")) if view else ""
+
     main: list[Verb] = []  # what the person does first of all
     also: list[Verb] = []  # and besides
-    nouns: list[str] = []  # and has
-    arms = _arms(facts, pick)
-    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
-        main.append(pick(BASES_WITH_LEAN[base, lean]))
-        lean = ""
-    elif base:
-        main.append(pick(BASES[base]))
+    nouns = [pick(TO_CAMERA[view])] if seen == "noun" else []  # and has
     if "legs_apart" in facts:
         nouns.append(pick(LEGS_APART[facts["legs_apart"]]))
-    if lean:
-        if pick(("noun", "verb")) == "noun":
-            nouns.append(pick(LEANING[lean]))
-        else:
-            (also if main else main).append(pick(LEANS[lean]))
-    if arms and not isinstance(arms[0], str):
-        (also if main else main).extend(arms)
+    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
+        main, lean = [pick(BASES_WITH_LEAN[base, lean])], ""
+    elif base:
+        main = [pick(BASES[base])]
+    if not lean:
+        pass
+    elif not base and (lean in LEANING_VERBS or pick((True, False))):
+        main = [pick(LEANS[lean])]
+    elif not base or pick((True, False)) or (said_as == "nouns" and lean not in LEANING_VERBS):
+        nouns.append(pick(LEANING[lean]))
+    elif said_as == "nouns":
+        does, leaning = main[0], pick(LEANS[lean]).participle
+        main = [Verb(f"{does.finite}, {leaning},", f"{does.participle}, {leaning},")]
     else:
-        nouns.extend(arms)
-    if not view:
-        return _framed(main, also, nouns, pick)
-    place = pick(("opening", "after the noun", "shown", "closing", "camera"))
-    if place == "camera":
-        return _framed(main, also, [pick(TO_CAMERA[view]), *nouns], pick)
-    seen_from = pick(SEEN_FROM[view])
-    if not (main or also or nouns):
-        return f"{pick((*SHOWN, 'A person is seen', 'A person seen', 'Someone seen'))} {seen_from}"
-    participle, comma = _participle(main, also, nouns, pick), "," if main else ""
-    match place:
-        case "opening":
-            return f"Seen {seen_from}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick)}"
-        case "after the noun" if main:
-            return f"{pick(('A person', 'Someone'))} seen {seen_from} {_finite(main, also, nouns, pick)}"
-        case "closing":
-            return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick)}, seen {seen_from}"
-    return f"{pick((*SHOWN, 'A person seen', 'A person is seen'))} {seen_from}{comma} {participle}"
-
-
-def _arms(facts: Mapping[str, str], pick: Pick) -> list[Any]:
-    """Of the arms of which there are facts: verbs, or noun phrases."""
-    sides = [side for side in ("left", "right") if f"{side}_arm" in facts]
-    values = [facts[f"{side}_arm"] for side in sides]
-    if len(sides) == 2 and values[0] == values[1]:
-        whose = [pick(("both {}s", "the {}s"))]
-        values = values[:1]
+        also = [pick(LEANS[lean])]
+    has = "has" if seen == "noun" or said_as == "nouns" else "keeps"
+    if said_as == "nouns":
+        nouns += [_of(pick(ARMS[value]), whose) for value, whose in arms]
     else:
-        whose = [f"the {side} {{}}" for side in sides]
-        if len(sides) == 2 and pick((False, True)):
-            whose, values = whose[::-1], values[::-1]
-    verbs = bool(values) and pick((False, True))
-    found = []
-    for which, value in zip(whose, values, strict=True):
-        plural = "s" if which.endswith("s") else ""
-        words = {part: which.format(part) for part in ("arm", "hand", "elbow")} | {"s": plural}
-        options = [v for v in (ARM_VERBS if verbs else ARMS)[value] if _has_place(v, facts.get("base", ""))]
-        phrase = pick(options)
-        found.append(Verb(*(p.format(**words) for p in phrase)) if verbs else phrase.format(**words))
-    return found
+        verbs = [pick(ARM_VERBS[value]) for value, _ in arms]
+        moving = [Verb(*(_of(form, whose) for form in verb)) for verb, (_, whose) in zip(verbs, arms, strict=True)]
+        main, also = (main, also + moving) if main else (moving, [])
+
+    if seen in ("", "noun"):
+        return _framed(main, also, nouns, pick, has=has)
+    view = pick(SEEN_FROM[view])
+    if seen == "closing" and len(also) + len(nouns) > 2:
+        seen = "opening"
+    if not (main or nouns):
+        return f"{pick(SHOWN)} {view}"
+    if seen == "opening":
+        return f"seen {view}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick, has)}"
+    if seen == "subject":
+        return f"{pick(('a person', 'someone'))} seen {view} {_finite(main, also, nouns, pick, has)}"
+    if seen == "closing":
+        return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick, has)}, seen {view}"
+    return f"{pick(SHOWN)} {view}{',' if main else ''} {_participle(main, also, nouns, pick)}"
 
 
-def _has_place(phrase: str | Verb, base: str) -> bool:
-    return "the lap" not in str(phrase) or base in WITH_A_LAP
+def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
+    """What the arms do, with whose they are: "the left", "the right", or both at once where they do the same."""
+    hands_on = "in_lap" if facts.get("base", "") in WITH_A_LAP else "on_thigh"
+    arms = [
+        (hands_on if facts[f"{side}_arm"] == "in_lap" else facts[f"{side}_arm"], f"the {side}")
+        for side in ("left", "right")
+        if f"{side}_arm" in facts
+    ]
+    if len(arms) < 2:
+        return arms
+    if arms[0][0] == arms[1][0]:
+        return [(arms[0][0], pick(("both", "the")))]
+    return pick((arms, arms[::-1]))
+
+
+def _of(phrase: str, whose: str, be: bool = False) -> str:
+    """A phrase of an arm with its placeholders filled; be: as a clause ("the left arm is raised")."""
+    s = "" if whose in ("the left", "the right") else "s"
+    verb = (" is" if not s else " are") if be else ""
+    return phrase.format(s=s, **{part: f"{whose} {part}{s}{verb}" for part in ("arm", "hand", "elbow")})
 
 
 def _face(facts: Mapping[str, str], pick: Pick) -> str:
     rest = dict(facts)
-    if neutral := facts.get("mouth") == "relaxed" and facts.get("brows") == "level" and "eyes" in facts:
-        rest = {"eyes": facts["eyes"]} if facts["eyes"] != "open" or pick((False, True)) else {}
-    form = pick(("nouns", "clauses", "verbs" if any(fact in FACE_VERBS for fact in rest.items()) else "nouns"))
+    neutral = "eyes" in facts and (facts.get("mouth"), facts.get("brows")) == ("relaxed", "level")
+    if neutral:
+        rest = {} if facts["eyes"] == "open" and pick((True, False)) else {"eyes": facts["eyes"]}
+    form = pick(
+        ("nouns", "verbs", "clauses") if any(fact in FACE_VERBS for fact in rest.items()) else ("nouns", "clauses")
+    )
     if form == "clauses":
-        clauses = [pick(NEUTRAL_CLAUSES)] if neutral else []
-        clauses += [pick(FACE_CLAUSES[fact]) for fact in rest.items()]
-        return _joined(clauses)
-    banks = {"mouth": MOUTHS, "brows": BROWS, "eyes": EYES}
+        neutral_face = [pick(NEUTRAL_CLAUSES)] if neutral else []
+        return _clauses(neutral_face + [pick(FACE_CLAUSES[fact]) for fact in rest.items()], pick)
     nouns = [pick(NEUTRAL)] if neutral else []
     verbs: list[Verb] = []
+    definite = pick((True, False))  # "the mouth open and the eyes closed", or "an open mouth and closed eyes"
     for name, value in rest.items():
         if form == "verbs" and (name, value) in FACE_VERBS:
             verbs.append(pick(FACE_VERBS[name, value]))
         else:
-            nouns.append(pick(banks[name][value]))
-    return _framed(verbs[:1], verbs[1:], nouns, pick, FACES)
+            words = {"mouth": MOUTHS, "brows": BROWS, "eyes": EYES}[name][value]
+            nouns.append(pick([noun for noun in words if noun.startswith(("the ", "both ")) == definite] or words))
+    return _framed(verbs[:1], verbs[1:], nouns, pick, things=FACES)
 
 
 def _head(facts: Mapping[str, str], pick: Pick) -> str:
     turn, nod, tilt = (facts.get(name, "") for name in ("turn", "nod", "tilt"))
-    picture = pick((" of the picture", " side of the picture", " of the image", " side of the image"))
-    main = []
-    if turn == "camera" and pick((True, True, False)):
-        main = [
-            pick((Verb("faces the camera", "facing the camera"), Verb("is facing the camera", "facing the camera")))
-        ]
-        turn = ""
-    states = []
-    side = turn.rpartition("_")[2]
-    if turn in ("camera", "away"):
-        states.append({"camera": "turned to the camera", "away": "turned away from the camera"}[turn])
-        side = ""
-    elif turn:
-        degree = {"far": " far", "slight": pick((" slightly", " a little")), "": ""}[turn.rpartition("_")[0]]
-        states.append(f"turned{degree} to the {side}{picture}")
-    if nod == "level":
-        states.append("level" if tilt == "none" else pick(("neither raised nor bowed", "neither lifted nor lowered")))
-    elif nod:
-        states.append(pick({"up": ("tipped back", "raised"), "down": ("bowed", "lowered")}[nod]))
-    if tilt == "none":
-        states.append("upright" if nod not in ("up", "down") else "not tilted")
-    elif tilt:
-        again = {True: ("the same way",), False: ("the other way", f"to the {tilt}")}[tilt == side]
-        states.append(f"tilted {pick(again) if side else f'to the {tilt}{picture}'}")
-    nouns = [f"the head {_joined(states)}"] if states else []
-    return _framed(main, [], nouns, pick)
+    facing = turn == "camera" and pick((True, True, False))
+    degree, _, side = turn.rpartition("_") if turn not in ("camera", "away") else ("", "", "")
+    moves: list[Move] = []
+    if side:
+        moves.append(Move("turns", "turning", "turned", pick(DEGREES[degree]) + pick(SIDES).format(side=side)))
+    elif turn and not facing:
+        moves.append(Move("turns", "turning", "turned", AWAY if turn == "away" else pick(TO_THE_CAMERA)))
+    if tilt in ("left", "right"):
+        if side:
+            where = pick(("the same way",) if tilt == side else ("the other way", f"to the {tilt}"))
+        else:
+            where = pick(SIDES).format(side=tilt)
+        moves.append(Move("tilts", "tilting", "tilted", where))
+    tilted, still = tilt in ("left", "right"), tilt == "none"
+    chin = nod != "" and not (nod == "level" and still) and pick((False, True))
+    if nod in NODS and not chin:
+        moves.append(pick(NODS[nod]))
+    level = nod == "level" and not chin
+    main = [pick(FACING)] if facing else []
+    nouns = [pick(CHIN[nod])] if chin else []
+
+    forms = ["states"]
+    if moves and not (chin and still):
+        forms.append("verbs")
+    if not facing and not chin:
+        forms.append("clauses")
+    form = pick(forms)
+    if form == "verbs":
+        verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
+        if still and not level:
+            verbs[-1] = Verb(*(f"{said} without tilting it{' to either side' if nod else ''}" for said in verbs[-1]))
+        elif level and tilted:
+            verbs[-1] = Verb(*(f"{said} {pick(NEITHER_NOR)[1]}" for said in verbs[-1]))
+        elif level:
+            keeping = pick(("keeping", "holding")) + (" it level and upright" if still else " it level")
+            return _framed(main or verbs[:1], [*(verbs if main else verbs[1:]), Verb("", keeping)], [], pick)
+        if main or (not nouns and pick((True, False))):
+            return _framed((main + verbs)[:1], (main + verbs)[1:], nouns, pick)
+        return _framed(verbs, [], nouns, pick)
+
+    states = [move.state for move in moves]
+    if level and tilted:
+        states.append(pick(NEITHER_NOR)[0])
+    elif level:
+        states += pick((["level", "upright"], ["upright", "level"])) if still else ["level"]
+    elif still and nod in NODS and not chin:
+        states.append("not tilted to either side")
+    elif still:
+        states.append("not tilted" if side or turn == "away" else "upright")
+    if form == "clauses":
+        return _clauses([f"the head is {_joined(states)}"], pick)
+    if states:
+        nouns.insert(0, f"the head {_joined(states)}")
+    return _framed(main, [], nouns, pick, has=pick(("has", "holds") if moves else ("holds", "keeps")))
 
 
-def _framed(main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick, things: tuple[str, ...] = ()) -> str:
-    """A sentence without its full stop. things: other nouns than a person, of which all this may be said with "with"."""
-    form = pick(("finite", "participle"))
-    if form == "finite":
-        return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick)}"
-    return f"{pick(NOUNS if main or also else NOUNS + things)} {_participle(main, also, nouns, pick)}"
+def _framed(
+    main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick, has: str = "has", things: tuple[str, ...] = ()
+) -> str:
+    """The sentence of a person who does this, or "has" the nouns. things: what else than a person may be with them."""
+    if pick(("finite", "participle")) == "finite":
+        return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick, has)}"
+    return f"{pick(NOUNS if main else NOUNS + things)} {_participle(main, also, nouns, pick)}"
 
 
-def _finite(main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick) -> str:
-    if not main and not also:
-        return f"has {_joined(nouns)}"
-    return _predicate([v.finite for v in main], [v.participle for v in also], nouns, pick)
+def _finite(main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick, has: str) -> str:
+    if not main:
+        return f"{has} {_joined(nouns)}"
+    return _predicate([verb.finite for verb in main], [verb.participle for verb in also], nouns, pick)
 
 
 def _participle(main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick) -> str:
-    if not main and not also:
+    if not main:
         return f"with {_joined(nouns)}"
-    if not nouns:
-        return _joined([v.participle for v in main + also])
-    return _predicate([v.participle for v in main], [v.participle for v in also], nouns, pick)
+    doing = [verb.participle for verb in main]
+    if not nouns and doing[0].partition(" ")[0].endswith("ing"):
+        return _joined(doing + [verb.participle for verb in also])
+    return _predicate(doing, [verb.participle for verb in also], nouns, pick)
 
 
 def _predicate(main: list[str], also: list[str], nouns: list[str], pick: Pick) -> str:
     text = _joined(main)
-    if nouns:
-        absolute = not also and all(noun.startswith(("the ", "both ")) for noun in nouns)  # "sits, both hands up"
+    if nouns and text.endswith(","):
+        text += f" with {_joined(nouns)}"
+    elif nouns:
+        absolute = not also and all(noun.startswith(("the ", "both ")) for noun in nouns)  # "sits, both hands raised"
         text += f"{pick((' with ', ', ')) if absolute else ' with '}{_joined(nouns)}"
     return f"{text}, {_joined(also)}" if also else text
 
 
+def _clauses(clauses: Sequence[str], pick: Pick) -> str:
+    text = _joined(clauses)
+    if text.startswith("the ") and not text.startswith("the corners"):
+        text = pick(("the ", "the person's ")) + text.removeprefix("the ")
+    return f"{pick(('', 'in this picture, ', 'in the image, '))}{text}"
+
+
 def _joined(phrases: Sequence[str]) -> str:
-    """ "a", "a and b", "a, b and c"."""
+    """ "a", "a and b", "a, b and c"; "not" is joined by "but"."""
     *first, last = phrases
+    if first and last.startswith("not "):
+        return f"{_joined(first)} but {last}"
     return f"{', '.join(first)} and {last}" if first else last
