@@ -102,7 +102,7 @@ LEANS: dict[str, tuple[Verb, ...]] = {
 }
 LEANING_VERBS = ("forward", "backward", "sideways", "upside_down")  # one leans rather than holds the body so
 LEANING: dict[str, tuple[str, ...]] = {
-    "upright": ("the upper body upright", "the torso upright"),
+    "upright": ("the upper body upright", "the torso upright", "an upright posture"),
     "forward": ("the upper body leaning forward", "the torso leaning forward", "the upper body bent forward"),
     "backward": ("the upper body leaning back", "the torso leaning back"),
     "sideways": ("the upper body leaning to one side", "the torso leaning to one side"),
@@ -111,7 +111,7 @@ LEANING: dict[str, tuple[str, ...]] = {
 }
 LEGS_APART: dict[str, tuple[str, ...]] = {
     "yes": ("the legs apart", "the feet apart", "the feet wide apart", "the legs spread"),
-    "no": ("the legs fairly close together", "the feet fairly close together", "the feet not far apart"),
+    "no": ("the legs fairly close together", "the feet fairly close together", "the legs not far apart"),
 }
 SEEN_FROM: dict[str, tuple[str, ...]] = {
     "front": ("from the front",),
@@ -120,7 +120,7 @@ SEEN_FROM: dict[str, tuple[str, ...]] = {
     "back": ("from behind",),
 }
 TO_CAMERA: dict[str, tuple[str, ...]] = {
-    "front": ("the chest toward the camera", "the chest facing the camera"),
+    "front": ("the chest toward the camera", "the chest facing the camera", "the front of the body to the camera"),
     "three_quarter": ("the chest turned partly away from the camera", "the body at an angle to the camera"),
     "side": ("the body sideways to the camera", "the body turned side-on to the camera"),
     "back": ("the back to the camera", "the back turned to the camera"),
@@ -143,12 +143,12 @@ ARMS: dict[str, tuple[str, ...]] = {
     "forward": ("{arm} stretched forward", "{arm} extended forward", "{arm} held out in front"),
     "back": ("{arm} drawn back", "{arm} swung back", "{arm} pulled back"),
     "down": ("{arm} down", "{arm} hanging down", "{arm} at the side{s}", "{arm} lowered", "{arm} down at the side{s}"),
-    "away": ("{arm} held away from the body", "{arm} angled away from the body", "{arm} slanting away from the torso"),
+    "away": ("{arm} held away from the body", "{arm} held away from the hip{s}", "{arm} angled away from the torso"),
     "bent": ("{arm} bent", "{arm} bent at the elbow{s}", "{elbow} bent"),
     "on_hip": ("{hand} on the hip{s}", "{hand} resting on the hip{s}", "{hand} placed on the hip{s}"),
     "in_lap": ("{hand} in the lap", "{hand} resting in the lap", "{hand} on the thigh{s}"),
     "on_thigh": ("{hand} on the thigh{s}", "{hand} resting on the thigh{s}", "{hand} placed on the thigh{s}"),
-    "in_front": ("{hand} in front of the body", "{hand} held in front of the body", "{hand} in front of the torso"),
+    "in_front": ("{hand} in front of the body", "{hand} held in front of the torso", "{hand} held in front"),
     "crossed": (
         "{arm} crossed over the chest",
         "{arm} folded across the chest",
@@ -174,7 +174,7 @@ ARM_VERBS: dict[str, tuple[Verb, ...]] = {
     ),
     "back": _verbs("draws|drawing {arm} back", "swings|swinging {arm} back"),
     "down": _verbs("lets|letting {arm} hang down", "keeps|keeping {arm} down", "holds|holding {arm} at the side{s}"),
-    "away": _verbs("holds|holding {arm} away from the body", "keeps|keeping {arm} away from the torso"),
+    "away": _verbs("holds|holding {arm} away from the body", "keeps|keeping {arm} away from the hip{s}"),
     "bent": _verbs("bends|bending {arm}", "bends|bending {elbow}", "keeps|keeping {arm} bent"),
     "on_hip": _verbs("rests|resting {hand} on the hip{s}", "keeps|keeping {hand} on the hip{s}"),
     "in_lap": _verbs("rests|resting {hand} in the lap", "rests|resting {hand} on the thigh{s}"),
@@ -212,7 +212,7 @@ FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
     ("mouth", "smiling"): (*_verbs("smiles|smiling"), Verb("is smiling", "smiling")),
     ("mouth", "smiling_open"): _verbs("smiles|smiling open-mouthed", "smiles|smiling with an open mouth"),
     ("mouth", "open"): _verbs("opens|opening the mouth"),
-    ("mouth", "puckered"): _verbs("puckers|puckering the lips", "purses|pursing the lips"),
+    ("mouth", "puckered"): _verbs("puckers|puckering the lips", "pushes|pushing the lips forward"),
     ("mouth", "turned_down"): _verbs("turns|turning the corners of the mouth down"),
     ("brows", "raised"): _verbs("raises|raising the eyebrows", "lifts|lifting the eyebrows"),
     ("brows", "lowered"): _verbs("lowers|lowering the eyebrows", "draws|drawing the eyebrows down"),
@@ -247,7 +247,7 @@ NEUTRAL_CLAUSES = (
     "the facial expression is relaxed",
 )  # fmt: skip
 
-FACING = (Verb("faces the camera", "facing the camera"), Verb("is facing the camera", "facing the camera"))
+FACING = (*_verbs("faces|facing the camera", "faces|facing toward the camera"), *_states("facing the camera"))
 DEGREES = {"far": ("far ",), "slight": ("slightly ", "a little "), "": ("",)}  # of far_left, slight_left, left
 SIDES = (
     "to the {side} of the picture", "to the {side} side of the picture", "toward the {side} of the picture",
@@ -263,6 +263,8 @@ NEITHER_NOR = (  # of a tilted head, which is not called level
     ("neither raised nor bowed", "without raising or bowing it"),
     ("neither lifted nor lowered", "without lifting or lowering it"),
 )
+UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
+STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
     "up": ("the chin raised", "the chin lifted", "the chin up"),
     "level": ("the chin level",),
@@ -271,31 +273,37 @@ CHIN: dict[str, tuple[str, ...]] = {
 
 SUBJECTS = (
     "A person", "Someone", "The person in the picture", "The person in the image", "The person shown here",
-    "In this picture, a person", "In this image, a person", "In the picture, someone", "Here, a person",
+    "The person pictured here", "A person in the picture", "Someone in the picture", "In this picture, a person",
+    "In this image, a person", "In the picture, someone", "In the image, someone", "Here, a person", "Here, someone",
 )  # fmt: skip
 NOUNS = (
-    "A person", "Someone", "The picture shows a person", "The image shows a person", "This picture shows someone",
-    "A picture of a person", "An image of a person", "A person is shown", "A person is pictured", "Here is a person",
-    "This is a picture of a person", "This image shows a person",
+    "A person", "Someone", "The picture shows a person", "The image shows a person", "This picture shows a person",
+    "This image shows a person", "This picture shows someone", "The image shows someone", "A picture of a person",
+    "An image of a person", "A picture of someone", "A person is shown", "A person is pictured", "Here is a person",
+    "This is a picture of a person", "This is an image of a person", "Pictured is a person", "Shown here is a person",
 )  # fmt: skip
-SHOWN = (
+SHOWN = (  # before "from the side"
     "A person is shown", "A person is pictured", "The picture shows a person", "The image shows a person",
-    "This picture shows a person", "A picture of a person", "Someone is shown", "A person seen", "A person is seen",
+    "This picture shows a person", "This image shows a person", "This is a picture of a person",
+    "A picture of a person", "An image of a person", "Someone is shown", "A person seen", "A person is seen",
+    "Someone seen", "Someone is seen", "In this picture, a person is seen", "Here, a person is seen",
 )  # fmt: skip
+OPENINGS = ("seen", "viewed", "pictured", "shown")
 FACES = ("A face", "The picture shows a face", "The image shows a face", "A picture of a face", "An image of a face")
 
 # "Their" may stand for "the" before these, where there is somebody: "their left arm", but not "from the side".
 _SOMEBODY = re.compile("person|someone", re.IGNORECASE)
 _BODY = re.compile(
-    r"\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|thighs?|legs|"
-    r"feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
+    r"(?<!bent at )\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|"
+    r"thighs?|legs|feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
 )
+_OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without it "sits, both hands raised" reads well
 # What makes a right sentence clumsy. It is not said; other wordings say the same.
 _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
-    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|held|holding|resting|keeping)\b.*\b\1\b"
+    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|holding|resting|keeping)\b.*\b\1\b"
     r"|\b(?:picture|image)\b.*\b(?:picture|image)\b"
-    r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang"
+    r"|\b(?:held|holds|holding)\b.*\bheld\b|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang"
 )
 
 
@@ -310,7 +318,7 @@ def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
         return options[int(rng.random() * len(options))]
 
     drawn: dict[str, None] = {}
-    for _ in range(50 * count):
+    for _ in range(500 + 50 * count):
         if len(drawn) == count:
             break
         if not _CLUMSY.search(sentence := _sentence(facts, pick)):
@@ -364,9 +372,9 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     base, lean, view = (facts.get(name, "") for name in ("base", "lean", "view"))
     arms = _arms(facts, pick)
     said_as = pick(("nouns", "nouns", "verbs")) if arms else ""
-    if arms and set(facts) <= {"left_arm", "right_arm"} and pick((False, False, True)):
+    if arms and set(facts) <= {"left_arm", "right_arm"} and pick((True, False, False, False)):
         return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
-    seen = pick(("opening", "subject", "shown", "closing", "noun")) if view else ""
+    seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if view else ""
 
     main: list[Verb] = []  # what the person does first of all
     also: list[Verb] = []  # and besides
@@ -404,7 +412,7 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     if not (main or nouns):
         return f"{pick(SHOWN)} {view}"
     if seen == "opening":
-        return f"seen {view}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick, has)}"
+        return f"{pick(OPENINGS)} {view}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick, has)}"
     if seen == "subject":
         return f"{pick(('a person', 'someone'))} seen {view} {_finite(main, also, nouns, pick, has)}"
     if seen == "closing":
@@ -439,22 +447,21 @@ def _face(facts: Mapping[str, str], pick: Pick) -> str:
     neutral = "eyes" in facts and (facts.get("mouth"), facts.get("brows")) == ("relaxed", "level")
     if neutral:
         rest = {} if facts["eyes"] == "open" and pick((True, False)) else {"eyes": facts["eyes"]}
-    form = pick(
-        ("nouns", "verbs", "clauses") if any(fact in FACE_VERBS for fact in rest.items()) else ("nouns", "clauses")
-    )
+    verb = "verbs" if any(fact in FACE_VERBS for fact in rest.items()) else "nouns"
+    form = pick(("nouns", verb, "nouns", verb, "clauses"))
     if form == "clauses":
         neutral_face = [pick(NEUTRAL_CLAUSES)] if neutral else []
         return _clauses(neutral_face + [pick(FACE_CLAUSES[fact]) for fact in rest.items()], pick)
     nouns = [pick(NEUTRAL)] if neutral else []
-    verbs: list[Verb] = []
+    verbs: list[Verb] = []  # one at most
     definite = pick((True, False))  # "the mouth open and the eyes closed", or "an open mouth and closed eyes"
     for name, value in rest.items():
-        if form == "verbs" and (name, value) in FACE_VERBS:
+        if form == "verbs" and not verbs and (name, value) in FACE_VERBS:
             verbs.append(pick(FACE_VERBS[name, value]))
         else:
             words = {"mouth": MOUTHS, "brows": BROWS, "eyes": EYES}[name][value]
             nouns.append(pick([noun for noun in words if noun.startswith(("the ", "both ")) == definite] or words))
-    return _framed(verbs[:1], verbs[1:], nouns, pick, things=FACES)
+    return _framed(verbs, [], nouns, pick, things=FACES)
 
 
 def _head(facts: Mapping[str, str], pick: Pick) -> str:
@@ -473,7 +480,7 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
             where = pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
     tilted, still = tilt in ("left", "right"), tilt == "none"
-    chin = nod != "" and not (nod == "level" and still) and pick((False, True))
+    chin = nod != "" and not (still and (nod == "level" or moves)) and pick((False, True))
     if nod in NODS and not chin:
         moves.append(pick(NODS[nod]))
     level = nod == "level" and not chin
@@ -481,7 +488,7 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
     nouns = [pick(CHIN[nod])] if chin else []
 
     forms = ["states"]
-    if moves and not (chin and still):
+    if moves:
         forms.append("verbs")
     if not facing and not chin:
         forms.append("clauses")
@@ -503,7 +510,11 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
     if level and tilted:
         states.append(pick(NEITHER_NOR)[0])
     elif level:
-        states += pick((["level", "upright"], ["upright", "level"])) if still else ["level"]
+        states += (
+            pick(UPRIGHT if side or turn == "away" else UPRIGHT + STRAIGHT)
+            if still
+            else [pick(("level", "held level"))]
+        )
     elif still and nod in NODS and not chin:
         states.append("not tilted to either side")
     elif still:
@@ -544,7 +555,7 @@ def _predicate(main: list[str], also: list[str], nouns: list[str], pick: Pick) -
     if nouns and text.endswith(","):
         text += f" with {_joined(nouns)}"
     elif nouns:
-        absolute = not also and all(noun.startswith(("the ", "both ")) for noun in nouns)  # "sits, both hands raised"
+        absolute = not also and not _OBJECT.search(text) and all(n.startswith(("the ", "both ")) for n in nouns)
         text += f"{pick((' with ', ', ')) if absolute else ' with '}{_joined(nouns)}"
     return f"{text}, {_joined(also)}" if also else text
 
