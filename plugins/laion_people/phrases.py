@@ -301,9 +301,9 @@ _OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without it "sit
 # What makes a right sentence clumsy. It is not said; other wordings say the same.
 _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
-    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|holding|resting|keeping)\b.*\b\1\b"
-    r"|\b(?:picture|image)\b.*\b(?:picture|image)\b"
-    r"|\b(?:held|holds|holding)\b.*\bheld\b|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang"
+    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
+    r"|\b(?:held|hold).*\b(?:held|hold)|\b(?:picture|image)\b.*\b(?:picture|image)\b"
+    r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang|, an upright|keeps? an upright posture(?:,| and)"
 )
 
 
@@ -369,55 +369,54 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
 
 
 def _pose(facts: Mapping[str, str], pick: Pick) -> str:
-    base, lean, view = (facts.get(name, "") for name in ("base", "lean", "view"))
     arms = _arms(facts, pick)
-    said_as = pick(("nouns", "nouns", "verbs")) if arms else ""
     if arms and set(facts) <= {"left_arm", "right_arm"} and pick((True, False, False, False)):
         return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
-    seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if view else ""
+    arms_as = pick(("nouns", "nouns", "verbs")) if arms else ""
+    seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if "view" in facts else ""
 
-    main: list[Verb] = []  # what the person does first of all
-    also: list[Verb] = []  # and besides
-    nouns = [pick(TO_CAMERA[view])] if seen == "noun" else []  # and has
+    main, also, nouns = _bearing(facts, arms_as, pick)
     if "legs_apart" in facts:
         nouns.append(pick(LEGS_APART[facts["legs_apart"]]))
-    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
-        main, lean = [pick(BASES_WITH_LEAN[base, lean])], ""
-    elif base:
-        main = [pick(BASES[base])]
-    if not lean:
-        pass
-    elif not base and (lean in LEANING_VERBS or pick((True, False))):
-        main = [pick(LEANS[lean])]
-    elif not base or pick((True, False)) or (said_as == "nouns" and lean not in LEANING_VERBS):
-        nouns.append(pick(LEANING[lean]))
-    elif said_as == "nouns":
-        does, leaning = main[0], pick(LEANS[lean]).participle
-        main = [Verb(f"{does.finite}, {leaning},", f"{does.participle}, {leaning},")]
+    if arms_as == "verbs":
+        verbs = [Verb(*(_of(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
+        main, also = (main, also + verbs) if main else (verbs, [])
     else:
-        also = [pick(LEANS[lean])]
-    has = "has" if seen == "noun" or said_as == "nouns" else "keeps"
-    if said_as == "nouns":
         nouns += [_of(pick(ARMS[value]), whose) for value, whose in arms]
-    else:
-        verbs = [pick(ARM_VERBS[value]) for value, _ in arms]
-        moving = [Verb(*(_of(form, whose) for form in verb)) for verb, (_, whose) in zip(verbs, arms, strict=True)]
-        main, also = (main, also + moving) if main else (moving, [])
-
-    if seen in ("", "noun"):
+    has = "has" if arms_as == "nouns" else "keeps"
+    if not seen:
         return _framed(main, also, nouns, pick, has=has)
-    view = pick(SEEN_FROM[view])
-    if seen == "closing" and len(also) + len(nouns) > 2:
-        seen = "opening"
+    if seen == "noun":
+        return _framed(main, also, [pick(TO_CAMERA[facts["view"]]), *nouns], pick)
+    view = pick(SEEN_FROM[facts["view"]])
     if not (main or nouns):
         return f"{pick(SHOWN)} {view}"
-    if seen == "opening":
-        return f"{pick(OPENINGS)} {view}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick, has)}"
+    if seen == "shown":
+        return f"{pick(SHOWN)} {view}{',' if main else ''} {_participle(main, also, nouns, pick)}"
+    does = _finite(main, also, nouns, pick, has)
     if seen == "subject":
-        return f"{pick(('a person', 'someone'))} seen {view} {_finite(main, also, nouns, pick, has)}"
-    if seen == "closing":
-        return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick, has)}, seen {view}"
-    return f"{pick(SHOWN)} {view}{',' if main else ''} {_participle(main, also, nouns, pick)}"
+        return f"{pick(('a person', 'someone'))} seen {view} {does}"
+    if seen == "closing" and len(also) + len(nouns) < 3:
+        return f"{pick(SUBJECTS)} {does}, seen {view}"
+    return f"{pick(OPENINGS)} {view}, {pick(('a person', 'someone'))} {does}"
+
+
+def _bearing(facts: Mapping[str, str], arms_as: str, pick: Pick) -> tuple[list[Verb], list[Verb], list[str]]:
+    """Base and lean: what the person does first, does besides, and has. arms_as: how arms are going to be said."""
+    base, lean = facts.get("base", ""), facts.get("lean", "")
+    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
+        return [pick(BASES_WITH_LEAN[base, lean])], [], []
+    main = [pick(BASES[base])] if base else []
+    if not lean:
+        return main, [], []
+    if not base and (lean in LEANING_VERBS or arms_as == "verbs" or pick((True, False))):
+        return [pick(LEANS[lean])], [], []
+    if not base or pick((True, False)) or (arms_as == "nouns" and lean not in LEANING_VERBS):
+        return main, [], [pick(LEANING[lean])]
+    leans = pick(LEANS[lean])
+    if arms_as == "nouns":  # "walks, leaning forward, with both arms down"
+        return [Verb(*(f"{form}, {leans.participle}," for form in main[0]))], [], []
+    return main, [leans], []
 
 
 def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
