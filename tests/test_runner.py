@@ -19,6 +19,7 @@ from laion_people.step import ReleaseStep, Row, Shard, Step
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
+from laion_people.steps.facts import Facts
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
 from laion_people.steps.subset_a import SubsetA
@@ -28,7 +29,7 @@ from tests.fakes import FakeModels, image_shard, tar_of
 PARTITION = "laion2B-en/00042"
 EXTRACT = ("detect", "pose", "mesh", "clip_filter")
 STEPS: dict[str, Step | ReleaseStep] = {
-    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), ClipFilter(), SubsetA())
+    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), ClipFilter(), SubsetA())
 }
 
 

@@ -37,7 +37,7 @@ from include.models.profiles import load_profile
 from laion_people.manifest import Manifest
 from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.steps.registry import STEPS
+from laion_people.steps.registry import FOLLOWERS, STEPS
 from laion_people.store import LocalStore
 from tools.bench_ratios import ratios
 from tools.bench_work import HEAD, environment, line
@@ -113,8 +113,8 @@ def table(args: argparse.Namespace) -> dict[str, float]:
             rates[step] = done[step].rows_in / cpu
             print(row(step, done[step], cpu), flush=True)
 
-        for step in ("download", *EXTRACTION, "clip_filter", "subset_a"):
-            measure(step, lambda step=step: runner.run(step, PARTITION, force=step == "subset_a"))
+        for step in ("download", *EXTRACTION, "facts", "clip_filter", "subset_a"):
+            measure(step, lambda step=step: runner.run(step, PARTITION, force=step in FOLLOWERS))
         for step in ("cluster", "label"):
             measure(step, lambda step=step: runner.run_release(step, [PARTITION]))
         for step in ("assign", "compose", "embed", "caption"):

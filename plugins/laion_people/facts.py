@@ -43,11 +43,7 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {  # kind of cluster and caption
 }  # fmt: skip
 KIND = {name: kind for kind, names in VALUES.items() for name in names}
 
-_WIDER_ARM = {
-    "overhead": ("raised",),
-    "at_head": ("raised",),
-    "crossed": ("in_front",),
-}
+_WIDER_ARM: dict[str, tuple[str, ...]] = {"overhead": ("raised",), "at_head": ("raised",), "crossed": ("in_front",)}
 WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider values that are true with it
     "left_arm": _WIDER_ARM,
     "right_arm": _WIDER_ARM,

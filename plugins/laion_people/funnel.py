@@ -253,14 +253,14 @@ def _matrix(of_partitions: dict[str, dict[str, Any]]) -> str:
     """Rows written, by partition (under its collection, whose name may be long) and step."""
     described = any(not steps["describe"]["missing"] for steps in of_partitions.values())
     shown = [step for step in PARTITION_STEPS if described or step != "describe"]  # few ask for that one
-    rows: list[tuple[str, ...]] = [("rows written", *shown)]
+    rows: list[tuple[str, ...]] = [("rows", *shown)]
     for collection, keys in groupby(of_partitions, key=lambda key: key.split("/")[0]):
         rows.append((collection,))
         for key in keys:
             steps = of_partitions[key]
             shards = max(told.get("shards", 0) for told in steps.values())
             rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in shown)))
-    legend = "-: not run; 3/5: shards that are finished, of those that another step has"
+    legend = "rows written; -: not run; 3/5: shards that are finished, of those that another step has"
     return _columns(rows) + "\n" + legend
 
 
