@@ -290,8 +290,11 @@ def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
     """Captions, each with what it claims, of a list of texts and of mappings with claims and texts."""
     found: list[tuple[str, Claims]] = []
     for item in items if isinstance(items, list) else [None]:
-        grouped = isinstance(item, dict) and item.keys() == {"claims", "texts"}
-        texts, claims = (item["texts"], item["claims"]) if grouped else ([item], [])
+        match item:
+            case {"claims": claims, "texts": texts, **rest} if not rest:
+                pass
+            case _:
+                texts, claims = [item], []
         if not _are_texts(texts):
             raise LaionPeopleError(f"{where} should have a list of sentences as captions")
         if not _are_texts(claims):

@@ -25,7 +25,7 @@ Claims = tuple[str, ...]
 
 @dataclass(frozen=True, slots=True)
 class FactSet:
-    """Claims ``name=value`` of one kind, in order and of different names, and the share of members who have them all."""
+    """Claims ``name=value`` of one kind, in order and of different names, and the share of members with all of them."""
 
     claims: Claims
     share: float
@@ -99,8 +99,8 @@ def _most_telling(
     for row, claims in enumerate(sets):
         wanted[row, [index[claim] for claim in claims]] = 1
     for row, facts in enumerate(profiles):
-        claims = [f"{name}={value}" for fact in facts for name, value in _closed(*fact)]
-        had[row, [index[claim] for claim in claims if claim in index]] = 1
+        true = [f"{name}={value}" for fact in facts for name, value in _closed(*fact)]
+        had[row, [index[claim] for claim in true if claim in index]] = 1
     said = np.where(had @ wanted.T == wanted.sum(axis=1), np.array([_telling(claims) for claims in sets]), 0.0)
     weights = np.array([*profiles.values()], float)
     chosen = [first]

@@ -73,9 +73,8 @@ def caption(
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[schema]), folder / f"{name}.parquet")
     files = {name: folder / f"{name}.parquet" for name in tables}
     clip = clip or WatchfulClip()
-    shard = Shard(
-        PARTITION, 0, settings=Settings(**settings), store=LocalStore(folder / "store"), model=lambda role: clip, files=files
-    )
+    store, chosen = LocalStore(folder / "store"), Settings(**settings)
+    shard = Shard(PARTITION, 0, settings=chosen, store=store, model=lambda role: clip, files=files)
     return list(Caption().apply(shard)), shard, clip
 
 
@@ -223,7 +222,7 @@ def test_clusters_without_claims_are_refused_with_what_to_run(tmp_path: Path) ->
     _, shard, _ = caption(tmp_path, [ALL])
     clusters = pq.read_table(shard.path("clusters"))
     pq.write_table(clusters.drop_columns(["claims"]), shard.path("clusters"))
-    with pytest.raises(LaionPeopleError, match=r"without claims: run `facts`, `cluster` and `label` first$"):
+    with pytest.raises(LaionPeopleError, match=r"without claims: run `facts`, `cluster` and `label` for a new"):
         list(Caption().apply(shard))
 
 

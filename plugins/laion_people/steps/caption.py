@@ -39,9 +39,9 @@ class Caption(Step):
     writes = "subset_c"
     roles = ("clip",)
     reasons: ClassVar[Mapping[str, str]] = {
-        "no_pose_cluster": "too little of the body is seen for a pose cluster",
-        "no_face_cluster": "too little of the face is seen for an expression",
-        "no_head_cluster": "too little of the head is seen for its direction",
+        "no_pose_cluster": "too little of the body is seen for a pose cluster, or none is near",
+        "no_face_cluster": "too little of the face is seen for an expression, or no cluster is near",
+        "no_head_cluster": "too little of the head is seen for its direction, or no cluster is near",
         "no_true_caption": "no caption of the cluster is borne out by the person's own facts",
         "below_foil_margin": "CLIP finds a false caption about as good: see min_foil_margin",
         "blocked_word": "the best caption has a word about who the person is",
@@ -69,19 +69,18 @@ class Caption(Step):
                         shard.reject(f"no_{kind}_cluster")
                         continue
                     choice = candidates[kind].choose(cluster, facts[start + i], scores[kind][i])
-                    if reason := _unfit(choice, shard.settings.min_foil_margin):
-                        shard.reject(reason)
+                    if not choice:
+                        shard.reject("no_true_caption")
+                    elif _is_mistakable(choice, shard.settings.min_foil_margin):
+                        shard.reject("below_foil_margin")
+                    elif blocked(choice["caption"]):
+                        shard.reject("blocked_word")
                     else:
                         yield person | {"kind": kind, "cluster_id": cluster} | choice
 
 
-def _unfit(choice: Row, min_foil_margin: float) -> str:
-    """The reason why a choice is no caption, or ""."""
-    if not choice:
-        return "no_true_caption"
-    if choice["foil_margin"] is not None and choice["foil_margin"] < min_foil_margin:
-        return "below_foil_margin"
-    return "blocked_word" if blocked(choice["caption"]) else ""
+def _is_mistakable(choice: Row, min_foil_margin: float) -> bool:
+    return choice["foil_margin"] is not None and choice["foil_margin"] < min_foil_margin
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +122,7 @@ class _Candidates:
         }
 
     def _most_telling(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
-        """Those of some candidates that are true and claim most; none that says but in wider words what another says."""
+        """Those of some candidates that are true and claim most; none that another says in narrower words."""
         true = places[~self.states[places][:, ~supported].any(axis=1)]
         count = self.states[true].sum(axis=1)
         most = true[count == count.max(initial=0)]
@@ -152,9 +151,10 @@ def _of_shard(shard: Shard) -> dict[str, _Candidates]:
     path = shard.path("clusters")
     if "claims" not in pq.read_schema(path).names:
         raise LaionPeopleError(
-            "clusters.parquet is of an earlier release, without claims: run `facts`, `cluster` and `label` first"
+            f"clusters/{shard.settings.clusters}/clusters.parquet is of an earlier release, without claims: "
+            "run `facts`, `cluster` and `label` for a new version"
         )
-    clip: Clip = shard.model("clip")
+    clip = shard.model("clip")
     with shard.clock("model"):
         return _candidates(path.read_bytes(), clip)
 
