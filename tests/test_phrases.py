@@ -50,10 +50,10 @@ SAID: dict[str, dict[str, str]] = {
         "upside_down": r"upside down",
     },
     "view": {
-        "front": r"from the front|(chest|front of the body) (to|toward|facing) the camera",
+        "front": r"from the front|frontal|(chest|body) (toward|facing) the camera",
         "three_quarter": r"three-quarter|partly away from the camera|at an angle to the camera",
-        "side": r"from the side|sideways to|side-on",
-        "back": r"from behind|back (turned )?to the camera",
+        "side": r"from the side|side view|sideways to|side-on",
+        "back": r"from (behind|the rear)|back (turned )?to the camera",
     },
     "mouth": {
         "relaxed": r"relaxed mouth|(mouth|lips)( is| are)? (relaxed|at rest)|neutral|face is at rest|expression is",
@@ -119,7 +119,7 @@ ABOUT = {  # what speaks of a fact, whatever its value
     "base": "|".join(SAID["base"].values()),
     "legs_apart": r"\blegs\b|feet (wide|apart|fairly|not)",
     "lean": "|".join(SAID["lean"].values()) + "|upper body|posture",
-    "view": r"camera|seen|view|pictured (from|at|in three)|from the (side|front)|from behind",
+    "view": r"camera|seen|view|pictured (from|at)|from (the (front|side|rear)|behind)",
     "mouth": r"mouth|lips|smil|neutral|face is|expression is",
     "brows": r"brow|neutral|face is|expression is",
     "eyes": r"\beyes?\b|squint",
@@ -251,10 +251,10 @@ def test_every_sentence_of_two_facts_is_right(kind: str) -> None:
 
 @pytest.mark.parametrize("kind", VALUES)
 def test_sentences_of_more_facts_are_right(kind: str) -> None:
-    for number, facts in enumerate(some_facts(kind, 1_000, seed=5)):
-        drawn = captions(facts, 3, f"sentence {number}")
+    for number, facts in enumerate(some_facts(kind, 600, seed=5)):
+        drawn = captions(facts, 5, f"sentence {number}")
         assert {sentence: list(faults(sentence, facts)) for sentence in drawn} == {s: [] for s in drawn}
-        assert len(drawn) == 3
+        assert len(drawn) == 5  # as many as a cluster needs
 
 
 def test_no_word_is_one_that_the_gate_refuses() -> None:

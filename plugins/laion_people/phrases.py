@@ -114,13 +114,13 @@ LEGS_APART: dict[str, tuple[str, ...]] = {
     "no": ("the legs fairly close together", "the feet fairly close together", "the legs not far apart"),
 }
 SEEN_FROM: dict[str, tuple[str, ...]] = {
-    "front": ("from the front",),
+    "front": ("from the front", "in frontal view"),
     "three_quarter": ("at a three-quarter angle", "in three-quarter view"),
-    "side": ("from the side",),
-    "back": ("from behind",),
+    "side": ("from the side", "in side view"),
+    "back": ("from behind", "from the rear"),
 }
 TO_CAMERA: dict[str, tuple[str, ...]] = {
-    "front": ("the chest toward the camera", "the chest facing the camera", "the front of the body to the camera"),
+    "front": ("the chest toward the camera", "the chest facing the camera", "the body facing the camera"),
     "three_quarter": ("the chest turned partly away from the camera", "the body at an angle to the camera"),
     "side": ("the body sideways to the camera", "the body turned side-on to the camera"),
     "back": ("the back to the camera", "the back turned to the camera"),
@@ -301,8 +301,8 @@ _OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without it "sit
 # What makes a right sentence clumsy. It is not said; other wordings say the same.
 _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
-    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
-    r"|\b(?:held|hold).*\b(?:held|hold)|\b(?:picture|image)\b.*\b(?:picture|image)\b"
+    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|shut|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
+    r"|\bopen(?:s|ing)\b.*\bopen\b|\b(?:held|hold).*\b(?:held|hold)|\b(?:picture|image)\b.*\b(?:picture|image)\b"
     r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang|, an upright|keeps? an upright posture(?:,| and)"
 )
 
@@ -374,6 +374,8 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
         return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
     arms_as = pick(("nouns", "nouns", "verbs")) if arms else ""
     seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if "view" in facts else ""
+    if len(facts) == 1 and seen:
+        seen = pick(("shown", "noun", "noun"))
 
     main, also, nouns = _bearing(facts, arms_as, pick)
     if "legs_apart" in facts:
