@@ -303,7 +303,8 @@ _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
     r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|shut|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
     r"|\bopen(?:s|ing)\b.*\bopen\b|\b(?:held|hold).*\b(?:held|hold)|\b(?:picture|image)\b.*\b(?:picture|image)\b"
-    r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang|, an upright|keeps? an upright posture(?:,| and)"
+    r"|\b(?:shown|pictured) seen|iewed in|\b(?:lies|lying|upside)\b.*\bhang"
+    r"|, an upright|keeps? an upright posture(?:,| and)"
 )
 
 
@@ -480,51 +481,54 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
         else:
             where = pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
-    tilted, still = tilt in ("left", "right"), tilt == "none"
-    chin = nod != "" and not (still and (nod == "level" or moves)) and pick((False, True))
+    chin = nod != "" and not (tilt == "none" and (nod == "level" or moves)) and pick((False, True))
     if nod in NODS and not chin:
         moves.append(pick(NODS[nod]))
     level = nod == "level" and not chin
     main = [pick(FACING)] if facing else []
     nouns = [pick(CHIN[nod])] if chin else []
-
-    forms = ["states"]
-    if moves:
-        forms.append("verbs")
-    if not facing and not chin:
-        forms.append("clauses")
-    form = pick(forms)
+    form = pick(["states", *(["verbs"] if moves else []), *([] if facing or chin else ["clauses"])])
     if form == "verbs":
-        verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
-        if still and not level:
-            verbs[-1] = Verb(*(f"{said} without tilting it{' to either side' if nod else ''}" for said in verbs[-1]))
-        elif level and tilted:
-            verbs[-1] = Verb(*(f"{said} {pick(NEITHER_NOR)[1]}" for said in verbs[-1]))
-        elif level:
-            keeping = pick(("keeping", "holding")) + (" it level and upright" if still else " it level")
-            return _framed(main or verbs[:1], [*(verbs if main else verbs[1:]), Verb("", keeping)], [], pick)
-        if main or (not nouns and pick((True, False))):
-            return _framed((main + verbs)[:1], (main + verbs)[1:], nouns, pick)
+        verbs, keeping = _head_moves(moves, level, tilt, "to either side" if nod else "", pick)
+        if keeping or main or (not nouns and pick((True, False))):
+            return _framed((main + verbs)[:1], (main + verbs)[1:] + keeping, nouns, pick)
         return _framed(verbs, [], nouns, pick)
-
     states = [move.state for move in moves]
-    if level and tilted:
-        states.append(pick(NEITHER_NOR)[0])
-    elif level:
-        states += (
-            pick(UPRIGHT if side or turn == "away" else UPRIGHT + STRAIGHT)
-            if still
-            else [pick(("level", "held level"))]
-        )
-    elif still and nod in NODS and not chin:
-        states.append("not tilted to either side")
-    elif still:
-        states.append("not tilted" if side or turn == "away" else "upright")
+    if level or tilt == "none":
+        states += _head_at_rest(level, tilt, bool(side) or turn == "away", nod in NODS and not chin, pick)
     if form == "clauses":
         return _clauses([f"the head is {_joined(states)}"], pick)
     if states:
         nouns.insert(0, f"the head {_joined(states)}")
     return _framed(main, [], nouns, pick, has=pick(("has", "holds") if moves else ("holds", "keeps")))
+
+
+def _head_moves(
+    moves: list[Move], level: bool, tilt: str, either_side: str, pick: Pick
+) -> tuple[list[Verb], list[Verb]]:
+    """What the head does, with what it does not do then; and in what position it is kept."""
+    verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
+    if level and tilt not in ("left", "right"):
+        upright = "level and upright" if tilt == "none" else "level"
+        return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it {upright}")]
+    without = ""
+    if level:
+        without = pick(NEITHER_NOR)[1]
+    elif tilt == "none":
+        without = f"without tilting it {either_side}".rstrip()
+    verbs[-1] = Verb(*(f"{form} {without}".rstrip() for form in verbs[-1]))
+    return verbs, []
+
+
+def _head_at_rest(level: bool, tilt: str, turned: bool, nodding: bool, pick: Pick) -> Sequence[str]:
+    """Of a head that is level or not tilted, in what state it is."""
+    if level and tilt == "none":
+        return pick(UPRIGHT if turned else UPRIGHT + STRAIGHT)
+    if level:
+        return [pick(NEITHER_NOR)[0] if tilt else pick(("level", "held level"))]
+    if nodding:
+        return ["not tilted to either side"]
+    return ["not tilted" if turned else "upright"]
 
 
 def _framed(
