@@ -19,8 +19,9 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from laion_people import facetext, geometry, posetext
+from laion_people import geometry
 from laion_people.errors import LaionPeopleError
+from laion_people.factsets import FactSet
 from laion_people.people import matrix
 from laion_people.store import Store
 
@@ -34,8 +35,7 @@ class Space:
     ``extract`` turns the pose and mesh tables of one shard into float32 [people, d], NaN where a part is not seen. A
     mirrored person has feature ``order[i]`` times ``sign[i]`` at place i. ``scale`` turns a root mean square of
     feature differences into a distance; people nearer to a cluster's centre than ``tolerance`` are like it.
-    ``part(features)`` names which part of a person is seen, "" where too little is; ``facts(features)`` is what
-    captions can say of each person, "" where nothing is certain.
+    ``part(features)`` names which part of a person is seen, "" where too little is.
     """
 
     names: tuple[str, ...]
@@ -47,7 +47,6 @@ class Space:
     mesh_columns: tuple[str, ...]
     extract: Callable[[pa.Table, pa.Table], np.ndarray]
     part: Callable[[np.ndarray], np.ndarray]
-    facts: Callable[[np.ndarray], dict[str, np.ndarray]]
 
     def mirrored(self, features: np.ndarray) -> np.ndarray:
         """The features of the mirror images."""
@@ -124,7 +123,6 @@ SPACES: dict[str, Space] = {
         mesh_columns=(),
         extract=_pose_features,
         part=_pose_part,
-        facts=lambda features: posetext.pose_facts(features.reshape(-1, len(geometry.LIMBS), 3)),
     ),
     "face": Space(
         names=geometry.EXPRESSIONS,
@@ -136,7 +134,6 @@ SPACES: dict[str, Space] = {
         mesh_columns=("blendshapes", "face_landmarks"),
         extract=_face_features,
         part=_all_seen,
-        facts=facetext.face_facts,
     ),
     "head": Space(
         names=("yaw", "pitch", "roll"),
@@ -148,7 +145,6 @@ SPACES: dict[str, Space] = {
         mesh_columns=("head_yaw", "head_pitch", "head_roll"),
         extract=_head_features,
         part=_all_seen,
-        facts=facetext.head_facts,
     ),
 }
 
@@ -158,8 +154,7 @@ class Cluster:
     """One cluster of a fit.
 
     size: people of the fit's sample in it; part: what its people show ("whole body", "upper body", "face"); centroid:
-    float32 [d], NaN in features of what is not shown; shares: how many of the members have each fact, as
-    ``{"legs": {"sitting": 0.9, ...}, ...}`` (see `laion_people.posetext`).
+    float32 [d], NaN in features of what is not shown; fact_sets: what members have in common (`laion_people.factsets`).
     """
 
     cluster_id: str
@@ -167,7 +162,7 @@ class Cluster:
     size: int
     medoid_person_id: str
     centroid: np.ndarray
-    shares: dict[str, dict[str, float]]
+    fact_sets: tuple[FactSet, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,7 +222,7 @@ class Fit:
                         "size": c.size,
                         "medoid_person_id": c.medoid_person_id,
                         "centroid": _rounded(c.centroid.tolist()),
-                        "shares": _rounded(c.shares),
+                        "fact_sets": [{"claims": list(s.claims), "share": _rounded(s.share)} for s in c.fact_sets],
                     }
                     for c in kind.clusters
                 ],
@@ -256,14 +251,19 @@ def load_fit(data: bytes) -> Fit:
             fields = document["kinds"][name]
             if tuple(fields.pop("features")) != space.names:
                 raise LaionPeopleError(f"fit {document['version']} was made with other {name} features: fit a new one")
-            clusters = tuple(
-                Cluster(**c | {"centroid": np.array(c["centroid"], np.float32)}) for c in fields.pop("clusters")
-            )
+            clusters = tuple(_read_cluster(document["version"], c) for c in fields.pop("clusters"))
             near, far = fields.pop("near"), fields.pop("far")
             kinds[name] = Kind(space, clusters, near, far, fields)
         return Fit(document["version"], kinds)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LaionPeopleError(f"not a fit.json: {error!r}") from error
+
+
+def _read_cluster(version: str, fields: dict[str, Any]) -> Cluster:
+    if "fact_sets" not in fields:
+        raise LaionPeopleError(f"fit {version} was made by a release that knew no facts: fit a new one")
+    sets = tuple(FactSet(tuple(of["claims"]), of["share"]) for of in fields["fact_sets"])
+    return Cluster(**fields | {"centroid": np.array(fields["centroid"], np.float32), "fact_sets": sets})
 
 
 def _rounded(value: Any) -> Any:

@@ -42,7 +42,7 @@ def fit_kind(
         if len(complete):
             share = max(1, round(k * len(people) / (shown != "").sum())) if k else 0
             found, parts[part] = _fit_part(space, complete, share, seed)
-            centres += [Cluster("", part, 0, "", centre, {}) for centre in found]
+            centres += [Cluster("", part, 0, "", centre) for centre in found]
     labels, distances = Kind(space, tuple(centres), 0, 0).nearest(features)
     sizes = np.bincount(labels[labels >= 0], minlength=len(centres))
     clusters, lineage = _named(name, space, centres, sizes, previous)
@@ -55,7 +55,6 @@ def fit_kind(
                 cluster,
                 size=len(members),
                 medoid_person_id=ids[members[distances[members].argmin()]],
-                shares=_shares(space, features[members]),
             )
         )
     near, far = _bounds(space, features, labels, seed)
@@ -181,16 +180,6 @@ def _apart(space: Space, cluster: Cluster, other: Cluster) -> float:
     if cluster.part != other.part:
         return 1e6
     return float(space.distances(cluster.centroid, other.centroid))
-
-
-def _shares(space: Space, members: np.ndarray) -> dict[str, dict[str, float]]:
-    """For each fact the share of people with each of its values, most frequent first; uncertain ones are left out."""
-    shares = {}
-    for fact, values in space.facts(members).items():
-        names, counts = np.unique(values, return_counts=True)
-        found = sorted(zip((-counts).tolist(), names.tolist(), strict=True))
-        shares[fact] = {name: -count / len(members) for count, name in found if name}
-    return shares
 
 
 def _bounds(space: Space, features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:

@@ -65,6 +65,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         medoid_person_id=text,
         centroid=pa.list_(f32),
         captions=texts,
+        claims=pa.list_(texts),  # of each caption
         reviewed=pa.bool_(),
     ),
     "assignments": _schema(
@@ -90,13 +91,18 @@ SCHEMAS: dict[str, pa.Schema] = {
     "vectors": _schema(person_id=text, body=pa.list_(pa.float16()), head_=pa.list_(pa.float16()), clip_model=text),
     "subset_c": _schema(
         person_id=text,
+        sample_id=pa.int64(),
         url=text,
         bbox=box,
+        image_width=i32,
+        image_height=i32,
         caption=text,
+        claims=texts,
         kind=text,
         cluster_id=text,
         clip_score=f32,
         margin=f32,
+        foil_margin_=f32,
         candidates=texts,
         scores=pa.list_(f32),
     ),

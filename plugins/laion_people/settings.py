@@ -144,6 +144,12 @@ class Settings:
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*\.yaml)?",
         like="captions/hands.yaml",
     )
+    min_foil_margin: float = _setting(
+        -2.0,
+        "captions whose CLIP score is less than this above that of the best false caption are dropped; -2: none",
+        minimum=-2,
+        maximum=2,
+    )
     review: bool = _setting(False, "clustering runs of Airflow wait until a person has approved the captions")
     composites: int = _setting(0, "composed images per shard; 0: one for every four people", minimum=0)
     backgrounds: str = _setting(
