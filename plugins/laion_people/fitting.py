@@ -48,8 +48,7 @@ def fit_kind(
         here = tuple(Cluster("", part, 0, "", centre, {}) for centre in found)
         left &= Kind(space, here, 0, 0).nearest(features)[0] < 0
         centres += here
-    labels, distances = Kind(space, tuple(centres), 0, 0).nearest(features)
-    sizes = np.bincount(labels[labels >= 0], minlength=len(centres))
+    centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)))
     clusters, lineage = _named(name, space, centres, sizes, previous)
     labels, distances = Kind(space, clusters, 0, 0).nearest(features)
     described = []
@@ -74,6 +73,24 @@ def fit_kind(
     return Kind(space, tuple(described), space.near, space.far, summary), labels
 
 
+def _peopled(
+    space: Space, clusters: list[Cluster], features: np.ndarray, least: int
+) -> tuple[list[Cluster], np.ndarray]:
+    """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only."""
+    while True:
+        labels, _ = Kind(space, tuple(clusters), 0, 0).nearest(features)
+        sizes = np.bincount(labels[labels >= 0], minlength=len(clusters))
+        if not (gone := _smallest(sizes, least)):
+            return clusters, sizes
+        clusters = [cluster for index, cluster in enumerate(clusters) if index not in gone]
+
+
+def _smallest(sizes: np.ndarray, least: int) -> set[int]:
+    """The smaller half of those with fewer than ``least`` people: when they are gone, the others may have enough."""
+    small = np.flatnonzero(sizes < least)
+    return set(small[np.argsort(sizes[small], kind="stable")][: -(-len(small) // 2)].tolist())
+
+
 def _complete(space: Space, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
     """The features of those who show all that is ``compared``, the rest NaN; a right arm is turned into a left one."""
     images = [features] if (compared == compared[space.order]).all() else [features, space.mirrored(features)]
@@ -89,10 +106,12 @@ def embed(space: Space, features: np.ndarray) -> np.ndarray:
     arXiv:1506.02092), so that plain k-means can be used.
     """
     used = np.flatnonzero(~np.isnan(features[0]))
+    points = features[:, used].astype(np.float64) * space.scale / len(used) ** 0.5
+    if set(space.order[used]) != set(used):  # one arm: all are of one side
+        return points
     mirror = np.zeros((features.shape[1],) * 2)
     mirror[np.arange(len(mirror)), space.order] = space.sign
     values, vectors = np.linalg.eigh(mirror[np.ix_(used, used)])
-    points = features[:, used].astype(np.float64) * space.scale / len(used) ** 0.5
     kept, turned = points @ vectors[:, values > 0], points @ vectors[:, values < 0]
     rows, columns = np.triu_indices(turned.shape[1])
     weights = np.where(rows == columns, 1, 2**0.5)
@@ -134,17 +153,15 @@ def _settled(
 ) -> tuple[list[np.ndarray], np.ndarray]:
     """Centres on those who are near to them, and who that is: k-means that outliers don't pull (trimmed k-means).
 
-    From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1). Centres
-    with fewer than ``least`` people go, the smaller half of them at a time, for those left may join others.
+    From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1), and
+    centres with fewer than ``least`` people go.
     """
     members = labels
     for _ in range(ROUNDS):
         centres = [_centre(space, features[members == label]) for label in np.unique(members[members >= 0])]
         sizes, members = _members(space, features, centres)
-        small = np.flatnonzero(sizes < least)
-        if len(small):
-            gone = small[np.argsort(sizes[small], kind="stable")][: -(-len(small) // 2)]
-            centres = [centre for index, centre in enumerate(centres) if index not in set(gone)]
+        if gone := _smallest(sizes, least):
+            centres = [centre for index, centre in enumerate(centres) if index not in gone]
             _, members = _members(space, features, centres)
         elif (members == labels).all():
             break
@@ -168,26 +185,28 @@ def _curve(points: np.ndarray, near: float, average: float, seed: int) -> list[d
     curve: list[dict[str, Any]] = []
     k = 1
     while not curve or (curve[-1]["near_centre"] < ENOUGH and curve[-1]["k"] < most):
-        _, distances = _k_means(points, k, seed)
+        _, distances = _k_means(points, k, seed, tries=1)
         curve.append({"k": k, "near_centre": float((distances <= near).mean()), "inertia": float((distances**2).mean())})
         k = min(max(k + 1, round(1.2 * k)), most)
     return curve
 
 
-def _k_means(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _k_means(points: np.ndarray, k: int, seed: int, tries: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and distances to the centres."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     method = KMeans if len(points) < MINI_BATCH else MiniBatchKMeans
-    model = method(k, n_init=4, random_state=seed).fit(points)
+    model = method(k, n_init=tries, random_state=seed).fit(points)
     return model.labels_, np.linalg.norm(points - model.cluster_centers_[model.labels_], axis=1)
 
 
 def _centre(space: Space, members: np.ndarray) -> np.ndarray:
     """The mean of people [n, d], mirrored where that brings them closer to it (Procrustes over the two images)."""
     centre = members[0]
+    turned = space.mirrored(members)
+    if (np.isnan(turned) != np.isnan(members)).any():  # one arm: all are of one side
+        turned = members
     for _ in range(3):
-        turned = space.mirrored(members)
         direct, mirrored = (np.nansum((people - centre) ** 2, axis=1) for people in (members, turned))
         centre = np.where((direct <= mirrored)[:, None], members, turned).mean(axis=0)
     return centre.astype(np.float32)

@@ -24,6 +24,7 @@ from laion_people.steps.assign import Assign
 from laion_people.steps.cluster import Cluster
 from laion_people.steps.detect import Detect
 from laion_people.steps.download import Download
+from laion_people.steps.facts import Facts
 from laion_people.steps.label import Label
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
@@ -34,7 +35,7 @@ from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
 STEPS: dict[str, Step | ReleaseStep] = {
-    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Cluster(), Label(), Assign())
+    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
 }
 
 

@@ -32,21 +32,24 @@ class Caption(Step):
         "no_pose_cluster": "too little of the body is seen for a pose cluster",
         "no_face_cluster": "too little of the face is seen for an expression",
         "no_head_cluster": "too little of the head is seen for its direction",
+        "far_from_clusters": "what is seen is like no cluster of the release",
         "blocked_word": "the best caption has a word about who the person is",
     }
     revision = 3  # 3: vectors come from embed, in half precision
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "url", "bbox"]).to_pylist()
-        assigned = shard.table("assignments", [f"{kind}_cluster" for kind in VIEWS]).to_pylist()
-        candidates = _candidates(shard, {cluster for row in assigned for cluster in row.values()})
+        columns = [f"{kind}_{column}" for kind in VIEWS for column in ("cluster", "distance")]
+        assigned = shard.table("assignments", columns).to_pylist()
+        candidates = _candidates(shard, {row[f"{kind}_cluster"] for row in assigned for kind in VIEWS})
         views = _views(shard) if candidates else {}
         shard.rows_in = len(people) * len(VIEWS)
         for i, person in enumerate(people):
             for kind, view in VIEWS.items():
                 cluster = assigned[i][f"{kind}_cluster"]
                 if cluster is None:
-                    shard.reject(f"no_{kind}_cluster")
+                    seen = assigned[i][f"{kind}_distance"] is not None
+                    shard.reject("far_from_clusters" if seen else f"no_{kind}_cluster")
                     continue
                 choice = _choose(*candidates[cluster], views[view][i])
                 if blocked(choice["caption"]):
