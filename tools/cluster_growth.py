@@ -28,6 +28,7 @@ from laion_people.geometry import LIMBS  # noqa: E402
 
 ERROR = 0.2  # of a limb's direction: 11 degrees, what BlazePose's differ from the rendered people's
 LEAN = 0.15  # of the trunk, to any side, as that of people who stand or sit
+TURN = 0.9  # radians between shoulders and the camera: half of all people are turned by less than 35 degrees
 SHOWN = {  # share of people -> the limbs that are hidden; shares of the labelled photographs
     "whole body": (0.34, ()),
     "upper body": (0.24, (5, 6, 7, 8)),
@@ -40,7 +41,7 @@ STRAIGHT = (0.06, -1.0, 0.0)  # a leg of a pose that names none
 
 
 def people(count: int, rng: np.random.Generator) -> np.ndarray:
-    """Pose features of people, float32 [count, 27]."""
+    """Pose features of people, float32 [count, 30]."""
     names = list(POSES)
     weights = 1 / np.arange(1, len(names) + 1)
     left, right, legs = (rng.choice(len(names), count, p=weights / weights.sum()) for _ in range(3))
@@ -56,11 +57,14 @@ def people(count: int, rng: np.random.Generator) -> np.ndarray:
     limbs /= np.linalg.norm(limbs, axis=2, keepdims=True)
     limbs += rng.normal(0, ERROR / 2**0.5, limbs.shape)
     limbs /= np.linalg.norm(limbs, axis=2, keepdims=True)
+    turn = rng.normal(0, TURN, count)
+    facing = np.stack([np.sin(turn), np.zeros(count), np.cos(turn)], axis=1)
     shown = rng.choice(len(SHOWN), count, p=[share for share, _ in SHOWN.values()])
     for index, (_, hidden) in enumerate(SHOWN.values()):
         limbs[np.ix_(shown == index, hidden)] = np.nan
+    facing[np.isnan(limbs[:, 0, 0])] = np.nan
     mirrored = rng.random(count) < 0.5
-    features = limbs.reshape(count, -1).astype(np.float32)
+    features = np.concatenate([limbs.reshape(count, -1), facing], axis=1).astype(np.float32)
     return np.where(mirrored[:, None], SPACES["pose"].mirrored(features), features)
 
 

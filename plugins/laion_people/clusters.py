@@ -68,9 +68,9 @@ class Space:
         return np.select([self.shows(features, part) for part in self.parts], list(self.parts), "")
 
     def to_centres(self, features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-        """`distances` of people [people, d] to all centres [k, d], by matrix products: float64 [people, k].
+        """Distances of people [people, d] to all centres [k, d] by what centres have: float64 [people, k].
 
-        Infinite where less than ``SHOWN`` of a centre's features is seen, so that nobody is near by one limb.
+        As `distances`, but infinite where less than ``SHOWN`` of it is seen, so that nobody is near by one limb.
         """
         known = ~np.isnan(centres)
         centres = np.where(known, centres, 0).astype(np.float64)
@@ -87,11 +87,12 @@ class Space:
     def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Distances between features [..., d] that broadcast, float32; of a person and her mirror image the smaller.
 
-        Only what both show counts (partial distances; Dixon 1979, doi:10.1109/TSMC.1979.4310090); NaN where that is
-        nothing.
+        Only what both show of the fullest part counts (partial distances; Dixon 1979, doi:10.1109/TSMC.1979.4310090);
+        NaN where that is nothing.
         """
-        direct = _mean_square(features - others)
-        mirrored = _mean_square(self.mirrored(features) - others)
+        fullest = next(iter(self.parts.values()))
+        direct = _mean_square((features - others)[..., fullest])
+        mirrored = _mean_square((self.mirrored(features) - others)[..., fullest])
         return (self.scale * np.sqrt(np.minimum(direct, mirrored))).astype(np.float32)
 
 
@@ -107,7 +108,8 @@ def _pose_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     limbs = geometry.limb_directions(keypoints, world)
     limbs[~_seen_both(limbs, geometry.LEG_LIMBS), geometry.LEG_LIMBS] = np.nan  # half a leg tells no pose
-    return limbs.reshape(len(limbs), 3 * len(geometry.LIMBS))
+    found = np.concatenate([limbs, geometry.facing(keypoints, world)[:, None]], axis=1)
+    return found.reshape(len(found), len(_POSE_NAMES))
 
 
 def _seen_both(limbs: np.ndarray, pair: slice) -> np.ndarray:
@@ -139,16 +141,16 @@ def _swapped(names: tuple[str, ...]) -> np.ndarray:
 
 
 def _limbs(*wanted: int) -> np.ndarray:
-    """The features of some of the ``LIMBS``: bool [d]."""
-    return np.repeat(np.isin(np.arange(len(geometry.LIMBS)), wanted), 3)
+    """The features of some of the ``LIMBS``, and 9, where the shoulders face: bool [30]."""
+    return np.repeat(np.isin(np.arange(len(geometry.LIMBS) + 1), wanted), 3)
 
 
-_POSE_NAMES = tuple(f"{limb}_{axis}" for limb in geometry.LIMBS for axis in ("left", "up", "forward"))
+_POSE_NAMES = tuple(f"{limb}_{axis}" for limb in (*geometry.LIMBS, "facing") for axis in ("left", "up", "forward"))
 SPACES: dict[str, Space] = {
     "pose": Space(
         names=_POSE_NAMES,
-        order=np.array([3 * limb + axis for limb in geometry.MIRRORED_LIMBS for axis in range(3)]),
-        sign=np.tile(np.array([-1.0, 1, 1], np.float32), len(geometry.LIMBS)),
+        order=np.array([3 * limb + axis for limb in (*geometry.MIRRORED_LIMBS, 9) for axis in range(3)]),
+        sign=np.tile(np.array([-1.0, 1, 1], np.float32), len(geometry.LIMBS) + 1),
         tolerance=0.4,  # limbs differ by 23 degrees: half of the 45 between two of the eight directions of a compass
         near=0.225,
         far=0.75,
@@ -161,9 +163,9 @@ SPACES: dict[str, Space] = {
             "upper body": _limbs(*range(5)),
             "one arm": _limbs(0, 1, 3),
             "legs": _limbs(0, 5, 6, 7, 8),
-            "shoulders": _limbs(0),
+            "shoulders": _limbs(9),
         },
-        facts=lambda features: posetext.pose_facts(features.reshape(-1, len(geometry.LIMBS), 3)),
+        facts=lambda features: posetext.pose_facts(features[:, :27].reshape(-1, len(geometry.LIMBS), 3)),
     ),
     "face": Space(
         names=geometry.EXPRESSIONS,

@@ -21,6 +21,7 @@ ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more
 AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
 MINI_BATCH = 20_000  # people from which k-means works in batches
+_FAR = 1e6  # a distance that nothing has
 ROUNDS = 20  # of settling people and centres, at most; people seldom move after ten
 
 
@@ -225,9 +226,8 @@ def _named(
     old = previous.kinds[kind] if previous else Kind(space, (), 0, 0)
     order = [int(i) for i in np.argsort(-sizes, kind="stable") if sizes[i]]
     ids: dict[int, str] = {}
-    if old.clusters:
-        cost = np.array([_apart(space, centres[i], c) for i in order for c in old.clusters])
-        cost = cost.reshape(len(order), len(old.clusters))  # a matrix without rows, too
+    if old.clusters and order:
+        cost = _apart(space, [centres[i] for i in order], old.clusters)
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
             if cost[row, column] <= space.tolerance:
                 ids[order[row]] = old.clusters[column].cluster_id
@@ -245,11 +245,11 @@ def _named(
     return tuple(clusters), lineage
 
 
-def _apart(space: Space, cluster: Cluster, other: Cluster) -> float:
-    """Distance between two centres; of different parts of the body, out of reach."""
-    if cluster.part != other.part:
-        return 1e6
-    return float(space.distances(cluster.centroid, other.centroid))
+def _apart(space: Space, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
+    """Distances between centres [clusters, others]; of different parts of the body, out of reach."""
+    distances = space.to_centres(*(np.stack([c.centroid for c in side]) for side in (clusters, others)))
+    same = np.equal.outer([c.part for c in clusters], [c.part for c in others])
+    return np.where(same, np.minimum(distances, _FAR), _FAR)
 
 
 def _shares(space: Space, members: np.ndarray) -> dict[str, dict[str, float]]:
