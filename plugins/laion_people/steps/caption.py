@@ -39,9 +39,10 @@ class Caption(Step):
     writes = "subset_c"
     roles = ("clip",)
     reasons: ClassVar[Mapping[str, str]] = {
-        "no_pose_cluster": "too little of the body is seen for a pose cluster, or none is near",
-        "no_face_cluster": "too little of the face is seen for an expression, or no cluster is near",
-        "no_head_cluster": "too little of the head is seen for its direction, or no cluster is near",
+        "no_pose_cluster": "too little of the body is seen for a pose cluster",
+        "no_face_cluster": "too little of the face is seen for an expression",
+        "no_head_cluster": "too little of the head is seen for its direction",
+        "far_from_clusters": "what is seen is like no cluster of the release",
         "no_true_caption": "no caption of the cluster is borne out by the person's own facts",
         "below_foil_margin": "CLIP finds a false caption about as good: see min_foil_margin",
         "blocked_word": "the best caption has a word about who the person is",
@@ -55,9 +56,10 @@ class Caption(Step):
         columns = ["person_id", "sample_id", "url", "bbox", "image_width", "image_height"]
         people = shard.table("people", columns).to_pylist()
         facts = read_facts(shard.table("facts"))
-        assigned = shard.table("assignments", [f"{kind}_cluster" for kind in VIEWS]).to_pylist()
+        assigned = shard.table("assignments", [f"{kind}_{of}" for kind in VIEWS for of in ("cluster", "distance")])
         shard.rows_in = len(people) * len(VIEWS)
-        needed = any(cluster for row in assigned for cluster in row.values())
+        assigned = assigned.to_pylist()
+        needed = any(row[f"{kind}_cluster"] for row in assigned for kind in VIEWS)
         candidates, views = (_of_shard(shard), _views(shard)) if needed else ({}, {})
         for start in range(0, len(people), BLOCK):
             block = slice(start, start + BLOCK)
@@ -66,7 +68,8 @@ class Caption(Step):
                 for kind in VIEWS:
                     cluster = assigned[start + i][f"{kind}_cluster"]
                     if cluster is None:
-                        shard.reject(f"no_{kind}_cluster")
+                        seen = assigned[start + i][f"{kind}_distance"] is not None
+                        shard.reject("far_from_clusters" if seen else f"no_{kind}_cluster")
                         continue
                     choice = candidates[kind].choose(cluster, facts[start + i], scores[kind][i])
                     if not choice:
