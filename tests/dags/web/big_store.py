@@ -100,7 +100,7 @@ def _add_totals(store: Store, partition: str, shards: int) -> None:
 
 def _add_receipts(store: LocalStore, partition: str, shards: int) -> None:
     """A file for each shard and step, as small as a receipt."""
-    for step in ("download", "detect", "pose", "mesh", "clip_filter", "subset_a"):
+    for step in ("download", "detect", "pose", "mesh", "facts", "clip_filter", "subset_a"):
         folder = store.root / "manifests" / step / partition
         folder.mkdir(parents=True, exist_ok=True)
         for i in range(shards):
