@@ -191,15 +191,18 @@ class Pool:
         """``size`` people from different images, of whom ``similar`` (0, or from 2 up to ``size``) are alike; or None.
 
         Alike are those of one cluster and name who are pairwise nearer than ``near`` and whose facts are in no
-        contrast. All other pairs are of different clusters and names, and farther apart than ``far``. People are
-        indices of this pool, tried in the given ``order``; the first is ``anchor``. All have the same framing: with
-        feet, or cut off above them. ``joins`` says of a person whether she can be shown with those chosen so far.
+        contrast. All other pairs are of different clusters and names, farther apart than ``far``, and faces in
+        contrast. People are indices of this pool, tried in the given ``order``; the first is ``anchor``. All have the
+        same framing: with feet, or cut off above them. ``joins`` says of a person whether she can be shown with those
+        chosen so far.
         """
         if not joins(anchor, []):
             return None
         people = [anchor]
         framed = order[self.cut[order] == self.cut[anchor]]
         mates, others = self._alike(framed, anchor), self._different(framed, anchor)
+        if size == 2:  # of whom the caption can say more when their facts are in contrast
+            others = others[np.argsort(~self._contrasts(others, anchor), kind="stable")]
         while len(people) < size:
             fitting = mates if len(people) < similar else others
             new = next((person for person in fitting.tolist() if joins(person, people)), None)
@@ -217,6 +220,8 @@ class Pool:
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
         other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
+        if self.aspect == "face":  # meshes of two faces at rest can be far apart, and nobody sees why
+            other &= self._contrasts(candidates, person)
         candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) > self.kind.far]
 

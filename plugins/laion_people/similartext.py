@@ -161,7 +161,12 @@ CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
         ({"view=front": "is seen from the front"}, {"view=back": "is seen from behind"}),
     ),
     "face": (
-        ({"mouth=smiling": "is smiling"}, {"mouth=relaxed": "has a relaxed mouth"}),
+        (
+            {"mouth=smiling": "is smiling"},
+            {"mouth=relaxed": "has a relaxed mouth"},
+            {"mouth=puckered": "is puckering their lips"},
+            {"mouth=turned_down": "has the corners of their mouth turned down"},
+        ),
         ({"eyes=closed": "has their eyes closed"}, {"eyes=open": "has their eyes open"}),
         ({"brows=raised": "is raising their eyebrows"}, {"brows=lowered": "is lowering their eyebrows"}),
     ),

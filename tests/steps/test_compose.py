@@ -112,7 +112,9 @@ class Scene:
 
     def _facts(self, i: int) -> list[Row]:
         facts = self.facts | self.told.get(i, {})
-        return [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
+        told = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
+        smile = {"name": "mouth", "value": ("relaxed", "smiling")[i // 2 % 2], "confidence": 0.55}
+        return [*told, smile] if "mouth" not in facts else told
 
     def _person(self, i: int, person_id: str, key: str) -> Row:
         person = dict.fromkeys(("url", "caption"), "") | {"person_id": person_id, "sample_id": i, "key": key}
@@ -434,6 +436,13 @@ def test_people_whose_facts_contradict_each_other_are_not_called_alike(tmp_path:
     assert rows
     for row in rows:
         assert len({facts[int(p["person_id"].split("/")[-2])]["view"] for p in row["people"]}) == 1
+
+
+def test_faces_that_say_the_same_are_not_called_different(tmp_path: Path) -> None:
+    files = Scene(people=24, clustered=("face",), facts={"base": "on_feet", "mouth": "relaxed"}).write(tmp_path)
+    rows, _ = compose(files, tmp_path, composites=8)
+    assert rows
+    assert all(row["n_similar"] == row["n_people"] for row in rows)
 
 
 def test_with_a_matte_the_background_is_seen_around_people(files: dict[str, Path], tmp_path: Path) -> None:
