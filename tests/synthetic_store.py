@@ -173,7 +173,12 @@ class Maker:
         for i, aspect in enumerate((("pose", "face", "head") * 3)[: max(0, len(assigned) - 1)]):
             key = f"00000{i:04d}"
             people = [
-                {"person_id": a["person_id"], "bbox": [30.0 + 150 * n, 40, 150 + 150 * n, 280], "cluster_id": c}
+                {
+                    "person_id": a["person_id"],
+                    "bbox": [30.0 + 150 * n, 40, 150 + 150 * n, 280],
+                    "cluster_id": c,
+                    "claims": [],
+                }
                 for n, a, c in zip(
                     (0, 1), assigned[i : i + 2], (f"{aspect}-0000", f"{aspect}-000{i % 2}"), strict=False
                 )

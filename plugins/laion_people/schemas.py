@@ -83,7 +83,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         aspect=text,
         n_people=i32,
         n_similar=i32,
-        people=pa.list_(pa.struct([pa.field("person_id", text), pa.field("bbox", box), pa.field("cluster_id", text)])),
+        people=pa.list_(  # from left to right; claims: what the caption says of each
+            pa.struct([("person_id", text), ("bbox", box), ("cluster_id", text), ("claims", texts)])
+        ),
         background_key=text,
         width=i32,
         height=i32,

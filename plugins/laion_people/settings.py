@@ -158,6 +158,11 @@ class Settings:
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*)?",
         like="backgrounds/rooms",
     )
+    cutouts: str = _setting(
+        "rectangle",
+        "how Subset B cuts people out: as rectangles, or along a matte, soft at the edge",
+        choices=("rectangle", "matte"),
+    )
     describe: bool = _setting(False, "run the experimental step describe (Subset D) too; slow without a GPU")
     description_candidates: int = _setting(8, "captions that describe draws for a person", minimum=1)
     description_threshold: float = _setting(0.25, "a description is kept when its CLIP similarity is greater")

@@ -113,7 +113,7 @@ STEPS = {
     ),
     "compose": StepDoc(
         "pastes people on person-free backgrounds, with captions about what they share",
-        ("images", "people", "pose", "mesh", "assignments", "fit"),
+        ("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
         ("subset_b",),
         False,
         "people",

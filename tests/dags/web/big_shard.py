@@ -91,7 +91,12 @@ def _composites(partition: str, people: pa.Table, count: int) -> pa.Table:
             "n_people": 2,
             "n_similar": 2 * (i % 2),
             "people": [
-                {"person_id": ids[(2 * i + j) % len(ids)], "bbox": boxes[j], "cluster_id": f"{KINDS[i % 3]}-{j:04d}"}
+                {
+                    "person_id": ids[(2 * i + j) % len(ids)],
+                    "bbox": boxes[j],
+                    "cluster_id": f"{KINDS[i % 3]}-{j:04d}",
+                    "claims": [],
+                }
                 for j in range(2)
             ],
             "background_key": "000000000",
