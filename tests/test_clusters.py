@@ -143,7 +143,7 @@ def test_one_limb_that_is_alike_by_chance_brings_nobody_into_a_cluster() -> None
 
 
 def test_nobody_has_a_cluster_beyond_its_tolerance_but_everybody_seen_a_distance() -> None:
-    kind, labels = fit(skeletons.people(NAMES, 1))
+    kind, _ = fit(skeletons.people(NAMES, 1))
     x = features(skeletons.people(NAMES, 5, jitter=0.2))
     clusters, distances = kind.nearest(x)
     assert 0.05 < (clusters < 0).mean() < 0.95

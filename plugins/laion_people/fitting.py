@@ -43,7 +43,7 @@ def fit_kind(
     for part, compared in space.parts.items():
         people = _complete(space, features[left & space.shows(features, part)], compared)
         share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
-        if not len(people) or k and not (shown == part).any():
+        if not len(people) or (k and not (shown == part).any()):
             continue
         found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
         here = tuple(Cluster("", part, 0, "", centre) for centre in found)
