@@ -105,8 +105,8 @@ def test_cut_people_join_clusters_of_upper_bodies_by_their_arms() -> None:
 
 def test_people_are_compared_by_the_fullest_part_that_they_show() -> None:
     people = skeletons.people(["stand"] * 7, 1)
-    hidden = {1: [13, 15], 2: LEGS, 3: [7, 9, *LEGS], 4: [8, 10, *LEGS], 5: ARMS, 6: [*ARMS, *LEGS], 0: [6, *ARMS, *LEGS]}
-    for person, joints in hidden.items():
+    hidden = [[6, *ARMS, *LEGS], [13, 15], LEGS, [7, 9, *LEGS], [8, 10, *LEGS], ARMS, [*ARMS, *LEGS]]
+    for person, joints in enumerate(hidden):
         people.keypoints[person, joints, 2] = 0
     expected = ["", "upper body", "upper body", "one arm", "one arm", "legs", "shoulders"]
     assert POSE.part(features(people)).tolist() == expected
@@ -135,7 +135,7 @@ def test_one_limb_that_is_alike_by_chance_brings_nobody_into_a_cluster() -> None
 
 
 def test_nobody_has_a_cluster_beyond_its_tolerance_but_everybody_seen_a_distance() -> None:
-    kind, labels = fit(skeletons.people(NAMES, 1))
+    kind, _ = fit(skeletons.people(NAMES, 1))
     x = features(skeletons.people(NAMES, 5, jitter=0.2))
     clusters, distances = kind.nearest(x)
     assert 0.05 < (clusters < 0).mean() < 0.95

@@ -20,7 +20,7 @@ AVERAGE = 10  # people a cluster: at least so many on average and half as many i
 ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
 AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
-MINI_BATCH = 20_000  # people from which k-means works in batches
+SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
 _FAR = 1e6  # a distance that nothing has
 ROUNDS = 20  # of settling people and centres, at most; people seldom move after ten
 
@@ -43,7 +43,7 @@ def fit_kind(
     for part, compared in space.parts.items():
         people = _complete(space, features[left & space.shows(features, part)], compared)
         share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
-        if not len(people) or k and not (shown == part).any():
+        if not len(people) or (k and not (shown == part).any()):
             continue
         found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
         here = tuple(Cluster("", part, 0, "", centre, {}) for centre in found)
@@ -127,20 +127,23 @@ def _fit_part(
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
 
     points = embed(space, features)
-    look = np.random.default_rng(seed).permutation(len(points))[:LOOK]
+    order = np.random.default_rng(seed).permutation(len(points))
+    settle, look = order[:SETTLE], order[:LOOK]
     curve = [] if k else _curve(points[look], AIM * space.tolerance, average, seed)
     k = min(k, len(points)) or curve[-1]["k"]
     least = math.ceil(average / 2)
-    centres, labels = _settled(space, features, _k_means(points, k, seed)[0], least)
-    _, other = _settled(space, features, _k_means(points, k, seed + 1)[0], least)
-    look = look[labels[look] >= 0]
-    sortable = 1 < len(set(labels[look])) < len(look)
+    centres, labels = _settled(space, features[settle], _k_means(points, k, seed)[0][settle], least)
+    _, other = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
+    within = float((labels >= 0).mean())
+    labels = labels[: len(look)]
+    members = labels >= 0
+    sortable = 1 < len(set(labels[members])) < members.sum()
     report = {
         "people": len(features),
         "k": len(centres),
-        "within_tolerance": float((labels >= 0).mean()),
+        "within_tolerance": within,
         "curve": curve,
-        "silhouette": float(silhouette_score(points[look], labels[look])) if sortable else None,
+        "silhouette": float(silhouette_score(points[look[members]], labels[members])) if sortable else None,
         "two_seeds": {
             "adjusted_rand": float(adjusted_rand_score(labels, other)),
             "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other)),
@@ -149,9 +152,7 @@ def _fit_part(
     return centres, report
 
 
-def _settled(
-    space: Space, features: np.ndarray, labels: np.ndarray, least: int
-) -> tuple[list[np.ndarray], np.ndarray]:
+def _settled(space: Space, features: np.ndarray, labels: np.ndarray, least: int) -> tuple[list[np.ndarray], np.ndarray]:
     """Centres on those who are near to them, and who that is: k-means that outliers don't pull (trimmed k-means).
 
     From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1), and
@@ -187,7 +188,9 @@ def _curve(points: np.ndarray, near: float, average: float, seed: int) -> list[d
     k = 1
     while not curve or (curve[-1]["near_centre"] < ENOUGH and curve[-1]["k"] < most):
         _, distances = _k_means(points, k, seed, tries=1)
-        curve.append({"k": k, "near_centre": float((distances <= near).mean()), "inertia": float((distances**2).mean())})
+        curve.append(
+            {"k": k, "near_centre": float((distances <= near).mean()), "inertia": float((distances**2).mean())}
+        )
         k = min(max(k + 1, round(1.2 * k)), most)
     return curve
 
