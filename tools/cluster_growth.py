@@ -2,10 +2,10 @@
 
     .venv/worker/bin/python tools/cluster_growth.py [--people 100 1000 ...] [--seed N]
 
-The people are made from the limb directions of the rendered ones (``render_people/poses.py``): each arm and the legs are
-drawn from a pose of their own, common ones more often (Zipf's law), so that a few thousand whole poses are possible and
-most are rare. They lean, are seen with an error in each limb, and a part of each body is hidden as often as in
-photographs. Prints a row of docs/clustering.md's table for each number of people.
+The people are made from the limb directions of the rendered ones (``render_people/poses.py``): each arm and the legs
+are drawn from a pose of their own, common ones more often (Zipf's law), so that more than a thousand whole poses are
+possible and most are rare. They lean, are seen with an error in each limb, and a part of each body is hidden as often
+as in photographs. Prints a row of docs/clustering.md's table for each number of people.
 """
 
 from __future__ import annotations
@@ -82,15 +82,20 @@ def row(count: int, seed: int) -> str:
     """One row of the table."""
     features = people(count, np.random.default_rng(seed))
     start = time.process_time()
-    kind, labels = fit_kind("pose", SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None)
+    kind, _ = fit_kind("pose", SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None)
     seconds = time.process_time() - start
     other = people(count, np.random.default_rng(seed + 1))
     sizes = np.array([cluster.size for cluster in kind.clusters])
-    return (
-        f"| {count:,} | {len(sizes)} ({_by_part(kind)}) | {sizes.mean():.0f} · {np.median(sizes):.0f} · {sizes.min()} "
-        f"| {100 * _near(kind, other):.0f} % · {100 * _near(kind, other, fullest=True):.0f} % | {_mean(kind, 'silhouette'):.2f} "
-        f"| {_mean(kind, 'two_seeds', 'adjusted_mutual_information'):.2f} | {seconds:.0f} s |"
+    cells = (
+        f"{count:,}",
+        f"{len(sizes)} ({_by_part(kind)})",
+        f"{sizes.mean():.0f} · {np.median(sizes):.0f} · {sizes.min()}",
+        f"{100 * _near(kind, other):.0f} % · {100 * _near(kind, other, fullest=True):.0f} %",
+        f"{_mean(kind, 'silhouette'):.2f}",
+        f"{_mean(kind, 'two_seeds', 'adjusted_mutual_information'):.2f}",
+        f"{seconds:.0f} s",
     )
+    return f"| {' | '.join(cells)} |"
 
 
 def _by_part(kind: Kind) -> str:
@@ -123,7 +128,7 @@ def main() -> None:
     parser.add_argument("--people", type=int, nargs="+", default=[100, 300, 1000, 3000, 10_000, 30_000, 100_000])
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print("| people | clusters | mean · median · smallest | others near one · of all they show | silhouette | two seeds | fit |")
+    print("| people | clusters | mean, median, least | near one: others, of all they show | silhouette | seeds | fit |")
     print("|---|---|---|---|---|---|---|")
     for count in arguments.people:
         print(row(count, arguments.seed), flush=True)

@@ -20,7 +20,7 @@ AVERAGE = 10  # people a cluster: at least so many on average and half as many i
 ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
 AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
-MINI_BATCH = 20_000  # people from which k-means works in batches
+SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
 _FAR = 1e6  # a distance that nothing has
 ROUNDS = 20  # of settling people and centres, at most; people seldom move after ten
 
@@ -126,20 +126,23 @@ def _fit_part(
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
 
     points = embed(space, features)
-    look = np.random.default_rng(seed).permutation(len(points))[:LOOK]
+    order = np.random.default_rng(seed).permutation(len(points))
+    settle, look = order[:SETTLE], order[:LOOK]
     curve = [] if k else _curve(points[look], AIM * space.tolerance, average, seed)
     k = min(k, len(points)) or curve[-1]["k"]
     least = math.ceil(average / 2)
-    centres, labels = _settled(space, features, _k_means(points, k, seed)[0], least)
-    _, other = _settled(space, features, _k_means(points, k, seed + 1)[0], least)
-    look = look[labels[look] >= 0]
-    sortable = 1 < len(set(labels[look])) < len(look)
+    centres, labels = _settled(space, features[settle], _k_means(points, k, seed)[0][settle], least)
+    _, other = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
+    within = float((labels >= 0).mean())
+    labels = labels[: len(look)]
+    members = labels >= 0
+    sortable = 1 < len(set(labels[members])) < members.sum()
     report = {
         "people": len(features),
         "k": len(centres),
-        "within_tolerance": float((labels >= 0).mean()),
+        "within_tolerance": within,
         "curve": curve,
-        "silhouette": float(silhouette_score(points[look], labels[look])) if sortable else None,
+        "silhouette": float(silhouette_score(points[look[members]], labels[members])) if sortable else None,
         "two_seeds": {
             "adjusted_rand": float(adjusted_rand_score(labels, other)),
             "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other)),
