@@ -21,7 +21,7 @@ MIN_HEIGHT = 128  # pixels of a person's box; smaller people would be blurred wh
 MIN_FACE = {"pose": 0, "face": 40, "head": 24}  # pixels: height of a face, before and after pasting, to see the aspect
 MIN_FACE_SCORE = 0.5
 MAX_YAW, MAX_PITCH = 40, 20  # degrees: blendshapes of faces that are turned further tell more of the turn
-TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so, as in facetext
+TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so
 DOUBT = 5  # degrees from such a border within which nobody is shown for the head's position: what the angles may be off
 SAME_PICTURE = (
     0.02  # of a box's size: joints that lie closer, all of them, are the same picture found under another URL

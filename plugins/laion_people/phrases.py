@@ -102,7 +102,7 @@ LEANS: dict[str, tuple[Verb, ...]] = {
 }
 LEANING_VERBS = ("forward", "backward", "sideways", "upside_down")  # one leans rather than holds the body so
 LEANING: dict[str, tuple[str, ...]] = {
-    "upright": ("the upper body upright", "the torso upright"),
+    "upright": ("the upper body upright", "the torso upright", "an upright posture"),
     "forward": ("the upper body leaning forward", "the torso leaning forward", "the upper body bent forward"),
     "backward": ("the upper body leaning back", "the torso leaning back"),
     "sideways": ("the upper body leaning to one side", "the torso leaning to one side"),
@@ -111,16 +111,16 @@ LEANING: dict[str, tuple[str, ...]] = {
 }
 LEGS_APART: dict[str, tuple[str, ...]] = {
     "yes": ("the legs apart", "the feet apart", "the feet wide apart", "the legs spread"),
-    "no": ("the legs fairly close together", "the feet fairly close together", "the feet not far apart"),
+    "no": ("the legs fairly close together", "the feet fairly close together", "the legs not far apart"),
 }
 SEEN_FROM: dict[str, tuple[str, ...]] = {
-    "front": ("from the front",),
+    "front": ("from the front", "in frontal view"),
     "three_quarter": ("at a three-quarter angle", "in three-quarter view"),
-    "side": ("from the side",),
-    "back": ("from behind",),
+    "side": ("from the side", "in side view"),
+    "back": ("from behind", "from the rear"),
 }
 TO_CAMERA: dict[str, tuple[str, ...]] = {
-    "front": ("the chest toward the camera", "the chest facing the camera"),
+    "front": ("the chest toward the camera", "the chest facing the camera", "the body facing the camera"),
     "three_quarter": ("the chest turned partly away from the camera", "the body at an angle to the camera"),
     "side": ("the body sideways to the camera", "the body turned side-on to the camera"),
     "back": ("the back to the camera", "the back turned to the camera"),
@@ -143,12 +143,12 @@ ARMS: dict[str, tuple[str, ...]] = {
     "forward": ("{arm} stretched forward", "{arm} extended forward", "{arm} held out in front"),
     "back": ("{arm} drawn back", "{arm} swung back", "{arm} pulled back"),
     "down": ("{arm} down", "{arm} hanging down", "{arm} at the side{s}", "{arm} lowered", "{arm} down at the side{s}"),
-    "away": ("{arm} held away from the body", "{arm} angled away from the body", "{arm} slanting away from the torso"),
+    "away": ("{arm} held away from the body", "{arm} held away from the hip{s}", "{arm} angled away from the torso"),
     "bent": ("{arm} bent", "{arm} bent at the elbow{s}", "{elbow} bent"),
     "on_hip": ("{hand} on the hip{s}", "{hand} resting on the hip{s}", "{hand} placed on the hip{s}"),
     "in_lap": ("{hand} in the lap", "{hand} resting in the lap", "{hand} on the thigh{s}"),
     "on_thigh": ("{hand} on the thigh{s}", "{hand} resting on the thigh{s}", "{hand} placed on the thigh{s}"),
-    "in_front": ("{hand} in front of the body", "{hand} held in front of the body", "{hand} in front of the torso"),
+    "in_front": ("{hand} in front of the body", "{hand} held in front of the torso", "{hand} held in front"),
     "crossed": (
         "{arm} crossed over the chest",
         "{arm} folded across the chest",
@@ -174,7 +174,7 @@ ARM_VERBS: dict[str, tuple[Verb, ...]] = {
     ),
     "back": _verbs("draws|drawing {arm} back", "swings|swinging {arm} back"),
     "down": _verbs("lets|letting {arm} hang down", "keeps|keeping {arm} down", "holds|holding {arm} at the side{s}"),
-    "away": _verbs("holds|holding {arm} away from the body", "keeps|keeping {arm} away from the torso"),
+    "away": _verbs("holds|holding {arm} away from the body", "keeps|keeping {arm} away from the hip{s}"),
     "bent": _verbs("bends|bending {arm}", "bends|bending {elbow}", "keeps|keeping {arm} bent"),
     "on_hip": _verbs("rests|resting {hand} on the hip{s}", "keeps|keeping {hand} on the hip{s}"),
     "in_lap": _verbs("rests|resting {hand} in the lap", "rests|resting {hand} on the thigh{s}"),
@@ -212,7 +212,7 @@ FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
     ("mouth", "smiling"): (*_verbs("smiles|smiling"), Verb("is smiling", "smiling")),
     ("mouth", "smiling_open"): _verbs("smiles|smiling open-mouthed", "smiles|smiling with an open mouth"),
     ("mouth", "open"): _verbs("opens|opening the mouth"),
-    ("mouth", "puckered"): _verbs("puckers|puckering the lips", "purses|pursing the lips"),
+    ("mouth", "puckered"): _verbs("puckers|puckering the lips", "pushes|pushing the lips forward"),
     ("mouth", "turned_down"): _verbs("turns|turning the corners of the mouth down"),
     ("brows", "raised"): _verbs("raises|raising the eyebrows", "lifts|lifting the eyebrows"),
     ("brows", "lowered"): _verbs("lowers|lowering the eyebrows", "draws|drawing the eyebrows down"),
@@ -247,7 +247,7 @@ NEUTRAL_CLAUSES = (
     "the facial expression is relaxed",
 )  # fmt: skip
 
-FACING = (Verb("faces the camera", "facing the camera"), Verb("is facing the camera", "facing the camera"))
+FACING = (*_verbs("faces|facing the camera", "faces|facing toward the camera"), *_states("facing the camera"))
 DEGREES = {"far": ("far ",), "slight": ("slightly ", "a little "), "": ("",)}  # of far_left, slight_left, left
 SIDES = (
     "to the {side} of the picture", "to the {side} side of the picture", "toward the {side} of the picture",
@@ -263,6 +263,8 @@ NEITHER_NOR = (  # of a tilted head, which is not called level
     ("neither raised nor bowed", "without raising or bowing it"),
     ("neither lifted nor lowered", "without lifting or lowering it"),
 )
+UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
+STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
     "up": ("the chin raised", "the chin lifted", "the chin up"),
     "level": ("the chin level",),
@@ -271,31 +273,38 @@ CHIN: dict[str, tuple[str, ...]] = {
 
 SUBJECTS = (
     "A person", "Someone", "The person in the picture", "The person in the image", "The person shown here",
-    "In this picture, a person", "In this image, a person", "In the picture, someone", "Here, a person",
+    "The person pictured here", "A person in the picture", "Someone in the picture", "In this picture, a person",
+    "In this image, a person", "In the picture, someone", "In the image, someone", "Here, a person", "Here, someone",
 )  # fmt: skip
 NOUNS = (
-    "A person", "Someone", "The picture shows a person", "The image shows a person", "This picture shows someone",
-    "A picture of a person", "An image of a person", "A person is shown", "A person is pictured", "Here is a person",
-    "This is a picture of a person", "This image shows a person",
+    "A person", "Someone", "The picture shows a person", "The image shows a person", "This picture shows a person",
+    "This image shows a person", "This picture shows someone", "The image shows someone", "A picture of a person",
+    "An image of a person", "A picture of someone", "A person is shown", "A person is pictured", "Here is a person",
+    "This is a picture of a person", "This is an image of a person", "Pictured is a person", "Shown here is a person",
 )  # fmt: skip
-SHOWN = (
+SHOWN = (  # before "from the side"
     "A person is shown", "A person is pictured", "The picture shows a person", "The image shows a person",
-    "This picture shows a person", "A picture of a person", "Someone is shown", "A person seen", "A person is seen",
+    "This picture shows a person", "This image shows a person", "This is a picture of a person",
+    "A picture of a person", "An image of a person", "Someone is shown", "A person seen", "A person is seen",
+    "Someone seen", "Someone is seen", "In this picture, a person is seen", "Here, a person is seen",
 )  # fmt: skip
+OPENINGS = ("seen", "viewed", "pictured", "shown")
 FACES = ("A face", "The picture shows a face", "The image shows a face", "A picture of a face", "An image of a face")
 
 # "Their" may stand for "the" before these, where there is somebody: "their left arm", but not "from the side".
 _SOMEBODY = re.compile("person|someone", re.IGNORECASE)
 _BODY = re.compile(
-    r"\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|thighs?|legs|"
-    r"feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
+    r"(?<!bent at )\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|"
+    r"thighs?|legs|feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
 )
+_OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without it "sits, both hands raised" reads well
 # What makes a right sentence clumsy. It is not said; other wordings say the same.
 _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
-    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|held|holding|resting|keeping)\b.*\b\1\b"
-    r"|\b(?:picture|image)\b.*\b(?:picture|image)\b"
-    r"|\b(?:shown|pictured) seen|\b(?:lies|lying|upside)\b.*\bhang"
+    r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|shut|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
+    r"|\bopen(?:s|ing)\b.*\bopen\b|\b(?:held|hold).*\b(?:held|hold)|\b(?:picture|image)\b.*\b(?:picture|image)\b"
+    r"|\b(?:shown|pictured) seen|iewed in|\b(?:lies|lying|upside)\b.*\bhang"
+    r"|, an upright|keeps? an upright posture(?:,| and)"
 )
 
 
@@ -310,7 +319,7 @@ def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
         return options[int(rng.random() * len(options))]
 
     drawn: dict[str, None] = {}
-    for _ in range(50 * count):
+    for _ in range(500 + 50 * count):
         if len(drawn) == count:
             break
         if not _CLUMSY.search(sentence := _sentence(facts, pick)):
@@ -361,55 +370,56 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
 
 
 def _pose(facts: Mapping[str, str], pick: Pick) -> str:
-    base, lean, view = (facts.get(name, "") for name in ("base", "lean", "view"))
     arms = _arms(facts, pick)
-    said_as = pick(("nouns", "nouns", "verbs")) if arms else ""
-    if arms and set(facts) <= {"left_arm", "right_arm"} and pick((False, False, True)):
+    if arms and set(facts) <= {"left_arm", "right_arm"} and pick((True, False, False, False)):
         return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
-    seen = pick(("opening", "subject", "shown", "closing", "noun")) if view else ""
+    arms_as = pick(("nouns", "nouns", "verbs")) if arms else ""
+    seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if "view" in facts else ""
+    if len(facts) == 1 and seen:
+        seen = pick(("shown", "noun", "noun"))
 
-    main: list[Verb] = []  # what the person does first of all
-    also: list[Verb] = []  # and besides
-    nouns = [pick(TO_CAMERA[view])] if seen == "noun" else []  # and has
+    main, also, nouns = _bearing(facts, arms_as, pick)
     if "legs_apart" in facts:
         nouns.append(pick(LEGS_APART[facts["legs_apart"]]))
-    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
-        main, lean = [pick(BASES_WITH_LEAN[base, lean])], ""
-    elif base:
-        main = [pick(BASES[base])]
-    if not lean:
-        pass
-    elif not base and (lean in LEANING_VERBS or pick((True, False))):
-        main = [pick(LEANS[lean])]
-    elif not base or pick((True, False)) or (said_as == "nouns" and lean not in LEANING_VERBS):
-        nouns.append(pick(LEANING[lean]))
-    elif said_as == "nouns":
-        does, leaning = main[0], pick(LEANS[lean]).participle
-        main = [Verb(f"{does.finite}, {leaning},", f"{does.participle}, {leaning},")]
+    if arms_as == "verbs":
+        verbs = [Verb(*(_of(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
+        main, also = (main, also + verbs) if main else (verbs, [])
     else:
-        also = [pick(LEANS[lean])]
-    has = "has" if seen == "noun" or said_as == "nouns" else "keeps"
-    if said_as == "nouns":
         nouns += [_of(pick(ARMS[value]), whose) for value, whose in arms]
-    else:
-        verbs = [pick(ARM_VERBS[value]) for value, _ in arms]
-        moving = [Verb(*(_of(form, whose) for form in verb)) for verb, (_, whose) in zip(verbs, arms, strict=True)]
-        main, also = (main, also + moving) if main else (moving, [])
-
-    if seen in ("", "noun"):
+    has = "has" if arms_as == "nouns" else "keeps"
+    if not seen:
         return _framed(main, also, nouns, pick, has=has)
-    view = pick(SEEN_FROM[view])
-    if seen == "closing" and len(also) + len(nouns) > 2:
-        seen = "opening"
+    if seen == "noun":
+        return _framed(main, also, [pick(TO_CAMERA[facts["view"]]), *nouns], pick)
+    view = pick(SEEN_FROM[facts["view"]])
     if not (main or nouns):
         return f"{pick(SHOWN)} {view}"
-    if seen == "opening":
-        return f"seen {view}, {pick(('a person', 'someone'))} {_finite(main, also, nouns, pick, has)}"
+    if seen == "shown":
+        return f"{pick(SHOWN)} {view}{',' if main else ''} {_participle(main, also, nouns, pick)}"
+    does = _finite(main, also, nouns, pick, has)
     if seen == "subject":
-        return f"{pick(('a person', 'someone'))} seen {view} {_finite(main, also, nouns, pick, has)}"
-    if seen == "closing":
-        return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick, has)}, seen {view}"
-    return f"{pick(SHOWN)} {view}{',' if main else ''} {_participle(main, also, nouns, pick)}"
+        return f"{pick(('a person', 'someone'))} seen {view} {does}"
+    if seen == "closing" and len(also) + len(nouns) < 3:
+        return f"{pick(SUBJECTS)} {does}, seen {view}"
+    return f"{pick(OPENINGS)} {view}, {pick(('a person', 'someone'))} {does}"
+
+
+def _bearing(facts: Mapping[str, str], arms_as: str, pick: Pick) -> tuple[list[Verb], list[Verb], list[str]]:
+    """Base and lean: what the person does first, does besides, and has. arms_as: how arms are going to be said."""
+    base, lean = facts.get("base", ""), facts.get("lean", "")
+    if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
+        return [pick(BASES_WITH_LEAN[base, lean])], [], []
+    main = [pick(BASES[base])] if base else []
+    if not lean:
+        return main, [], []
+    if not base and (lean in LEANING_VERBS or arms_as == "verbs" or pick((True, False))):
+        return [pick(LEANS[lean])], [], []
+    if not base or pick((True, False)) or (arms_as == "nouns" and lean not in LEANING_VERBS):
+        return main, [], [pick(LEANING[lean])]
+    leans = pick(LEANS[lean])
+    if arms_as == "nouns":  # "walks, leaning forward, with both arms down"
+        return [Verb(*(f"{form}, {leans.participle}," for form in main[0]))], [], []
+    return main, [leans], []
 
 
 def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
@@ -439,22 +449,21 @@ def _face(facts: Mapping[str, str], pick: Pick) -> str:
     neutral = "eyes" in facts and (facts.get("mouth"), facts.get("brows")) == ("relaxed", "level")
     if neutral:
         rest = {} if facts["eyes"] == "open" and pick((True, False)) else {"eyes": facts["eyes"]}
-    form = pick(
-        ("nouns", "verbs", "clauses") if any(fact in FACE_VERBS for fact in rest.items()) else ("nouns", "clauses")
-    )
+    verb = "verbs" if any(fact in FACE_VERBS for fact in rest.items()) else "nouns"
+    form = pick(("nouns", verb, "nouns", verb, "clauses"))
     if form == "clauses":
         neutral_face = [pick(NEUTRAL_CLAUSES)] if neutral else []
         return _clauses(neutral_face + [pick(FACE_CLAUSES[fact]) for fact in rest.items()], pick)
     nouns = [pick(NEUTRAL)] if neutral else []
-    verbs: list[Verb] = []
+    verbs: list[Verb] = []  # one at most
     definite = pick((True, False))  # "the mouth open and the eyes closed", or "an open mouth and closed eyes"
     for name, value in rest.items():
-        if form == "verbs" and (name, value) in FACE_VERBS:
+        if form == "verbs" and not verbs and (name, value) in FACE_VERBS:
             verbs.append(pick(FACE_VERBS[name, value]))
         else:
             words = {"mouth": MOUTHS, "brows": BROWS, "eyes": EYES}[name][value]
             nouns.append(pick([noun for noun in words if noun.startswith(("the ", "both ")) == definite] or words))
-    return _framed(verbs[:1], verbs[1:], nouns, pick, things=FACES)
+    return _framed(verbs, [], nouns, pick, things=FACES)
 
 
 def _head(facts: Mapping[str, str], pick: Pick) -> str:
@@ -472,47 +481,54 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
         else:
             where = pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
-    tilted, still = tilt in ("left", "right"), tilt == "none"
-    chin = nod != "" and not (nod == "level" and still) and pick((False, True))
+    chin = nod != "" and not (tilt == "none" and (nod == "level" or moves)) and pick((False, True))
     if nod in NODS and not chin:
         moves.append(pick(NODS[nod]))
     level = nod == "level" and not chin
     main = [pick(FACING)] if facing else []
     nouns = [pick(CHIN[nod])] if chin else []
-
-    forms = ["states"]
-    if moves and not (chin and still):
-        forms.append("verbs")
-    if not facing and not chin:
-        forms.append("clauses")
-    form = pick(forms)
+    form = pick(["states", *(["verbs"] if moves else []), *([] if facing or chin else ["clauses"])])
     if form == "verbs":
-        verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
-        if still and not level:
-            verbs[-1] = Verb(*(f"{said} without tilting it{' to either side' if nod else ''}" for said in verbs[-1]))
-        elif level and tilted:
-            verbs[-1] = Verb(*(f"{said} {pick(NEITHER_NOR)[1]}" for said in verbs[-1]))
-        elif level:
-            keeping = pick(("keeping", "holding")) + (" it level and upright" if still else " it level")
-            return _framed(main or verbs[:1], [*(verbs if main else verbs[1:]), Verb("", keeping)], [], pick)
-        if main or (not nouns and pick((True, False))):
-            return _framed((main + verbs)[:1], (main + verbs)[1:], nouns, pick)
+        verbs, keeping = _head_moves(moves, level, tilt, "to either side" if nod else "", pick)
+        if keeping or main or (not nouns and pick((True, False))):
+            return _framed((main + verbs)[:1], (main + verbs)[1:] + keeping, nouns, pick)
         return _framed(verbs, [], nouns, pick)
-
     states = [move.state for move in moves]
-    if level and tilted:
-        states.append(pick(NEITHER_NOR)[0])
-    elif level:
-        states += pick((["level", "upright"], ["upright", "level"])) if still else ["level"]
-    elif still and nod in NODS and not chin:
-        states.append("not tilted to either side")
-    elif still:
-        states.append("not tilted" if side or turn == "away" else "upright")
+    if level or tilt == "none":
+        states += _head_at_rest(level, tilt, bool(side) or turn == "away", nod in NODS and not chin, pick)
     if form == "clauses":
         return _clauses([f"the head is {_joined(states)}"], pick)
     if states:
         nouns.insert(0, f"the head {_joined(states)}")
     return _framed(main, [], nouns, pick, has=pick(("has", "holds") if moves else ("holds", "keeps")))
+
+
+def _head_moves(
+    moves: list[Move], level: bool, tilt: str, either_side: str, pick: Pick
+) -> tuple[list[Verb], list[Verb]]:
+    """What the head does, with what it does not do then; and in what position it is kept."""
+    verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
+    if level and tilt not in ("left", "right"):
+        upright = "level and upright" if tilt == "none" else "level"
+        return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it {upright}")]
+    without = ""
+    if level:
+        without = pick(NEITHER_NOR)[1]
+    elif tilt == "none":
+        without = f"without tilting it {either_side}".rstrip()
+    verbs[-1] = Verb(*(f"{form} {without}".rstrip() for form in verbs[-1]))
+    return verbs, []
+
+
+def _head_at_rest(level: bool, tilt: str, turned: bool, nodding: bool, pick: Pick) -> Sequence[str]:
+    """Of a head that is level or not tilted, in what state it is."""
+    if level and tilt == "none":
+        return pick(UPRIGHT if turned else UPRIGHT + STRAIGHT)
+    if level:
+        return [pick(NEITHER_NOR)[0] if tilt else pick(("level", "held level"))]
+    if nodding:
+        return ["not tilted to either side"]
+    return ["not tilted" if turned else "upright"]
 
 
 def _framed(
@@ -544,7 +560,7 @@ def _predicate(main: list[str], also: list[str], nouns: list[str], pick: Pick) -
     if nouns and text.endswith(","):
         text += f" with {_joined(nouns)}"
     elif nouns:
-        absolute = not also and all(noun.startswith(("the ", "both ")) for noun in nouns)  # "sits, both hands raised"
+        absolute = not also and not _OBJECT.search(text) and all(n.startswith(("the ", "both ")) for n in nouns)
         text += f"{pick((' with ', ', ')) if absolute else ' with '}{_joined(nouns)}"
     return f"{text}, {_joined(also)}" if also else text
 

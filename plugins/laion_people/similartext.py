@@ -51,7 +51,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people whose bodies are in different positions.",
             "In this image, {n} people take up different body positions.",
             "The body poses of the {n} people differ from one another.",
-            "This is a picture of {n} people with poses that differ.",
+            "This is a picture of {n} people whose poses differ.",
         ),
     },
     "face": {
@@ -92,7 +92,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people whose expressions are different.",
             "In this image, {n} people are making different faces.",
             "The expressions of the {n} people differ from one another.",
-            "This is a picture of {n} people with expressions that differ.",
+            "This is a picture of {n} people whose expressions differ.",
         ),
     },
     "head": {
@@ -133,7 +133,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people facing in different directions.",
             "In this image, {n} people hold their heads at different angles.",
             "The head positions of the {n} people differ from one another.",
-            "This is a picture of {n} people with head positions that differ.",
+            "This is a picture of {n} people whose head positions differ.",
         ),
     },
 }

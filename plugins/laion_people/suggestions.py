@@ -11,9 +11,9 @@ from collections.abc import Iterator
 from laion_people.facts import known
 
 _LONGEST = 300  # letters that are looked at: those of a caption
-_PIECES = re.compile(r"[,;:.]|\b(?:and|with|while|but|both(?= (?:eyes|arms|hands|elbows)))\b")
+_PIECES = re.compile(r"[,;:.]|\b(?:and|with(?! an open mouth)|while|but|both(?= (?:eyes|arms|hands|elbows)))\b")
 _ARM = re.compile(r"\b(?:arm|hand|elbow|forearm|fist|wrist)s?\b")
-_HEAD = re.compile(r"\b(?:head|face[sd]?|chin)\b|(?<!chest )\bfacing\b")
+_HEAD = re.compile(r"\b(?:head|face[sd]?|chin)\b|(?<!chest )\bfacing\b(?<!body facing)")
 _MOUTH, _BROWS = re.compile(r"mouth|\blips?\b|smil|laugh|jaw"), re.compile(r"brow")
 _EYES = re.compile(r"\beye|wink|squint")
 _WHOSE = {  # which arm a piece speaks of
@@ -24,15 +24,15 @@ _WHOSE = {  # which arm a piece speaks of
 }
 _ARMS = {
     r"behind (?:the|their) back": "behind_back",
+    r"\baway from": "away",
     r"\bhips?\b": "on_hip",
     r"\b(?:lap|thighs?)\b": "in_lap",
     r"\b(?:ground|floor)\b": "on_ground",
     r"\b(?:cross|fold)": "crossed",
     r"overhead|(?:above|over) (?:the|their) head": "overhead",
     r"\b(?:head|face|chin|ears?|cheeks?)\b": "at_head",
-    r"\bin front of|before (?:the|their) (?:chest|belly|body)": "in_front",
+    r"(?<!out )\bin front\s*$|\bin front of|before (?:the|their) (?:chest|belly|body)": "in_front",
     r"\bforward|out in front": "forward",
-    r"\baway from": "away",
     r"sideways|\bout\b|(?:stretch|extend|spread)\w* (?:\w+ )*to the sides?|\bspread\b": "out",
     r"\bdown\b|\bhang|\blower|at (?:the|their) sides?": "down",
     r"\bback(?:ward)?\b": "back",
@@ -74,10 +74,10 @@ _BODY = {
         r"\bupright\b|\bstraight\b": "upright",
     },
     "view": {
-        r"from (?:behind|the back)|\bback (?:turned )?to the camera": "back",
+        r"from (?:behind|the back|the rear)|\bback (?:turned )?to the camera": "back",
         r"three-quarter|at an angle to|partly away": "three_quarter",
-        r"from the front|chest (?:\w+ )*the camera": "front",
-        r"from the side|side-on|sideways to the camera": "side",
+        r"from the front|frontal|(?:chest|body) (?:to|toward|facing) the camera": "front",
+        r"from the side|side view|side-on|sideways to the camera": "side",
     },
 }
 _OF_HEAD = {
@@ -91,6 +91,7 @@ _OF_HEAD = {
         },
     },
     "nod": {
+        r"neither|without (?:raising|lifting)": "level",
         r"tip\w* (?:\w+ )*back|\brais|\blift|\blooks? up|\bchin (?:\w+ )*up": "up",
         r"\bbow|\blower|\blooks? down|\bchin (?:\w+ )*down": "down",
         r"\blevel\b": "level",
@@ -105,7 +106,7 @@ _OF_MOUTH = {
     "mouth": {
         r"open.*smil|smil.*open|laugh": "smiling_open",
         r"smil": "smiling",
-        r"pucker|purs|pushed forward": "puckered",
+        r"pucker|purs|\bpush\w* .*forward": "puckered",
         r"down": "turned_down",
         r"closed|shut": "closed",
         r"open|apart|drop": "open",
@@ -124,7 +125,8 @@ _OF_EYES = {
         r"open": "open",
     }
 }
-_NEUTRAL = re.compile(r"\bneutral\b")
+_NEUTRAL = re.compile(r"\bneutral\b|face is at rest|expression is relaxed")
+_SAME_WAY = re.compile(r"tilt\w* (?:it )?the (same|other) way")  # as the head turns
 
 
 def suggested_claims(text: str) -> tuple[str, ...]:
@@ -132,6 +134,9 @@ def suggested_claims(text: str) -> tuple[str, ...]:
     found: dict[str, str] = {}
     for name, value in _guesses(text[:_LONGEST].casefold()):
         found.setdefault(name, value)
+    turned, way = found.get("turn", "").rpartition("_")[2], _SAME_WAY.search(text)
+    if way and turned in ("left", "right"):
+        found["tilt"] = turned if way[1] == "same" else {"left": "right", "right": "left"}[turned]
     return tuple(claim for claim in map("=".join, found.items()) if known(claim))
 
 
@@ -146,8 +151,9 @@ def _guesses(text: str) -> Iterator[tuple[str, str]]:
             yield from _of_arms(piece)
         elif about in ("mouth", "brows", "eyes"):
             yield from _of(piece, {"mouth": _OF_MOUTH, "brows": _OF_BROWS, "eyes": _OF_EYES}[about])
-        elif about == "head":
-            yield from _of(piece, _OF_HEAD)
+        elif about == "head" and (guesses := tuple(_of(piece, _OF_HEAD))):
+            yield from guesses
+            continue
         if not any(words.search(piece) for words in (_MOUTH, _BROWS, _EYES, _HEAD)) or _ARM.search(piece):
             yield from _of(_ARM.split(piece)[0] if _ARM.search(piece) else piece, _BODY)
 
