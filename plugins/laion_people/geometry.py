@@ -150,7 +150,11 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
 
 def body_axes(joints: np.ndarray) -> np.ndarray:
     """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
-    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
+    return _frame(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]])
+
+
+def _frame(left: np.ndarray) -> np.ndarray:
+    """Axes left, up, forward [people, 3, 3] of bodies whose left side is towards ``left`` [people, 3]."""
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]
