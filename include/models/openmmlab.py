@@ -30,6 +30,9 @@ import torchvision  # isort: skip
 from torchvision.extension import _has_ops  # isort: skip
 
 
+DEMO = "mmpose/demo/"
+
+
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
     """Non-maximum suppression: int64 indices of what is kept, best first, so that none overlaps a better one by more.
 
@@ -92,17 +95,26 @@ from mmengine.model.utils import revert_sync_batchnorm  # noqa: E402
 from mmengine.registry import DefaultScope  # noqa: E402
 
 
-def read_config(package: str, name: str) -> Config:
-    """The config of an installed package.
+def config_path(package: str, name: str) -> Path:
+    """The file of a config that an installed package holds.
 
-    package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``. A config is Python code that is
-    run, so no other file is opened: UsageError.
+    package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``, or ``mmpose/demo/...`` for one
+    of the detectors that mmpose has below its ``.mim/demo``. A config is Python code that is run, so no other file is
+    opened: UsageError.
     """
-    folder = Path(importlib.import_module(package).__file__ or "").parent / ".mim" / "configs"
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not (folder / path).is_file():
-        raise UsageError(f"{package} has no config {name!r}: give the path of a .py file below {folder}")
-    return Config.fromfile(folder / path)
+    if name.startswith(DEMO):
+        package, folder, path = "mmpose", "demo", PurePosixPath(name.removeprefix(DEMO))
+    else:
+        folder, path = "configs", PurePosixPath(name)
+    root = Path(importlib.import_module(package).__file__ or "").parent / ".mim" / folder
+    if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not (root / path).is_file():
+        raise UsageError(f"{package} has no config {name!r}: give the path of a .py file below {root}")
+    return root / path
+
+
+def read_config(package: str, name: str) -> Config:
+    """The config that `config_path` finds."""
+    return Config.fromfile(config_path(package, name))
 
 
 def build(package: str, config: Config) -> Any:

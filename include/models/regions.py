@@ -20,13 +20,17 @@ def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     return shared / np.maximum(areas[:, None] + other_areas[None] - shared, 1e-9)
 
 
-def suppress(boxes: np.ndarray, scores: np.ndarray, overlap: float) -> np.ndarray:
-    """Non-maximum suppression: the indices to keep, best first, so that none overlaps a better one by more."""
-    order = np.argsort(-scores, kind="stable")
-    overlaps = iou(boxes, boxes)
+def covered(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
+    """The share of each box [n, 4] that lies in another [4]: float [n], 0 for an empty one."""
+    corner, opposite = np.maximum(boxes[:, :2], by[:2]), np.minimum(boxes[:, 2:], by[2:])
+    return np.clip(opposite - corner, 0, None).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-9)
+
+
+def suppress(same: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """Non-maximum suppression: the indices to keep, best first, so that none is the same (bool [n, n]) as a better."""
     kept: list[int] = []
-    for index in order:
-        if not kept or overlaps[index, kept].max() <= overlap:
+    for index in np.argsort(-scores, kind="stable"):
+        if not same[index, kept].any():
             kept.append(int(index))
     return np.array(kept, dtype=np.intp)
 

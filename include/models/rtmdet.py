@@ -1,8 +1,8 @@
 """RTMDet (https://arxiv.org/abs/2212.07784) of mmdet's: boxes of people.
 
 Gives what mmdet's ``inference_detector`` gives for the class person, in batches: images are prepared by threads on a
-CPU and all at once on a GPU, and only people are decoded. The limit of 300 boxes an image, which in mmdet counts all
-classes, here counts people.
+CPU and all at once on a GPU, and only people are decoded. The limits of boxes a level and an image, which in mmdet
+count all classes, here count people.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from include.models.regions import clip_boxes
 from include.models.runtime import Pool
 from laion_people.errors import UsageError
 
-PERSON = 0  # index of the class in COCO-80
+PERSON = 0  # index of the class in COCO-80, and of the only one that a detector of people alone has
 CPU_BATCH = 2  # with more, what a layer gives the next no longer fits into a CPU's cache
 LARGE = 4_000_000  # pixels from which an image is made smaller before it goes to a GPU
 
@@ -46,8 +46,9 @@ class RTMDet:
         """Opens the model.
 
         weights: the checkpoint's state_dict, .safetensors; config: path below mmdet's configs
-        (``rtmdet/rtmdet_m_8xb32-300e_coco.py``); score: what a person must exceed; precision, device: as in
-        ``placement.place``; batch_size: images a pass; threads: default all cores.
+        (``rtmdet/rtmdet_m_8xb32-300e_coco.py``), or one of mmpose's detectors of people alone
+        (``mmpose/demo/mmdetection_cfg/rtmdet_m_640-8xb32_coco-person.py``); score: what a person must exceed;
+        precision, device: as in ``placement.place``; batch_size: images a pass; threads: default all cores.
         """
         settings = read_config("mmdet", config)
         self._side, self._padding = _canvas(config, settings.test_dataloader.dataset.pipeline)
@@ -61,8 +62,6 @@ class RTMDet:
         self._score, self._test = score, settings.model.test_cfg
         strides = settings.model.bbox_head.anchor_generator.strides
         self._points = _points(self._side, strides).to(self._placement.device)
-        if self._test.nms_pre < (self._side // min(strides)) ** 2:
-            raise UsageError(f"{config}: nms_pre={self._test.nms_pre} boxes a level is less than a level has")
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
         return [found for batch in self._batches.map(self._detect, images) for found in batch]
@@ -84,7 +83,7 @@ class RTMDet:
     ) -> list[Detections]:
         """scores: logits of people [images, 1, rows, columns] a level; distances: pixels from each point to left, top,
         right, bottom [images, 4, rows, columns] a level."""
-        likely = torch.cat([level.flatten(1) for level in scores], 1).sigmoid()
+        likely = torch.cat([self._best(level.flatten(1).sigmoid()) for level in scores], 1)
         image, point = (likely > self._score).nonzero(as_tuple=True)
         sides = torch.cat([level.flatten(2) for level in distances], 2)[image, :, point]
         centre = self._points[point]
@@ -95,6 +94,12 @@ class RTMDet:
         apart = found[:, :4] + found[:, 5:] * (self._side + 1)
         kept = found[nms(apart, found[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
         return [self._people(kept[kept[:, 5] == i, :5], images[i]) for i in range(len(images))]
+
+    def _best(self, scores: torch.Tensor) -> torch.Tensor:
+        """Those of a level [images, points] that go into suppression, others as 0: the config's best ``nms_pre``."""
+        if scores.shape[1] <= self._test.nms_pre:
+            return scores
+        return scores * (scores >= scores.topk(self._test.nms_pre, 1).values[:, -1:])
 
     def _people(self, rows: np.ndarray, image: np.ndarray) -> Detections:
         """rows: boxes in pixels of the letterbox, and scores, float64 [n, 5], best first."""

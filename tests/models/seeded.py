@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-import include.models.openmmlab
+from include.models.openmmlab import config_path
 
 import torch  # isort: skip
 from mmdet.apis import init_detector  # isort: skip
@@ -15,16 +15,12 @@ from mmengine.registry import DefaultScope  # isort: skip
 from mmpose.apis import init_model  # isort: skip
 from safetensors.torch import save_file  # isort: skip
 
-SAMPLE = Path(include.__file__).parent / "sample/images"
+SAMPLE = Path(__file__).parents[2] / "include/sample/images"
 
 
 def photo(name: str) -> np.ndarray:
     """An image of the sample, uint8 RGB."""
     return np.asarray(Image.open(SAMPLE / name).convert("RGB"))
-
-
-def config_path(package: str, name: str) -> Path:
-    return Path(__import__(package).__file__).parent / ".mim/configs" / name
 
 
 def save(model: torch.nn.Module, path: Path) -> Path:
@@ -48,19 +44,19 @@ def _inputs(side: tuple[int, int]) -> torch.Tensor:
 
 
 @torch.no_grad()
-def detector(config: str, folder: Path) -> tuple[torch.nn.Module, Path]:
+def detector(config: str, folder: Path, side: int = 320) -> tuple[torch.nn.Module, Path]:
     """mmdet's own model and its weights. One point in ten or so is a person's; other classes have none."""
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = init_detector(config_path("mmdet", config), None, device="cpu")
-        _calibrate(model, _inputs((320, 320)))
+        _calibrate(model, _inputs((side, side)))
         head = model.bbox_head
         for classes, sides in zip(head.rtm_cls, head.rtm_reg, strict=True):
             torch.nn.init.normal_(classes.weight, std=0.1)
             torch.nn.init.constant_(classes.bias, -12)
             torch.nn.init.normal_(sides.weight, std=0.02)
             torch.nn.init.constant_(sides.bias, 1.1 if head.exp_on_reg else 3.0)
-        logits, _ = model(_inputs((320, 320)), mode="tensor")
+        logits, _ = model(_inputs((side, side)), mode="tensor")
         for level, classes in zip(logits, head.rtm_cls, strict=True):
             person = level[:, 0].flatten()
             classes.weight[0] *= 1.5 / person.std()

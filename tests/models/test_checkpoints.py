@@ -52,10 +52,14 @@ def test_addresses_and_first_digits_are_those_of_openmmlab_s_own_packages():
     files = [*configs("mmdet").glob("rtmdet/*.yml"), *configs("mmpose").rglob("rtmpose/**/*.yml")]
     published = set(re.findall(r"Weights: (\S+)", "".join(file.read_text() for file in files)))
     ours = [c for c in CHECKPOINTS.values() if c.url.startswith(checkpoints.OPENMMLAB)]
-    assert {c.name for c in ours if c.url not in published} == {"rtmpose-x-wholebody"}
+    elsewhere = {"rtmpose-x-wholebody", "rtmdet-m-person", "rtmdet-nano-person"}
+    assert {c.name for c in ours if c.url not in published} == elsewhere
     teacher = configs("mmpose") / "wholebody_2d_keypoint/dwpose/coco-wholebody/s1_dis/dwpose_x_dis_l_coco-384x288.py"
     assert CHECKPOINTS["rtmpose-x-wholebody"].file in teacher.read_text()
-    assert all(f"-{c.sha256[:8]}" in c.file for c in ours)
+    inferencer = configs("mmpose").parents[1] / "apis/inferencers/utils/default_det_models.py"
+    assert CHECKPOINTS["rtmdet-m-person"].file in inferencer.read_text()
+    replaced = {"rtmpose-m-wholebody", "rtmdet-nano-person"}
+    assert {c.name for c in ours if f"-{c.sha256[:8]}" not in c.file} == replaced
 
 
 def test_addresses_of_openclip_s_weights_are_its_own():
@@ -142,15 +146,15 @@ class TestModelsCommand:
         header, *rows = capsys.readouterr().out.splitlines()
         assert header.split() == ["NAME", "STATE", "SIZE", "LICENCE", "PROFILES", "SOURCE"]
         assert [row.split()[0] for row in rows] == list(CHECKPOINTS)
-        assert next(r for r in rows if r.startswith("rtmdet-m ")).split()[1:6] == (
-            ["missing", "224.3", "MB", "Apache-2.0", "standard,wholebody"]
+        assert next(r for r in rows if r.startswith("rtmpose-m-wholebody ")).split()[1:6] == (
+            ["missing", "72.0", "MB", "Apache-2.0", "wholebody"]
         )
         assert all(CHECKPOINTS[row.split()[0]].url in row for row in rows)
 
     def test_lists_those_of_one_profile(self, capsys: pytest.CaptureFixture[str]):
         assert main(["models", "list", "large"]) == 0
         names = [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]]
-        assert names[:3] == ["rtmdet-x", "rtmpose-x", "face-landmarker"] and len(names) == 7
+        assert names[:3] == ["rtmdet-m-person", "rtmpose-x", "face-landmarker"] and len(names) == 7
 
     def test_verifies_and_fetches_the_profile_of_the_settings(self, capsys: pytest.CaptureFixture[str]):
         assert main(["models", "verify"]) == 0

@@ -76,8 +76,9 @@ def test_an_operator_that_mmcv_lite_lacks_is_told_when_it_is_called():
     ["../../../evil.py", "/tmp/evil.py", "rtmdet/../../x.py", "rtmdet/none.py", "rtmdet/metafile.yml", "rtmdet", ""],
 )
 def test_only_configs_of_the_package_are_opened(name: str):
-    with pytest.raises(UsageError, match="mmdet has no config"):
-        openmmlab.read_config("mmdet", name)
+    for prefix, package in (("", "mmdet"), (openmmlab.DEMO, "mmpose")):
+        with pytest.raises(UsageError, match=f"{package} has no config"):
+            openmmlab.read_config("mmdet", prefix + name)
 
 
 def test_the_configs_of_the_profiles_build():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
+import importlib
 import inspect
 import json
 import subprocess
@@ -15,6 +15,7 @@ import pytest
 
 from include.models import checkpoints
 from include.models.checkpoints import Checkpoint
+from include.models.openmmlab import config_path
 from include.models.profiles import FOLDER, ROLES, Profile, Role, available, load_profile
 from laion_people import cli
 from laion_people.errors import LaionPeopleError, UsageError
@@ -43,13 +44,14 @@ def test_profile_records_what_decides_its_results(name: str):
 
 def test_weights_that_are_not_fetched_are_told_apart_by_what_they_should_hash_to():
     assert all(len(sha256) == 64 for role in ROLES for sha256 in load_profile("packaged").fingerprint(role).values())
-    assert all(len(sha256) == 64 for role in ROLES for sha256 in load_profile("standard").fingerprint(role).values())
+    standard = load_profile("standard")
+    assert all(len(sha256) == 64 for role in ("pose", "mesh", "clip") for sha256 in standard.fingerprint(role).values())
 
 
 def test_weights_that_nothing_is_known_of_must_be_fetched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path))
     with pytest.raises(LaionPeopleError, match=r"\.pth is missing: run `bin/laion-people models fetch"):
-        load_profile("wholebody").fingerprint("pose")
+        load_profile("wholebody").fingerprint("detector")
 
 
 def test_loading_a_model_without_its_weights_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -92,9 +94,7 @@ def test_every_configuration_is_one_that_the_package_holds(name: str):
     packages = {"rtmdet.RTMDet": "mmdet", "rtmpose.RTMPose": "mmpose"}
     for role in load_profile(name).roles.values():
         if role.wrapper in packages:
-            spec = importlib.util.find_spec(packages[role.wrapper])
-            assert spec and spec.origin
-            assert (Path(spec.origin).parent / ".mim" / "configs" / role.params["config"]).is_file()
+            assert config_path(packages[role.wrapper], role.params["config"]).is_file()
 
 
 def test_precision_replaces_that_of_the_models_that_run_on_torch():
@@ -177,7 +177,7 @@ def test_a_hostile_profile_is_refused_soon_and_in_one_line(tmp_path: Path, name:
 def test_reading_a_profile_imports_no_framework():
     code = (
         "import sys; from include.models.profiles import load_profile; load_profile('packaged').fingerprint('clip');"
-        "[load_profile('standard').fingerprint(r) for r in ('detector', 'pose', 'clip')];"
+        "[load_profile('standard').fingerprint(r) for r in ('mesh', 'pose', 'clip')];"
         "sys.exit(bool({'torch', 'onnxruntime', 'mediapipe', 'cv2', 'open_clip'} & set(sys.modules)))"
     )
     subprocess.run([sys.executable, "-c", code], check=True, env={"PYTHONPATH": ":".join(sys.path)})
@@ -214,4 +214,4 @@ def test_the_command_line_fetches_what_a_step_needs(tmp_path: Path, monkeypatch:
     fakes.image_shard(LocalStore(tmp_path / "store"), "some/part", 0)
     command = ["run", "detect", "some/part", "--profile", "standard", "--store", str(tmp_path / "store")]
     assert cli.main(command) == 1
-    assert "rtmdet-m could not be fetched" in capsys.readouterr().err
+    assert "rtmdet-m-person could not be fetched" in capsys.readouterr().err

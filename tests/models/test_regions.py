@@ -16,8 +16,8 @@ def test_iou_of_known_boxes():
 
 def test_suppress_keeps_the_best_of_each_group_best_first():
     boxes = np.array([[0, 0, 10, 10], [1, 0, 11, 10], [50, 0, 60, 10]], np.float32)
-    assert suppress(boxes, np.array([0.5, 0.6, 0.9]), 0.5).tolist() == [2, 1]
-    assert suppress(np.empty((0, 4)), np.empty(0), 0.5).tolist() == []
+    assert suppress(iou(boxes, boxes) > 0.5, np.array([0.5, 0.6, 0.9])).tolist() == [2, 1]
+    assert suppress(np.empty((0, 0), bool), np.empty(0)).tolist() == []
 
 
 def test_boxes_are_clipped_to_the_image():

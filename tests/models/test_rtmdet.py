@@ -72,6 +72,27 @@ def test_boxes_and_scores_are_those_of_inference_detector(theirs, ours):
         assert_equal(found, people)
 
 
+@pytest.mark.parametrize(
+    ("config", "side", "nms_pre"),
+    [
+        ("rtmdet_m_640-8xb32_coco-person.py", 640, 1000),
+        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 1000),
+        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 30),  # fewer than a level has that are likely
+    ],
+)
+def test_a_detector_of_people_alone_gives_what_inference_detector_gives(
+    config: str, side: int, nms_pre: int, tmp_path: Path
+):
+    config = f"mmpose/demo/mmdetection_cfg/{config}"
+    model, weights = seeded.detector(config, tmp_path, side)
+    alone = RTMDet(weights, config=config, score=SCORE, precision="fp32", device="cpu")
+    assert model.bbox_head.num_classes == 1 and model.bbox_head.test_cfg.nms_pre == alone._test.nms_pre == 1000
+    model.bbox_head.test_cfg.nms_pre = alone._test.nms_pre = nms_pre
+    (found,) = alone.detect(images()[1:2])
+    assert len(found.boxes) > 5
+    assert_equal(found, expected(model, images()[1]))
+
+
 def test_suppression_matters_in_these_tests(ours, monkeypatch: pytest.MonkeyPatch):
     kept = ours.detect(images()[:2])
     monkeypatch.setattr(rtmdet, "nms", lambda boxes, scores, overlap: scores.argsort(descending=True))

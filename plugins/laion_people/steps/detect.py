@@ -29,6 +29,7 @@ class Detect(Step):
     writes = "people"
     roles = ("detector",)
     gpu = True
+    revision = 2  # 2: detectors of people: no animals, portraits whole, nobody twice
     reasons: ClassVar[Mapping[str, str]] = {
         **{reason: REASONS[reason] for reason in ("nsfw", "not_an_image", "truncated", "decompression_bomb")},
         **SAMPLE_REASONS,

@@ -20,7 +20,7 @@ class Pose(Step):
     writes = "pose"
     roles = ("pose",)
     gpu = True
-    revision = 2  # 2: the column extra_keypoints
+    revision = 3  # 3: of people close together, each has their own
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "key", "bbox"])
