@@ -34,7 +34,7 @@ class Bystanders:
         return self._pool.map(self._detect, images)
 
     def _detect(self, image: np.ndarray) -> Detections:
-        people, people_scores = self._nanodet.people(image, self._nanodet_score)
+        people, people_scores = self._nanodet.objects(image).people(self._nanodet_score)
         faces, face_scores = self._faces(image)
         boxes, scores = np.concatenate([people, faces]), np.concatenate([people_scores, face_scores])
         order = np.argsort(-scores, kind="stable")
