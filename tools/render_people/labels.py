@@ -22,12 +22,12 @@ dir         azimuth of the upper arm about the trunk: side within 45 degrees of 
             of 12.
 elbow       inner angle: straight > 150, slight > 110, bent > 60, folded; borders of 7 degrees.
 hand        where the middle between wrist and knuckles lies: see `_hand`. Lengths are in shares of the person's height.
-face        mouth, brows, eyes are the blendshape weights: from 0.5 on certain, a smile of less also neutral; "?" where
-            the head is turned by more than 60 degrees, nods by more than 40, is smaller than 24 px, or out of the
-            picture.
+face        mouth, brows, eyes are the blendshape weights: brows and closed smiles of less than 0.8 may be neutral, too;
+            "?" where the head is turned by more than 60 degrees, nods by more than 40, is smaller than 24 px (brows:
+            60), or out of the picture.
 head        turn, nod, tilt are angles against the line of sight, with borders at 8, 20, 45 and 105, at 15, and at 12
             degrees, of 3 to 4 degrees. A nod is also measured against the horizon, and both readings hold: people judge
-            either.
+            either. Turn and tilt of a head that nods by more than 45 degrees are "?".
 """
 
 from __future__ import annotations
@@ -40,6 +40,7 @@ import numpy as np
 
 LEFT_RIGHT = (("l", "left", 1), ("r", "right", -1))
 FEET = ("walking", "running")
+STRONG = 0.8  # a blendshape's weight that anybody sees
 
 
 @dataclass(frozen=True)
@@ -137,6 +138,9 @@ def _base(body: Body) -> str:
         return "running|walking"
     if base == "kneeling" and min(_knee(body, s) for _, s, _ in LEFT_RIGHT) < 50:
         return "kneeling|sitting"
+    if base == "lunging" and min(_knee(body, s) for _, s, _ in LEFT_RIGHT) > 105:  # a shallow one
+        aside = abs((j["left_ankle"] - j["right_ankle"]) @ body.pelvis[:, 0])
+        return "lunging|standing" if aside > 0.2 * body.height else "lunging|walking"
     if base == "kicking":
         return "kicking|one_leg"
     if (
@@ -312,8 +316,11 @@ def _face(body: Body) -> dict[str, str]:
         return {"mouth": "?", "brows": "?", "eyes": "?"}
     jaw, smile = _weight(body, "jawOpen"), _weight(body, "mouthSmile")
     if smile >= 0.5:
-        mouth = {"smile_open"} if jaw >= 0.1 else {"smile"}
-        mouth |= {"smile", "smile_open"} if jaw and jaw < 0.18 else set()
+        mouth = {"smile_open"} if jaw else {"smile"}
+        if jaw and jaw < 0.18:
+            mouth.add("smile")
+        if not jaw and smile < STRONG:
+            mouth.add("neutral")
     elif smile:
         mouth = {"neutral", "smile"}
     elif jaw:
@@ -324,7 +331,7 @@ def _face(body: Body) -> dict[str, str]:
         mouth = {"down"}
     else:
         mouth = {"neutral"}
-    brows = "raised" if _weight(body, "browInnerUp") else "lowered" if _weight(body, "browDown") else "neutral"
+    brows = _brows(body)
     blinks = [body.face.get(f"eyeBlink{side}", 0.0) for side in ("Left", "Right")]
     if all(blinks):
         eyes = "closed"
@@ -333,6 +340,15 @@ def _face(body: Body) -> dict[str, str]:
     else:
         eyes = "wide|open" if _weight(body, "eyeWide") else "narrowed|open" if _weight(body, "eyeSquint") else "open"
     return {"mouth": _join(mouth), "brows": brows, "eyes": eyes}
+
+
+def _brows(body: Body) -> str:
+    if body.head_px < 60:
+        return "?"
+    for name, word in (("browInnerUp", "raised"), ("browDown", "lowered")):
+        if weight := _weight(body, name):
+            return word if weight >= STRONG else f"neutral|{word}"
+    return "neutral"
 
 
 def _head(body: Body) -> dict[str, str]:
@@ -345,6 +361,8 @@ def _head(body: Body) -> dict[str, str]:
     nod = _bands(pitch, (-15, 15), ("down", "level", "up"), 4)
     nod |= _bands(body.head_pitch, (-15, 15), ("down", "level", "up"), 4)
     tilt = _bands(roll, (-12, 12), ("left", "none", "right"), 4)
+    if abs(pitch) > 45:  # a bowed head turns and tilts by little in the picture, whatever its angles
+        return {"turn": "?", "nod": _join(nod), "tilt": "?"}
     if abs(yaw) > 60:
         tilt = {"?"}
     if abs(yaw) > 105:
