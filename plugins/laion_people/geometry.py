@@ -45,8 +45,7 @@ def limb_directions(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
     joints[missing] = lift(keypoints[missing])
     shoulders, hips = joints[:, _SHOULDERS].mean(1), joints[:, _HIPS].mean(1)
     limbs = np.concatenate([(shoulders - hips)[:, None], joints[:, _ENDS[:, 1]] - joints[:, _ENDS[:, 0]]], axis=1)
-    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
-    frame = _frame(left)
+    frame = body_axes(joints)
     directions = _unit(np.einsum("nij,nlj->nli", frame, limbs))
     directions[~seen_limbs(keypoints)] = np.nan
     return directions.astype(np.float32)
@@ -94,18 +93,23 @@ def expressions(blendshapes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     blendshapes: [people, 52], landmarks: [people, 478, 3] in pixels. NaN for faces that are not seen, or in which fewer
     than ``MIN_FACE`` pixels lie between forehead and chin: of those the mesh tells where they look, but not how.
     """
+    measures = face_measures(landmarks)
+    columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
+    found = np.stack(columns, axis=1).astype(np.float32)
+    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
+    return found
+
+
+def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:
+    """Distances in canonical faces, each [people], in units of half their range; NaN where no face is seen."""
     face = canonical_faces(landmarks)
-    measures = {
+    return {
         "mouthOpening": np.linalg.norm(face[:, 13] - face[:, 14], axis=1) / 0.16,
         "mouthWidth": np.linalg.norm(face[:, 61] - face[:, 291], axis=1) / 0.1,
         "mouthCornerLift": (face[:, (61, 291), 1].mean(1) - face[:, (13, 14), 1].mean(1)) / 0.024,
         "eyeOpening": np.linalg.norm(face[:, (159, 386)] - face[:, (145, 374)], axis=2).mean(1) / 0.06,
         "browHeight": (face[:, (105, 334), 1] - face[:, (159, 386), 1]).mean(1) / 0.12,
     }
-    columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
-    found = np.stack(columns, axis=1).astype(np.float32)
-    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
-    return found
 
 
 def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
@@ -126,8 +130,9 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
     return (np.einsum("nij,npj->npi", frame, centred) / size).astype(np.float32)
 
 
-def _frame(left: np.ndarray) -> np.ndarray:
-    """Axes left, up, forward [people, 3, 3] of bodies whose left side is towards ``left`` [people, 3]."""
+def body_axes(joints: np.ndarray) -> np.ndarray:
+    """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
+    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pytest
 
 from include.models import Detections, Mesh, Poses
 from include.models.profiles import load_profile
+from laion_people.facefacts import face_facts
+from laion_people.schemas import SCHEMAS
 from tests.models import sample
 
 PROFILE = load_profile("packaged")
@@ -91,6 +95,57 @@ def test_head_angles_follow_the_true_ones(results: Results):
         assert np.median(np.abs(truth - found)) <= tolerance
     yaws = np.array([(head["yaw"], mesh.yaw) for head, mesh in pairs])
     assert np.corrcoef(yaws.T)[0, 1] > 0.9
+
+
+def test_facts_of_heads_and_faces_are_true(results: Results):
+    """Of rendered people, whose angles and expressions are known: 95 of 100 claims, and not by saying nothing."""
+    pose = [{"keypoints": keypoints.ravel()} for poses in results.poses for keypoints in poses.keypoints]
+    mesh = [_mesh_row(mesh) for meshes in results.meshes for mesh in meshes]
+    facts = iter(face_facts(pa.Table.from_pylist(pose, SCHEMAS["pose"]), pa.Table.from_pylist(mesh, SCHEMAS["mesh"])))
+    true, told = [], Counter()
+    for truth, meshes, pairs in zip(results.truth, results.meshes, results.pairs, strict=True):
+        of_image = [{fact.name: fact.value for fact in next(facts)} for _ in meshes]
+        for person, index in pairs.items():
+            true += [_holds(truth.people[person], name, value) for name, value in of_image[index].items()]
+            told.update(of_image[index].keys())
+    assert np.mean([holds for holds in true if holds is not None]) >= 0.95
+    assert told["turn"] / len(results.matched()) >= 0.8
+    assert told["mouth"] / len(results.matched()) >= 0.2  # most of these faces are small
+
+
+def _mesh_row(mesh: Mesh | None) -> dict:
+    if mesh is None:
+        return {}
+    row = {"face_landmarks": mesh.landmarks.ravel(), "blendshapes": mesh.blendshapes, "face_score": mesh.score}
+    return row | {f"head_{angle}": getattr(mesh, angle) for angle in ("yaw", "pitch", "roll")}
+
+
+def _holds(person: dict, name: str, value: str) -> bool | None:
+    """Whether a fact is true of a rendered person, a few degrees allowed; None where the rendering doesn't say."""
+    yaw, pitch, roll = (person["head"][angle] for angle in ("yaw", "pitch", "roll"))
+    side = -1 if value.endswith("left") else 1
+    expressions = {
+        "smiling": {"smile"}, "smiling_open": {"smile"}, "open": {"open_mouth", "smile"}, "puckered": {"pucker"},
+        "turned_down": {"frown"}, "relaxed": {"neutral", "eyes_closed"},
+        "closed": {"neutral", "eyes_closed", "smile", "frown", "pucker"},
+    }  # fmt: skip
+    match name, value:
+        case "turn", "away":
+            return abs(yaw) > 110
+        case "turn", "camera":
+            return abs(yaw) < 20
+        case "turn", _:
+            low, high = {"slight": (5, 28), "far": (42, 110)}.get(value.split("_")[0], (12, 90))
+            return low < yaw * side < high
+        case "nod", _:
+            return {"up": pitch > 6, "down": pitch < -6, "level": abs(pitch) < 15}[value]
+        case "tilt", _:
+            return abs(roll) < 15 if value == "none" else roll * side > 10
+        case "mouth", _:
+            return person["expression"] in expressions[value]
+        case "eyes", _:
+            return (person["expression"] == "eyes_closed") == (value == "closed")
+    return person["expression"] == "frown" if value == "lowered" else None
 
 
 def test_one_by_one_gives_the_same_as_a_batch(results: Results):
