@@ -9,7 +9,7 @@ view        angle between the chest's normal and the direction to the camera: fr
             115, else back; borders of 8 degrees. "?" where the chest points more than 50 degrees up or down.
 base        the drawn posture; "?" where the knees are not seen; a step shorter than a tenth of the height or so may be
             standing, feet out of the picture leave standing, walking and running open; a leap is also a run, a kick
-            also one leg, sitting on the heels also kneeling.
+            also one leg, a shallow lunge also a step or a stand, sitting on the heels also kneeling.
 legs_apart  ankles further apart than 0.27 of the height (yes), nearer than 0.2 (no), between both; "?" without both
             ankles. A step is measured aside, too, and both readings hold.
 lean        angle of hips-to-shoulders to the vertical: upright < 15, horizontal > 65, upside_down > 120, else the
@@ -25,9 +25,10 @@ hand        where the middle between wrist and knuckles lies: see `_hand`. Lengt
 face        mouth, brows, eyes are the blendshape weights: brows and closed smiles of less than 0.8 may be neutral, too;
             "?" where the head is turned by more than 60 degrees, nods by more than 40, is smaller than 24 px (brows:
             60), or out of the picture.
-head        turn, nod, tilt are angles against the line of sight, with borders at 8, 20, 45 and 105, at 15, and at 12
-            degrees, of 3 to 4 degrees. A nod is also measured against the horizon, and both readings hold: people judge
-            either. Turn and tilt of a head that nods by more than 45 degrees are "?".
+head        turn, nod, tilt are angles against the line of sight, with borders at 8, 20 and 45, at 15, and at 12
+            degrees, of 3 to 4 degrees; away from 103 on, far to a side until 127. A nod is also measured against the
+            horizon, and both readings hold: people judge either. Turn and tilt of a head that nods by more than 45
+            degrees are "?".
 """
 
 from __future__ import annotations
@@ -357,7 +358,9 @@ def _head(body: Body) -> dict[str, str]:
     yaw, pitch, roll = (body.angles[name] for name in ("yaw", "pitch", "roll"))
     side = "right" if yaw > 0 else "left"
     names = ("camera", f"slight_{side}", side, f"far_{side}", "away")
-    turn = _bands(abs(yaw), (8, 20, 45, 105), names, 3)
+    turn = _bands(abs(yaw), (8, 20, 45), names[:-1], 3) - ({names[-2]} if abs(yaw) > 127 else set())
+    if abs(yaw) > 103:
+        turn.add("away")
     nod = _bands(pitch, (-15, 15), ("down", "level", "up"), 4)
     nod |= _bands(body.head_pitch, (-15, 15), ("down", "level", "up"), 4)
     tilt = _bands(roll, (-12, 12), ("left", "none", "right"), 4)
