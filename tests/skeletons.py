@@ -11,6 +11,7 @@ from laion_people import geometry
 from laion_people.schemas import SCHEMAS
 
 Vector = tuple[float, float, float]
+Limbs = tuple[tuple[Vector, Vector], ...]  # arm and leg of each side: upper and lower limb, each outward, up, forward
 HANGING: tuple[Vector, Vector] = ((0.2, -1, 0), (0.1, -1, 0.15))
 ON_HIP: tuple[Vector, Vector] = ((0.8, -0.8, -0.15), (-0.55, -0.75, 0.45))
 SIDEWAYS: tuple[Vector, Vector] = ((1, 0, 0), (1, 0, 0.1))
@@ -18,8 +19,7 @@ OVERHEAD: tuple[Vector, Vector] = ((0.4, 1, 0.05), (0.1, 1, 0.1))
 FORWARD: tuple[Vector, Vector] = ((0.2, 0, 1), (0.05, 0.05, 1))
 HAND_UP: tuple[Vector, Vector] = ((1, -0.1, 0.25), (0.25, 1, 0.3))
 STRAIGHT: tuple[Vector, Vector] = ((0.08, -1, 0.02), (0.02, -1, 0))
-# Arm and leg of each side: upper and lower limb, each outward, up, forward.
-POSES: dict[str, tuple[tuple[Vector, Vector], ...]] = {
+POSES: dict[str, Limbs] = {
     "stand": (HANGING, HANGING, STRAIGHT, STRAIGHT),
     "arms out": (SIDEWAYS, SIDEWAYS, STRAIGHT, STRAIGHT),
     "arms up": (OVERHEAD, OVERHEAD, STRAIGHT, STRAIGHT),
@@ -61,16 +61,17 @@ class People:
         return pa.Table.from_pylist(rows, schema=SCHEMAS["pose"])
 
 
-def joints(pose: str, rng: np.random.Generator, jitter: float = 0.06) -> np.ndarray:
+def joints(pose: str | Limbs, rng: np.random.Generator, jitter: float = 0.06) -> np.ndarray:
     """COCO-17 in metres, [17, 3]: x to the person's left, y up, z forward; limb directions differ by ``jitter``."""
+    limbs = POSES[pose] if isinstance(pose, str) else pose
     body = np.zeros((17, 3))
     body[:5] = [[0, 1.7, 0.12], [0.03, 1.74, 0.1], [-0.03, 1.74, 0.1], [0.07, 1.72, 0], [-0.07, 1.72, 0]]
     body[5:7] = [[0.18, 1.45, 0], [-0.18, 1.45, 0]]
     body[11:13] = [[0.1, 0.95, 0], [-0.1, 0.95, 0]]
     for limb, (start, middle, end) in enumerate(((5, 7, 9), (6, 8, 10), (11, 13, 15), (12, 14, 16))):
         for joint, before, direction, length in (
-            (middle, start, POSES[pose][limb][0], (0.28, 0.42)[limb // 2]),
-            (end, middle, POSES[pose][limb][1], (0.25, 0.42)[limb // 2]),
+            (middle, start, limbs[limb][0], (0.28, 0.42)[limb // 2]),
+            (end, middle, limbs[limb][1], (0.25, 0.42)[limb // 2]),
         ):
             step = np.array(direction) / np.linalg.norm(direction) + rng.normal(0, jitter, 3)
             step[0] *= -1 if limb % 2 else 1

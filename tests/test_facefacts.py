@@ -173,6 +173,15 @@ def test_blendshapes_and_geometry_must_agree(claim: str, side: str) -> None:
     assert alone.get(name) != value
 
 
+def test_a_smile_needs_both_sides_even_if_one_is_strong() -> None:
+    assert "smil" not in told(Person(shapes=both(mouthSmile=1.0), points=mouth(corners=0.685))).get("mouth", "")
+    assert "smil" not in told(Person(shapes=both(mouthSmile=0.3), points=mouth(corners=0.59))).get("mouth", "")
+
+
+def test_a_wink_needs_an_open_eye() -> None:
+    assert "eyes" not in told(Person(shapes=both(eyeBlink=0.6), points=lids(0.02, 0.09)))
+
+
 def test_between_closed_and_open_nothing_is_said_of_a_mouth() -> None:
     assert "mouth" not in told(Person(points=mouth(lower=0.75)))
 
@@ -212,6 +221,12 @@ def test_nothing_is_said_of_what_a_hand_covers() -> None:
     assert "mouth" in told(Person(joints=unseen))
 
 
+def test_lips_that_may_be_drawn_on_a_mask_are_not_called_closed() -> None:
+    masked = {0: (0, 0.2, 0.4)}  # the body's model doubts the nose
+    assert "mouth" not in told(Person(joints=masked))
+    assert told(Person(joints=masked, **LAUGH))["mouth"] == "smiling_open"
+
+
 @pytest.mark.parametrize(
     ("yaw", "turn"),
     [
@@ -236,6 +251,14 @@ def test_a_profile_without_a_mesh_is_told_by_the_keypoints(yaw: float, turn: str
     assert told(Person(yaw=yaw, mesh=False)) == ({"turn": turn} if turn else {})
 
 
+def test_a_head_half_from_behind_or_lying_is_not_called_a_profile() -> None:
+    assert not told(Person(yaw=120, mesh=False))
+    eyes_not_yet = {1: (0.5, 0, 0.9), 2: (0.48, 0, 0.9)}
+    assert not told(Person(yaw=112, mesh=False, joints=eyes_not_yet))
+    lying = {5: (2, 0.5, 0.9), 6: (2, 1, 0.9)}
+    assert not told(Person(yaw=75, mesh=False, joints=lying))
+
+
 def behind(**changes: Any) -> Person:
     joints = {1: (-0.2, 0, 0.5), 2: (0.2, 0, 0.5), 3: (-0.4, 0.1, 0.6), 4: (0.4, 0.1, 0.6), 0: (0, 0.1, 0.5)}
     joints |= {5: (-0.8, 1.2, 0.9), 6: (0.8, 1.2, 0.9)}
@@ -248,6 +271,7 @@ def test_the_back_of_a_head_is_away() -> None:
     assert not told(behind(joints={1: (-0.02, 0, 0.5), 2: (0.02, 0, 0.5)}))  # the eyes are where a profile has them
     assert not told(behind(joints={3: (-0.4, 0.1, 0.1)}))  # a guess
     assert not told(behind(size=8))
+    assert not told(behind(joints={5: (1.8, 0.1, 0.9), 6: (2.8, 0.1, 0.9)}))  # lies
 
 
 @pytest.mark.parametrize(("pitch", "nod"), [(-4, "level"), (25, "up"), (-28, "down"), (10, None), (-17, None)])
@@ -265,9 +289,10 @@ def test_a_tilt_is_told(roll: float, tilt: str | None) -> None:
     assert told(Person(roll=roll)).get("tilt") == tilt
 
 
-def test_no_tilt_is_told_against_the_line_through_the_eyes() -> None:
+@pytest.mark.parametrize("roll", [25, -25])
+def test_no_tilt_is_told_against_the_line_through_the_eyes(roll: float) -> None:
     level = {1: (0.2, 0, 0.9), 2: (-0.2, 0, 0.9)}
-    assert "tilt" not in told(Person(roll=25, joints=level))
+    assert "tilt" not in told(Person(roll=roll, joints=level))
 
 
 def test_a_fact_is_surer_the_farther_it_is_from_its_edge_and_the_larger_the_face() -> None:

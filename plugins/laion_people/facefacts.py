@@ -5,7 +5,7 @@ beyond their edges, and the weakest gives the confidence. Between the edges of v
 or a wider word is said. The measures of a face come from two sides, which must agree: blendshapes, learned from looks
 (https://arxiv.org/abs/2309.05782), and distances in the canonical mesh. Those of a head are the mesh's angles and the
 keypoints of nose, eyes and ears. docs/facts.md lists all rules, with the sources of their numbers, and what they miss:
-the mesh draws eyes behind sunglasses and a mouth behind a mask, and nothing in it tells.
+the mesh draws eyes on sunglasses and a mouth on a mask, and tells neither from a face.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from laion_people.people import matrix
 Margins = Mapping[str, np.ndarray]  # value -> how far beyond its edges each person is: 0 at an edge, 1 where it is sure
 
 MIN_SCORE, SURE_SCORE = 0.7, 0.9  # of the face detector: of 60 meshes below, 6 were off the face, none above
-MIN_HEAD, MIN_SMILE, MIN_OPEN, MIN_DETAIL, SURE_SIZE = 16, 24, geometry.MIN_FACE, 40, 64  # pixels, forehead to chin
+MIN_HEAD, MIN_SMILE, MIN_OPEN, MIN_DETAIL, MIN_BROWS = 16, 24, geometry.MIN_FACE, 40, 48  # pixels, forehead to chin
+SURE_SIZE = 64
 SEEN, SURELY_SEEN = 0.25, 0.5  # score of the keypoints of nose, eyes, ears and arms
+NOSE_SEEN = 0.45, 0.6  # score of the nose: the lips of most who show less are drawn on a mask, and closed
 MIN_EARS = 6  # pixels from the nose to the farther ear: with fewer a pixel's error turns the head
 NOSE_DEPTH = 0.87  # of the nose's tip before the ears, in distances between the ears (Farkas 1994)
 HAND = 0.35  # from the wrist to the middle of the hand, in forearms (Drillis and Contini, as in geometry.py)
@@ -110,6 +112,7 @@ def _mouth(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
         _large(people, MIN_DETAIL),
         _beyond(opening, 0.15, 0.05),
         _beyond(shapes["jawOpen"], 0.2, 0.05),
+        _beyond(people.keypoints[:, 0, 2], *NOSE_SEEN),
     )
     return {
         "smiling_open": _least(smiling, _beyond(opening, 0.5, 0.9)),
@@ -139,7 +142,7 @@ def _brows(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
     down, inner, outer = shapes["browDown"], shapes["browInnerUp"], shapes["browOuterUp"]
     face = geometry.canonical_faces(people.landmarks)
     inner_height = (face[:, (107, 336), 1] - face[:, (133, 362), 1]).mean(1)
-    large = _large(people, MIN_DETAIL)
+    large = _large(people, MIN_BROWS)
     return {
         "raised": _least(
             large,
@@ -149,9 +152,10 @@ def _brows(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
         ),
         "lowered": _least(
             large,
-            _beyond(down, 0.5, 0.8),
-            _beyond(shapes["browHeight"], 1.5, 1.2),
-            _beyond(inner_height, 0.21, 0.16),
+            _beyond(people.pitch, 6, 0),  # seen from below the brows of anybody lie near the eyes
+            _beyond(down, 0.4, 0.8),
+            _beyond(shapes["browHeight"], 1.4, 1.2),
+            _beyond(inner_height, 0.2, 0.16),
             _beyond(shapes["mouthSmile"], 0.25, 0),  # a smile's cheeks push the brows' blendshape up
         ),
         "level": _least(
@@ -182,7 +186,7 @@ def _eyes(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
             _large(people, MIN_OPEN),
             _beyond(blinks.max(1), 0.35, 0.1),
             _beyond(lids.min(1), 0.2, 0.3),
-            _beyond(shapes["eyeLookDown"], 0.55, 0.2),
+            _beyond(shapes["eyeLookDown"], 0.4, 0.15),  # seen in the eyes that it draws on sunglasses, too
         ),
     }
 
@@ -218,10 +222,11 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
     yaw, by_ears = people.yaw, _yaw_by_ears(people)
     agreeing = np.where(np.isnan(by_ears), 0.5, _beyond(np.abs(by_ears - yaw), 15, 5))
     known, unseen = _least(seen, agreeing), ~(seen >= 0)
+    above, same_way, behind = _bearing(people.keypoints)
     margins: dict[str, np.ndarray] = {"camera": _least(known, _beyond(np.abs(yaw), 10, 4))}
     for side, sign in (("left", -1), ("right", 1)):
         turned, beside = yaw * sign, by_ears * sign
-        profile = _least(_beyond(beside, 125, 100), np.where(unseen, 1, _beyond(turned, 15, 30)))
+        profile = _least(above, same_way, _beyond(beside, 105, 90), np.where(unseen, 1, _beyond(turned, 15, 30)))
         margins[f"slight_{side}"] = _least(
             known,
             _beyond(turned, 12, 14),
@@ -232,18 +237,19 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
             _least(known, _beyond(turned, 48, 55)), _least(profile, _beyond(beside, 60, 75))
         )
         margins[side] = np.fmax(_least(known, _beyond(turned, 18, 25)), _least(profile, _beyond(beside, 45, 60)))
-    margins["away"] = _least(np.where(unseen, 1, -1), _beyond(np.abs(by_ears), 140, 165), _seen_from_behind(people))
+    margins["away"] = _least(np.where(unseen, 1, -1), above, behind, _beyond(np.abs(by_ears), 140, 165))
     return margins
 
 
 def _nod(people: _People, frontal: np.ndarray) -> Margins:
     """A lifted face shows its nose close under the eyes; of a bowed one nothing in 2D is as sure as the pitch."""
+    nod = people.pitch - LEVEL
     eyes = people.keypoints[:, (1, 2), :2].mean(1)
     drop = _along(people.keypoints[:, 0, :2] - eyes, people.roll + 90) / np.maximum(people.size, 1e-9)
     return {
-        "up": _least(frontal, _beyond(people.pitch, 14, 22), _beyond(drop, 0.155, 0.12)),
-        "down": _least(frontal, _beyond(people.pitch, -20, -28)),
-        "level": _least(frontal, _beyond(np.abs(people.pitch - LEVEL), 10, 5), _beyond(np.abs(people.roll), 25, 15)),
+        "up": _least(frontal, _beyond(nod, 18, 26), _beyond(drop, 0.155, 0.12)),
+        "down": _least(frontal, _beyond(nod, -18, -26)),
+        "level": _least(frontal, _beyond(np.abs(nod), 10, 5), _beyond(np.abs(people.roll), 25, 15)),
     }
 
 
@@ -276,11 +282,17 @@ def _yaw_by_ears(people: _People) -> np.ndarray:
     return np.where(small | unseen, np.nan, np.degrees(np.arctan2(forward / NOSE_DEPTH, across)))
 
 
-def _seen_from_behind(people: _People) -> np.ndarray:
-    """Eyes, ears and shoulders have their left ends left; the eyes, guessed in the hair, a good part as far apart."""
-    left, right = people.keypoints[:, (1, 3, 5), 0], people.keypoints[:, (2, 4, 6), 0]
-    eyes, ears, shoulders = (right - left).T
-    return _least(_beyond(eyes / np.maximum(ears, 1e-9), 0.3, 0.4), np.where(shoulders > 0, 1, -1))
+def _bearing(keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Margins by keypoints alone: the head is above the shoulders; the eyes have not changed sides; everything has.
+
+    From behind the left eye, ear and shoulder lie left of the right ones, and the eyes, which are guessed in the hair,
+    a good part as far from each other as the ears.
+    """
+    left, right = keypoints[:, (1, 3, 5), :2], keypoints[:, (2, 4, 6), :2]
+    (eyes, ears, shoulders), (_, head, chest) = (left - right)[..., 0].T, ((left + right) / 2).swapaxes(0, 1)
+    above = np.where(chest[:, 1] - head[:, 1] > np.abs(chest[:, 0] - head[:, 0]), 1, -1)
+    behind = _least(_beyond(eyes / np.minimum(ears, -1e-9), 0.3, 0.4), np.where(shoulders < 0, 1, -1))
+    return above, np.where(eyes >= 0, 1, -1), behind
 
 
 def _along(vectors: np.ndarray, angle: np.ndarray) -> np.ndarray:

@@ -67,6 +67,7 @@ class Body:
     ``depth``: [people, 17, 3] in torso lengths, the person's left, up (against gravity), forward, from the same middle.
     ``scores``: [people, 17]. ``across``: from the right to the left shoulder in the picture, > 0 from the front.
     ``yaw``: degrees between the chest's direction and the camera. ``floor``: the picture's lower edge, as ``points``.
+    ``measured``: 1 for people with 3D landmarks, -1 for those who are lifted.
     """
 
     points: np.ndarray
@@ -75,6 +76,7 @@ class Body:
     across: np.ndarray
     yaw: np.ndarray
     floor: np.ndarray
+    measured: np.ndarray
 
     @staticmethod
     def of(keypoints: np.ndarray, world: np.ndarray, size: np.ndarray) -> Body:
@@ -91,6 +93,7 @@ class Body:
         spine = np.where(missing, unit, spine)  # lifted joints are in pixels, and hips that are not seen lie anywhere
         depth = np.einsum("nij,nkj->nki", axes, joints - shoulders) / spine[:, None, None]
         depth[~seen] = np.nan
+        depth[missing, : SHOULDERS[0]] = np.nan  # heads are not lifted
         return Body(
             points=(points - middle[:, None]) / unit[:, None, None],
             depth=depth,
@@ -98,6 +101,7 @@ class Body:
             across=_across(keypoints, unit),
             yaw=np.degrees(np.arctan2(axes[:, 2, 0], -axes[:, 2, 2])),
             floor=(size[:, 1] - middle[:, 1]) / unit,
+            measured=np.where(missing, -1.0, 1.0),
         )
 
 
@@ -116,13 +120,14 @@ def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
 def _torso(points: np.ndarray) -> np.ndarray:
     """The torso's length in pixels [people]: the longest of what is seen of its kind, as depth only shortens.
 
-    Shoulders are 0.7 torso lengths apart, an upper arm 0.65 and a thigh 0.85 long (module docstring); a tenth less is
-    taken, so that these decide only where the torso itself is hidden or foreshortened.
+    Shoulders are 0.7 torso lengths apart, an upper arm is 0.65 and a thigh 0.85 long, the nose 0.42 from the shoulders'
+    middle; a tenth more is taken, so that these decide only where the torso itself is hidden or foreshortened.
     """
-    spine = points[:, SHOULDERS].mean(axis=1) - points[:, HIPS].mean(axis=1)
-    lengths = [np.linalg.norm(spine, axis=1)]
-    neck = np.linalg.norm(points[:, SHOULDERS].mean(axis=1) - points[:, NOSE], axis=1) / 0.46
-    lengths.append(neck)
+    middle = points[:, SHOULDERS].mean(axis=1)
+    lengths = [
+        np.linalg.norm(middle - points[:, HIPS].mean(axis=1), axis=1),
+        np.linalg.norm(middle - points[:, NOSE], axis=1) / 0.46,
+    ]
     for ends, life in (((5, 6), SHOULDER_WIDTH), ((5, 7), 0.75), ((6, 8), 0.75), ((11, 13), 0.95), ((12, 14), 0.95)):
         lengths.append(np.linalg.norm(points[:, ends[0]] - points[:, ends[1]], axis=1) / life)
     longest = np.nanmax(np.stack([*lengths, np.full(len(points), 1e-6)]), axis=0)
@@ -190,14 +195,14 @@ def _view(body: Body) -> Rules:
     of the face no more is asked than that something was found, and of a back that the ears were, no less than it.
     """
     turned = np.abs(body.yaw)
+    hips = _or(np.abs(body.points[:, HIPS[0], 0] - body.points[:, HIPS[1], 0]), 0)
     face, ears = body.scores[:, NOSE:3].mean(axis=1), body.scores[:, EARS].mean(axis=1)
-    seen = np.where(
-        body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN, 0.2, 0.4
-    )  # more of a face over one shoulder
+    whole = body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN
+    seen = np.where(whole, 0.2, 0.4)  # more of the face, where one shoulder is cut off
     return [
         ("front", _all(_above(body.across, 0.48, 0.15), _below(turned, 50, 25), _above(face, seen, 0.2))),
         ("back", _all(_below(body.across, -0.45, 0.15), _above(turned, 115, 30), _above(ears - face, -0.1, 0.1))),
-        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15))),
+        ("side", _all(_below(np.abs(body.across), 0.25, 0.15), _between(turned, 55, 125, 15), _below(hips, 0.2, 0.1))),
         ("three_quarter", _all(_between(body.across, 0.2, 0.65, 0.1), _between(turned, 30, 70, 10))),
     ]
 
@@ -215,26 +220,32 @@ def _lean(body: Body) -> Rules:
     sideways = np.degrees(np.arctan2(np.abs(trunk3[:, 0]), -trunk3[:, 1]))
     facing = np.sign(np.sin(np.radians(body.yaw)))  # to which side of the picture the chest points
     ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
-    profile, frontal = _below(np.abs(body.across), 0.5, 0.1), _above(np.abs(body.across), 0.5, 0.1)
+    nose = body.points[:, NOSE, 0] - body.points[:, EARS, 0].mean(axis=1)
+    profile = _all(_below(np.abs(body.across), 0.5, 0.1), _unless_hidden(_above(nose * facing, -0.03, 0.05)))
+    # Turned a little, a trunk that leans forward goes to the side in the picture; lifting does not see it turned.
+    width = np.linalg.norm(body.points[:, SHOULDERS[0]] - body.points[:, SHOULDERS[1]], axis=1)
+    frontal = _all(_above(width, 0.6, 0.1), _above(np.abs(np.abs(body.yaw) - 90), 68, 10))
+    long = _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1)
     plain = _below(np.abs(forward), 25, 10)
     return [
         ("upside_down", _all(_above(tilt, 135, 20), _above(tilt3, 120, 20))),
         ("horizontal", _all(_between(tilt, 65, 115, 15), _between(tilt3, 55, 125, 15))),
-        ("upright", _all(_below(tilt, 11, 8), _below(tilt3, 30, 15), _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1))),
+        ("upright", _all(long, _below(tilt, 11, 8), _below(tilt3, 30, 15))),
         ("forward", _all(profile, _between(ahead, 22, 70, 12), _above(forward, 22, 15))),
         ("backward", _all(profile, _between(ahead, -70, -22, 12), _below(forward, -15, 15))),
-        ("sideways", _all(frontal, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
+        ("sideways", _all(body.measured, frontal, long, _between(tilt, 22, 70, 10), _above(sideways, 20, 10), plain)),
     ]  # fmt: skip
 
 
 def _legs_apart(body: Body) -> Rules:
-    """Whether the feet are clearly wider than the hips (0.35 torso lengths between the joints, 0.65 in the flesh)."""
+    """Whether the feet of an upright body are clearly wider than the hips (0.65 torso lengths in the flesh)."""
     left, right = ANKLES
-    feet = np.abs(body.points[:, left, 0] - body.points[:, right, 0])
+    upright = _unless_hidden(_below(_from_down(body.points[:, HIPS].mean(axis=1)), 50, 15))
+    between = body.points[:, left] - body.points[:, right]
     feet3 = np.linalg.norm(body.depth[:, left] - body.depth[:, right], axis=1)
     return [
-        ("yes", _all(_above(feet, 0.65, 0.2), _above(feet3, 0.65, 0.3))),
-        ("no", _all(_below(feet, 0.4, 0.2), _below(feet3, 0.55, 0.2))),
+        ("yes", _all(upright, _above(np.abs(between[:, 0]), 0.65, 0.2), _above(feet3, 0.65, 0.3))),
+        ("no", _all(upright, _below(np.linalg.norm(between, axis=1), 0.45, 0.2), _below(feet3, 0.55, 0.2))),
     ]
 
 
@@ -294,16 +305,14 @@ class Leg:
         return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
 
     def kneels(self, room: np.ndarray) -> np.ndarray:
-        """The thigh goes down, the shin back: the foot is seen at the knee's height, ``room`` is below it.
+        """The thigh goes down and the shin lies back, as only the side shows: from the front it may be thrown up.
 
-        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge.
+        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge: ``room`` is below the foot.
         """
-        back = _all(
-            _below(self.shin[:, 1], 0.3, 0.15), _above(_from_down(self.shin3), 55, 15), _below(self.knee3, 120, 15)
-        )
-        return _all(
-            _below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15), back, _above(room, 0.2, 0.2)
-        )
+        thigh = _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15))
+        shin = _all(_between(_from_down(self.shin), 60, 130, 15), _above(_from_down(self.shin3), 50, 15))
+        shown = _above(np.linalg.norm(self.shin, axis=1), 0.5, 0.15)
+        return _all(thigh, shin, shown, _below(self.knee, 130, 15), _below(self.knee3, 130, 15), _above(room, 0.2, 0.2))
 
     def swings(self) -> np.ndarray:
         """The shin of a hanging thigh is thrown back, the foot well off the ground."""
@@ -347,18 +356,22 @@ def _base(body: Body) -> Rules:
     plumb = [_below(np.fmax(_from_down(leg.thigh), _from_down(leg.shin)), 16, 8) for leg in legs]
     straight = _all(*(_above(leg.knee, 160, 10) for leg in legs))
     tucked = [_all(_above(_from_down(leg.shin3), 55, 10), _below(leg.knee3, 65, 15)) for leg in legs]
-    low = _below(np.abs(ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)), 0.9, 0.1)
+    height = ankles[..., 1].mean(axis=1) - body.points[:, HIPS, 1].mean(axis=1)  # of the hips above the feet
+    shown = [_above(np.linalg.norm(leg.thigh, axis=1), 0.4, 0.15) for leg in legs]
     flat = [_all(_between(_from_down(leg.thigh), 60, 120, 15), _above(_from_down(leg.thigh3), 50, 15)) for leg in legs]
     hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
     together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
     side_on = _below(np.abs(body.across), 0.4, 0.1)
-    # Feet that are apart, or under the hips where that can be seen from the side, carry who squats.
+    # Who squats is carried by feet that are apart, lower than a seat's height (a shin, 0.85) under the hips, and, where
+    # the side shows it, right under them.
     under = np.abs(ankles[..., 0].mean(axis=1) - body.points[:, HIPS, 0].mean(axis=1))
-    seat = _unless_hidden(_all(_below(apart, 0.95, 0.15), _any(-side_on, _above(under, 0.5, 0.15))))
+    seat = _unless_hidden(
+        _all(_below(apart, 0.9, 0.15), _above(height, 0.75, 0.1), _any(-side_on, _above(under, 0.5, 0.15)))
+    )
     feet_seen = _above(body.scores[:, ANKLES].min(axis=1), 0.3, 0.2)
     other_hangs = [np.where(np.isnan(body.points[:, knee, 1]), LIKELY, h) for h, knee in zip(hangs, KNEES, strict=True)]
     return [
-        ("lying", _all(level, *flat)),
+        ("lying", _all(level, *flat, *shown)),
         ("all_fours", _all(level, *kneels, *hands_down)),
         ("kneeling", _all(upright, *kneels)),
         ("one_knee", _all(upright, _one_and_other(kneels, steps))),
@@ -368,16 +381,16 @@ def _base(body: Body) -> Rules:
         ("one_leg", _one_and_other(stands, [leg.raised() for leg in legs])),
         ("standing", _all(*stands, *plumb, straight, feet_seen, together, upright)),
         ("on_feet", _all(_one_and_other(stands, other_hangs), _below(trunk, 70, 20))),
-        ("squatting", _all(lifted, *tucked, low)),
-        ("sitting", _all(lifted, *shins_down, upright, seat)),
-        ("knees_bent", lifted),
+        ("squatting", _all(lifted, *tucked, _below(height, 0.9, 0.1))),
+        ("sitting", _all(lifted, *shins_down, upright, _below(trunk, 30, 10), seat)),
+        ("knees_bent", _all(lifted, _below(trunk, 50, 10))),
     ]  # fmt: skip
 
 
 def _arm(body: Body, side: int) -> Rules:
     """What an arm does. side: 0 left, 1 right.
 
-    GUIDE: hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
+    Hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
     degrees, bent under 110. BlazePose bends straight arms by 10 to 30 degrees, and opens folded ones as much.
     """
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
@@ -388,7 +401,7 @@ def _arm(body: Body, side: int) -> Rules:
     trunk3 = _or(depth[:, HIPS].mean(axis=1), [0, -1, 0])
     swing, swing3 = _angle(upper, trunk), _angle(upper3, trunk3)
     bend, bend3 = 180 - _angle(upper, fore), 180 - _angle(upper3, fore3)
-    hand, hand3 = points[:, wrist], depth[:, wrist]
+    hand, hand3 = points[:, elbow] + fore, depth[:, wrist]  # none where the elbow is not seen
     out, low = hand[:, 0] * outward * np.sign(body.across), hand[:, 1]
     out3, high3, ahead3 = hand3[:, 0] * outward, hand3[:, 1], hand3[:, 2]
     reach = hand[:, 0] * np.sign(np.sin(np.radians(body.yaw)))  # in the picture, to where the chest points
@@ -398,31 +411,34 @@ def _arm(body: Body, side: int) -> Rules:
     straight = _all(_above(bend, 148, 15), _above(bend3, 125, 20))
     head = np.fmin.reduce([np.linalg.norm(hand - points[:, i], axis=1) for i in (NOSE, *EARS)])
     head3 = np.fmin.reduce([np.linalg.norm(hand3 - depth[:, i], axis=1) for i in (NOSE, *EARS)])
+    near = _all(_below(head, 0.3, 0.15), _unless_hidden(_below(head3, 0.6, 0.2)))
     thigh = np.fmin.reduce([_to_line(hand, points[:, h], points[:, k]) for h, k in zip(HIPS, KNEES, strict=True)])
-    lap = _all(*(Leg.of(body, s).lifted() for s in (0, 1)), _below(_from_down(trunk), 40, 15))
+    thighs = _all(*(Leg.of(body, s).lifted() for s in (0, 1)))
+    lap = _all(thighs, _below(_from_down(trunk), 40, 15), _below(thigh, 0.2, 0.1), _above(ahead3, 0.15, 0.15))
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
-    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 135, 15), _above(bend3, 118, 20))
+    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 128, 20), _above(bend3, 118, 20))
     level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
     # At its full length, an arm hides no hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
-    before_hips = _above(ahead3, 0.15, 0.15)
-    before = _all(seen, frontal, _between(low, 0.25, 0.85, 0.1), _above(ahead3, 0.2, 0.2))
+    before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 22, 10))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
-    reaching = _all(_above(swing, 130, 15), _above(bend, 130, 20), _above(swing3, 110, 20), _above(bend3, 115, 20))
+    reaching = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
+    stretched = _above(np.linalg.norm(hand - points[:, shoulder], axis=1), 0.8, 0.15)  # across the line of sight
+    aside = _below(np.abs(ahead3), 0.5, 0.2)
     beside = _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
     hip = _all(_between(out, 0.25, 0.75, 0.1), _between(low, 0.7, 1.05, 0.1), beside)
-    akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 130, 15))
+    akimbo = _all(_above(swing, 35, 10), _above(swing3, 27, 10), _between(bend, 75, 122, 15))
     return [
         ("on_ground", _all(straight, _below(lowest - low, 0.15, 0.1))),
         ("overhead", _any(high, reaching)),
-        ("at_head", _all(_below(head, 0.3, 0.15), _below(low, -0.1, 0.1), _below(head3, 0.6, 0.2), upright)),
+        ("out", _all(straight, level, aside, stretched, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
+        ("forward", _all(straight, level, stretched, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
+        ("at_head", _all(upright, near, _below(low, -0.1, 0.1))),
         ("raised", _all(_below(low, 0.13, 0.15), _above(high3, -0.25, 0.25), upright)),
-        ("out", _all(straight, level, _above(out3, 0.85, 0.2), _above(out, 0.7, 0.2))),
-        ("forward", _all(straight, level, profile, _above(ahead3, 0.7, 0.2), _above(reach, 0.6, 0.2))),
-        ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1), _below(thigh, 0.2, 0.1), before_hips)),
-        ("in_front", _all(before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
+        ("in_lap", _all(seen, lap, _between(low, 0.82, 1.25, 0.1))),
+        ("in_front", _all(seen, frontal, before, _below(out, 0.15, 0.15), _below(out3, 0.4, 0.2))),
         ("on_hip", _all(seen, hip, akimbo, _above(np.abs(body.across), 0.45, 0.15))),
-        ("bent", _all(seen, _below(bend, 104, 20), _below(bend3, 118, 15))),
-        ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.85, 0.1))),
-        ("away", _all(straight, upright, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
+        ("bent", _all(seen, _below(bend, 105, 20), _below(bend3, 118, 15))),
+        ("down", _all(upright, hangs, _any(seen, plumb), _above(low, 0.83, 0.1))),
+        ("away", _all(straight, upright, aside, _between(swing, 33, 58, 8), _between(swing3, 28, 65, 10))),
     ]  # fmt: skip
