@@ -99,6 +99,25 @@ class FakeCaptioner:
         return [["" if (f + i) % 4 == 3 else f"person number {f + i}" for i in range(candidates)] for f in firsts]
 
 
+class FakeBystanders:
+    """Nobody, but for a face that seems to be in the upper left corner of bright images."""
+
+    def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        faces = [[[0, 0, 8, 8]] * (_kind(image) > 250) for image in images]
+        return [Detections(np.array(f, np.float32).reshape(-1, 4), np.full(len(f), 0.9, np.float32)) for f in faces]
+
+
+class FakeMatte:
+    """An ellipse that fills the image."""
+
+    def mattes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [self._one(*image.shape[:2]) for image in images]
+
+    def _one(self, height: int, width: int) -> np.ndarray:
+        y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
+        return (x**2 + y**2 < 1).astype(np.float32)
+
+
 def _units(seeds: Sequence[int]) -> np.ndarray:
     vectors = np.array([np.random.default_rng(s).normal(size=8) for s in seeds], np.float32).reshape(-1, 8)
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
@@ -113,6 +132,8 @@ class FakeModels:
         "mesh": FakeMesh,
         "clip": FakeClip,
         "captioner": FakeCaptioner,
+        "bystanders": FakeBystanders,
+        "matte": FakeMatte,
     }
 
     def __init__(self) -> None:

@@ -30,6 +30,7 @@ REASONS = ("FetchError", "ImageError", "reading")  # whose first argument is the
 FAULTS = re.compile(r"_?(how_to_get|.*(fault|damage|outdated|outlier)s?)")  # functions, variables that hold sentences
 STEP_OF = {  # where it isn't the module's name
     "composer": "compose",
+    "cutouts": "compose",
     "fetch": "download",
     "funnel": "mesh",  # people without a mesh are counted when the funnel is shown
     "images": "detect",
@@ -162,7 +163,7 @@ class Module:
         yield from found.values()
 
     def _counted(self, node: ast.AST) -> list[ast.expr]:
-        named = self.path.stem == "composer"  # elsewhere what is selected are facts about people
+        named = self.path.stem in ("composer", "cutouts")  # elsewhere what is selected are facts about people
         match node:
             case ast.Call(func=ast.Attribute(attr="reject"), args=[reason, *_]):
                 return [reason]

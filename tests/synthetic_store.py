@@ -22,6 +22,8 @@ from tests.fakes import UPRIGHT
 
 VERSION = "v0001"
 THRESHOLD = 0.3
+CLAIMS = {"pose": "base=standing", "face": "mouth=relaxed", "head": "turn=camera"}
+OF_PERSON = ("person_id", "sample_id", "url", "bbox", "image_width", "image_height")  # columns of Subset C, too
 Row = dict[str, Any]
 
 
@@ -56,6 +58,7 @@ class Maker:
         self._table("detect", "people", self.people, images, {"no_people": without})
         self._table("pose", "pose", [self._pose(p) for p in self.people], people)
         self._table("mesh", "mesh", [self._mesh(p, i) for i, p in enumerate(self.people)], people)
+        self._table("facts", "facts", [self._facts(p, i) for i, p in enumerate(self.people)], people)
         clip = [
             {"person_id": p["person_id"], "similarity": float(self.rng.normal(0.27, 0.06)), "clip_model": "tiny"}
             for p in self.people
@@ -109,6 +112,11 @@ class Maker:
         values = (face.ravel(), np.zeros(52), 0, 0, 0, 0.9)
         return {"person_id": person["person_id"], **dict(zip(names, values, strict=True))}
 
+    def _facts(self, person: Row, i: int) -> Row:
+        told = [CLAIMS[kind].split("=") for kind in (CLAIMS if i % 3 else ("pose",))]  # as far as there is a mesh
+        facts = [{"name": name, "value": value, "confidence": 0.9} for name, value in told]
+        return {"person_id": person["person_id"], "facts": facts}
+
     def _subset_a(self, clip: Sequence[Row]) -> None:
         columns = ("person_id", "sample_id", "url", "caption", "bbox", "bbox_score")
         kept = [
@@ -125,6 +133,7 @@ class Maker:
             for i in range(4):
                 cluster_id = f"{kind}-{i:04d}"
                 captions = [f"A person shows {kind} number {i}, said in the way {way}." for way in range(5)]
+                claims = [[CLAIMS[kind]]] * 4 + [[]]  # a person has written the last
                 rows.append(
                     {
                         "cluster_id": cluster_id,
@@ -133,6 +142,7 @@ class Maker:
                         "medoid_person_id": f"{self.partition}/00000/000000001/0",
                         "centroid": [0.0, 1.0],
                         "captions": captions,
+                        "claims": claims,
                         "reviewed": i == 0,
                     }
                 )
@@ -163,7 +173,12 @@ class Maker:
         for i, aspect in enumerate((("pose", "face", "head") * 3)[: max(0, len(assigned) - 1)]):
             key = f"00000{i:04d}"
             people = [
-                {"person_id": a["person_id"], "bbox": [30.0 + 150 * n, 40, 150 + 150 * n, 280], "cluster_id": c}
+                {
+                    "person_id": a["person_id"],
+                    "bbox": [30.0 + 150 * n, 40, 150 + 150 * n, 280],
+                    "cluster_id": c,
+                    "claims": [],
+                }
                 for n, a, c in zip(
                     (0, 1), assigned[i : i + 2], (f"{aspect}-0000", f"{aspect}-000{i % 2}"), strict=False
                 )
@@ -204,14 +219,14 @@ class Maker:
                     candidates = [f"A person, {kind} candidate {n}." for n in range(5)]
                     rows.append(
                         {
-                            "person_id": person["person_id"],
-                            "url": person["url"],
-                            "bbox": person["bbox"],
+                            **{name: person[name] for name in OF_PERSON},
                             "caption": candidates[0],
+                            "claims": [CLAIMS[kind]],
                             "kind": kind,
                             "cluster_id": a[f"{kind}_cluster"],
                             "clip_score": scores[0],
                             "margin": scores[0] - scores[1],
+                            "foil_margin": scores[0] - 0.2,
                             "candidates": candidates,
                             "scores": scores,
                         }

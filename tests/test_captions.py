@@ -57,6 +57,20 @@ def edited(store: LocalStore) -> LocalStore:
     return store
 
 
+SITS, WAVES = ("base=sitting",), ("left_arm=raised", "base=standing")
+CLAIMED = f"""\
+pose-0001:
+  reviewed: false
+  captions:
+  - claims: [base=sitting]
+    texts:
+    - {SENTENCES[0]}
+    - {SENTENCES[1]}
+  - {SENTENCES[2]}
+  - {{texts: ["{SENTENCES[3]}", "{SENTENCES[4]}"], claims: [left_arm=raised, base=standing]}}
+"""
+
+
 def edit(store: LocalStore, cluster_id: str, texts: Sequence[str], **options: str) -> None:
     tag = captions.read(store, "v0001")[cluster_id].tag
     captions.edit(store, "v0001", cluster_id, tuple(texts), reviewed=True, **{"by": "anna", "tag": tag} | options)
@@ -67,6 +81,50 @@ def test_a_file_that_is_written_by_hand_is_understood(edited: LocalStore) -> Non
     assert list(entries) == ["head-0002", "pose-0001", "face-0001"]
     assert entries["head-0002"] == Entry(SENTENCES, True, "Zoë", "2026-11-23T06:30:00+00:00")
     assert entries["pose-0001"] == entries["face-0001"] == Entry(SENTENCES)
+
+
+def test_captions_stand_alone_or_below_what_they_claim(store: LocalStore) -> None:
+    store.write(PATH, CLAIMED.encode())
+    entry = captions.read(store, "v0001")["pose-0001"]
+    assert (entry.captions, entry.claims) == (SENTENCES, (SITS, SITS, (), WAVES, WAVES))
+    captions.edit(store, "v0001", "pose-0001", OTHERS[:5], entry.claims, reviewed=True, by="anna", tag=entry.tag)
+    after = captions.read(store, "v0001")["pose-0001"]
+    assert (after.captions, after.claims) == (OTHERS[:5], entry.claims)
+    assert "  - claims: [left_arm=raised, base=standing]\n    texts:\n    - Somebody" in store.read(PATH).decode()
+
+
+def test_an_entry_s_tag_changes_with_what_its_captions_claim(store: LocalStore) -> None:
+    entry = Entry(SENTENCES, claims=(SITS,) * 5)
+    assert len({entry.tag, replace(entry, claims=(WAVES,) * 5).tag, Entry(SENTENCES).tag}) == 3
+
+
+def test_a_cluster_may_have_no_captions(edited: LocalStore) -> None:
+    assert captions.fault(()) == ""
+    edit(edited, "pose-0001", ())
+    assert captions.read(edited, "v0001")["pose-0001"].captions == ()
+
+
+@pytest.mark.parametrize(
+    ("claim", "message"),
+    [
+        ("mood=happy", "'mood=happy' is no claim: they are like base=sitting"),
+        ("base=sitting\u202e", "is no claim"),
+        ("base=" + "x" * 5000, "'base=xxx"),
+        ("arms=down+", "'arms=down+' is no claim"),
+    ],
+)
+def test_an_unknown_claim_is_named_in_a_short_line_and_the_file_stays(
+    edited: LocalStore, claim: str, message: str
+) -> None:
+    entry = captions.read(edited, "v0001")["pose-0001"]
+    with pytest.raises(LaionPeopleError) as raised:
+        captions.edit(edited, "v0001", "pose-0001", SENTENCES, ((claim,),) * 5, reviewed=True, by="", tag=entry.tag)
+    assert message in str(raised.value) and str(raised.value).isprintable() and len(str(raised.value)) < 200
+    assert edited.read(PATH).decode() == BY_HAND
+
+
+def test_a_caption_cannot_claim_without_end() -> None:
+    assert captions.fault(SENTENCES, [("base=sitting",) * 21] * 5) == "a caption should claim 20 facts at most"
 
 
 @pytest.mark.parametrize("cluster_id", ["head-0002", "pose-0001", "face-0001"])
@@ -212,6 +270,29 @@ ENTRY = f"reviewed: true, captions: {list(SENTENCES)}"
         ("pose-0001: {reviewed: true, captions: A person.}", "should have a list of sentences as captions"),
         ("pose-0001: {reviewed: true, captions: [A person., 1]}", "should have a list of sentences as captions"),
         ("pose-0001: {reviewed: true, captions: [A person., '']}", "should have a list of sentences as captions"),
+        (f"pose-0001: {{{ENTRY}, claims: []}}", "and not 'claims'"),
+        (
+            "pose-0001: {reviewed: true, captions: {claims: [], texts: []}}",
+            "should have a list of sentences as captions",
+        ),
+        *(
+            (f"pose-0001: {{reviewed: true, captions: [{{{item}}}]}}", f"should have a list of {what}")
+            for item, what in (
+                ("texts: [A person.]", "sentences as captions"),
+                ("claims: [base=sitting]", "sentences as captions"),
+                ("claims: [base=sitting], texts: A person.", "sentences as captions"),
+                ("claims: [base=sitting], texts: [[A person.]]", "sentences as captions"),
+                ("claims: [base=sitting], texts: [A person.], by: me", "sentences as captions"),
+                ("claims: base=sitting, texts: [A person.]", "claims like base=sitting"),
+                ("claims: [{base: sitting}], texts: [A person.]", "claims like base=sitting"),
+                ("claims: [1], texts: [A person.]", "claims like base=sitting"),
+            )
+        ),
+        (
+            f"pose-0001: {{reviewed: true, captions: [{{claims: [{'a' * 10_001}], texts: [a]}}]}}",
+            "has a text of more than",
+        ),
+        (laughs("a{0}: &a{0} {{claims: [{1}], texts: []}}"), "has more than 500,000 texts and lists"),
     ],
 )
 def test_a_file_that_cannot_be_understood_is_refused_in_one_line(store: LocalStore, text: str, message: str) -> None:
@@ -255,6 +336,18 @@ def test_a_file_in_another_encoding_is_refused(store: LocalStore) -> None:
     store.write(PATH, BY_HAND.encode("utf-16"))
     with pytest.raises(LaionPeopleError, match=r"is not UTF-8 text: [^\n]+$"):
         captions.read(store, "v0001")
+
+
+CLAIM = st.sampled_from(["base=sitting", "left_arm=raised", "arms=down+raised", "legs_apart=no", "tilt=none"])
+
+
+@given(st.lists(st.lists(CLAIM, max_size=3, unique=True).map(tuple), min_size=5, max_size=5).map(tuple))
+def test_whatever_captions_claim_comes_back_as_it_was(
+    tmp_path_factory: pytest.TempPathFactory, claims: tuple[tuple[str, ...], ...]
+) -> None:
+    store = LocalStore(tmp_path_factory.mktemp("store"))
+    captions.put(store, "v0001", {"pose-0001": Entry(SENTENCES, claims=claims), "head-0001": Entry(SENTENCES)})
+    assert captions.read(store, "v0001")["pose-0001"] == Entry(SENTENCES, claims=claims)
 
 
 @given(texts=st.lists(st.text(max_size=80), min_size=5, max_size=8), by=st.text(max_size=20))

@@ -16,10 +16,12 @@ from laion_people.errors import LaionPeopleError
 from laion_people.fitting import embed, fit_kind
 from laion_people.schemas import SCHEMAS
 from tests import skeletons
+from tools import cluster_growth
 
 POSE, FACE, HEAD = (SPACES[kind] for kind in ("pose", "face", "head"))
 NO_MESH = pa.Table.from_pylist([], schema=SCHEMAS["mesh"])
 NAMES = [name for name in skeletons.POSES for _ in range(15)]
+ARMS, LEGS = [7, 8, 9, 10], [13, 14, 15, 16]  # elbows and wrists, knees and ankles of COCO-17
 
 
 def features(people: skeletons.People) -> np.ndarray:
@@ -45,7 +47,7 @@ def test_a_pose_and_its_mirror_image_are_at_distance_zero(seed: int) -> None:
 
 @given(st.integers(0, 500))
 def test_distances_are_symmetric_and_kept_by_the_points_that_k_means_sees(seed: int) -> None:
-    one, other = features(skeletons.people(["tree", "wave"], seed))
+    one, other = np.where(POSE.parts["whole body"], features(skeletons.people(["tree", "wave"], seed)), np.nan)
     distance = POSE.distances(one, other)
     assert distance == pytest.approx(POSE.distances(other, one), abs=1e-5)
     points = embed(POSE, np.stack([one, other]))
@@ -101,13 +103,74 @@ def test_cut_people_join_clusters_of_upper_bodies_by_their_arms() -> None:
             assert cluster.shares["legs"] == {} and np.isnan(cluster.centroid[15:]).all()
 
 
-def test_somebody_whose_arms_are_hidden_has_no_pose() -> None:
-    people = skeletons.people(NAMES, 1)
+def test_people_are_compared_by_the_fullest_part_that_they_show() -> None:
+    people = skeletons.people(["stand"] * 7, 1)
+    hidden = [[6, *ARMS, *LEGS], [13, 15], LEGS, [7, 9, *LEGS], [8, 10, *LEGS], ARMS, [*ARMS, *LEGS]]
+    for person, joints in enumerate(hidden):
+        people.keypoints[person, joints, 2] = 0
+    expected = ["", "upper body", "upper body", "one arm", "one arm", "legs", "shoulders"]
+    assert POSE.part(features(people)).tolist() == expected
+
+
+def test_whoever_shows_one_arm_is_with_those_whose_arm_of_either_side_is_held_so() -> None:
+    names = ["stand", "arms out", "arms up"] * 20
+    people = skeletons.people(names, 2)
+    people.keypoints[:, LEGS, 2] = 0
+    people.keypoints[::2, [7, 9], 2] = people.keypoints[1::2, [8, 10], 2] = 0
+    kind, labels = fit(people)
+    assert {c.part for c in kind.clusters} == {"one arm"} and (labels >= 0).mean() > 0.9
+    assert v_measure_score(names, labels) > 0.8
+    held = POSE.distances(features(people), np.stack([kind.clusters[label].centroid for label in labels]))
+    assert (held[labels >= 0] <= POSE.tolerance).all()  # by the whole arm, and not by the shoulders alone
+
+
+def test_one_limb_that_is_alike_by_chance_brings_nobody_into_a_cluster() -> None:
+    people = skeletons.people(["arms up"] * 30, 3)
     kind, _ = fit(people)
-    people.keypoints[:3, [7, 8, 9, 10], 2] = 0
-    clusters, distances = kind.nearest(features(people)[:4])
-    assert clusters.tolist()[:3] == [-1, -1, -1] and clusters[3] >= 0
-    assert np.isnan(distances[:3]).all() and distances[3] < 1
+    stranger = features(skeletons.people(["sit"], 0))
+    assert POSE.part(stranger) == ["whole body"]
+    stranger[:, :3] = kind.clusters[0].centroid[:3]  # but for the trunk
+    clusters, distances = kind.nearest(stranger)
+    assert clusters[0] == -1 and distances[0] > 1
+
+
+def test_nobody_has_a_cluster_beyond_its_tolerance_but_everybody_seen_a_distance() -> None:
+    kind, _ = fit(skeletons.people(NAMES, 1))
+    x = features(skeletons.people(NAMES, 5, jitter=0.2))
+    clusters, distances = kind.nearest(x)
+    assert 0.05 < (clusters < 0).mean() < 0.95
+    assert ((clusters >= 0) == (distances <= POSE.tolerance)).all() and np.isfinite(distances).all()
+
+
+def test_a_rare_pose_may_still_be_known_by_its_arms() -> None:
+    people = skeletons.people(["stand"] * 30 + ["arms up"] * 30, 3)
+    people.keypoints[:20, LEGS, 2] = people.keypoints[30:50, LEGS, 2] = 0
+    kind, _ = fit(people)
+    pose = features(skeletons.people(["arms up"], 0))
+    pose[:, 15:27] = features(skeletons.people(["squat"], 0))[:, 15:27]
+    (cluster,), (distance,) = kind.nearest(pose)
+    assert kind.clusters[cluster].part == "upper body" and distance <= POSE.tolerance
+
+
+def test_clusters_have_people_enough_and_people_clusters() -> None:
+    """Tenths of a release of some hundred people; docs/clustering.md has the table up to 100,000."""
+    x = cluster_growth.people(600, np.random.default_rng(0))
+    kind, labels = fit_kind("pose", POSE, x, [f"p/{i}" for i in range(len(x))], 0, 0, None)
+    sizes = [c.size for c in kind.clusters]
+    assert min(sizes) >= 5 and np.mean(sizes) >= 10
+    shown = POSE.part(x) != ""
+    assert (labels[shown] >= 0).mean() >= 0.9
+    clusters, _ = kind.nearest(cluster_growth.people(600, np.random.default_rng(1))[shown])
+    assert (clusters >= 0).mean() >= 0.75
+
+
+def test_a_face_that_is_hardly_one_has_neither_expression_nor_direction() -> None:
+    mesh = {"face_landmarks": np.random.default_rng(0).normal(100, 40, 1434), "blendshapes": np.zeros(52)}
+    mesh |= {"head_yaw": 10.0, "head_pitch": 0.0, "head_roll": 0.0}
+    rows = [{"person_id": f"p/{score}", "face_score": score} | mesh for score in (0.6, 0.8)]
+    table = pa.Table.from_pylist([*rows, {"person_id": "p/none"}], schema=SCHEMAS["mesh"])
+    for space in (FACE, HEAD):
+        assert space.part(space.extract(table, table)).tolist() == ["", "face", ""]
 
 
 def test_one_unseen_wrist_does_not_decide() -> None:

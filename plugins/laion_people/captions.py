@@ -5,7 +5,12 @@ The file is the place of truth; ``clusters.parquet`` has what it said when `labe
     entries = captions.read(store, "v0001")           # cluster -> Entry
     entry = entries["pose-0001"]
     captions.fault(texts)                             # "", or a sentence that says what is wrong with them
-    captions.edit(store, "v0001", "pose-0001", texts, reviewed=True, by="anna", tag=entry.tag)
+    captions.edit(store, "v0001", "pose-0001", texts, claims, reviewed=True, by="anna", tag=entry.tag)
+
+A caption is a text, or stands with others that claim the same facts (see `laion_people.facts`)::
+
+    - claims: [base=sitting, left_arm=raised]
+      texts: [Someone sits with the left hand up., ...]
 
 ``entry.tag`` tells `edit` which state of the entry its editor has seen: one that has changed since is not overwritten.
 """
@@ -19,29 +24,35 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import astuple, dataclass
 from datetime import UTC, date, datetime
-from itertools import pairwise, takewhile
+from itertools import groupby, pairwise, takewhile
 from typing import Any
 
 import yaml
 
 from laion_people.errors import LaionPeopleError, one_line
+from laion_people.facts import known
 from laion_people.store import Store
 from laion_people.versions import VERSION
 from laion_people.wordgate import blocked
 
-FEWEST, MOST = 5, 50  # captions of a cluster
-DEEPEST = 10  # lists and mappings within each other; three are needed
+FEWEST, MOST = 5, 50  # captions of a cluster that has any
+MOST_CLAIMS = 20  # of a caption; of a person there are fewer facts of one kind
+DEEPEST = 10  # lists and mappings within each other; five are needed
 MOST_BYTES = 1 << 26  # of the file; 768 clusters, each with 50 captions of 300 letters, have 12 million
 MOST_NODES = 500_000  # texts, lists and mappings that it has when every alias is written out
 LONGEST_TEXT = 10_000  # letters of any text: YAML takes long numbers apart in quadratic time
 MERGE = "tag:yaml.org,2002:merge"
+FIELDS = {"reviewed", "by", "at", "note", "captions"}  # of an entry
 ANSWER = {"answer", "by", "at", "run_id"}  # what each answer of a review has, beside counts
 LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
+Claims = tuple[str, ...]
 HEADER = f"""\
 # Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
 # Set "reviewed: true" on clusters that you have looked at (contact-<cluster>.jpg shows them), then run `label` again,
-# which checks the captions and puts them into clusters.parquet. Each cluster needs {FEWEST} different ones;
+# which checks the captions and puts them into clusters.parquet. Each cluster needs {FEWEST} different ones, or none;
 # words about clothes, colours, age, gender, looks and the like are refused. A cluster deleted here gets new ones.
+# "claims" are the facts that all texts below them state: a person whose facts do not bear them out gets none of these.
+# A caption that stands alone claims nothing, is not checked, and is only for those of whom no other holds.
 # "by" and "at" say who edited a cluster last, and when. Later versions take over what people have edited.
 """
 # The same safe types as yaml.safe_load, ten times as fast where PyYAML comes with libyaml.
@@ -53,7 +64,7 @@ class Entry:
     """What the file says of a cluster.
 
     by, at: who edited it last, and when (ISO 8601, UTC); empty where nobody has said so. note: what the person who
-    looks at it next should know.
+    looks at it next should know. claims: what each caption claims, nothing if they are not given.
     """
 
     captions: tuple[str, ...]
@@ -61,6 +72,10 @@ class Entry:
     by: str = ""
     at: str = ""
     note: str = ""
+    claims: tuple[Claims, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "claims", self.claims or ((),) * len(self.captions))
 
     @property
     def signed(self) -> bool:
@@ -97,13 +112,15 @@ def read_file(store: Store, path: str) -> dict[str, Entry]:
     return _parse(path, _text(path, data))
 
 
-def fault(captions: Sequence[str]) -> str:
-    """What is wrong with the captions of a cluster, or ""."""
-    for caption in captions:
-        if reason := caption_fault(caption):
+def fault(captions: Sequence[str], claims: Sequence[Claims] = ()) -> str:
+    """What is wrong with the captions of a cluster and what each claims, or "". There may be none at all."""
+    for reason in (*map(caption_fault, captions), *map(claims_fault, claims)):
+        if reason:
             return reason
+    if not captions:
+        return ""
     if len({" ".join(c.casefold().split()) for c in captions}) < max(FEWEST, len(captions)):
-        return f"there should be {FEWEST} or more captions, all different"
+        return f"there should be {FEWEST} or more captions, all different, or none"
     return f"there should be {MOST} captions at most" if len(captions) > MOST else ""
 
 
@@ -121,18 +138,34 @@ def caption_fault(caption: str) -> str:
     return ""
 
 
+def claims_fault(claims: Claims) -> str:
+    """What is wrong with what a caption claims, or ""."""
+    if wrong := [claim for claim in claims if not known(claim)]:
+        return f"{one_line(wrong[0], 40)!r} is no claim: they are like base=sitting, and docs/facts.md lists them"
+    return f"a caption should claim {MOST_CLAIMS} facts at most" if len(claims) > MOST_CLAIMS else ""
+
+
 def edit(
-    store: Store, version: str, cluster_id: str, captions: Sequence[str], *, reviewed: bool, by: str, tag: str
+    store: Store,
+    version: str,
+    cluster_id: str,
+    captions: Sequence[str],
+    claims: Sequence[Claims] = (),
+    *,
+    reviewed: bool,
+    by: str,
+    tag: str,
 ) -> None:
-    """Replaces a cluster's captions; the rest of the file stays as it is, with comments and order.
+    """Replaces a cluster's captions and what they claim; the rest of the file stays, with comments and order.
 
     Raises LaionPeopleError for captions with a fault, an unknown cluster, or an entry that is not ``tag``'s any more.
     """
     captions = tuple(caption.strip() for caption in captions)
-    if reason := fault(captions):
+    if reason := fault(captions, claims):
         raise LaionPeopleError(f"{cluster_id}: {reason}")
     path = captions_path(version)
-    entry = Entry(captions, reviewed, by, datetime.now(UTC).isoformat(timespec="seconds"))
+    now = datetime.now(UTC).isoformat(timespec="seconds")
+    entry = Entry(captions, reviewed, by, now, claims=tuple(map(tuple, claims)))
 
     def edited(before: bytes | None) -> bytes:
         text = _text(path, before)
@@ -245,14 +278,33 @@ def _entry(where: str, values: Any) -> Entry:
         values["at"] = values["at"].isoformat()
     if not {"reviewed", "captions"} <= values.keys() or not isinstance(values["reviewed"], bool):
         raise LaionPeopleError(f"{where} should have reviewed (true or false) and captions")
-    if unknown := [name for name in values if name not in Entry.__slots__]:
+    if unknown := [name for name in values if name not in FIELDS]:
         raise LaionPeopleError(f"{where} should have reviewed, captions, by, at and note, and not {unknown[0]!r}")
     if wrong := [name for name in ("by", "at", "note") if not isinstance(values.get(name, ""), str)]:
         raise LaionPeopleError(f"{where} should have a text as {wrong[0]}")
-    texts = values.pop("captions")
-    if not isinstance(texts, list) or not all(isinstance(c, str) and c.strip() for c in texts):
-        raise LaionPeopleError(f"{where} should have a list of sentences as captions")
-    return Entry(tuple(texts), **values)
+    captions = _candidates(where, values.pop("captions"))
+    return Entry(tuple(text for text, _ in captions), **values, claims=tuple(claims for _, claims in captions))
+
+
+def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
+    """Captions, each with what it claims, of a list of texts and of mappings with claims and texts."""
+    found: list[tuple[str, Claims]] = []
+    for item in items if isinstance(items, list) else [None]:
+        match item:
+            case {"claims": claims, "texts": texts, **rest} if not rest:
+                pass
+            case _:
+                texts, claims = [item], []
+        if not _are_texts(texts):
+            raise LaionPeopleError(f"{where} should have a list of sentences as captions")
+        if not _are_texts(claims):
+            raise LaionPeopleError(f"{where} should have a list of claims like base=sitting")
+        found += [(text, tuple(claims)) for text in texts]
+    return found
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(text, str) and text.strip() for text in value)
 
 
 def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
@@ -285,11 +337,34 @@ def _last_remarks(block: str) -> str:
     return "".join(reversed(list(remarks)))
 
 
+class _Inline(list[str]):
+    """A list that is written on one line."""
+
+
+class _Dumper(yaml.SafeDumper):
+    def ignore_aliases(self, data: Any) -> bool:
+        return True  # equal claims are written out
+
+
+_Dumper.add_representer(
+    _Inline, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True)
+)
+
+
 def _dump(entries: Mapping[str, Entry]) -> str:
     plain = {
         cluster_id: {"reviewed": entry.reviewed}
         | {name: getattr(entry, name) for name in ("by", "at", "note") if getattr(entry, name)}
-        | {"captions": list(entry.captions)}
+        | {"captions": _grouped(entry)}
         for cluster_id, entry in entries.items()
     }
-    return yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, width=1000)
+    return yaml.dump(plain, Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def _grouped(entry: Entry) -> list[Any]:
+    """Captions in their order, those that follow each other and claim the same together."""
+    found: list[Any] = []
+    for claims, captions in groupby(zip(entry.captions, entry.claims, strict=True), key=lambda of: of[1]):
+        texts = [text for text, _ in captions]
+        found += [{"claims": _Inline(claims), "texts": texts}] if claims else texts
+    return found

@@ -41,9 +41,16 @@ def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int
     return width, np.stack([left, bottom - heights, left + widths, bottom], axis=1).astype(int)
 
 
+def enlarged(size: tuple[int, int]) -> tuple[int, int]:
+    """The size at which a cut-out of this size, width and height in pixels, is pasted at most."""
+    scale = min(TALLEST * HEIGHT / size[1], MAX_ENLARGED)
+    return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
+
+
 def fits(background: Image.Image) -> bool:
-    """Whether a background is large enough for the widest picture."""
-    return max(WIDTHS[1] / background.width, HEIGHT / background.height) <= MAX_BACKGROUND_ENLARGED
+    """Whether a background is large enough for the widest picture, and no higher than wide: most would be cut off."""
+    large = max(WIDTHS[1] / background.width, HEIGHT / background.height) <= MAX_BACKGROUND_ENLARGED
+    return large and background.width >= background.height
 
 
 def canvas(background: Image.Image, width: int) -> Image.Image:
@@ -52,6 +59,7 @@ def canvas(background: Image.Image, width: int) -> Image.Image:
 
 
 def paste(picture: Image.Image, cutouts: Sequence[Image.Image], places: np.ndarray) -> None:
-    """Pastes cut-outs into the rectangles ``places`` of a picture."""
+    """Pastes cut-outs, RGB or with a matte RGBA, into the rectangles ``places`` of a picture."""
     for cutout, (x1, y1, x2, y2) in zip(cutouts, places.tolist(), strict=True):
-        picture.paste(cutout.resize((x2 - x1, y2 - y1), Image.Resampling.LANCZOS), (x1, y1))
+        resized = cutout.resize((x2 - x1, y2 - y1), Image.Resampling.LANCZOS)
+        picture.paste(resized, (x1, y1), resized if resized.mode == "RGBA" else None)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,6 +13,8 @@ import numpy as np
 from laion_people import similartext
 from laion_people.clusters import Kind, load_fit
 from laion_people.collage import arrange
+from laion_people.cutouts import Look
+from laion_people.facts import supports
 from laion_people.geometry import ARM_LIMBS, LEG_LIMBS, SEEN, seen_limbs
 from laion_people.people import boxes, face_boxes, matrix
 from laion_people.step import Shard
@@ -21,12 +24,17 @@ MIN_HEIGHT = 128  # pixels of a person's box; smaller people would be blurred wh
 MIN_FACE = {"pose": 0, "face": 40, "head": 24}  # pixels: height of a face, before and after pasting, to see the aspect
 MIN_FACE_SCORE = 0.5
 MAX_YAW, MAX_PITCH = 40, 20  # degrees: blendshapes of faces that are turned further tell more of the turn
-TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so, as in facetext
+TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so
 DOUBT = 5  # degrees from such a border within which nobody is shown for the head's position: what the angles may be off
 SAME_PICTURE = (
     0.02  # of a box's size: joints that lie closer, all of them, are the same picture found under another URL
 )
 MAX_OVERLAP = 0.1  # share of a cut-out that boxes of other people may cover
+SHAPES = (0.2, 1.75)  # widths of cut-outs for a height of 1; people lie, or their boxes are strips, beyond
+OUTSIDE = 0.05  # of a cut-out's size: how far joints may lie outside of it
+ABOVE_NOSE = 0.25  # of the nose's height above the shoulders, at least: half of what heads have
+ON_GROUND = tuple(f"base={value}" for value in ("on_feet", "sitting", "squatting", "kneeling"))
+CERTAIN = 0.6  # confidence of facts that captions tell
 CANDIDATES = 512  # people who are looked at, at most, to join a group
 ANCHORS = 32  # people who are tried as the first of a group before its kind is given up
 HEAD, SHOULDERS, ANKLES = slice(0, 5), [5, 6], [15, 16]  # COCO-17
@@ -39,7 +47,7 @@ class People:
     outlines: float32 [people, 34], x and y of the joints in sizes of the box; cut: bool, the feet are not seen; unfit:
     str, why a person cannot be shown alone, "" if nothing is against it; face_heights: float32, pixels, 0 where no face
     is seen; directions: str, of heads, "" where in doubt; clear_faces: bool by aspect; clusters: str by aspect, "" for
-    none.
+    none; facts: the certain ones of each, value by name; stances: int by aspect [people, topics], see `similartext`.
     """
 
     def __init__(self, shard: Shard):
@@ -56,8 +64,22 @@ class People:
         self.cut = ~(seen[:, ANKLES].any(axis=1) & (self.boxes[:, 3] < 0.99 * size[:, 1]))
         headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
         small = self.boxes[:, 3] - self.boxes[:, 1] < MIN_HEIGHT
-        reasons = [_crowded(self.images, self.boxes, self.cutouts), headless, small]
-        self.unfit = np.select(reasons, ["crowded", "truncated", "too_small"], "")
+        facts = shard.table("facts", ["facts"])["facts"].to_pylist()
+        self.facts = [{f["name"]: f["value"] for f in told if f["confidence"] >= CERTAIN} for told in facts]
+        told = [{f["name"]: f["value"] for f in person} for person in facts]
+        self.stances = {
+            aspect: np.array([similartext.stances(aspect, person) for person in told], int).reshape(-1, len(topics))
+            for aspect, topics in similartext.CONTRASTS.items()
+        }
+        on_ground = np.array([any(supports(person, claim) for claim in ON_GROUND) for person in told], bool)
+        reasons = [
+            _crowded(self.images, self.boxes, self.cutouts, self._keypoints),
+            headless,
+            small,
+            _strips(self.cutouts, self._keypoints),
+            ~self.cut & ~on_ground,
+        ]
+        self.unfit = np.select(reasons, ["crowded", "truncated", "too_small", "strip", "off_ground"], "").astype(object)
         mesh = shard.table("mesh", ["face_landmarks", "face_score", "head_yaw", "head_pitch"])
         faces = face_boxes(mesh)
         self.face_heights = np.nan_to_num(faces[:, 3] - faces[:, 1])
@@ -74,6 +96,11 @@ class People:
             aspect: np.array(assignments[f"{aspect}_cluster"].fill_null("").to_pylist(), object)
             for aspect in similartext.ASPECTS
         }
+
+    def joints(self, row: int) -> np.ndarray:
+        """The joints of a person that are seen: [n, 2], pixels of the image."""
+        points = self._keypoints[row]
+        return points[points[:, 2] >= SEEN, :2]
 
     def clear_pose(self, parts: np.ndarray) -> np.ndarray:
         """Whether all limbs of the part of the body that is shown (see `clusters.Space.part`) are seen."""
@@ -103,17 +130,36 @@ def _padded(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
     return np.concatenate([np.floor(corner), np.ceil(opposite)], axis=1).astype(int)
 
 
-def _crowded(images: np.ndarray, boxes: np.ndarray, cutouts: np.ndarray) -> np.ndarray:
-    """Whether other people of the image cover too much of a cut-out: bool [people]."""
+def _crowded(images: np.ndarray, boxes: np.ndarray, cutouts: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """Whether a cut-out holds others of the image: too much of their boxes, or the head of one: bool [people]."""
     crowded = np.zeros(len(images), bool)
+    heads = np.where(keypoints[:, HEAD, 2:] >= SEEN, keypoints[:, HEAD, :2], np.nan)
     order = np.argsort(images, kind="stable")
     for rows in np.split(order, np.flatnonzero(np.diff(images[order])) + 1):
         for row in rows:
             x1, y1, x2, y2 = cutouts[row]
-            others = np.clip(boxes[rows[rows != row]], [x1, y1, x1, y1], [x2, y2, x2, y2])
-            shared = (others[:, 2:] - others[:, :2]).prod(axis=1).sum()
-            crowded[row] = shared > MAX_OVERLAP * (x2 - x1) * (y2 - y1)
+            others = rows[rows != row]
+            covered = np.clip(boxes[others], [x1, y1, x1, y1], [x2, y2, x2, y2])
+            shared = (covered[:, 2:] - covered[:, :2]).prod(axis=1).sum()
+            inside = ((heads[others] >= [x1, y1]) & (heads[others] <= [x2, y2])).all(axis=2).any()
+            crowded[row] = inside or shared > MAX_OVERLAP * (x2 - x1) * (y2 - y1)
     return crowded
+
+
+def _strips(cutouts: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
+    """Whether a cut-out is only a strip of what is seen of the person: bool [people].
+
+    Its shape is none that people have who are upright or sit, joints lie outside, or it ends right above the nose:
+    from the shoulders to the top of the head the nose is about two thirds up (Drillis and Contini's segments).
+    """
+    corner, opposite = cutouts[:, None, :2], cutouts[:, None, 2:]
+    width, height = (cutouts[:, 2:] - cutouts[:, :2]).T
+    margin = OUTSIDE * (opposite - corner)
+    points, seen = keypoints[..., :2], keypoints[..., 2] >= SEEN
+    outside = (seen & ((points < corner - margin) | (points > opposite + margin)).any(axis=2)).any(axis=1)
+    nose, shoulders = points[:, 0, 1], points[:, SHOULDERS, 1].mean(axis=1)
+    beheaded = seen[:, 0] & (nose - cutouts[:, 1] < ABOVE_NOSE * (shoulders - nose))
+    return outside | beheaded | (width < SHAPES[0] * height) | (width > SHAPES[1] * height)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +169,9 @@ class Pool:
     rows: int [people], their rows in the shard's tables; clusters: str [people]; names: str [people], what a viewer
     calls what they do: the head's direction, elsewhere the cluster; images: int [people], which image each is cut from;
     outlines: float32 [people, 34], the joints, by which the same picture under another URL is told;
-    cut: bool [people], the feet are not seen; features: float32 [people, d], what ``kind`` measures distances between;
-    kind: the aspect's part of the fit, with its bounds ``near`` and ``far``.
+    cut: bool [people], the feet are not seen; stances: int [people, topics], what their facts say (`similartext`);
+    features: float32 [people, d], what ``kind`` measures distances between; kind: the aspect's part of the fit, with
+    its bounds ``near`` and ``far``.
     """
 
     aspect: str
@@ -134,36 +181,53 @@ class Pool:
     images: np.ndarray
     outlines: np.ndarray
     cut: np.ndarray
+    stances: np.ndarray
     features: np.ndarray
     kind: Kind
 
-    def group(self, anchor: int, size: int, similar: int, order: np.ndarray) -> list[int] | None:
+    def group(
+        self, anchor: int, size: int, similar: int, order: np.ndarray, joins: Callable[[int, list[int]], bool]
+    ) -> list[int] | None:
         """``size`` people from different images, of whom ``similar`` (0, or from 2 up to ``size``) are alike; or None.
 
-        Alike are those of one cluster and name who are pairwise nearer than ``near``. All other pairs are of different
-        clusters and names, and farther apart than ``far``. People are indices of this pool, tried in the given
-        ``order``; the first is ``anchor``. All have the same framing: with feet, or cut off above them.
+        Alike are those of one cluster and name who are pairwise nearer than ``near`` and whose facts are in no
+        contrast. All other pairs are of different clusters and names, farther apart than ``far``, and faces in
+        contrast. People are indices of this pool, tried in the given ``order``; the first is ``anchor``. All have the
+        same framing: with feet, or cut off above them. ``joins`` says of a person whether she can be shown with those
+        chosen so far.
         """
+        if not joins(anchor, []):
+            return None
         people = [anchor]
         framed = order[self.cut[order] == self.cut[anchor]]
         mates, others = self._alike(framed, anchor), self._different(framed, anchor)
+        if size == 2:  # of whom the caption can say more when their facts are in contrast
+            others = others[np.argsort(~self._contrasts(others, anchor), kind="stable")]
         while len(people) < size:
             fitting = mates if len(people) < similar else others
-            if not len(fitting):
+            new = next((person for person in fitting.tolist() if joins(person, people)), None)
+            if new is None:
                 return None
-            people.append(int(fitting[0]))
+            people.append(new)
             mates, others = self._alike(mates, people[-1]), self._different(others, people[-1])
         return people
 
     def _alike(self, candidates: np.ndarray, person: int) -> np.ndarray:
         same = (self.clusters[candidates] == self.clusters[person]) & (self.names[candidates] == self.names[person])
+        same &= ~self._contrasts(candidates, person)
         candidates = candidates[same & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) < self.kind.near]
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
         other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
+        if self.aspect == "face":  # meshes of two faces at rest can be far apart, and nobody sees why
+            other &= self._contrasts(candidates, person)
         candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) > self.kind.far]
+
+    def _contrasts(self, candidates: np.ndarray, person: int) -> np.ndarray:
+        told, own = self.stances[candidates], self.stances[person]
+        return ((told != own) & (told > 0) & (own > 0)).any(axis=1)
 
     def _other_picture(self, candidates: np.ndarray, person: int) -> np.ndarray:
         apart = abs(self.outlines[candidates] - self.outlines[person]).max(axis=1, initial=0)
@@ -181,7 +245,7 @@ class Composition:
     people: np.ndarray
     clusters: list[str]
     n_similar: int
-    caption: str
+    caption: similartext.Caption
     width: int
     places: np.ndarray
 
@@ -189,8 +253,9 @@ class Composition:
 class Composer:
     """Draws compositions, of every aspect and situation in equal numbers as long as there are people for it."""
 
-    def __init__(self, people: People, pools: list[Pool], rng: np.random.Generator):
-        self._people, self._rng = people, rng
+    def __init__(self, people: People, pools: list[Pool], rng: np.random.Generator, look: Callable[[int], Look]):
+        """look: what a person's cut-out, by the row, is found to be; asked for once, of those who are drawn."""
+        self._people, self._rng, self._look = people, rng, functools.cache(look)
         self._pools = {pool.aspect: pool for pool in pools}
         self._uses = np.zeros(len(people.ids), int)
         self._tried = np.zeros(len(people.ids), bool)
@@ -225,15 +290,23 @@ class Composer:
     def _draw(self, aspect: str, situation: str) -> Composition | None:
         pool, smallest = self._pools[aspect], 3 if situation == "some" else 2
         order = self._rng.permutation(len(pool.rows))
+        order = order[self._people.unfit[pool.rows[order]] == ""]
         order = order[np.argsort(self._uses[pool.rows[order]], kind="stable")]
         for anchor in order[:ANCHORS].tolist():
             for size in range(int(self._rng.integers(smallest, 5)), smallest - 1, -1):
                 similar = {"all": size, "some": int(self._rng.integers(2, max(size, 3))), "different": 0}[situation]
-                group = pool.group(anchor, size, similar, order)
+                group = pool.group(anchor, size, similar, order, functools.partial(self._joins, pool))
                 if group and (composition := self._place(pool, self._rng.permutation(group), similar)):
                     return composition
             self._tried[pool.rows[anchor]] = True
         return None
+
+    def _joins(self, pool: Pool, person: int, group: list[int]) -> bool:
+        """Whether a person can be shown, and is none of the group in another picture."""
+        row = int(pool.rows[person])
+        look = self._look(row)
+        self._people.unfit[row] = look.unfit
+        return not look.unfit and not any(look.same(self._look(int(pool.rows[other]))) for other in group)
 
     def _place(self, pool: Pool, group: np.ndarray, similar: int) -> Composition | None:
         rows = pool.rows[group]
@@ -247,7 +320,8 @@ class Composer:
         enlarged = (places[:, 3] - places[:, 1]) / (cutouts[:, 3] - cutouts[:, 1])
         if (self._people.face_heights[rows] * enlarged).min() < MIN_FACE[pool.aspect]:
             return None
-        caption = similartext.caption(pool.aspect, len(group), similar, self._rng)
+        facts = [self._people.facts[row] for row in rows]
+        caption = similartext.caption(pool.aspect, len(group), similar, self._rng, facts)
         return Composition(pool.aspect, rows, pool.clusters[group].tolist(), similar, caption, width, places)
 
 
@@ -271,6 +345,7 @@ def pools(shard: Shard, people: People) -> list[Pool]:
                 images=people.images[rows],
                 outlines=people.outlines[rows],
                 cut=people.cut[rows],
+                stances=people.stances[aspect][rows],
                 features=features[rows],
                 kind=kind,
             )

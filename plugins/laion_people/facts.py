@@ -1,7 +1,8 @@
 """What a person's own pose or mesh says: the vocabulary of facts, and how a claim stands to them.
 
 A fact is a name and a value (``left_arm=overhead``) with a confidence; a claim is a fact that a caption states, written
-``name=value``. A person has at most one value of a name. Arms and legs are the person's own left and right; of heads,
+``name=value``. A person has at most one value of a name. Of arms, claims may leave open which is which: ``one_arm=X``,
+``both_arms=X``, ``arms=X+Y`` (one X, the other Y). Arms and legs are the person's own left and right; of heads,
 left and right are the picture's. docs/facts.md says what each value means and how true it is.
 """
 
@@ -9,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 
 import pyarrow as pa
 
@@ -71,6 +73,29 @@ WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider v
     "turn": {"far_left": ("left",), "slight_left": ("left",), "far_right": ("right",), "slight_right": ("right",)},
 }
 
+_TOGETHER_ARM = {  # pairs of which an arm can do both; each with what else it can be together with
+    "holding": _ARM,
+    "bent": ("overhead", "raised", "at_head", "back", "on_hip", "in_lap", "in_front", "crossed", "behind_back",
+             "on_ground"),
+    "raised": ("out", "forward", "in_front"),  # hands at shoulder height
+    "overhead": ("out", "forward"),  # arms between level and up
+    "down": ("back", "away", "in_lap", "behind_back", "on_ground"),
+    "away": ("back", "out", "on_ground"),
+    "forward": ("in_front", "on_ground"),
+    "in_front": ("in_lap", "on_ground"),
+    "back": ("behind_back", "on_ground"),
+}  # fmt: skip
+TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {  # values that may both be true, though neither is the wider one
+    "left_arm": _TOGETHER_ARM,
+    "right_arm": _TOGETHER_ARM,
+    "base": {"standing": ("one_leg",), "jumping": ("knees_bent",)},
+    "lean": {"forward": ("horizontal",)},
+    "view": {"three_quarter": ("front", "side")},
+    "mouth": {"smiling": ("closed",)},
+    "turn": {"camera": ("slight_left", "slight_right")},  # a matter of some degrees
+}
+ARMS = ("left_arm", "right_arm")
+
 
 @dataclass(frozen=True, slots=True)
 class Fact:
@@ -97,5 +122,45 @@ def closure(name: str, value: str) -> tuple[str, ...]:
 
 def supports(facts: Mapping[str, str], claim: str) -> bool:
     """Whether a person's facts say what the claim says, or something narrower."""
+    return any(
+        all(name in facts and value in closure(name, facts[name]) for name, value in reading)
+        for reading in _readings(claim)
+    )
+
+
+def contradicts(facts: Mapping[str, str], claim: str) -> bool:
+    """Whether the claim is false of a person: her facts have values that cannot be true together with the claim's."""
+    return all(
+        any(name in facts and not _together(name, facts[name], value) for name, value in reading)
+        for reading in _readings(claim)
+    )
+
+
+def known(claim: str) -> bool:
+    """Whether the vocabulary has the claim."""
+    if claim.startswith("arms=") and claim.count("+") != 1:
+        return False
+    facts = [fact for reading in _readings(claim) for fact in reading]
+    return all(name in KIND and value in VALUES[KIND[name]][name] for name, value in facts)
+
+
+def _readings(claim: str) -> list[list[tuple[str, str]]]:
+    """What a claim can mean in names and values of facts: one of these, and of it all."""
     name, _, value = claim.partition("=")
-    return name in facts and value in closure(name, facts[name])
+    if name == "one_arm":
+        return [[(arm, value)] for arm in ARMS]
+    if name == "both_arms":
+        return [[(arm, value) for arm in ARMS]]
+    if name == "arms":
+        first, _, second = value.partition("+")
+        return [[*zip(ARMS, pair, strict=True)] for pair in ((first, second), (second, first))]
+    return [[(name, value)]]
+
+
+@cache
+def _together(name: str, value: str, other: str) -> bool:
+    """Whether two values of a name can both be true: of one and the same, or of a third that is narrower than both."""
+    pairs = TOGETHER.get(name, {})
+    if other in pairs.get(value, ()) or value in pairs.get(other, ()):
+        return True
+    return any({value, other} <= {*closure(name, narrower)} for narrower in VALUES[KIND[name]][name])

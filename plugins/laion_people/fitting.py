@@ -6,21 +6,23 @@ The methods and their sources are in docs/clustering.md.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
-from laion_people.clusters import Cluster, Fit, Kind, Space
+from laion_people.clusters import BLOCK, Cluster, Fit, Kind, Space
 
 MAX_CLUSTERS = 256
-MIN_SIZE = 2  # people a cluster, on average and at least
-ENOUGH = 0.95  # share of people within the tolerance of their cluster's centre: no more clusters are needed
+AVERAGE = 10  # people a cluster: at least so many on average and half as many in each, fewer where few people are
+ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
+AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
-MINI_BATCH = 20_000  # people from which k-means works in batches
-NEAR, FAR = 0.5, 0.95  # quantiles of the distances within clusters
-NEAREST, FARTHEST = 0.75, 2.5  # in tolerances: near is never more, far is never less
+SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
+_FAR = 1e6  # a distance that nothing has
+ROUNDS = 20  # of settling people and centres, at most; people seldom move after ten
 
 
 def fit_kind(
@@ -28,23 +30,26 @@ def fit_kind(
 ) -> tuple[Kind, np.ndarray]:
     """The clusters of one kind, and each person's index among them, int [people], -1 for none.
 
-    features: float32 [people, d] of the fit's sample, ids: their person ids. Whole and upper bodies are clustered
-    apart, on the people who show all of it. ``k``: clusters in all; 0: the fewest that bring 19 of 20 people within
-    the space's tolerance of their cluster's centre. Clusters that ``previous`` has keep its ids.
+    features: float32 [people, d] of the fit's sample, ids: their person ids. Parts of the body are clustered apart, the
+    fullest first, each on the people who show all of it and are near to no cluster of a fuller one. ``k``: clusters in
+    all; 0: the fewest that bring 19 of 20 people within the space's tolerance of their cluster's centre, as long as
+    clusters have people enough (``AVERAGE``). Clusters that ``previous`` has keep its ids.
     """
     shown = space.part(features)
+    average = min(AVERAGE, (shown != "").sum() ** 0.5 / 2) if not k else 0
+    left = np.ones(len(features), bool)
     centres: list[Cluster] = []
     parts: dict[str, Any] = {}
-    for part in sorted(set(shown) - {""}, reverse=True):
-        people = features[shown == part]
-        used = ~np.isnan(people).all(axis=0)
-        complete = people[~np.isnan(people[:, used]).any(axis=1)]
-        if len(complete):
-            share = max(1, round(k * len(people) / (shown != "").sum())) if k else 0
-            found, parts[part] = _fit_part(space, complete, share, seed)
-            centres += [Cluster("", part, 0, "", centre, {}) for centre in found]
-    labels, distances = Kind(space, tuple(centres), 0, 0).nearest(features)
-    sizes = np.bincount(labels[labels >= 0], minlength=len(centres))
+    for part, compared in space.parts.items():
+        people = _complete(space, features[left & space.shows(features, part)], compared)
+        share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
+        if not len(people) or (k and not (shown == part).any()):
+            continue
+        found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
+        here = tuple(Cluster("", part, 0, "", centre) for centre in found)
+        left &= Kind(space, here, 0, 0).nearest(features)[0] < 0
+        centres += here
+    centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)))
     clusters, lineage = _named(name, space, centres, sizes, previous)
     labels, distances = Kind(space, clusters, 0, 0).nearest(features)
     described = []
@@ -55,18 +60,42 @@ def fit_kind(
                 cluster,
                 size=len(members),
                 medoid_person_id=ids[members[distances[members].argmin()]],
-                shares=_shares(space, features[members]),
             )
         )
-    near, far = _bounds(space, features, labels, seed)
     histogram = Counter(1 << len(f"{c.size:b}") - 1 for c in described)
     summary = {
-        "tolerance": space.tolerance,
+        "people": {part: int((shown == part).sum()) for part in space.parts},
+        "clustered": float((labels >= 0).sum() / max((shown != "").sum(), 1)),
         "parts": parts,
         "clusters_by_size": {f"{n} to {2 * n - 1}": histogram[n] for n in sorted(histogram)},
         **lineage,
     }
-    return Kind(space, tuple(described), near, far, summary), labels
+    return Kind(space, tuple(described), space.near, space.far, summary), labels
+
+
+def _peopled(
+    space: Space, clusters: list[Cluster], features: np.ndarray, least: int
+) -> tuple[list[Cluster], np.ndarray]:
+    """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only."""
+    while True:
+        labels, _ = Kind(space, tuple(clusters), 0, 0).nearest(features)
+        sizes = np.bincount(labels[labels >= 0], minlength=len(clusters))
+        if not (gone := _smallest(sizes, least)):
+            return clusters, sizes
+        clusters = [cluster for index, cluster in enumerate(clusters) if index not in gone]
+
+
+def _smallest(sizes: np.ndarray, least: int) -> set[int]:
+    """The smaller half of those with fewer than ``least`` people: when they are gone, the others may have enough."""
+    small = np.flatnonzero(sizes < least)
+    return set(small[np.argsort(sizes[small], kind="stable")][: -(-len(small) // 2)].tolist())
+
+
+def _complete(space: Space, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
+    """The features of those who show all that is ``compared``, the rest NaN; a right arm is turned into a left one."""
+    images = [features] if (compared == compared[space.order]).all() else [features, space.mirrored(features)]
+    people = np.concatenate([image[np.isfinite(image[:, compared]).all(axis=1)] for image in images])
+    return np.where(compared, people, np.nan)
 
 
 def embed(space: Space, features: np.ndarray) -> np.ndarray:
@@ -77,10 +106,12 @@ def embed(space: Space, features: np.ndarray) -> np.ndarray:
     arXiv:1506.02092), so that plain k-means can be used.
     """
     used = np.flatnonzero(~np.isnan(features[0]))
+    points = features[:, used].astype(np.float64) * space.scale / len(used) ** 0.5
+    if set(space.order[used]) != set(used):  # one arm: all are of one side
+        return points
     mirror = np.zeros((features.shape[1],) * 2)
     mirror[np.arange(len(mirror)), space.order] = space.sign
     values, vectors = np.linalg.eigh(mirror[np.ix_(used, used)])
-    points = features[:, used].astype(np.float64) * space.scale / len(used) ** 0.5
     kept, turned = points @ vectors[:, values > 0], points @ vectors[:, values < 0]
     rows, columns = np.triu_indices(turned.shape[1])
     weights = np.where(rows == columns, 1, 2**0.5)
@@ -88,56 +119,97 @@ def embed(space: Space, features: np.ndarray) -> np.ndarray:
     return np.concatenate([kept, turned[:, rows] * turned[:, columns] * weights / size], axis=1)
 
 
-def _fit_part(space: Space, features: np.ndarray, k: int, seed: int) -> tuple[list[np.ndarray], dict[str, Any]]:
+def _fit_part(
+    space: Space, features: np.ndarray, k: int, average: float, seed: int
+) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Centres, and how they were found and how good they are."""
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
 
     points = embed(space, features)
-    look = np.random.default_rng(seed).permutation(len(points))[:LOOK]
-    curve = [] if k else _curve(points[look], space.tolerance, seed)
+    order = np.random.default_rng(seed).permutation(len(points))
+    settle, look = order[:SETTLE], order[:LOOK]
+    curve = [] if k else _curve(points[look], AIM * space.tolerance, average, seed)
     k = min(k, len(points)) or curve[-1]["k"]
-    labels, other = _k_means(points, k, seed)[0], _k_means(points, k, seed + 1)[0]
-    sortable = 1 < len(set(labels[look])) < len(look)
+    least = math.ceil(average / 2)
+    centres, labels = _settled(space, features[settle], _k_means(points, k, seed)[0][settle], least)
+    _, other = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
+    within = float((labels >= 0).mean())
+    labels = labels[: len(look)]
+    members = labels >= 0
+    sortable = 1 < len(set(labels[members])) < members.sum()
     report = {
         "people": len(features),
-        "k": k,
+        "k": len(centres),
+        "within_tolerance": within,
         "curve": curve,
-        "silhouette": float(silhouette_score(points[look], labels[look])) if sortable else None,
+        "silhouette": float(silhouette_score(points[look[members]], labels[members])) if sortable else None,
         "two_seeds": {
             "adjusted_rand": float(adjusted_rand_score(labels, other)),
             "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other)),
         },
     }
-    return [_centre(space, features[labels == label]) for label in sorted(set(labels))], report
+    return centres, report
 
 
-def _curve(points: np.ndarray, tolerance: float, seed: int) -> list[dict[str, Any]]:
+def _settled(space: Space, features: np.ndarray, labels: np.ndarray, least: int) -> tuple[list[np.ndarray], np.ndarray]:
+    """Centres on those who are near to them, and who that is: k-means that outliers don't pull (trimmed k-means).
+
+    From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1), and
+    centres with fewer than ``least`` people go.
+    """
+    members = labels
+    for _ in range(ROUNDS):
+        centres = [_centre(space, features[members == label]) for label in np.unique(members[members >= 0])]
+        sizes, members = _members(space, features, centres)
+        if gone := _smallest(sizes, least):
+            centres = [centre for index, centre in enumerate(centres) if index not in gone]
+            _, members = _members(space, features, centres)
+        elif (members == labels).all():
+            break
+        labels = members
+    return centres, members
+
+
+def _members(space: Space, features: np.ndarray, centres: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """How many people each centre has, and whose each person is: -1 for none within the tolerance."""
+    members = np.full(len(features), -1)
+    if centres:
+        for block in np.split(np.arange(len(features)), range(BLOCK, len(features), BLOCK)):
+            found = space.to_centres(features[block], np.stack(centres))
+            members[block] = np.where(found.min(axis=1) <= space.tolerance, found.argmin(axis=1), -1)
+    return np.bincount(members[members >= 0], minlength=len(centres)), members
+
+
+def _curve(points: np.ndarray, near: float, average: float, seed: int) -> list[dict[str, Any]]:
     """Numbers of clusters, growing by a fifth, up to the first with ``ENOUGH`` people near their centre."""
-    most = max(1, min(MAX_CLUSTERS, len(points) // MIN_SIZE))
+    most = max(1, min(MAX_CLUSTERS, int(len(points) / max(average, 1))))
     curve: list[dict[str, Any]] = []
     k = 1
     while not curve or (curve[-1]["near_centre"] < ENOUGH and curve[-1]["k"] < most):
-        _, distances = _k_means(points, k, seed)
-        near, inertia = float((distances <= tolerance).mean()), float((distances**2).mean())
-        curve.append({"k": k, "near_centre": near, "inertia": inertia})
+        _, distances = _k_means(points, k, seed, tries=1)
+        curve.append(
+            {"k": k, "near_centre": float((distances <= near).mean()), "inertia": float((distances**2).mean())}
+        )
         k = min(max(k + 1, round(1.2 * k)), most)
     return curve
 
 
-def _k_means(points: np.ndarray, k: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _k_means(points: np.ndarray, k: int, seed: int, tries: int = 4) -> tuple[np.ndarray, np.ndarray]:
     """Labels, and distances to the centres."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     method = KMeans if len(points) < MINI_BATCH else MiniBatchKMeans
-    model = method(k, n_init=4, random_state=seed).fit(points)
+    model = method(k, n_init=tries, random_state=seed).fit(points)
     return model.labels_, np.linalg.norm(points - model.cluster_centers_[model.labels_], axis=1)
 
 
 def _centre(space: Space, members: np.ndarray) -> np.ndarray:
     """The mean of people [n, d], mirrored where that brings them closer to it (Procrustes over the two images)."""
     centre = members[0]
+    turned = space.mirrored(members)
+    if (np.isnan(turned) != np.isnan(members)).any():  # one arm: all are of one side
+        turned = members
     for _ in range(3):
-        turned = space.mirrored(members)
         direct, mirrored = (np.nansum((people - centre) ** 2, axis=1) for people in (members, turned))
         centre = np.where((direct <= mirrored)[:, None], members, turned).mean(axis=0)
     return centre.astype(np.float32)
@@ -156,9 +228,8 @@ def _named(
     old = previous.kinds[kind] if previous else Kind(space, (), 0, 0)
     order = [int(i) for i in np.argsort(-sizes, kind="stable") if sizes[i]]
     ids: dict[int, str] = {}
-    if old.clusters:
-        cost = np.array([_apart(space, centres[i], c) for i in order for c in old.clusters])
-        cost = cost.reshape(len(order), len(old.clusters))  # a matrix without rows, too
+    if old.clusters and order:
+        cost = _apart(space, [centres[i] for i in order], old.clusters)
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
             if cost[row, column] <= space.tolerance:
                 ids[order[row]] = old.clusters[column].cluster_id
@@ -176,31 +247,8 @@ def _named(
     return tuple(clusters), lineage
 
 
-def _apart(space: Space, cluster: Cluster, other: Cluster) -> float:
-    """Distance between two centres; of different parts of the body, out of reach."""
-    if cluster.part != other.part:
-        return 1e6
-    return float(space.distances(cluster.centroid, other.centroid))
-
-
-def _shares(space: Space, members: np.ndarray) -> dict[str, dict[str, float]]:
-    """For each fact the share of people with each of its values, most frequent first; uncertain ones are left out."""
-    shares = {}
-    for fact, values in space.facts(members).items():
-        names, counts = np.unique(values, return_counts=True)
-        found = sorted(zip((-counts).tolist(), names.tolist(), strict=True))
-        shares[fact] = {name: -count / len(members) for count, name in found if name}
-    return shares
-
-
-def _bounds(space: Space, features: np.ndarray, labels: np.ndarray, seed: int) -> tuple[float, float]:
-    """near: the median distance of two people of one cluster; far: what few of them reach."""
-    order = np.random.default_rng(seed).permutation(len(features))[:LOOK]
-    within = []
-    for label in sorted(set(labels[order]) - {-1}):
-        members = features[order[labels[order] == label][:100]]
-        first, second = np.triu_indices(len(members), 1)
-        within.append(space.distances(members[first], members[second]))
-    distances = np.concatenate([*within, [space.tolerance]])  # one, so that there is something to go by
-    near = np.clip(np.quantile(distances, NEAR), space.tolerance / 2, NEAREST * space.tolerance)
-    return float(near), max(float(np.quantile(distances, FAR)), FARTHEST * space.tolerance)
+def _apart(space: Space, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
+    """Distances between centres [clusters, others]; of different parts of the body, out of reach."""
+    distances = space.to_centres(*(np.stack([c.centroid for c in side]) for side in (clusters, others)))
+    same = np.equal.outer([c.part for c in clusters], [c.part for c in others])
+    return np.where(same, np.minimum(distances, _FAR), _FAR)

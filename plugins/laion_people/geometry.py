@@ -10,6 +10,7 @@ import numpy as np
 
 SEEN = 0.2  # keypoint score of a joint in view: on renders MoveNet gives 99 % of these more, 90 % of hidden ones less
 MIN_FACE = 32  # pixels; on renders the nearest face has the same expression for 9 of 10 faces above it, 2 of 3 overall
+MIN_FACE_SCORE = 0.7  # of a face mesh; below, what it says of expression and direction is as often wrong as right
 
 LIMBS = (
     "torso",
@@ -40,15 +41,32 @@ def limb_directions(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
     keypoints: [people, 17, 3], COCO-17 x, y, score; world: [people, 33, 3], BlazePose landmarks in metres, NaN rows
     where there are none: such people are lifted into depth from their keypoints (`lift`).
     """
-    missing = np.isnan(world).any(axis=(1, 2))
-    joints = world[:, COCO_IN_BLAZEPOSE].astype(np.float64)
-    joints[missing] = lift(keypoints[missing])
+    joints = _joints(keypoints, world)
     shoulders, hips = joints[:, _SHOULDERS].mean(1), joints[:, _HIPS].mean(1)
     limbs = np.concatenate([(shoulders - hips)[:, None], joints[:, _ENDS[:, 1]] - joints[:, _ENDS[:, 0]]], axis=1)
     frame = body_axes(joints)
     directions = _unit(np.einsum("nij,nlj->nli", frame, limbs))
     directions[~seen_limbs(keypoints)] = np.nan
     return directions.astype(np.float32)
+
+
+def facing(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
+    """Where the shoulders face: unit vectors to the image's right, up and to the camera, float32 [people, 3].
+
+    They are level, and NaN where not both shoulders are seen; arguments as of `limb_directions`.
+    """
+    joints = _joints(keypoints, world)
+    forward = _axes(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]])[:, 2] * [1, -1, -1]
+    forward[~seen_limbs(keypoints)[:, 0]] = np.nan
+    return forward.astype(np.float32)
+
+
+def _joints(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
+    """COCO-17 in the camera's frame, [people, 17, 3]; lifted where there are no landmarks."""
+    missing = np.isnan(world).any(axis=(1, 2))
+    joints = world[:, COCO_IN_BLAZEPOSE].astype(np.float64)
+    joints[missing] = lift(keypoints[missing])
+    return joints
 
 
 def seen_limbs(keypoints: np.ndarray) -> np.ndarray:
@@ -132,7 +150,11 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
 
 def body_axes(joints: np.ndarray) -> np.ndarray:
     """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
-    left = joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]]
+    return _axes(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]])
+
+
+def _axes(left: np.ndarray) -> np.ndarray:
+    """Those of bodies whose left side is towards ``left`` [people, 3]."""
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]

@@ -105,7 +105,7 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
         yield "label", "was made from another fit: run `label` again"
     try:
         rows = pq.read_table(io.BytesIO(store.read(labelled.shards[0].uri))).to_pylist()
-        taken = {row["cluster_id"]: Entry(tuple(row["captions"]), row["reviewed"]) for row in rows}
+        taken = {row["cluster_id"]: _labelled(row) for row in rows}
         told = sorted(tuple(row[name] for name in COMPARED) for row in rows)
     except Exception as error:  # it is what its manifest says, and no table of clusters
         check_shortage(error)
@@ -116,6 +116,10 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     yield from (("label", fault) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
     yield from (("label", fault) for fault in _caption_faults(store, version, clusters, taken))
     yield from (("review", fault) for fault in _review_faults(store, f"clusters/{version}/reviews.json"))
+
+
+def _labelled(row: dict[str, Any]) -> Entry:
+    return Entry(tuple(row["captions"]), row["reviewed"], claims=tuple(map(tuple, row["claims"])))
 
 
 def _compared(kind: str, cluster: Cluster) -> tuple[Any, ...]:
@@ -131,7 +135,7 @@ def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken:
         yield str(error)
         return
     yield from entry_faults(path, entries, clusters)
-    now = {cluster_id: Entry(entry.captions, entry.reviewed) for cluster_id, entry in entries.items()}
+    now = {name: Entry(entry.captions, entry.reviewed, claims=entry.claims) for name, entry in entries.items()}
     if edited := [cluster_id for cluster_id in taken if now.get(cluster_id) != taken[cluster_id]]:
         log.info(
             "%s: %d of %d clusters, the first is %s, were edited since `label` ran: run it again to take that up",

@@ -26,9 +26,11 @@ BODY = """\
 Look at the [clusters of {version}]({page}): each has a contact sheet and the captions that CLIP will choose from for
 its people. Keep what holds for everybody on the sheet; edit, remove or add the rest, and mark what you have reviewed.
 
-| clusters | reviewed | edited by people | with captions that are refused |
-|---|---|---|---|
-| {clusters} | {reviewed} | {edited} | {refused} |
+| clusters | reviewed | edited by people | without captions | with captions that are refused |
+|---|---|---|---|---|
+| {clusters} | {reviewed} | {edited} | {empty} | {refused} |
+
+Nobody gets a caption from a cluster that has none: its members have nothing in common that could be said.
 
 **Approve** puts the captions, as they are then, into Subset C. **Reject** fails this run: after further edits, clear
 this task with its downstream tasks, and it asks again.
@@ -111,13 +113,14 @@ def _counts(entries: Mapping[str, Entry]) -> dict[str, int]:
         "clusters": len(entries),
         "reviewed": sum(entry.reviewed for entry in entries.values()),
         "edited": sum(bool(entry.by) for entry in entries.values()),
+        "empty": sum(not entry.captions for entry in entries.values()),
         "refused": len(_refused(entries)),
     }
 
 
 def _refused(entries: Mapping[str, Entry]) -> dict[str, str]:
     """The clusters whose captions cannot be used, each with the reason."""
-    reasons = {cluster_id: captions.fault(entry.captions) for cluster_id, entry in entries.items()}
+    reasons = {cluster_id: captions.fault(entry.captions, entry.claims) for cluster_id, entry in entries.items()}
     return {cluster_id: reason for cluster_id, reason in reasons.items() if reason}
 
 

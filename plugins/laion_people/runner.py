@@ -92,7 +92,7 @@ class Runner:
         if not step.opens_version:
             self._choose_version()
         partitions = sorted(set(partitions))
-        shards = [(p, i) for p in partitions for i in self._finished("mesh", p)]
+        shards = [(p, i) for p in partitions for i in self._finished("facts", p)]
         plan = Manifest(
             step=name,
             partition=self.settings.clusters,

@@ -65,6 +65,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         medoid_person_id=text,
         centroid=pa.list_(f32),
         captions=texts,
+        claims=pa.list_(texts),  # of each caption
         reviewed=pa.bool_(),
     ),
     "assignments": _schema(
@@ -82,7 +83,9 @@ SCHEMAS: dict[str, pa.Schema] = {
         aspect=text,
         n_people=i32,
         n_similar=i32,
-        people=pa.list_(pa.struct([pa.field("person_id", text), pa.field("bbox", box), pa.field("cluster_id", text)])),
+        people=pa.list_(  # from left to right; claims: what the caption says of each
+            pa.struct([("person_id", text), ("bbox", box), ("cluster_id", text), ("claims", texts)])
+        ),
         background_key=text,
         width=i32,
         height=i32,
@@ -90,13 +93,18 @@ SCHEMAS: dict[str, pa.Schema] = {
     "vectors": _schema(person_id=text, body=pa.list_(pa.float16()), head_=pa.list_(pa.float16()), clip_model=text),
     "subset_c": _schema(
         person_id=text,
+        sample_id=pa.int64(),
         url=text,
         bbox=box,
+        image_width=i32,
+        image_height=i32,
         caption=text,
+        claims=texts,
         kind=text,
         cluster_id=text,
         clip_score=f32,
         margin=f32,
+        foil_margin_=f32,
         candidates=texts,
         scores=pa.list_(f32),
     ),

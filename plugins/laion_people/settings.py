@@ -144,6 +144,12 @@ class Settings:
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*\.yaml)?",
         like="captions/hands.yaml",
     )
+    min_foil_margin: float = _setting(
+        -2.0,
+        "captions whose CLIP score is less than this above that of the best false caption are dropped; -2: none",
+        minimum=-2,
+        maximum=2,
+    )
     review: bool = _setting(False, "clustering runs of Airflow wait until a person has approved the captions")
     composites: int = _setting(0, "composed images per shard; 0: one for every four people", minimum=0)
     backgrounds: str = _setting(
@@ -151,6 +157,11 @@ class Settings:
         "folder of the store with person-free images for Subset B; empty: the partition's own",
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*)?",
         like="backgrounds/rooms",
+    )
+    cutouts: str = _setting(
+        "rectangle",
+        "how Subset B cuts people out: as rectangles, or along a matte, soft at the edge",
+        choices=("rectangle", "matte"),
     )
     describe: bool = _setting(False, "run the experimental step describe (Subset D) too; slow without a GPU")
     description_candidates: int = _setting(8, "captions that describe draws for a person", minimum=1)

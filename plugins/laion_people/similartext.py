@@ -2,12 +2,17 @@
 
 ``{n}`` and ``{k}`` stand for the number of people and of similar people in words (``{N}`` and ``{K}`` at the start of a
 sentence, ``{digit}`` is ``k`` in figures), ``{all}`` for "both", "all three" or "all four", ``{rest}`` for a clause
-about the others.
+about the others. Of two who differ, a second sentence may say in what: what each does is a claim of her own facts.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
 import numpy as np
+
+from laion_people.facts import supports
 
 ASPECTS = ("pose", "face", "head")
 SITUATIONS = ("all", "some", "different")
@@ -51,7 +56,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people whose bodies are in different positions.",
             "In this image, {n} people take up different body positions.",
             "The body poses of the {n} people differ from one another.",
-            "This is a picture of {n} people with poses that differ.",
+            "This is a picture of {n} people whose poses differ.",
         ),
     },
     "face": {
@@ -92,7 +97,7 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people whose expressions are different.",
             "In this image, {n} people are making different faces.",
             "The expressions of the {n} people differ from one another.",
-            "This is a picture of {n} people with expressions that differ.",
+            "This is a picture of {n} people whose expressions differ.",
         ),
     },
     "head": {
@@ -133,10 +138,62 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
             "You can see {n} people facing in different directions.",
             "In this image, {n} people hold their heads at different angles.",
             "The head positions of the {n} people differ from one another.",
-            "This is a picture of {n} people with head positions that differ.",
+            "This is a picture of {n} people whose head positions differ.",
         ),
     },
 }
+
+# By aspect, what two people can differ in: of each such topic some groups of claims with what they say. Claims of
+# different groups are never both true of a person; in a group the narrowest comes first.
+CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
+    "pose": (
+        (
+            {"base=sitting": "is sitting"},
+            {"base=standing": "is standing", "base=on_feet": "is on their feet"},
+            {"base=squatting": "is squatting"},
+            {"base=kneeling": "is kneeling"},
+            {"base=lying": "is lying down"},
+        ),
+        (
+            {"both_arms=raised": "has both hands up", "one_arm=raised": "has a hand up"},
+            {"both_arms=down": "has both arms down"},
+        ),
+        ({"view=front": "is seen from the front"}, {"view=back": "is seen from behind"}),
+    ),
+    "face": (
+        (
+            {"mouth=smiling": "is smiling"},
+            {"mouth=relaxed": "has a relaxed mouth"},
+            {"mouth=puckered": "is puckering their lips"},
+            {"mouth=turned_down": "has the corners of their mouth turned down"},
+        ),
+        ({"eyes=closed": "has their eyes closed"}, {"eyes=open": "has their eyes open"}),
+        ({"brows=raised": "is raising their eyebrows"}, {"brows=lowered": "is lowering their eyebrows"}),
+    ),
+    "head": (
+        (
+            {"turn=left": "has their head turned to the left of the picture"},
+            {"turn=right": "has their head turned to the right of the picture"},
+            {"turn=camera": "is facing the camera"},
+        ),
+        (
+            {"nod=up": "has their head raised"},
+            {"nod=level": "is holding their head level"},
+            {"nod=down": "has their head lowered"},
+        ),
+        (
+            {"tilt=left": "has their head tilted to the left of the picture"},
+            {"tilt=right": "has their head tilted to the right of the picture"},
+        ),
+    ),
+}
+_TELLING = (  # of a and b, from left to right, and of one and other, in any order
+    "The person on the left {a}, and the person on the right {b}.",
+    "The one on the left {a}, the one on the right {b}.",
+    "One person {one}, the other {other}.",
+    "One of them {one}, while the other {other}.",
+    "One {one}, and the other {other}.",
+)
 
 _WORDS = {2: "two", 3: "three", 4: "four"}
 _NOUNS = {"pose": "pose", "face": "expression", "head": "head position"}
@@ -169,7 +226,56 @@ def fill(template: str, aspect: str, n_people: int, n_similar: int) -> str:
     )
 
 
-def caption(aspect: str, n_people: int, n_similar: int, rng: np.random.Generator) -> str:
-    """A sentence true of ``n_people`` people of whom ``n_similar`` (0, or 2 and more) are alike in ``aspect``."""
+def stances(aspect: str, facts: Mapping[str, str]) -> tuple[int, ...]:
+    """Of each topic of ``CONTRASTS`` the group, counted from 1, that a person's facts are in; 0 where they say nothing.
+
+    Two people differ in a topic in which neither has 0 and both have another.
+    """
+    return tuple(
+        next((i for i, group in enumerate(topic, 1) if _narrowest(group, facts)), 0) for topic in CONTRASTS[aspect]
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Caption:
+    """A caption, and what it claims of each person, from left to right."""
+
+    text: str
+    claims: tuple[tuple[str, ...], ...]
+
+
+def caption(
+    aspect: str, n_people: int, n_similar: int, rng: np.random.Generator, facts: Sequence[Mapping[str, str]] = ()
+) -> Caption:
+    """A caption true of ``n_people`` people of whom ``n_similar`` (0, or 2 and more) are alike in ``aspect``.
+
+    Of two who differ, it says what each does where their ``facts``, from left to right, are in contrast.
+    """
     templates = TEMPLATES[aspect][situation(n_people, n_similar)]
-    return fill(templates[int(rng.integers(len(templates)))], aspect, n_people, n_similar)
+    text = fill(templates[int(rng.integers(len(templates)))], aspect, n_people, n_similar)
+    differing = []
+    if n_people == 2 and n_similar == 0 and facts:
+        of_both = zip(CONTRASTS[aspect], *(stances(aspect, person) for person in facts), strict=True)
+        differing = [topic for topic, one, other in of_both if one and other and one != other]
+    if not differing:
+        return Caption(text, ((),) * n_people)
+    topic = differing[int(rng.integers(len(differing)))]
+    claims = [next(filter(None, (_narrowest(group, person) for group in topic))) for person in facts]
+    phrases = [next(group[claim] for group in topic if claim in group) for claim in claims]
+    one, other = rng.permutation(phrases).tolist()
+    telling = _TELLING[int(rng.integers(len(_TELLING)))]
+    told = telling.format(a=phrases[0], b=phrases[1], one=one, other=other)
+    return Caption(f"{text} {told}", tuple((claim,) for claim in claims))
+
+
+def _narrowest(group: Mapping[str, str], facts: Mapping[str, str]) -> str:
+    """The first claim of a group that a person's facts support, or ""."""
+    return next((claim for claim in group if _holds(facts, claim)), "")
+
+
+def _holds(facts: Mapping[str, str], claim: str) -> bool:
+    name, _, value = claim.partition("=")
+    if name not in ("one_arm", "both_arms"):
+        return supports(facts, claim)
+    arms = [supports(facts, f"{arm}={value}") for arm in ("left_arm", "right_arm")]
+    return any(arms) if name == "one_arm" else all(arms)

@@ -84,7 +84,7 @@ STEPS = {
     ),
     "cluster": StepDoc(
         "finds pose, face and head clusters on a sample of the release and freezes them as a version",
-        ("images", "people", "pose", "mesh"),
+        ("images", "people", "pose", "mesh", "facts"),
         ("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
         False,
         "sampled",
@@ -94,7 +94,7 @@ STEPS = {
         "Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people), so that its cost does not grow with the release.",
     ),
     "label": StepDoc(
-        "writes several captions for every cluster from geometry, keeping those that a person has edited",
+        "writes captions of what each cluster's members share, keeping those that a person has edited",
         ("fit",),
         ("clusters/<version>/captions.yaml", "clusters/<version>/clusters.parquet"),
         False,
@@ -113,7 +113,7 @@ STEPS = {
     ),
     "compose": StepDoc(
         "pastes people on person-free backgrounds, with captions about what they share",
-        ("images", "people", "pose", "mesh", "assignments", "fit"),
+        ("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
         ("subset_b",),
         False,
         "people",
@@ -130,8 +130,8 @@ STEPS = {
         "Images and people",
     ),
     "caption": StepDoc(
-        "CLIP chooses each person's caption among the candidates of their clusters",
-        ("people", "assignments", "vectors", "clusters"),
+        "CLIP chooses each person's caption among the candidates of their clusters that are true of them",
+        ("people", "facts", "assignments", "vectors", "clusters"),
         ("subset_c",),
         False,
         "captions",

@@ -159,6 +159,7 @@ def test_an_answer_is_kept_with_name_and_time(store: LocalStore) -> None:
         "clusters": 2,
         "reviewed": 1,
         "edited": 1,
+        "empty": 0,
         "refused": 0,
     }
     assert rejected == approved | {"answer": "Reject"}
@@ -232,7 +233,7 @@ def test_a_run_waits_for_a_person_and_takes_up_what_she_edits(deployment: Deploy
     assert asked["subject"] == "Are the captions of cluster version v0001 good?"
     assert asked["options"] == ["Approve", "Reject"]
     assert "(/laion-people/clusters/v0001)" in asked["body"]
-    assert f"| {deployment.manifest('label', 'v0001')['rows']} | 0 | 0 | 0 |" in asked["body"]
+    assert f"| {deployment.manifest('label', 'v0001')['rows']} | 0 | 0 |" in asked["body"]
     assert not (deployment.store / "subset_c").exists()
     edit(deployment, "pose-0001", SENTENCES)
     assert answer(deployment, run_id, "Approve") == "success"

@@ -150,7 +150,7 @@ class TestModelsCommand:
     def test_lists_those_of_one_profile(self, capsys: pytest.CaptureFixture[str]):
         assert main(["models", "list", "large"]) == 0
         names = [row.split()[0] for row in capsys.readouterr().out.splitlines()[1:]]
-        assert names[:3] == ["rtmdet-x", "rtmpose-x", "face-landmarker"] and len(names) == 5
+        assert names[:3] == ["rtmdet-x", "rtmpose-x", "face-landmarker"] and len(names) == 7
 
     def test_verifies_and_fetches_the_profile_of_the_settings(self, capsys: pytest.CaptureFixture[str]):
         assert main(["models", "verify"]) == 0

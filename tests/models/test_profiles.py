@@ -105,6 +105,8 @@ def test_precision_replaces_that_of_the_models_that_run_on_torch():
         "mesh": None,
         "clip": "bf16",
         "captioner": "bf16",
+        "bystanders": None,
+        "matte": None,
     }
 
 

@@ -10,25 +10,25 @@ import numpy as np
 import pytest
 
 from include.models.checkpoints import WEIGHTS
-from laion_people.posetext import pose_captions
+from laion_people.phrases import captions
 from tests.models import sample
 
 THRESHOLD = 0.3
 CONFIG, SAFETENSORS = WEIGHTS / "clip_sample.json", WEIGHTS / "clip_sample.safetensors"
 PADDING = 0.1
 FACTS = {
-    "stand": {"legs": "standing", "arms": "down+down"},
-    "tpose": {"legs": "standing", "arms": "out to the side+out to the side"},
-    "arms_up": {"legs": "standing", "arms": "overhead+overhead"},
-    "wave": {"legs": "standing", "arms": "hand up+down"},
-    "hands_on_hips": {"legs": "standing", "arms": "on the hip+on the hip"},
-    "point": {"legs": "standing", "arms": "out to the side+down"},
-    "sit": {"legs": "sitting", "arms": "bent+bent"},
-    "squat": {"legs": "squatting", "arms": "forward+forward"},
-    "lunge": {"legs": "side lunge", "arms": "out to the side+out to the side"},
-    "run": {"legs": "running", "arms": "bent+bent"},
-    "kick": {"legs": "kicking", "arms": "away+away"},
-    "tree": {"legs": "one leg raised", "arms": "overhead+overhead"},
+    "stand": {"base": "standing", "left_arm": "down", "right_arm": "down"},
+    "tpose": {"base": "standing", "left_arm": "out", "right_arm": "out"},
+    "arms_up": {"base": "standing", "left_arm": "overhead", "right_arm": "overhead"},
+    "wave": {"base": "standing", "left_arm": "down", "right_arm": "raised"},
+    "hands_on_hips": {"base": "standing", "left_arm": "on_hip", "right_arm": "on_hip"},
+    "point": {"base": "standing", "left_arm": "out", "right_arm": "down"},
+    "sit": {"base": "sitting", "left_arm": "bent", "right_arm": "bent"},
+    "squat": {"base": "squatting", "left_arm": "forward", "right_arm": "forward"},
+    "lunge": {"base": "lunging", "left_arm": "out", "right_arm": "out"},
+    "run": {"base": "running", "left_arm": "bent", "right_arm": "bent"},
+    "kick": {"base": "kicking", "left_arm": "away", "right_arm": "away"},
+    "tree": {"base": "one_leg", "left_arm": "overhead", "right_arm": "overhead"},
 }
 
 
@@ -86,8 +86,8 @@ def test_fitting_captions_are_kept_and_unrelated_ones_are_not(clip: Any, people:
 
 
 def test_the_right_pose_comes_first(clip: Any, people: dict[str, Any]):
-    captions = clip.encode_texts([pose_captions(facts)[0] for facts in FACTS.values()])
-    best = (people["vectors"] @ captions.T).argmax(axis=1)
+    texts = clip.encode_texts([captions(facts, 1, pose)[0] for pose, facts in FACTS.items()])
+    best = (people["vectors"] @ texts.T).argmax(axis=1)
     names = list(FACTS)
     right = np.mean([names[b] == pose for b, pose in zip(best, people["pose"], strict=True)])
     assert right >= 0.6

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,21 @@ from laion_people.store import LocalStore
 from tests.fakes import FakeClip
 
 PARTITION = "laion2B-en/00042"
-CAPTIONS = {
-    "pose-0001": ["A person stands.", "Someone is standing.", "A person is upright."],
-    "pose-0002": ["A person sits.", "Someone is sitting."],
-    "face-0001": ["A person smiles.", "Someone with a smile."],
-    "head-0001": ["The head is turned to the left."],
+UNCHECKED = ""
+CAPTIONS = {  # cluster -> caption -> what it claims
+    "pose-0001": {
+        "A person stands.": "base=standing",
+        "Someone stands, the left arm down.": "base=standing left_arm=down",
+        "Standing, a person has the left arm down.": "base=standing left_arm=down",
+        "Someone stands, the left arm raised.": "base=standing left_arm=raised",
+        "Someone is on their feet, the left arm down.": "base=on_feet left_arm=down",
+        "A person waits.": UNCHECKED,
+    },
+    "pose-0002": {"A person sits.": "base=sitting", "Someone is sitting.": "base=sitting"},
+    "face-0001": {"A person smiles.": "mouth=smiling", "Someone with a smile.": "mouth=smiling"},
+    "head-0001": {"The head is turned to the left.": "turn=left", "Somebody looks around.": UNCHECKED},
 }
+STANDS = {"base": "standing", "left_arm": "down", "right_arm": "bent", "mouth": "smiling_open", "turn": "far_left"}
 
 
 class WatchfulClip(FakeClip):
@@ -45,13 +54,17 @@ class WatchfulClip(FakeClip):
 def caption(
     folder: Path,
     assigned: Sequence[tuple[str | None, ...]],
-    captions: dict[str, list[str]] = CAPTIONS,
+    facts: Mapping[str, str] = STANDS,
+    captions: Mapping[str, Mapping[str, str]] = CAPTIONS,
     clip_model: str = "fake",
+    clip: WatchfulClip | None = None,
+    **settings: Any,
 ) -> tuple[list[Row], Shard, WatchfulClip]:
-    """Runs the step on a shard of people who are assigned to these pose, face and head clusters."""
+    """Runs the step on a shard of people of these facts who are assigned to these pose, face and head clusters."""
     ids = [f"{PARTITION}/00000/{i:09d}/0" for i in range(len(assigned))]
     tables: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "people": ("people", [_person(person_id) for person_id in ids]),
+        "facts": ("facts", [_facts(person_id, facts) for person_id in ids]),
         "vectors": ("vectors", [_vectors(d, bool(a[1]), clip_model) for d, a in zip(ids, assigned, strict=True)]),
         "assignments": ("assignments", [_assignment(d, a) for d, a in zip(ids, assigned, strict=True)]),
         "clusters": ("clusters", [_cluster(c, texts) for c, texts in captions.items()]),
@@ -59,16 +72,20 @@ def caption(
     for name, (schema, rows) in tables.items():
         pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[schema]), folder / f"{name}.parquet")
     files = {name: folder / f"{name}.parquet" for name in tables}
-    clip = WatchfulClip()
-    shard = Shard(
-        PARTITION, 0, settings=Settings(), store=LocalStore(folder / "store"), model=lambda role: clip, files=files
-    )
+    clip = clip or WatchfulClip()
+    store, chosen = LocalStore(folder / "store"), Settings(**settings)
+    shard = Shard(PARTITION, 0, settings=chosen, store=store, model=lambda role: clip, files=files)
     return list(Caption().apply(shard)), shard, clip
 
 
 def _person(person_id: str) -> Row:
     row = {"person_id": person_id, "sample_id": 1, "key": "0", "url": "http://x/", "caption": "", "bbox_score": 0.9}
     return row | {"image_width": 200, "image_height": 160, "bbox": [20, 10, 80, 150]}
+
+
+def _facts(person_id: str, facts: Mapping[str, str]) -> Row:
+    told = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts.items()]
+    return {"person_id": person_id, "facts": told}
 
 
 def view(person_id: str, name: str) -> np.ndarray:
@@ -89,7 +106,7 @@ def _assignment(person_id: str, clusters: Sequence[str | None]) -> Row:
     return row
 
 
-def _cluster(cluster_id: str, captions: list[str]) -> Row:
+def _cluster(cluster_id: str, captions: Mapping[str, str]) -> Row:
     row = {
         "cluster_id": cluster_id,
         "kind": cluster_id.split("-")[0],
@@ -97,20 +114,32 @@ def _cluster(cluster_id: str, captions: list[str]) -> Row:
         "medoid_person_id": "",
         "centroid": [],
     }
-    return row | {"captions": captions, "reviewed": False}
+    return row | {"captions": [*captions], "claims": [of.split() for of in captions.values()], "reviewed": False}
 
 
 ALL = ("pose-0001", "face-0001", "head-0001")
 
 
-def test_the_best_candidate_of_the_cluster_is_the_caption(tmp_path: Path) -> None:
-    rows, shard, _ = caption(tmp_path, [ALL, ("pose-0002", None, None), ALL, ALL])
+def one(folder: Path, cluster: str = "pose-0001", **options: Any) -> Row:
+    """The row of a person who has only this pose cluster; {} if there is none."""
+    rows, _, _ = caption(folder, [(cluster, None, None)], **options)
+    return rows[0] if rows else {}
+
+
+def test_of_candidates_that_say_most_of_what_is_true_the_best_is_the_caption(tmp_path: Path) -> None:
+    rows, shard, _ = caption(tmp_path, [ALL, ("pose-0001", None, None), ALL, ALL])
     pa.Table.from_pylist(rows, schema=SCHEMAS["subset_c"])
     assert [r["kind"] for r in rows] == ["pose", "face", "head", "pose", *["pose", "face", "head"] * 2]
+    compared = {
+        "pose-0001": ["Someone stands, the left arm down.", "Standing, a person has the left arm down."],
+        "face-0001": ["A person smiles.", "Someone with a smile."],  # who laughs smiles
+        "head-0001": ["The head is turned to the left."],
+    }
     for row in rows:
-        assert row["candidates"] == CAPTIONS[row["cluster_id"]]
+        assert row["candidates"] == compared[row["cluster_id"]]
         ranked = np.sort(row["scores"])[::-1]
         assert row["caption"] == row["candidates"][int(np.argmax(row["scores"]))]
+        assert row["claims"] == CAPTIONS[row["cluster_id"]][row["caption"]].split()
         assert row["clip_score"] == ranked[0]
         assert row["margin"] == (ranked[0] - ranked[1] if len(ranked) > 1 else 0)
         assert row["scores"].dtype == np.float32
@@ -121,15 +150,80 @@ def test_the_best_candidate_of_the_cluster_is_the_caption(tmp_path: Path) -> Non
     assert shard.rejected == {"no_face_cluster": 1, "no_head_cluster": 1}
 
 
-def test_each_candidate_is_embedded_once_and_only_if_somebody_needs_it(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("facts", "texts"),
+    [
+        ({"base": "standing"}, ["A person stands."]),
+        ({"base": "standing", "left_arm": "overhead"}, ["Someone stands, the left arm raised."]),
+        ({"base": "walking", "left_arm": "down"}, ["Someone is on their feet, the left arm down."]),
+        ({"base": "sitting"}, ["A person waits."]),  # nothing else holds, and this one is not checked
+        ({}, ["A person waits."]),
+    ],
+)
+def test_what_a_person_s_own_facts_do_not_bear_out_is_not_said(
+    tmp_path: Path, facts: dict[str, str], texts: list[str]
+) -> None:
+    row = one(tmp_path, facts=facts)
+    assert (row["candidates"], row["margin"]) == (texts, 0)
+
+
+def test_claims_of_people_about_one_arm_or_the_other_are_checked(tmp_path: Path) -> None:
+    by_hand = {"pose-0001": {"One arm up, one down.": "arms=overhead+down", "An arm is up.": "one_arm=raised"}}
+    facts = {"left_arm": "down", "right_arm": "overhead"}
+    assert one(tmp_path, facts=facts, captions=by_hand)["candidates"] == [*by_hand["pose-0001"]]
+    assert one(tmp_path, facts={"right_arm": "raised"}, captions=by_hand)["candidates"] == ["An arm is up."]
+
+
+def test_whom_no_candidate_fits_is_rejected(tmp_path: Path) -> None:
+    rows, shard, _ = caption(tmp_path, [("pose-0002", "face-0001", None)])
+    assert [row["kind"] for row in rows] == ["face"]
+    assert shard.rejected == {"no_true_caption": 1, "no_head_cluster": 1}
+
+
+def test_the_foil_margin_is_over_the_best_candidate_of_any_cluster_that_is_false_of_the_person(tmp_path: Path) -> None:
+    row = one(tmp_path)
+    foils = [*CAPTIONS["pose-0002"], "Someone stands, the left arm raised."]
+    scores = FakeClip().encode_texts(foils) @ view(row["person_id"], "body")
+    assert row["foil_margin"] == pytest.approx(row["clip_score"] - scores.max(), abs=1e-3)
+    assert one(tmp_path, facts={"right_arm": "bent"})["foil_margin"] is None
+
+
+def test_captions_below_the_foil_margin_that_somebody_wants_are_dropped(tmp_path: Path) -> None:
+    margin = one(tmp_path)["foil_margin"]
+    for wanted, kept in ((margin - 0.01, 1), (margin + 0.01, 0)):
+        rows, shard, _ = caption(tmp_path, [("pose-0001", None, None)], min_foil_margin=wanted)
+        assert (len(rows), shard.rejected["below_foil_margin"]) == (kept, 1 - kept)
+    unknown = caption(tmp_path, [("pose-0001", None, None)], facts={"right_arm": "bent"}, min_foil_margin=2.0)
+    assert len(unknown[0]) == 1  # there is nothing to be mistaken for
+
+
+def test_each_candidate_is_embedded_once_for_all_shards_of_a_run_and_only_if_somebody_needs_it(tmp_path: Path) -> None:
     _, _, clip = caption(tmp_path, [("pose-0001", None, None)] * 40)
-    assert clip.texts == CAPTIONS["pose-0001"]
+    caption(tmp_path, [ALL] * 3, clip=clip)
+    assert sorted(clip.texts) == sorted(text for texts in CAPTIONS.values() for text in texts)
+    _, _, clip = caption(tmp_path, [(None, None, None)])
+    assert clip.texts == []
+
+
+def test_other_captions_are_embedded_again(tmp_path: Path) -> None:
+    _, _, clip = caption(tmp_path, [ALL])
+    row = one(tmp_path, clip=clip, captions=CAPTIONS | {"pose-0001": {"A person is up.": "base=on_feet"}})
+    assert row["caption"] == "A person is up."
 
 
 def test_a_caption_with_a_blocked_word_is_refused(tmp_path: Path) -> None:
-    rows, shard, _ = caption(tmp_path, [ALL], CAPTIONS | {"face-0001": ["A young woman smiles."]})
+    spoilt = CAPTIONS | {"face-0001": {"A young woman smiles.": "mouth=smiling"}}
+    rows, shard, _ = caption(tmp_path, [ALL], captions=spoilt)
     assert [r["kind"] for r in rows] == ["pose", "head"]
     assert shard.rejected == {"blocked_word": 1}
+
+
+def test_clusters_without_claims_are_refused_with_what_to_run(tmp_path: Path) -> None:
+    _, shard, _ = caption(tmp_path, [ALL])
+    clusters = pq.read_table(shard.path("clusters"))
+    pq.write_table(clusters.drop_columns(["claims"]), shard.path("clusters"))
+    with pytest.raises(LaionPeopleError, match=r"without claims: run `facts`, `cluster` and `label` for a new"):
+        list(Caption().apply(shard))
 
 
 @pytest.mark.parametrize("people", [0, 1, 5])

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import colorsys
 import io
 import itertools
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,8 +18,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageFilter
 
+from include.models import Detections
 from laion_people.clusters import SPACES, Fit, Kind
 from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
 from laion_people.errors import LaionPeopleError
@@ -31,11 +33,12 @@ from laion_people.step import Row, Shard
 from laion_people.steps.compose import Compose
 from laion_people.store import LocalStore
 from tests import skeletons
-from tests.fakes import tar_of
+from tests.fakes import FakeBystanders, FakeMatte, FakeModels, tar_of
 
 PARTITION = "laion2B-en/00042"
 POSES = ("stand", "arms out", "arms up", "sit")
 NOSE = (150, 70)
+GREY = (90, 90, 90)
 NEAR, FAR = {"pose": 0.45, "face": 0.3, "head": 0.2}, {"pose": 0.6, "face": 0.6, "head": 0.4}
 
 
@@ -52,19 +55,23 @@ class Scene:
     hidden: Sequence[int] = ()  # joints that nobody shows
     turns: Sequence[float] = (-35, 0, 35)  # yaw of heads, degrees
     nose: tuple[float, float] = NOSE  # of the pose
+    facts: dict[str, str] = field(default_factory=lambda: {"base": "on_feet"})  # of everybody
+    told: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
+    confidence: float = 0.9
     change: dict[str, Any] = field(default_factory=dict)  # columns of the people table that are set for everybody
 
     def write(self, folder: Path) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
         keys = [f"{i:09d}" for i in range(self.people)]
         tar_of(
-            {key: self._image(i + 1) for i, key in enumerate(keys)}
-            | {f"{10_000 + i:09d}": self._image(-1, (640, 420)) for i in range(self.backgrounds)},
+            {key: self.image(i) for i, key in enumerate(keys)}
+            | {f"{10_000 + i:09d}": encoded(Image.new("RGB", (640, 420), GREY)) for i in range(self.backgrounds)},
             folder / "images.tar",
         )
         ids = [f"{PARTITION}/00000/{key}/0" for key in keys]
         names = [self.poses[i % len(self.poses)] for i in range(self.people)]
         bodies = skeletons.people(names, 7, jitter=0.03)
+        bodies.keypoints[..., :2] = self._in_box(bodies.keypoints[..., :2])
         bodies.keypoints[:, self.hidden, 2] = 0
         bodies.keypoints[:, 0, :2] = self.nose
         rng = np.random.default_rng(3)
@@ -75,6 +82,7 @@ class Scene:
             "people": [self._person(i, d, k) for i, (d, k) in enumerate(zip(ids, keys, strict=True))],
             "pose": bodies.table(ids).to_pylist(),
             "mesh": [self._mesh(d, yaw[i], smile[i]) for i, d in enumerate(ids)],
+            "facts": [{"person_id": d, "facts": self._facts(i)} for i, d in enumerate(ids)],
             "assignments": [
                 self._assignment(d, pose=names[i], face=f"smile {smile[i]}", head=f"yaw {turns[i]}")
                 for i, d in enumerate(ids)
@@ -89,14 +97,24 @@ class Scene:
             "fit": folder / "fit.json",
         }
 
-    def _image(self, shade: int, size: tuple[int, int] | None = None) -> bytes:
-        """Grey around a box in a shade of its own; -1: no box."""
-        picture = Image.new("RGB", size or self.size, (90, 90, 90))
-        if shade >= 0:
-            picture.paste((255 - shade, shade, 0), tuple(int(v) for v in self.box))
-        file = io.BytesIO()
-        picture.save(file, "JPEG", quality=95)
-        return file.getvalue()
+    def _in_box(self, points: np.ndarray) -> np.ndarray:
+        low, high = points.min(axis=1, keepdims=True), points.max(axis=1, keepdims=True)
+        corner, opposite = np.array(self.box).reshape(2, 2)
+        return corner + 4 + (points - low) / (high - low) * (opposite - corner - 8)
+
+    def image(self, i: int) -> bytes:
+        """A box in a colour of its own, before a pattern of its own."""
+        rng = np.random.default_rng(i)
+        pattern = Image.fromarray(rng.integers(0, 256, (42, 30), np.uint8)).convert("RGB")
+        picture = pattern.resize(self.size, Image.Resampling.NEAREST)
+        picture.paste(colour(i), tuple(int(v) for v in self.box))
+        return encoded(picture)
+
+    def _facts(self, i: int) -> list[Row]:
+        facts = self.facts | self.told.get(i, {})
+        told = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
+        smile = {"name": "mouth", "value": ("relaxed", "smiling")[i // 2 % 2], "confidence": 0.55}
+        return [*told, smile] if "mouth" not in facts else told
 
     def _person(self, i: int, person_id: str, key: str) -> Row:
         person = dict.fromkeys(("url", "caption"), "") | {"person_id": person_id, "sample_id": i, "key": key}
@@ -127,9 +145,29 @@ class Scene:
         return row
 
 
-def compose(files: dict[str, Path], folder: Path, index: int = 0, **settings: Any) -> tuple[list[Row], Shard]:
+def colour(i: int) -> tuple[int, int, int]:
+    """Bright, and another for each person: hues are spread by the golden ratio."""
+    red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.1 + i % 5 / 10, 1))
+    return red, green, blue
+
+
+def encoded(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=95)
+    return file.getvalue()
+
+
+def compose(
+    files: dict[str, Path], folder: Path, models: dict[str, type] | None = None, index: int = 0, **settings: Any
+) -> tuple[list[Row], Shard]:
+    kinds = FakeModels.KINDS | (models or {})
     shard = Shard(
-        PARTITION, index, settings=Settings(**settings), store=LocalStore(folder / "store"), model=None, files=files
+        PARTITION,
+        index,
+        settings=Settings(**settings),
+        store=LocalStore(folder / "store"),
+        model=lambda role: kinds[role](),
+        files=files,
     )
     return list(Compose().apply(shard)), shard
 
@@ -177,6 +215,7 @@ def test_the_caption_is_one_of_the_templates_for_what_is_shown(composed: tuple[l
     for row in composed[0]:
         aspect, n, k = row["aspect"], row["n_people"], row["n_similar"]
         assert row["caption"] in {fill(t, aspect, n, k) for t in TEMPLATES[aspect][situation(n, k)]}
+        assert [p["claims"] for p in row["people"]] == [[]] * n  # of all the same is known
 
 
 def test_people_come_from_different_images_and_no_group_is_shown_twice(composed: tuple[list[Row], Shard]) -> None:
@@ -195,10 +234,9 @@ def test_each_person_is_seen_in_the_picture_where_the_row_says(composed: tuple[l
         assert picture.size == (row["width"], row["height"])
         pixels = np.asarray(picture, int)
         for person in row["people"]:
-            shade = int(person["person_id"].split("/")[-2]) + 1
             x1, y1, x2, y2 = (round(v) for v in person["bbox"])
             inside = pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].reshape(-1, 3)
-            assert np.abs(inside - [255 - shade, shade, 0]).mean() < 4
+            assert np.abs(inside - colour(int(person["person_id"].split("/")[-2]))).mean() < 4
             assert np.abs(pixels[y1:y2, max(x1 - 14, 0)] - 90).mean() < 8  # the background, beyond the padding
 
 
@@ -259,12 +297,16 @@ def test_a_given_folder_of_backgrounds_is_used_instead(files: dict[str, Path], t
         (Scene(box=(80, 30, 120, 150)), {"too_small": 48}),
         (Scene(hidden=[5]), {"truncated": 48}),
         (Scene(hidden=[9], clustered=("pose",)), {"unclear": 48}),
+        (Scene(box=(80, 30, 140, 400)), {"strip": 48}),
+        (Scene(facts={}), {"off_ground": 48}),
+        (Scene(facts={"base": "jumping"}), {"off_ground": 48}),
         (Scene(turns=[20], clustered=("head",)), {"unclear": 48}),
         (Scene(turns=[50], clustered=("face",)), {"unclear": 48}),
         (Scene(nose=(190, 70), clustered=("face", "head")), {"unclear": 48}),
     ],
     ids=[
         *("no backgrounds", "one person", "nobody", "no cluster", "tiny people", "no shoulder", "no wrist"),
+        *("strips", "people who may be in the air", "people who jump"),
         *("heads between two directions", "expressions seen from the side", "noses beside the face mesh"),
     ],
 )
@@ -296,6 +338,133 @@ def test_one_picture_under_two_urls_is_not_shown_as_two_people_who_are_alike(tmp
     rows, shard = compose(files, tmp_path, composites=5)
     assert rows == []
     assert shard.rejected == {"no_partner": 6}
+
+
+def changed(files: dict[str, Path], tar: Path, change: Callable[[str, Image.Image], Image.Image]) -> dict[str, Path]:
+    """The files with other images, by their keys."""
+    images = {s.key: change(s.key, Image.open(io.BytesIO(s.image))) for s in samples(files["images"])}
+    tar_of({key: encoded(image) for key, image in images.items()}, tar)
+    return files | {"images": tar}
+
+
+def test_a_picture_that_somebody_has_saved_again_is_not_shown_as_two_people(tmp_path: Path) -> None:
+    """Skeletons of smaller and lighter copies differ."""
+    files = Scene(people=4, clustered=("pose",)).write(tmp_path)
+    first = Image.open(io.BytesIO(Scene().image(0)))
+
+    def copy(key: str, image: Image.Image) -> Image.Image:
+        if int(key) >= 10_000:
+            return image
+        return ImageEnhance.Brightness(first.resize((200, 280)).resize(first.size)).enhance(1 - int(key) / 20)
+
+    rows, shard = compose(changed(files, tmp_path / "copies.tar", copy), tmp_path, composites=5)
+    assert rows == []
+    assert shard.rejected == {"no_partner": 4}
+
+
+@pytest.mark.parametrize(
+    ("reason", "change"),
+    [
+        ("dark", lambda image: ImageEnhance.Brightness(image).enhance(0.3)),
+        ("blurred", lambda image: image.filter(ImageFilter.GaussianBlur(4))),
+        ("blurred", lambda image: image.resize((60, 84)).resize((300, 420), Image.Resampling.BICUBIC)),
+    ],
+    ids=["dark", "out of focus", "enlarged before"],
+)
+def test_who_would_not_be_seen_well_is_not_shown(
+    reason: str, change: Callable[[Image.Image], Image.Image], tmp_path: Path
+) -> None:
+    files = Scene(people=8).write(tmp_path)
+    change_people = changed(files, tmp_path / "bad.tar", lambda key, i: i if int(key) >= 10_000 else change(i))
+    rows, shard = compose(change_people, tmp_path, composites=5)
+    assert rows == []
+    assert shard.rejected == {reason: 8}
+
+
+def test_pictures_in_which_somebody_may_be_are_no_backgrounds(tmp_path: Path) -> None:
+    files = Scene(people=8).write(tmp_path)
+    white = changed(files, tmp_path / "w.tar", lambda k, i: i if int(k) < 10_000 else i.point(lambda _: 255))
+    rows, shard = compose(white, tmp_path, composites=5)  # in which the fake model sees a face
+    assert rows == []
+    assert shard.rejected == {"no_background": 8}
+
+
+def test_of_high_pictures_little_would_be_left_as_backgrounds(tmp_path: Path) -> None:
+    files = Scene(people=8).write(tmp_path)
+    high = changed(files, tmp_path / "h.tar", lambda k, i: i if int(k) < 10_000 else i.resize((640, 641)))
+    assert compose(high, tmp_path, composites=5)[1].rejected == {"no_background": 8}
+
+
+def test_people_with_strangers_behind_them_are_not_used(files: dict[str, Path], tmp_path: Path) -> None:
+    class Faces(FakeBystanders):
+        def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            people = [image.shape[1] < 640 for image in images]  # others are backgrounds
+            return [Detections(np.float32([[1, 1, 9, 9]] * n), np.float32([0.9] * n)) for n in people]
+
+    rows, shard = compose(files, tmp_path, {"bystanders": Faces}, composites=5)
+    assert rows == []
+    assert shard.rejected == {"crowded": 48}
+
+
+def test_people_with_the_head_of_another_in_their_cutout_are_not_used(tmp_path: Path) -> None:
+    files = Scene(people=2, change={"key": "000000000"}).write(tmp_path)
+    people = pq.read_table(files["people"]).to_pylist()
+    people[1]["bbox"] = (215, 30, 300, 400)  # covers little of the first
+    pq.write_table(pa.Table.from_pylist(people, schema=SCHEMAS["people"]), files["people"])
+    assert compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1  # the joints of both have the head there
+
+
+@pytest.mark.parametrize(("confidence", "told"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
+def test_of_two_who_differ_the_caption_says_what_each_does_where_that_is_certain(
+    confidence: float, told: bool, tmp_path: Path
+) -> None:
+    facts = {i: {"base": ("sitting", "standing")[i % 2]} for i in range(24)}
+    scene = Scene(people=24, poses=("sit", "arms up"), clustered=("pose",), told=facts, confidence=confidence)
+    rows, _ = compose(scene.write(tmp_path), tmp_path, composites=8)
+    pairs = [row for row in rows if row["n_similar"] == 0]
+    assert pairs
+    for row in pairs:
+        claims = [f"base={facts[int(p['person_id'].split('/')[-2])]['base']}" for p in row["people"]]
+        assert [p["claims"] for p in row["people"]] == ([[claim] for claim in claims] if told else [[], []])
+        assert ("is sitting" in row["caption"]) == ("is standing" in row["caption"]) == told
+
+
+def test_people_whose_facts_contradict_each_other_are_not_called_alike(tmp_path: Path) -> None:
+    facts = {i: {"view": ("front", "back")[i % 2]} for i in range(24)}
+    files = Scene(people=24, poses=("stand",), clustered=("pose",), told=facts).write(tmp_path)
+    rows, _ = compose(files, tmp_path, composites=8)
+    assert rows
+    for row in rows:
+        assert len({facts[int(p["person_id"].split("/")[-2])]["view"] for p in row["people"]}) == 1
+
+
+def test_faces_that_say_the_same_are_not_called_different(tmp_path: Path) -> None:
+    files = Scene(people=24, clustered=("face",), facts={"base": "on_feet", "mouth": "relaxed"}).write(tmp_path)
+    rows, _ = compose(files, tmp_path, composites=8)
+    assert rows
+    assert all(row["n_similar"] == row["n_people"] for row in rows)
+
+
+def test_with_a_matte_the_background_is_seen_around_people(files: dict[str, Path], tmp_path: Path) -> None:
+    rows, _ = compose(files, tmp_path, composites=9, cutouts="matte")
+    for row in rows:
+        pixels = np.asarray(Image.open(io.BytesIO(row["files"]["jpg"])), int)
+        for person in row["people"]:
+            x1, y1, x2, y2 = (round(v) for v in person["bbox"])
+            assert np.abs(pixels[y1 + 2 : y1 + 8, x1 + 2 : x1 + 8] - GREY).mean() < 8
+            middle = pixels[(y1 + y2) // 2, (x1 + x2) // 2]
+            assert np.abs(middle - colour(int(person["person_id"].split("/")[-2]))).mean() < 8
+
+
+def test_whom_the_segmenter_does_not_see_is_not_cut_out_along_its_matte(files: dict[str, Path], tmp_path: Path) -> None:
+    class Nothing(FakeMatte):
+        def _one(self, height: int, width: int) -> np.ndarray:
+            return np.zeros((height, width), np.float32)
+
+    assert compose(files, tmp_path, {"matte": Nothing}, composites=5)[0]
+    rows, shard = compose(files, tmp_path, {"matte": Nothing}, composites=5, cutouts="matte")
+    assert rows == []
+    assert shard.rejected == {"no_matte": 48}
 
 
 def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:

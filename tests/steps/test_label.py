@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import io
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -17,26 +14,35 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from laion_people import captions
+from laion_people import captions, phrases
 from laion_people.captions import Entry
 from laion_people.clusters import SPACES, Cluster, Fit, Kind
 from laion_people.errors import LaionPeopleError
+from laion_people.facts import VALUES
+from laion_people.factsets import MOST, FactSet
 from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.step import Release
-from laion_people.steps.label import Label, agreed
+from laion_people.steps.label import Label
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
 from tests.fakes import FakeClip, FakeModels, image_shard
 
 SENTENCES = tuple(f"A person holds pose number {i}." for i in range(5))
-UP, OUT, DOWN = ({"arms": {f"{arms}+{arms}": 0.9}} for arms in ("overhead", "out to the side", "down"))
-SPREAD = "both arms stretched out to the sides"
+UP, OUT, DOWN = (
+    (
+        FactSet((f"left_arm={arm}", f"right_arm={arm}"), 0.9),
+        FactSet(("base=standing", f"left_arm={arm}", f"right_arm={arm}"), 0.4),
+        FactSet(("base=standing",), 0.5),
+    )
+    for arm in ("overhead", "out", "down")
+)
+SMILING, TURNED = (FactSet(("mouth=smiling",), 0.8),), (FactSet(("turn=left",), 0.8),)
 
 
-def fit(store: LocalStore, version: str, **shares: dict[str, dict[str, float]]) -> None:
-    """A fit whose pose clusters (pose_0001, ...) have these shares of facts, with a cluster of faces and of heads."""
-    facts = {name.replace("_", "-"): told for name, told in shares.items()} | {"face-0001": {}, "head-0001": {}}
+def fit(store: LocalStore, version: str, **sets: tuple[FactSet, ...]) -> None:
+    """A fit whose pose clusters (pose_0001, ...) have these sets of facts, with a cluster of faces and of heads."""
+    facts = {"face-0001": SMILING, "head-0001": TURNED} | {name.replace("_", "-"): of for name, of in sets.items()}
     kinds = {}
     for name, space in SPACES.items():
         part, centroid = "whole body" if name == "pose" else "face", np.zeros(len(space.names), np.float32)
@@ -71,8 +77,37 @@ def test_every_cluster_has_five_or_more_captions_in_both_files(labelled: LocalSt
     assert list(table) == list(entries) == ["face-0001", "head-0001", "pose-0001", "pose-0002"]
     for cluster_id, row in table.items():
         assert row["captions"] == list(entries[cluster_id].captions) and len(set(row["captions"])) >= 5
+        assert row["claims"] == [list(claims) for claims in entries[cluster_id].claims]
         assert row["reviewed"] is False and row["kind"] == cluster_id.split("-")[0]
-    assert any(SPREAD in caption for caption in table["pose-0001"]["captions"])
+
+
+def test_every_set_of_facts_has_captions_that_state_it_the_first_set_first(labelled: LocalStore) -> None:
+    row = label(labelled, "v0001")["pose-0001"]
+    assert list(dict.fromkeys(map(tuple, row["claims"]))) == [of.claims for of in OUT]
+    for of in OUT:
+        said = [text for text, claims in zip(row["captions"], row["claims"], strict=True) if claims == [*of.claims]]
+        assert len(said) >= 2 and set(said) <= set(phrases.sentences(of.facts))
+
+
+def test_a_cluster_whose_members_share_nothing_has_no_captions_and_says_so(store: LocalStore) -> None:
+    fit(store, "v0001", pose_0001=())
+    assert label(store, "v0001")["pose-0001"]["captions"] == []
+    assert captions.read(store, "v0001")["pose-0001"].note.startswith("members have nothing in common")
+    edit(store, "v0001", "pose-0001")
+    assert label(store, "v0001")["pose-0001"]["captions"] == list(SENTENCES)
+
+
+def test_however_many_sets_there_are_a_cluster_has_fifty_captions_at_most(store: LocalStore) -> None:
+    values = [(base, lean) for base in VALUES["pose"]["base"][:8] for lean in ("upright", "forward")]
+    fit(store, "v0001", pose_0001=tuple(FactSet((f"base={base}", f"lean={lean}"), 0.1) for base, lean in values))
+    row = label(store, "v0001")["pose-0001"]
+    assert 45 <= len(row["captions"]) <= 50 and len(set(map(tuple, row["claims"]))) == len(values) == MOST
+
+
+def test_a_claim_that_nobody_knows_is_refused(labelled: LocalStore) -> None:
+    captions.put(labelled, "v0001", {"pose-0001": Entry(SENTENCES, claims=(("mood=happy",),) * 5)})
+    with pytest.raises(LaionPeopleError, match=r"captions.yaml: pose-0001: 'mood=happy' is no claim"):
+        label(labelled, "v0001")
 
 
 def test_an_edit_survives_and_goes_into_the_table(labelled: LocalStore) -> None:
@@ -125,7 +160,7 @@ def test_a_new_fit_takes_over_what_people_have_said_of_clusters_that_live_on(lab
     after = captions.read(labelled, "v0002")
     assert after["pose-0001"] == replace(before["pose-0001"], note="from v0001")
     assert (after["pose-0001"].by, after["pose-0001"].at) == ("anna", before["pose-0001"].at)
-    assert after["pose-0003"] == before["pose-0002"]  # made: the same facts, by nobody
+    assert after["pose-0003"].by == "" and after["pose-0003"].claims == before["pose-0002"].claims  # made
     assert captions.read(labelled, "v0001") == before
 
 
@@ -160,6 +195,14 @@ def test_an_edit_by_hand_without_a_name_is_taken_over_too(labelled: LocalStore) 
     captions.put(labelled, "v0001", {"pose-0001": Entry(SENTENCES), "pose-0002": Entry(SENTENCES)})
     fit(labelled, "v0002", pose_0001=OUT)
     assert label(labelled, "v0002")["pose-0001"]["captions"] == list(SENTENCES)
+
+
+def test_claims_that_somebody_has_changed_by_hand_are_taken_over_too(labelled: LocalStore) -> None:
+    made = captions.read(labelled, "v0001")["pose-0001"]
+    claims = (("base=on_feet",), *made.claims[1:])
+    captions.put(labelled, "v0001", {"pose-0001": replace(made, claims=claims)})
+    fit(labelled, "v0002", pose_0001=OUT)
+    assert label(labelled, "v0002")["pose-0001"]["claims"] == [list(of) for of in claims]
 
 
 def test_another_captions_file_replaces_what_was_made_and_not_what_people_have_said(labelled: LocalStore) -> None:
@@ -220,29 +263,3 @@ def test_an_edit_makes_subset_c_again_and_nothing_else_and_clip_sees_no_image(
 
 def subset_c(store: LocalStore) -> list[dict[str, Any]]:
     return [row for path in store.list("subset_c") for row in pq.read_table(store.root / path).to_pylist()]
-
-
-def test_captions_say_what_most_members_share_and_nothing_else() -> None:
-    arms = {"overhead+overhead": 0.5, "overhead+down": 0.3, "down+down": 0.2}
-    assert facts(arms=arms) == {"arms": "overhead"}
-    assert facts(arms={"overhead+overhead": 0.9}) == {"arms": "overhead+overhead"}
-    assert facts(legs={"sitting": 0.5, "squatting": 0.4}) == {"legs": "knees bent"}
-    assert facts(legs={"sitting": 0.4, "standing": 0.4}) == {}
-    assert facts(legs={"sitting": 0.3}) == {}  # it can be told of few
-    assert facts(turn={"slightly left": 0.5, "left": 0.5}) == {"turn": "left"}
-
-
-def facts(**shares: dict[str, float]) -> dict[str, str]:
-    return agreed(Cluster("pose-0001", "whole body", 1, "p/0", np.zeros(27), shares))
-
-
-def test_of_two_arms_that_are_equally_common_every_process_takes_the_same() -> None:
-    shares = {"arms": {"down+side": 0.5, "down+up": 0.25, "side+up": 0.25}}
-    code = "from types import SimpleNamespace; from laion_people.steps.label import agreed; "
-    code += f"print(agreed(SimpleNamespace(shares={shares})))"
-    said = set()
-    for seed in range(4):  # which decide the order of sets
-        environ = os.environ | {"PYTHONPATH": ":".join(sys.path), "PYTHONHASHSEED": str(seed)}
-        done = subprocess.run([sys.executable, "-c", code], env=environ, check=True, capture_output=True, text=True)
-        said.add(done.stdout)
-    assert said == {"{'arms': 'down'}\n"}

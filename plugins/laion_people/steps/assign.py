@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import numpy as np
+
 from laion_people.clusters import load_fit
 from laion_people.step import Row, Shard, Step
 
@@ -11,14 +13,16 @@ from laion_people.step import Row, Shard, Step
 class Assign(Step):
     """One row a person, in the order of people.
 
-    A cluster is null where too little is seen: a pose needs the shoulders, both elbows and a wrist (and is compared to
-    whole bodies if both knees and an ankle are seen too, else to upper bodies), a face and a head need the mesh.
+    A pose is compared by the fullest part that is seen: the whole body, the upper body, one arm, the legs or the
+    shoulders alone; a face and a head need a mesh of some certainty. The cluster is null with a distance where the
+    nearest is farther than the tolerance, and without one where too little is seen.
     """
 
     name = "assign"
     summary = "finds the nearest pose, face and head cluster of every person"
     reads = ("pose", "mesh", "fit")
     writes = "assignments"
+    revision = 2  # 2: nobody is assigned to a cluster beyond its tolerance
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         pose, mesh = shard.table("pose"), shard.table("mesh")
@@ -28,7 +32,7 @@ class Assign(Step):
         for row, person_id in enumerate(pose["person_id"].to_pylist()):
             assigned: Row = {"person_id": person_id}
             for name, (clusters, distances) in nearest.items():
-                seen = clusters[row] >= 0
-                assigned[f"{name}_cluster"] = fit.kinds[name].clusters[clusters[row]].cluster_id if seen else None
-                assigned[f"{name}_distance"] = distances[row] if seen else None
+                near = clusters[row] >= 0
+                assigned[f"{name}_cluster"] = fit.kinds[name].clusters[clusters[row]].cluster_id if near else None
+                assigned[f"{name}_distance"] = None if np.isnan(distances[row]) else distances[row]
             yield assigned

@@ -1,74 +1,192 @@
-"""caption: Subset C, for each person the candidate captions of their clusters that CLIP finds best."""
+"""caption: Subset C, for each person the candidate that says most of what is true of them; of several CLIP chooses."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import ClassVar
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any, ClassVar
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from include.models import Clip
 from laion_people.errors import LaionPeopleError
+from laion_people.facts import contradicts, read_facts, supports
 from laion_people.people import matrix
+from laion_people.settings import Settings
 from laion_people.step import Row, Shard, Step
 from laion_people.wordgate import blocked
 
 VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> the vector that its captions are compared to
+BLOCK = 256  # people whose scores with all candidates are in memory at a time
+PROFILES = 10_000  # different facts of people for whom it is remembered which claims are true
 
 
 class Caption(Step):
-    """One row a person and kind. A kind for which the person has no cluster is rejected.
+    """One row a person and kind. A kind for which the person has no cluster, or no true caption, is rejected.
 
+    Only candidates of the person's cluster whose claims the person's own facts bear out are compared by CLIP, and of
+    them those that claim most. Candidates without claims, which people have written, come after all others.
     The captions' vectors are compared to those that embed has left: of the person for the pose, and of the head for the
     facial expression and the head's direction. So other captions or clusters need no image.
     """
 
     name = "caption"
-    summary = "CLIP chooses each person's caption among the candidates of their clusters"
-    reads = ("people", "assignments", "vectors", "clusters")
+    summary = "CLIP chooses each person's caption among the candidates of their clusters that are true of them"
+    reads = ("people", "facts", "assignments", "vectors", "clusters")
     writes = "subset_c"
     roles = ("clip",)
     reasons: ClassVar[Mapping[str, str]] = {
         "no_pose_cluster": "too little of the body is seen for a pose cluster",
         "no_face_cluster": "too little of the face is seen for an expression",
         "no_head_cluster": "too little of the head is seen for its direction",
+        "far_from_clusters": "what is seen is like no cluster of the release",
+        "no_true_caption": "no caption of the cluster is borne out by the person's own facts",
+        "below_foil_margin": "CLIP finds a false caption about as good: see min_foil_margin",
         "blocked_word": "the best caption has a word about who the person is",
     }
-    revision = 3  # 3: vectors come from embed, in half precision
+    revision = 4  # 4: captions are checked against facts
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {"min_foil_margin": settings.min_foil_margin}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "url", "bbox"]).to_pylist()
-        assigned = shard.table("assignments", [f"{kind}_cluster" for kind in VIEWS]).to_pylist()
-        candidates = _candidates(shard, {cluster for row in assigned for cluster in row.values()})
-        views = _views(shard) if candidates else {}
+        columns = ["person_id", "sample_id", "url", "bbox", "image_width", "image_height"]
+        people = shard.table("people", columns).to_pylist()
+        facts = read_facts(shard.table("facts"))
+        assigned = shard.table("assignments", [f"{kind}_{of}" for kind in VIEWS for of in ("cluster", "distance")])
         shard.rows_in = len(people) * len(VIEWS)
-        for i, person in enumerate(people):
-            for kind, view in VIEWS.items():
-                cluster = assigned[i][f"{kind}_cluster"]
-                if cluster is None:
-                    shard.reject(f"no_{kind}_cluster")
-                    continue
-                choice = _choose(*candidates[cluster], views[view][i])
-                if blocked(choice["caption"]):
-                    shard.reject("blocked_word")
-                else:
-                    yield person | {"kind": kind, "cluster_id": cluster} | choice
+        assigned = assigned.to_pylist()
+        needed = any(row[f"{kind}_cluster"] for row in assigned for kind in VIEWS)
+        candidates, views = (_of_shard(shard), _views(shard)) if needed else ({}, {})
+        for start in range(0, len(people), BLOCK):
+            block = slice(start, start + BLOCK)
+            scores = {kind: views[VIEWS[kind]][block] @ of.vectors.T for kind, of in candidates.items()}
+            for i, person in enumerate(people[block]):
+                for kind in VIEWS:
+                    cluster = assigned[start + i][f"{kind}_cluster"]
+                    if cluster is None:
+                        seen = assigned[start + i][f"{kind}_distance"] is not None
+                        shard.reject("far_from_clusters" if seen else f"no_{kind}_cluster")
+                        continue
+                    choice = candidates[kind].choose(cluster, facts[start + i], scores[kind][i])
+                    if not choice:
+                        shard.reject("no_true_caption")
+                    elif _is_mistakable(choice, shard.settings.min_foil_margin):
+                        shard.reject("below_foil_margin")
+                    elif blocked(choice["caption"]):
+                        shard.reject("blocked_word")
+                    else:
+                        yield person | {"kind": kind, "cluster_id": cluster} | choice
 
 
-def _candidates(shard: Shard, wanted: set[str | None]) -> dict[str, tuple[list[str], np.ndarray]]:
-    """The captions of each wanted cluster, and their embeddings float32 [captions, dimensions]."""
-    clusters = shard.table("clusters", ["cluster_id", "captions"]).to_pylist()
-    captions = {row["cluster_id"]: row["captions"] for row in clusters if row["cluster_id"] in wanted}
-    if not captions:
-        return {}
-    clip: Clip = shard.model("clip")
+def _is_mistakable(choice: Row, min_foil_margin: float) -> bool:
+    return choice["foil_margin"] is not None and choice["foil_margin"] < min_foil_margin
+
+
+@dataclass(frozen=True, slots=True)
+class _Candidates:
+    """The candidates of all clusters of one kind.
+
+    vectors: float32 [candidates, dimensions]; states: bool [candidates, claims], which of ``claims`` each states.
+    """
+
+    texts: list[str]
+    sets: list[tuple[str, ...]]  # the claims of each
+    vectors: np.ndarray
+    claims: tuple[str, ...]
+    states: np.ndarray
+    places: dict[str, np.ndarray]  # cluster -> its candidates
+    checked: dict[tuple[tuple[str, str], ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
+
+    def choose(self, cluster: str, facts: Mapping[str, str], scores: np.ndarray) -> Row:
+        """The best candidate of a cluster for a person; {} if none is true of her.
+
+        scores: of all candidates. The margin over the second best is 0 when there is none; the foil margin, over the
+        best candidate of any cluster that the person's facts contradict, is None when there is none.
+        """
+        supported, contradicted = self._check(facts)
+        compared = self._most_telling(self.places[cluster], supported)
+        if not len(compared):
+            return {}
+        ranked = compared[np.argsort(-scores[compared], kind="stable")]
+        best = ranked[0]
+        foils = scores[self.states[:, contradicted].any(axis=1)]
+        return {
+            "caption": self.texts[best],
+            "claims": list(self.sets[best]),
+            "clip_score": scores[best],
+            "margin": scores[best] - scores[ranked[1]] if len(ranked) > 1 else 0.0,
+            "foil_margin": scores[best] - foils.max() if len(foils) else None,
+            "candidates": [self.texts[i] for i in compared],
+            "scores": scores[compared],
+        }
+
+    def _most_telling(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
+        """Those of some candidates that are true and claim most; none that another says in narrower words."""
+        true = places[~self.states[places][:, ~supported].any(axis=1)]
+        count = self.states[true].sum(axis=1)
+        most = true[count == count.max(initial=0)]
+        sets = {self.sets[i] for i in most}
+        implied = {wide for wide in sets for of in sets - {wide} if _implies(of, wide)}
+        return np.array([i for i in most if self.sets[i] not in implied], int)
+
+    def _check(self, facts: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
+        """Which of ``claims`` a person's facts bear out, and which they contradict."""
+        profile = tuple(sorted(facts.items()))
+        if profile not in self.checked:
+            if len(self.checked) == PROFILES:
+                self.checked.clear()
+            checks = [[check(facts, claim) for claim in self.claims] for check in (supports, contradicts)]
+            self.checked[profile] = np.array(checks[0], bool), np.array(checks[1], bool)
+        return self.checked[profile]
+
+
+def _implies(claims: tuple[str, ...], others: tuple[str, ...]) -> bool:
+    facts = dict(claim.split("=", 1) for claim in claims)
+    return all(claim in claims or supports(facts, claim) for claim in others)
+
+
+def _of_shard(shard: Shard) -> dict[str, _Candidates]:
+    """The candidates of the cluster version by kind. Raises LaionPeopleError for those of a release without claims."""
+    path = shard.path("clusters")
+    if "claims" not in pq.read_schema(path).names:
+        raise LaionPeopleError(
+            f"clusters/{shard.settings.clusters}/clusters.parquet is of an earlier release, without claims: "
+            "run `facts`, `cluster` and `label` for a new version"
+        )
+    clip = shard.model("clip")
     with shard.clock("model"):
-        vectors = clip.encode_texts([text for texts in captions.values() for text in texts])
-    ends = np.cumsum([len(texts) for texts in captions.values()])
-    return {
-        cluster: (texts, vectors[end - len(texts) : end])
-        for (cluster, texts), end in zip(captions.items(), ends, strict=True)
-    }
+        return _candidates(path.read_bytes(), clip)
+
+
+@lru_cache(maxsize=1)
+def _candidates(table: bytes, clip: Clip) -> dict[str, _Candidates]:
+    """The candidates of a table of clusters by kind; kept, for all shards of a run have the same."""
+    rows = pq.read_table(pa.BufferReader(table), columns=["cluster_id", "kind", "captions", "claims"]).to_pylist()
+    found = {}
+    for kind in VIEWS:
+        of_kind = [row for row in rows if row["kind"] == kind]
+        texts = [text for row in of_kind for text in row["captions"]]
+        sets = [tuple(claims) for row in of_kind for claims in row["claims"]]
+        unique = list(dict.fromkeys(texts))
+        index = {text: i for i, text in enumerate(unique)}
+        claims = tuple(sorted({claim for of in sets for claim in of}))
+        ends = np.cumsum([len(row["captions"]) for row in of_kind], dtype=int)
+        found[kind] = _Candidates(
+            texts=texts,
+            sets=sets,
+            vectors=clip.encode_texts(unique)[[index[text] for text in texts]],
+            claims=claims,
+            states=np.array([[claim in of for claim in claims] for of in sets], bool).reshape(len(sets), len(claims)),
+            places={
+                row["cluster_id"]: np.arange(end - len(row["captions"]), end)
+                for row, end in zip(of_kind, ends, strict=True)
+            },
+        )
+    return found
 
 
 def _views(shard: Shard) -> dict[str, np.ndarray]:
@@ -82,16 +200,3 @@ def _views(shard: Shard) -> dict[str, np.ndarray]:
         raise LaionPeopleError(f"{shard.id}: its vectors are of {', '.join(made_by)}, not {wanted}: run `embed` first")
     dimensions = len(stored["body"][0])
     return {name: matrix(stored[name], dimensions) for name in ("body", "head")}
-
-
-def _choose(captions: list[str], vectors: np.ndarray, image: np.ndarray) -> Row:
-    """The best caption for an image vector; the margin over the second best is 0 when there is none."""
-    scores = vectors @ image
-    best, second = (*np.sort(scores)[::-1][:2], scores.max())[:2]
-    return {
-        "caption": captions[int(scores.argmax())],
-        "clip_score": best,
-        "margin": best - second,
-        "candidates": captions,
-        "scores": scores,
-    }

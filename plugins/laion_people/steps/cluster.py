@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
-from laion_people.clusters import SPACES, Fit, read_fit
+from laion_people.clusters import SPACES, Fit, Kind, read_fit
 from laion_people.contactsheets import Place, pick, write_sheets
 from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.facts import VALUES, read_facts
+from laion_people.factsets import fact_sets
 from laion_people.fitting import fit_kind
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
@@ -28,7 +31,7 @@ class Cluster(ReleaseStep):
 
     name = "cluster"
     summary = "finds pose, face and head clusters on a sample of the release and freezes them as a version"
-    reads = ("images", "people", "pose", "mesh")
+    reads = ("images", "people", "pose", "mesh", "facts")
     opens_version = True
     reasons: ClassVar[Mapping[str, str]] = {
         "not_sampled": "the sample was full",
@@ -39,14 +42,14 @@ class Cluster(ReleaseStep):
         return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in SPACES), "seed")}
 
     def apply(self, release: Release) -> tuple[int, list[str]]:
-        places, ids, features = _sample(release)
+        places, ids, features, facts = _sample(release)
         previous = _previous(release)
         kinds, sheets = {}, {}
         for name, space in SPACES.items():
             k = getattr(release.settings, f"{name}_clusters")
             kind, labels = fit_kind(name, space, features[name], ids, k, release.settings.seed, previous)
             _, distances = kind.nearest(features[name])
-            kinds[name] = kind
+            kinds[name] = _with_fact_sets(name, kind, labels, facts)
             for index, cluster in enumerate(kind.clusters):
                 members = pick(np.flatnonzero(labels == index), distances)
                 sheets[cluster.cluster_id] = [places[member] for member in members]
@@ -56,8 +59,18 @@ class Cluster(ReleaseStep):
         return len(sheets), ["fit.json", *write_sheets(release, sheets)]
 
 
-def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray]]:
-    """Where the sample's people are, their ids, and their features by kind; counts the rows that are read."""
+def _with_fact_sets(name: str, kind: Kind, labels: np.ndarray, facts: Sequence[Mapping[str, str]]) -> Kind:
+    """The clusters of one kind with what their members have in common, ``labels`` and ``facts`` being the sample's."""
+    of_kind = [{fact: value for fact, value in of.items() if fact in VALUES[name]} for of in facts]
+    clusters = (
+        dataclasses.replace(cluster, fact_sets=fact_sets([of_kind[i] for i in np.flatnonzero(labels == index)]))
+        for index, cluster in enumerate(kind.clusters)
+    )
+    return dataclasses.replace(kind, clusters=tuple(clusters))
+
+
+def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
+    """Where the sample's people are, their ids, features by kind, and facts; counts the rows that are read."""
     size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
     columns = {
         table: sorted({c for space in SPACES.values() for c in getattr(space, f"{table}_columns")})
@@ -65,6 +78,7 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
     }
     places: list[Place] = []
     ids: list[str] = []
+    facts: list[dict[str, str]] = []
     features: dict[str, list[np.ndarray]] = {name: [] for name in SPACES}
     for shard in rng.permutation(len(release.shards)):
         if len(ids) >= size:
@@ -82,7 +96,8 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
         release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
         places += [(partition, index, int(row)) for row in rows]
         ids += pose["person_id"].take(rows).to_pylist()
-    return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}
+        facts += read_facts(release.table("facts", partition, index, ["facts"]).take(rows))
+    return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}, facts
 
 
 def _previous(release: Release) -> Fit | None:

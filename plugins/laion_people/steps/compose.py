@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import json
@@ -13,9 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
+from include.models import Detector, Segmenter
 from laion_people.batches import timed
 from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
+from laion_people.cutouts import Look, look
 from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
 from laion_people.metadata import flagged
@@ -32,23 +35,30 @@ class Compose(Step):
 
     name = "compose"
     summary = "pastes people on person-free backgrounds, with captions about what they share"
-    reads = ("images", "people", "pose", "mesh", "assignments", "fit")
+    reads = ("images", "people", "pose", "mesh", "facts", "assignments", "fit")
     writes = "subset_b"
+    roles = ("bystanders", "matte")
+    revision = 2
     tar = True
     tar_key = "composite_id"
     reasons: ClassVar[Mapping[str, str]] = {
-        "no_background": "the shard has no image without people that is large enough",
+        "no_background": "the shard has no image that is large and wide enough and in which nobody is",
         "no_cluster": "in no pose, face or head cluster",
-        "crowded": "boxes of others cover more than a tenth of the cut-out",
+        "crowded": "others, or parts of them, are in the cut-out",
         "truncated": "head or shoulders are not seen",
         "too_small": "the box is too low to be pasted sharply",
+        "strip": "the cut-out leaves out much of what is seen of the person, or has a shape that people don't have",
+        "off_ground": "is seen with the feet, and jumps or is not certain to stand, sit, squat or kneel",
+        "dark": "the cut-out is too dark",
+        "blurred": "the cut-out would be blurred when pasted",
+        "no_matte": "the segmenter does not tell the person from what is behind",
         "unclear": "neither pose, face nor head is seen clearly enough",
         "no_partner": "nobody was found who is certainly alike or certainly different",
         "not_drawn": "enough pictures were made without",
     }
 
     def params(self, settings: Settings) -> dict[str, Any]:
-        names = ("composites", "backgrounds", "jpeg_quality", "seed", "nsfw_filter")
+        names = ("composites", "backgrounds", "cutouts", "jpeg_quality", "seed", "nsfw_filter")
         return {name: getattr(settings, name) for name in names}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
@@ -62,12 +72,13 @@ class Compose(Step):
             log.warning("%s: no image without people is large enough for a background", shard.id)
             shard.reject("no_background", shard.rows_in)
             return
-        composer = Composer(people, pools(shard, people), rng)
+        cutouts = Cutouts(shard, images, people)
+        composer = Composer(people, pools(shard, people), rng, cutouts.look)
         count = shard.settings.composites or shard.rows_in // PEOPLE_PER_COMPOSITE
         compositions = itertools.islice(composer, count)
         on_backgrounds = zip(compositions, itertools.chain([first], backgrounds), strict=False)  # there is no last one
         for number, (composition, background) in enumerate(on_backgrounds):
-            yield _row(shard, people, images, number, composition, *background)
+            yield _row(shard, people, cutouts, number, composition, *background)
         for reason, rows in composer.unused().items():
             shard.reject(reason, rows)
 
@@ -77,15 +88,18 @@ def _backgrounds(
 ) -> Iterator[tuple[str, Image.Image]]:
     """Backgrounds in random order, again and again; none when no image will do."""
     read: Callable[[str], bytes]
+    nobody: Callable[[Image.Image], bool]
     if folder := shard.settings.backgrounds:
-        names, read = shard.store.list(folder), shard.store.read
+        names, read, nobody = shard.store.list(folder), shard.store.read, lambda _: True  # as their owner says
         if not names:
             raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
+        nobody = functools.partial(_shows_nobody, shard)
         if shard.settings.nsfw_filter:  # `detect` has looked for nobody in these
             names = [name for name in names if not flagged(images.fields(name))]
     usable = [names[i] for i in rng.permutation(len(names))]
+    tried: set[str] = set()
     while usable:
         for name in list(usable):
             try:
@@ -94,29 +108,75 @@ def _backgrounds(
                 log.info("%s: %s is no background: %s", shard.id, name, error)
                 usable.remove(name)
                 continue
-            if fits(image):
+            if name in tried or (fits(image) and nobody(image)):
+                tried.add(name)
                 yield name, image
             else:
                 usable.remove(name)
 
 
+def _shows_nobody(shard: Shard, image: Image.Image) -> bool:
+    """Whether nothing in an image may be a person, be it small, half-seen or painted: `detect` asked for no more than
+    that nobody is certain."""
+    (bystanders,) = shard.model("bystanders").detect([np.asarray(image)])
+    return not len(bystanders.boxes)
+
+
+class Cutouts:
+    """The cut-outs of a shard's people, by their rows."""
+
+    def __init__(self, shard: Shard, images: TarImages, people: People):
+        self._shard, self._images, self._people = shard, images, people
+        self._bystanders: Detector = shard.model("bystanders")
+        self._segmenter: Segmenter | None = shard.model("matte") if shard.settings.cutouts == "matte" else None
+        self._image = functools.lru_cache(maxsize=8)(self._decoded)  # people are looked at right before they are pasted
+
+    def look(self, row: int) -> Look:
+        """What the cut-out is found to be."""
+        cutout, image = self._rectangle(row), self._image(self._people.keys[row])
+        with self._shard.clock("model"):
+            (bystanders,) = self._bystanders.detect([np.asarray(cutout)])
+        matte = self._matte(self._segmenter, cutout) if self._segmenter else None
+        return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, matte)
+
+    def pixels(self, row: int) -> Image.Image:
+        """The rectangle around the person, RGB; with a matte RGBA."""
+        cutout = self._rectangle(row)
+        if self._segmenter:
+            cutout.putalpha(Image.fromarray(np.uint8(255 * self._matte(self._segmenter, cutout))))
+        return cutout
+
+    def _matte(self, segmenter: Segmenter, cutout: Image.Image) -> np.ndarray:
+        with self._shard.clock("model"):
+            return segmenter.mattes([np.asarray(cutout)])[0]
+
+    def _rectangle(self, row: int) -> Image.Image:
+        with self._shard.clock("decode"):
+            return self._image(self._people.keys[row]).crop(self._people.cutouts[row].tolist())
+
+    def _decoded(self, key: str) -> Image.Image:
+        try:
+            return decode(self._images.read(key), limited=False)
+        except ImageError as error:
+            message = f"{self._shard.id}/{key} can no longer be decoded ({error}): run `detect` again"
+            raise LaionPeopleError(message) from error
+
+
 def _row(
     shard: Shard,
     people: People,
-    images: TarImages,
+    cutouts: Cutouts,
     number: int,
     composition: Composition,
     key: str,
     background: Image.Image,
 ) -> Row:
-    rows, places = composition.people, composition.places
-    with shard.clock("decode"):
-        cutouts = [_person(shard, images, people.keys[r]).crop(people.cutouts[r].tolist()) for r in rows]
+    rows, places, caption = composition.people, composition.places, composition.caption
     picture = canvas(background, composition.width)
-    paste(picture, cutouts, places)
+    paste(picture, [cutouts.pixels(r) for r in rows], places)
     row = {
         "composite_id": f"{shard.id}/{number:05d}",
-        "caption": composition.caption,
+        "caption": caption.text,
         "aspect": composition.aspect,
         "n_people": len(rows),
         "n_similar": composition.n_similar,
@@ -125,21 +185,15 @@ def _row(
                 "person_id": people.ids[r],
                 "bbox": _pasted(people.boxes[r], people.cutouts[r], place),
                 "cluster_id": cluster,
+                "claims": list(claims),
             }
-            for r, place, cluster in zip(rows, places, composition.clusters, strict=True)
+            for r, place, cluster, claims in zip(rows, places, composition.clusters, caption.claims, strict=True)
         ],
         "background_key": key,
         "width": picture.width,
         "height": picture.height,
     }
     return row | {"files": _files(row, picture, shard.settings.jpeg_quality)}
-
-
-def _person(shard: Shard, images: TarImages, key: str) -> Image.Image:
-    try:
-        return decode(images.read(key), limited=False)
-    except ImageError as error:
-        raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({error}): run `detect` again") from error
 
 
 def _pasted(box: np.ndarray, cutout: np.ndarray, place: np.ndarray) -> list[float]:

@@ -1,21 +1,21 @@
-"""label: candidate captions of every cluster, from what its members share; a person may edit and approve them."""
+"""label: candidate captions of every cluster, from facts that members share; a person may edit and approve them."""
 
 from __future__ import annotations
 
 import io
 import logging
-import math
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_people import captions, facetext, posetext
+from laion_people import captions, phrases
 from laion_people.captions import Entry
 from laion_people.clusters import Cluster, Fit, read_fit
 from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.factsets import FactSet
 from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
@@ -24,13 +24,8 @@ from laion_people.versions import folders, number
 
 log = logging.getLogger(__name__)
 
-AGREED = 0.6  # share of the members who must share a fact, of those in whom it can be told
-TOLD = 0.5  # share of the members in whom it must be told
-CAPTIONS: dict[str, Callable[[Mapping[str, str]], list[str]]] = {
-    "pose": posetext.pose_captions,
-    "face": facetext.face_captions,
-    "head": facetext.head_captions,
-}
+WORDINGS, OF_SINGLE_FACTS = 10, 2  # captions of a set of facts, at most; of a single fact, which few need
+NOTHING = "members have nothing in common that captions can say: with no captions, nobody gets one from here"
 
 
 class Label(ReleaseStep):
@@ -41,7 +36,7 @@ class Label(ReleaseStep):
     """
 
     name = "label"
-    summary = "writes several captions for every cluster from geometry, keeping those that a person has edited"
+    summary = "writes captions of what each cluster's members share, keeping those that a person has edited"
     reads = ("fit",)
 
     def params(self, settings: Settings) -> dict[str, Any]:
@@ -54,7 +49,7 @@ class Label(ReleaseStep):
         said = before or _taken_over(release.store, release.version, clusters)
         given = _given(release.store, release.settings.captions)
         _check(release.settings.captions, given, clusters)
-        made = {cluster_id: _made(*clusters[cluster_id]) for cluster_id in sorted(clusters)}
+        made = {cluster_id: made_entry(clusters[cluster_id][1]) for cluster_id in sorted(clusters)}
         kept = {cluster_id: entry for cluster_id, entry in said.items() if entry.signed or cluster_id not in given}
         entries = made | given | kept
         if new := {cluster_id: entry for cluster_id, entry in entries.items() if entry != before.get(cluster_id)}:
@@ -78,7 +73,7 @@ def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[s
     for cluster_id, entry in entries.items():
         if cluster_id not in clusters:
             yield f"{path}: there is no cluster {cluster_id} in this version"
-        elif reason := captions.fault(entry.captions):
+        elif reason := captions.fault(entry.captions, entry.claims):
             yield f"{path}: {cluster_id}: {reason}"
 
 
@@ -87,8 +82,25 @@ def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:
     return {cluster.cluster_id: (name, cluster) for name, kind in fit.kinds.items() for cluster in kind.clusters}
 
 
-def _made(kind: str, cluster: Cluster) -> Entry:
-    return Entry(tuple(CAPTIONS[kind](agreed(cluster))))
+def made_entry(cluster: Cluster) -> Entry:
+    """The candidates that are made for a cluster: of each of its fact sets several wordings, those of the first first.
+
+    A cluster whose members share no facts gets none, and a note that says so.
+    """
+    if not cluster.fact_sets:
+        return Entry((), note=NOTHING)
+    few = sum(_is_single(of) for of in cluster.fact_sets[1:])
+    most = (captions.MOST - OF_SINGLE_FACTS * few) // (len(cluster.fact_sets) - few)
+    said: dict[str, tuple[str, ...]] = {}
+    for n, of in enumerate(cluster.fact_sets):
+        count = OF_SINGLE_FACTS if n and _is_single(of) else min(WORDINGS, most)
+        for text in phrases.captions(of.facts, count, f"{cluster.cluster_id} {' '.join(of.claims)}"):
+            said.setdefault(text, of.claims)
+    return Entry(tuple(said), claims=tuple(said.values()))
+
+
+def _is_single(of: FactSet) -> bool:
+    return len(of.claims) == 1
 
 
 def _given(store: Store, source: str) -> dict[str, Entry]:
@@ -120,9 +132,10 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
         for cluster_id, entry in captions.read(store, earlier).items():
             if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
                 continue
-            if not entry.signed and entry.captions == _made(*before[cluster_id]).captions:
+            was, now = before[cluster_id][1], clusters[cluster_id][1]
+            if not entry.signed and _said(entry) == _said(made_entry(was)):
                 continue
-            same = agreed(before[cluster_id][1]) == agreed(clusters[cluster_id][1])
+            same = [of.claims for of in was.fact_sets[:1]] == [of.claims for of in now.fact_sets[:1]]
             note = f"from {earlier}" if same else f"from {earlier}, where its members had other things in common"
             found[cluster_id] = replace(
                 entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note
@@ -130,28 +143,8 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
     return found
 
 
-def agreed(cluster: Cluster) -> dict[str, str]:
-    """The facts that a cluster's members share; a wider name where they differ in the narrower ones."""
-    wider = {**posetext.WIDER, **facetext.WIDER}
-    facts = {}
-    for fact, shares in cluster.shares.items():
-        told = sum(shares.values())
-        if told < TOLD:
-            continue
-        single_arms = _single_arms(shares) if fact == "arms" else {}
-        for names in ({name: {name} for name in shares}, wider.get(fact, {}), single_arms):
-            totals = {name: math.fsum(shares.get(m, 0) for m in covered) for name, covered in names.items()}
-            common = max(totals, key=totals.__getitem__, default="")
-            if common and totals[common] >= AGREED * told:
-                facts[fact] = common
-                break
-    return facts
-
-
-def _single_arms(pairs: Mapping[str, float]) -> dict[str, set[str]]:
-    """What one arm does, whatever the other: arm name -> the pairs that have it."""
-    arms = sorted({arm for pair in pairs for arm in pair.split("+")})  # the first of equal ones is taken
-    return {arm: {pair for pair in pairs if arm in pair.split("+")} for arm in arms}
+def _said(entry: Entry) -> tuple[Any, ...]:
+    return entry.captions, entry.claims
 
 
 def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:
@@ -163,6 +156,7 @@ def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, En
             "medoid_person_id": cluster.medoid_person_id,
             "centroid": cluster.centroid,
             "captions": list(entries[cluster_id].captions),
+            "claims": [list(claims) for claims in entries[cluster_id].claims],
             "reviewed": entries[cluster_id].reviewed,
         }
         for cluster_id, (kind, cluster) in sorted(clusters.items())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -17,6 +18,7 @@ from laion_people.captions import Entry
 from laion_people.errors import LaionPeopleError
 from laion_people.runner import ROW_GROUP
 from laion_people.store import Store
+from laion_people.suggestions import suggested_claims
 from laion_people.versions import versions
 from laion_people.web import source
 from laion_people.web.addresses import (
@@ -39,6 +41,8 @@ router = APIRouter(prefix="/clusters")
 MEMBERS = 12  # that a cluster's page shows
 LOOKED_AT = 8  # partitions that are looked through for some
 SPARE = 2  # empty fields at the end of the form, for those without scripts
+LOOK = "what the words of new captions claim has been filled in: look at it, change it if need be, and save again"
+Texts = Annotated[list[str], Form(default_factory=list, max_length=200)]
 
 
 class ClusterFilters(Filters):
@@ -58,10 +62,50 @@ class Members(BaseModel):
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """A caption of the form, with what it claims as typed ("base=sitting, left_arm=raised").
+
+    ``seen`` and ``said``: the caption and the claims that its editor has last seen together.
+    """
+
+    text: str
+    claims: str
+    seen: str
+    said: str
+
+    @property
+    def stale(self) -> bool:
+        """Whether the caption is another one since, and the claims are still the old one's."""
+        return self.text != self.seen and self.parsed == _parsed(self.said)
+
+    @property
+    def parsed(self) -> tuple[str, ...]:
+        return _parsed(self.claims)
+
+    @property
+    def fault(self) -> str:
+        """What is wrong with it; an empty line is left out."""
+        return self.text and (captions.caption_fault(self.text) or captions.claims_fault(self.parsed))
+
+    def settled(self) -> Line:
+        """The line with claims that are its own: if they are stale, those that its words suggest."""
+        return _line(self.text, suggested_claims(self.text)) if self.stale else self
+
+
+def _line(text: str = "", claims: tuple[str, ...] = ()) -> Line:
+    said = ", ".join(claims)
+    return Line(text, said, text, said)
+
+
+def _parsed(claims: str) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(claims.replace(",", " ").split()))
+
+
+@dataclass(frozen=True, slots=True)
 class Typed:
     """A form that was refused: what was typed, the tag of the entry that its editor has seen, and why."""
 
-    captions: list[str]
+    lines: list[Line]
     reviewed: bool
     tag: str
     refused: str
@@ -77,12 +121,14 @@ def newest(request: Request) -> Response:
 
 
 @router.post("/check")
-def check(caption: Annotated[list[str], Form(max_length=200)]) -> dict[str, Any]:
-    """What is wrong with captions that are being typed: with all of them together, and with each."""
-    given = [c for c in caption if c.strip()]
+def check(caption: Texts, claims: Texts, seen: Texts, said: Texts) -> dict[str, Any]:
+    """What is wrong with captions that are being typed, with all of them together and with each, and what each claims:
+    what its words suggest, unless somebody has said so."""
+    lines = [line.settled() for line in _lines(caption, claims, seen, said)]
     return {
-        "fault": captions.fault(given),
-        "captions": [captions.caption_fault(c) if c.strip() else "" for c in caption],
+        "fault": _fault(lines),
+        "captions": [line.fault for line in lines],
+        "claims": [line.claims for line in lines],
     }
 
 
@@ -129,22 +175,43 @@ def edit(
     version: Version,
     cluster_id: ClusterId,
     tag: Annotated[str, Form(max_length=100)],
-    caption: Annotated[list[str] | None, Form(max_length=200)] = None,
+    caption: Texts,
+    claims: Texts,
+    seen: Texts,
+    said: Texts,
     reviewed: Annotated[bool, Form()] = False,
     then: Annotated[Literal["stay", "next"], Form()] = "stay",
 ) -> Response:
-    """Saves a cluster's captions; ``tag`` is of the entry that the editor has seen."""
+    """Saves a cluster's captions; ``tag`` is of the entry that the editor has seen.
+
+    Claims of captions that are new are suggested, and nothing is saved until their editor has seen them.
+    """
     store = source.store()
-    texts = [text.strip() for text in caption or () if text.strip()]
+    typed = [line for line in _lines(caption, claims, seen, said) if line.text]
+    lines = [line.settled() for line in typed]
     approved = reviewed or then == "next"
     _cluster(_clusters(store, version), version, cluster_id)
     try:
-        captions.edit(store, version, cluster_id, texts, reviewed=approved, by=user.get_name(), tag=tag)
+        if not _fault(lines) and any(a.parsed != b.parsed for a, b in zip(typed, lines, strict=True)):
+            raise LaionPeopleError(LOOK)
+        texts, stated = [line.text for line in lines], [line.parsed for line in lines]
+        captions.edit(store, version, cluster_id, texts, stated, reviewed=approved, by=user.get_name(), tag=tag)
     except LaionPeopleError as error:
-        return _page(request, user, version, cluster_id, Members(), Typed(texts, reviewed, tag, str(error)))
+        return _page(request, user, version, cluster_id, Members(), Typed(lines, reviewed, tag, str(error)))
     following = _around(_clusters(store, version), cluster_id)["unreviewed"] if then == "next" else None
     where = following or f"{cluster_id}?saved=yes"
     return RedirectResponse(f"{request.scope['root_path']}/clusters/{version}/{where}", 303)
+
+
+def _lines(caption: list[str], claims: list[str], seen: list[str], said: list[str]) -> list[Line]:
+    fields = zip_longest(*(map(str.strip, of[: len(caption)]) for of in (caption, claims, seen, said)), fillvalue="")
+    return [Line(*of) for of in fields]
+
+
+def _fault(lines: list[Line]) -> str:
+    """What is wrong with the captions of a form."""
+    given = [line for line in lines if line.text]
+    return captions.fault([line.text for line in given], [line.parsed for line in given])
 
 
 def _page(
@@ -156,7 +223,7 @@ def _page(
     of = _cluster(found, version, cluster_id)
     entry: Entry = of["entry"]
     conflict = typed is not None and typed.tag != entry.tag
-    texts = list(typed.captions if typed else entry.captions)
+    lines = typed.lines if typed else [*map(_line, entry.captions, entry.claims)]
     return render(
         request,
         "cluster.html.j2",
@@ -164,8 +231,7 @@ def _page(
         version=version,
         of=of,
         entry=entry,
-        texts=texts + [""] * SPARE,
-        faults=[captions.caption_fault(text) for text in texts] + [""] * SPARE,
+        lines=[*lines, *[_line()] * SPARE],
         longest=captions.LONGEST,
         reviewed=typed.reviewed if typed else entry.reviewed,
         saved=members.saved,
@@ -200,16 +266,16 @@ def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
     path = _table_path(version)
     if not store.exists(path):
         raise HTTPException(404, f"Version {version} has no labelled clusters yet: the task label writes them.")
-    names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "reviewed"]
+    names = ["cluster_id", "kind", "size", "medoid_person_id", "captions", "claims", "reviewed"]
     table, entries = at_once(lambda: columns(store, path, names), lambda: entries_of(store, version))
     kinds = list(KINDS)
     if unknown := set(table["kind"].to_pylist()) - set(kinds):
         raise LaionPeopleError(f"{path} is damaged (kind {unknown.pop()!r}): run again the step that writes it")
     found = sorted(table.to_pylist(), key=lambda of: (kinds.index(of["kind"]), -of["size"], of["cluster_id"]))
     for of in found:
-        labelled = Entry(tuple(of["captions"]), of["reviewed"])
+        labelled = Entry(tuple(of["captions"]), of["reviewed"], claims=tuple(map(tuple, of["claims"])))
         of["entry"] = entries.get(of["cluster_id"], labelled)
-        of["pending"] = of["entry"].captions != labelled.captions
+        of["pending"] = (of["entry"].captions, of["entry"].claims) != (labelled.captions, labelled.claims)
     return found
 
 

@@ -17,7 +17,7 @@ from laion_people import captions
 from laion_people.runner import ROW_GROUP
 from laion_people.schemas import SCHEMAS
 from laion_people.store import LocalStore
-from tests.synthetic_store import UPRIGHT
+from tests.synthetic_store import CLAIMS, OF_PERSON, UPRIGHT
 
 CLUSTERS = 256
 KINDS = ("pose", "face", "head")
@@ -91,7 +91,12 @@ def _composites(partition: str, people: pa.Table, count: int) -> pa.Table:
             "n_people": 2,
             "n_similar": 2 * (i % 2),
             "people": [
-                {"person_id": ids[(2 * i + j) % len(ids)], "bbox": boxes[j], "cluster_id": f"{KINDS[i % 3]}-{j:04d}"}
+                {
+                    "person_id": ids[(2 * i + j) % len(ids)],
+                    "bbox": boxes[j],
+                    "cluster_id": f"{KINDS[i % 3]}-{j:04d}",
+                    "claims": [],
+                }
                 for j in range(2)
             ],
             "background_key": "000000000",
@@ -106,12 +111,13 @@ def _composites(partition: str, people: pa.Table, count: int) -> pa.Table:
 def _choices(rng: np.random.Generator, people: pa.Table) -> pa.Table:
     candidates = {kind: [f"A person shows {kind} {i}, one way or another." for i in range(6)] for kind in KINDS}
     rows = []
-    for of in people.select(["person_id", "url", "bbox"]).to_pylist():
+    for of in people.select(list(OF_PERSON)).to_pylist():
         for kind in KINDS:
             scores = np.sort(rng.uniform(0.1, 0.4, 6))[::-1].tolist()
             rows.append(
                 of
                 | {"kind": kind, "cluster_id": f"{kind}-0001", "caption": candidates[kind][0], "scores": scores}
+                | {"claims": [CLAIMS[kind]], "foil_margin": None}
                 | {"candidates": candidates[kind], "clip_score": scores[0], "margin": scores[0] - scores[1]}
             )
     return pa.Table.from_pylist(rows, schema=SCHEMAS["subset_c"])
@@ -127,13 +133,15 @@ def _add_clusters(store: LocalStore, version: str, medoid: str) -> None:
             "medoid_person_id": medoid,
             "centroid": [0.0] * 27,
             "captions": texts,
+            "claims": [[CLAIMS[kind]]] * len(texts),
             "reviewed": False,
         }
         for kind in KINDS
         for i in range(CLUSTERS)
     ]
     _write(store, f"clusters/{version}/clusters.parquet", pa.Table.from_pylist(rows, schema=SCHEMAS["clusters"]))
-    captions.put(store, version, {row["cluster_id"]: captions.Entry(tuple(texts)) for row in rows})
+    entries = {row["cluster_id"]: captions.Entry(tuple(texts), claims=tuple(map(tuple, row["claims"]))) for row in rows}
+    captions.put(store, version, entries)
     store.write(f"manifests/cluster/{version}.json", b"{}")
 
 

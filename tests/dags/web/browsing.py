@@ -28,7 +28,11 @@ def make_browsed(store: Store, images: int = 30) -> None:
     """A finished partition, captions that nobody has reviewed, and the totals of its steps."""
     make_store(store, PARTITION, images, CAPTIONS)
     rows = table(store, f"clusters/{VERSION}/clusters.parquet").to_pylist()
-    captions.put(store, VERSION, {row["cluster_id"]: captions.Entry(tuple(row["captions"])) for row in rows})
+    entries = {
+        row["cluster_id"]: captions.Entry(tuple(row["captions"]), claims=tuple(map(tuple, row["claims"])))
+        for row in rows
+    }
+    captions.put(store, VERSION, entries)
     for step in ("detect", "assign"):
         write_totals(store, Manifest.from_json(store.read(manifest_path(step, PARTITION))), 1)
 

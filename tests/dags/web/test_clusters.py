@@ -20,6 +20,7 @@ from tests.synthetic_store import VERSION
 LIST = f"/laion-people/clusters/{VERSION}"
 PAGE = f"{LIST}/pose-0001"
 ORIGIN = {"Origin": "http://testserver"}
+CLAIMED = ("claims", "seen", "said")  # fields beside each caption
 TEXTS = [f"A person stands in way {way} of standing." for way in range(6)]
 
 
@@ -31,10 +32,22 @@ def editor(signed_in: SignedIn, store: LocalStore) -> TestClient:
 
 
 def form(client: TestClient, **changes: object) -> dict[str, object]:
-    """The form of a cluster's page as a browser would send it, with some changes."""
-    page = client.get(PAGE).text
+    """The form of a cluster's page as a browser would send it, with some changes.
+
+    Of captions that are changed without their claims it is as if they claimed nothing, and their editor had seen it.
+    """
+    sent = read_form(client.get(PAGE).text)
+    if texts := changes.get("caption"):
+        sent |= {"seen": texts, **dict.fromkeys(("claims", "said"), [""] * len(list(texts)))}
+    return {**sent, "then": "stay", **changes}
+
+
+def read_form(page: str) -> dict[str, object]:
+    """The form of a page as it stands there."""
+    page = page.partition("<template>")[0]
     texts = [unescape(text) for text in re.findall(r'<textarea name="caption"[^>]*>([^<]*)</textarea>', page)]
-    return {"csrf": field(page, "csrf"), "tag": field(page, "tag"), "caption": texts, "then": "stay", **changes}
+    rest = {name: [*map(unescape, re.findall(f'name="{name}" value="([^"]*)"', page))] for name in CLAIMED}
+    return {"csrf": field(page, "csrf"), "tag": field(page, "tag"), "caption": texts, **rest}
 
 
 def edit(store: LocalStore, cluster_id: str, texts: list[str], by: str = "eve") -> None:
@@ -162,6 +175,62 @@ def test_a_refused_edit_comes_back_with_what_was_typed(editor: TestClient, store
     assert captions.read(store, VERSION)["pose-0001"] == before
 
 
+def test_captions_that_stay_keep_what_they_claim(editor: TestClient, store: LocalStore) -> None:
+    before = captions.read(store, VERSION)["pose-0001"]
+    sent = form(editor)
+    for name in ("caption", *CLAIMED):  # the first one is removed
+        sent[name] = list(sent[name])[1:]  # type: ignore[call-overload]
+    sent["caption"][3:] = ["A person nods along.", "Here is somebody."]  # type: ignore[index]
+    assert editor.post(PAGE, data=sent, headers=ORIGIN).status_code == 303
+    after = captions.read(store, VERSION)["pose-0001"]
+    assert after.captions == (*before.captions[1:4], "A person nods along.", "Here is somebody.")
+    assert after.claims == (*before.claims[1:4], (), ())
+    page = editor.get(PAGE).text
+    assert 'value="base=standing"' in page and "claims nothing: not checked" in page
+
+
+def test_what_a_new_caption_claims_is_suggested_and_saved_when_it_has_been_seen(
+    editor: TestClient, store: LocalStore
+) -> None:
+    before = captions.read(store, VERSION)["pose-0001"]
+    sent = form(editor)
+    sent["caption"][0] = "Somebody sits, both hands on the hips."  # type: ignore[index]
+    answer = editor.post(PAGE, data=sent, headers=ORIGIN)
+    assert answer.status_code == 422 and "what the words of new captions claim has been filled in" in answer.text
+    assert captions.read(store, VERSION)["pose-0001"] == before
+    shown = read_form(answer.text)
+    assert shown["claims"][0] == "base=sitting, both_arms=on_hip"  # type: ignore[index]
+    assert editor.post(PAGE, data=shown, headers=ORIGIN).status_code == 303
+    after = captions.read(store, VERSION)["pose-0001"]
+    assert after.captions[0] == "Somebody sits, both hands on the hips."
+    assert after.claims == (("base=sitting", "both_arms=on_hip"), *before.claims[1:])
+
+
+@pytest.mark.parametrize(("claims", "stated"), [("base=riding, lean=forward", 2), ("", 0)])
+def test_what_somebody_says_that_a_caption_claims_is_taken(
+    editor: TestClient, store: LocalStore, claims: str, stated: int
+) -> None:
+    sent = form(editor)
+    sent["caption"][0], sent["claims"][0] = "Somebody sits in the saddle.", claims  # type: ignore[index]
+    assert editor.post(PAGE, data=sent, headers=ORIGIN).status_code == 303
+    assert captions.read(store, VERSION)["pose-0001"].claims[0] == tuple(claims.split(", "))[:stated]
+
+
+def test_a_claim_that_nobody_knows_is_refused(editor: TestClient, store: LocalStore) -> None:
+    before = captions.read(store, VERSION)["pose-0001"]
+    sent = form(editor)
+    sent["claims"][1] = 'mood="happy"'  # type: ignore[index]
+    answer = editor.post(PAGE, data=sent, headers=ORIGIN)
+    assert answer.status_code == 422 and "is no claim" in answer.text and "mood=&#34;happy&#34;" in answer.text
+    assert captions.read(store, VERSION)["pose-0001"] == before
+
+
+def test_an_editor_can_leave_a_cluster_without_captions(editor: TestClient, store: LocalStore) -> None:
+    assert editor.post(PAGE, data=form(editor, caption=[""]), headers=ORIGIN).status_code == 303
+    assert captions.read(store, VERSION)["pose-0001"].captions == ()
+    assert "No captions." in editor.get(LIST).text
+
+
 def test_an_edit_of_somebody_else_is_not_overwritten_unseen(editor: TestClient, store: LocalStore) -> None:
     mine = form(editor, caption=TEXTS)
     theirs = [f"A person of Eve's, in way {way}." for way in range(5)]
@@ -223,6 +292,12 @@ def test_captions_are_checked_while_they_are_typed(
     assert "has the word 'man' (gender)" in answer["captions"][6]
     assert answer["captions"][:6] == [""] * 6 and answer["captions"][7] == ""
     assert answer["fault"] == answer["captions"][6]
+    assert answer["claims"] == ["base=standing"] * 6 + ["", ""]
+    mine = typed | {"claims": ["base=on_feet"] + [""] * 7, "seen": [""] * 8, "said": [""] * 8}
+    assert client.post("/laion-people/clusters/check", data=mine).json()["claims"][:2] == [
+        "base=on_feet",
+        "base=standing",
+    ]
     assert client.post("/laion-people/clusters/check", data={"caption": TEXTS}).json()["fault"] == ""
     assert "5 or more" in client.post("/laion-people/clusters/check", data={"caption": TEXTS[:2]}).json()["fault"]
     assert anonymous.post("/laion-people/clusters/check", data=typed).status_code == 401

@@ -70,12 +70,17 @@ class CaptionForm {
 
   async check() {
     const lines = [...this.list.children]
-    const body = new URLSearchParams(lines.map(line => ['caption', line.querySelector('textarea').value]))
+    const body = new URLSearchParams(lines.flatMap(line => [...line.querySelectorAll('[name]')].map(field => [field.name, field.value])))
     const turn = ++this.asked
     const answer = await fetch(this.form.dataset.check, { method: 'POST', body, credentials: 'same-origin' }).catch(() => null)
     if (!answer?.ok || turn !== this.asked) return // the server looks at them again when they are sent
-    const { fault, captions } = await answer.json()
+    const { fault, captions, claims } = await answer.json()
     lines.forEach((line, i) => {
+      const field = name => line.querySelector(`[name=${name}]`)
+      if (claims[i] !== field('claims').value) { // suggested, since the caption is another one
+        field('seen').value = field('caption').value
+        field('claims').value = field('said').value = claims[i]
+      }
       line.querySelector('.fault').textContent = captions[i]
       line.querySelector('textarea').setAttribute('aria-invalid', captions[i] !== '')
     })

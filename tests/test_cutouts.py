@@ -1,0 +1,76 @@
+"""When a cut-out is shown: sharp, bright, of one person, and not twice."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from PIL import Image, ImageEnhance, ImageFilter
+
+from include.models import Detections
+from laion_people.cutouts import BLURRED, blur, holds, look, strangers
+
+NOBODY = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
+JOINTS = np.array([[50.0, 40], [50, 200]])
+
+
+def photograph(seed: int) -> Image.Image:
+    """Shapes of all sizes, as photographs have them."""
+    rng = np.random.default_rng(seed)
+    layers = [Image.fromarray(rng.integers(0, 256, (n * 3, n * 2, 3), np.uint8)) for n in (2, 5, 12, 40)]
+    tint = rng.uniform(0.5, 1.3, 3)
+    mean = np.mean([layer.resize((200, 300)) for layer in layers], axis=0)
+    return Image.fromarray(np.clip(mean * tint, 0, 255).astype(np.uint8))
+
+
+def seen(image: Image.Image, cutout: tuple[int, ...] = (20, 20, 180, 280)) -> object:
+    return look(image, np.array(cutout), JOINTS, NOBODY)
+
+
+def test_more_blur_is_measured_as_more_whatever_its_direction() -> None:
+    luma = np.asarray(photograph(1).convert("L").resize((400, 600)), np.float32)
+    sigmas = [blur(cv2.GaussianBlur(luma, (0, 0), sigma)) for sigma in (1, 2, 4, 8)]
+    assert sigmas == sorted(sigmas) and sigmas[0] > blur(luma)
+    for kernel in ((31, 1), (1, 31)):  # a camera that moved
+        assert blur(cv2.blur(luma, kernel)) > BLURRED
+
+
+def test_contrast_is_not_sharpness() -> None:
+    luma = np.asarray(photograph(1).convert("L"), np.float32)
+    assert blur(luma) == pytest.approx(blur(128 + luma / 4), abs=1e-3)
+
+
+def test_people_in_black_are_not_dark_if_there_is_light_on_them() -> None:
+    image = photograph(2)
+    suit = image.copy()
+    suit.paste((5, 5, 8), (20, 60, 180, 280))
+    assert seen(image).unfit == seen(suit).unfit == ""
+    assert seen(ImageEnhance.Brightness(image).enhance(0.3)).unfit == "dark"
+
+
+def test_boxes_that_hold_none_of_the_person_s_joints_are_strangers() -> None:
+    boxes = np.array([[0, 0, 100, 220], [45, 35, 55, 45], [120, 10, 150, 60], [120, 10, 150, 60]], np.float32)
+    bystanders = Detections(boxes, np.array([0.9, 0.5, 0.3, 0.1], np.float32))
+    assert strangers(bystanders, JOINTS).tolist() == [False, False, True, False]
+    assert not strangers(NOBODY, JOINTS).any()
+
+
+def test_a_picture_is_known_again_whoever_saved_it() -> None:
+    image = photograph(3)
+    smaller = image.resize((150, 225))
+    known = seen(image)
+    assert known.same(look(smaller, np.array([15, 15, 135, 210]), JOINTS, NOBODY))
+    assert known.same(seen(ImageEnhance.Brightness(image).enhance(0.8)))
+    assert known.same(seen(image.filter(ImageFilter.SHARPEN), (24, 30, 170, 270)))
+    assert not any(known.same(seen(photograph(seed))) for seed in range(10, 30))
+
+
+def test_a_matte_must_cover_the_joints_but_for_a_hand() -> None:
+    matte = np.zeros((100, 100), np.float32)
+    matte[:, :50] = 1
+    joints = np.array([[10.0, y] for y in range(0, 100, 5)])
+    assert holds(matte, joints)
+    joints[0] = 90, -3
+    assert holds(matte, joints)
+    joints[:5, 0] = 90
+    assert not holds(matte, joints)

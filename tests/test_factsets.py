@@ -1,0 +1,75 @@
+"""What members of a cluster have in common."""
+
+from __future__ import annotations
+
+import itertools
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from laion_people.facts import VALUES, supports
+from laion_people.factsets import LEAST, MOST, FactSet, fact_sets
+
+SMILE, LAUGH = {"mouth": "smiling", "eyes": "open"}, {"mouth": "smiling_open", "eyes": "open"}
+VALUES_OF_HEADS = {name: st.sampled_from(values) for name, values in VALUES["head"].items()}
+HEADS = st.lists(st.fixed_dictionaries({}, optional=VALUES_OF_HEADS), max_size=12)
+
+
+def shares(members: list[dict[str, str]]) -> dict[tuple[str, ...], float]:
+    return {of.claims: of.share for of in fact_sets(members)}
+
+
+def test_sets_are_what_members_have_with_the_share_of_them() -> None:
+    found = shares([SMILE] * 3 + [LAUGH] * 5 + [{"eyes": "closed"}] * 2)
+    assert found[("eyes=open", "mouth=smiling")] == 0.8  # who laughs smiles, too
+    assert found[("eyes=open", "mouth=smiling_open")] == 0.5
+    assert found[("eyes=closed",)] == 0.2
+
+
+def test_the_first_set_is_the_largest_that_nearly_all_have_or_else_the_most_frequent() -> None:
+    assert fact_sets([SMILE] * 18 + [LAUGH] + [{}])[0] == FactSet(("eyes=open", "mouth=smiling"), 0.95)
+    assert fact_sets([SMILE] * 5 + [{"eyes": "open"}] * 3 + [{}] * 2)[0] == FactSet(("eyes=open",), 0.8)
+
+
+def test_what_one_in_ten_has_is_said_and_what_fewer_have_is_not() -> None:
+    assert ("brows=raised",) in shares([{"brows": "raised"}] + [{}] * 9)
+    assert shares([{"brows": "raised"}] + [{}] * 10) == {}
+
+
+def test_what_everybody_of_a_set_does_besides_belongs_to_it() -> None:
+    found = [claims for claims in shares([SMILE, SMILE, LAUGH, {}]) if len(claims) > 1]
+    assert found == [("eyes=open", "mouth=smiling"), ("eyes=open", "mouth=smiling_open")]
+
+
+def test_nobody_and_people_without_facts_have_nothing_in_common() -> None:
+    assert fact_sets([]) == fact_sets([{}, {}]) == ()
+
+
+@given(HEADS)
+def test_sets_hold_and_say_everything_that_is_true_of_enough_members(members: list[dict[str, str]]) -> None:
+    found = fact_sets(members)
+    for of in found:
+        assert of.share * len(members) == sum(all(supports(facts, c) for c in of.claims) for facts in members)
+        assert len(of.facts) == len(of.claims) and of.share >= LEAST
+    for facts in members:
+        told = max((len(of.claims) for of in found if all(supports(facts, c) for c in of.claims)), default=0)
+        assert told == len(facts) or len(found) == MOST or len(members) > 10
+
+
+def test_of_many_sets_those_stay_that_say_most_of_most_members() -> None:
+    rng = random.Random(1)
+    members = [{name: rng.choice(values[:4]) for name, values in VALUES["pose"].items()} for _ in range(300)]
+    found = fact_sets(members)
+    assert len(found) == MOST
+    told = [max((len(of.claims) for of in found if all(supports(facts, c) for c in of.claims)), default=0)
+            for facts in members]  # fmt: skip
+    assert sum(told) / len(told) >= 2.5
+    assert found == fact_sets(members[::-1])
+
+
+def test_a_thousand_profiles_take_no_minutes() -> None:
+    names = list(VALUES["pose"].items())
+    members = [dict(zip([n for n, _ in names], values, strict=True))
+               for values in itertools.islice(itertools.product(*(v[:4] for _, v in names)), 1000)]  # fmt: skip
+    assert fact_sets(members)
