@@ -22,7 +22,7 @@ AIM = 0.75  # how near that is, in tolerances: clusters that are just within it 
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
 SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
 _FAR = 1e6  # a distance that nothing has
-ROUNDS = 20  # of settling people and centres, at most; people seldom move after ten
+ROUNDS = 10  # of settling people and centres, at most; few people move after five
 
 
 def fit_kind(

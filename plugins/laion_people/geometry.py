@@ -56,7 +56,7 @@ def facing(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
     They are level, and NaN where not both shoulders are seen; arguments as of `limb_directions`.
     """
     joints = _joints(keypoints, world)
-    forward = _axes(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]])[:, 2] * [1, -1, -1]
+    forward = _frame(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]])[:, 2] * [1, -1, -1]
     forward[~seen_limbs(keypoints)[:, 0]] = np.nan
     return forward.astype(np.float32)
 
@@ -150,11 +150,11 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
 
 def body_axes(joints: np.ndarray) -> np.ndarray:
     """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
-    return _axes(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]])
+    return _frame(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]])
 
 
-def _axes(left: np.ndarray) -> np.ndarray:
-    """Those of bodies whose left side is towards ``left`` [people, 3]."""
+def _frame(left: np.ndarray) -> np.ndarray:
+    """Axes left, up, forward [people, 3, 3] of bodies whose left side is towards ``left`` [people, 3]."""
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]

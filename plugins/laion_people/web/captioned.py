@@ -65,7 +65,8 @@ def captioned(
 
 def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
     """Rows of Subset C with what CLIP saw: the body for a pose, the head for the other kinds."""
-    names = ["person_id", "kind", "cluster_id", "caption", "clip_score", "margin", "candidates", "scores"]
+    scores = ["clip_score", "margin", "foil_margin", "candidates", "scores"]
+    names = ["person_id", "kind", "cluster_id", "caption", "claims", *scores]
     table, ids = at_once(lambda: tables.read("subset_c", names, rows), lambda: tables.read("people", ["person_id"]))
     choices: list[dict[str, Any]] = table.to_pylist()
     row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}

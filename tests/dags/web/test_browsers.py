@@ -10,7 +10,7 @@ from airflow.dag_processing.bundles.manager import DagBundlesManager
 from airflow.dag_processing.dagbag import DagBag, sync_bag_to_db
 from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
 from laion_people import captions
@@ -153,6 +153,8 @@ def test_clusters_are_approved_by_keys_alone(page: Page, address: str, store: Lo
     page.goto(f"{address}/clusters/{VERSION}/head-0001")
     page.keyboard.press("e")
     page.keyboard.type("As one sees, ")
+    line = page.locator(".captions li").first
+    expect(line.locator("[name=claims]")).to_have_value("")  # the words tell nothing, and so it claims nothing
     page.keyboard.press("Control+Enter")
     page.wait_for_url("**/head-0002")
     entry = captions.read(store, VERSION)["head-0001"]
@@ -192,6 +194,7 @@ def test_a_button_starts_the_run_that_takes_edits_up(page: Page, address: str, s
     sync_bag_to_db(DagBag(ROOT / "dags" / "laion_people_cluster.py"), "dags-folder", None)
     page.goto(f"{address}/clusters/{VERSION}/pose-0002")
     page.locator("textarea").nth(5).fill("A person stands still.")
+    expect(page.locator("[name=claims]").nth(5)).to_have_value("base=standing")  # suggested while one types
     page.get_by_role("button", name="Save").click()
     page.goto(f"{address}/clusters/{VERSION}")
     page.get_by_role("button", name="Trigger it now").click()

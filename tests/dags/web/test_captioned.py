@@ -54,7 +54,10 @@ def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, r
     assert ranked == [
         (text, f"{score:.3f}") for text, score in zip(rows[0]["candidates"], rows[0]["scores"], strict=True)
     ]
-    assert f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others" in page
+    assert (
+        f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others; of the best false one by " in page
+    )
+    assert f'<p class="soft">{", ".join(rows[0]["claims"])}</p>' in page
 
 
 def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, rows: Rows) -> None:
