@@ -227,7 +227,7 @@ def _hand(body: Body, side: str, sign: int, upper: set[str], inner: float) -> se
     """Places of a hand. One that is hidden is told only behind the back, where the elbow shows it.
 
     head_face < 0.05 of the height from the head's skin (to 0.08 also the air's words); above_head higher than the
-    head's top; ground < 0.06 above the floor; crossed where both wrists are over the midline before the chest;
+    head's top; ground < 0.125 above it (< 0.05 it alone); crossed where both wrists are over the midline in front;
     behind_back behind the trunk's middle plane by 0.04 and less than 0.12 from the midline; hip < 0.075 from a point of
     the hip's crest with a bent elbow that points outwards; thigh_lap < 0.085 from a thigh that is bent; belly_chest
     before the trunk, < 0.13 from the midline and < 0.16 before the spine; at_side of a hanging arm, < 0.17 beside the
@@ -255,8 +255,9 @@ def _hand(body: Body, side: str, sign: int, upper: set[str], inner: float) -> se
     if to_head < 0.05:
         return {"head_face"} | (air & {"above_head"})
     out = air | {"head_face"} if to_head < 0.08 else set()
-    if body.base != "jumping" and hand[2] < 0.06 * tall:
-        out |= {"ground"} if not body.base.startswith("lying") else {"ground", *air}
+    if body.base != "jumping" and hand[2] < 0.125 * tall:
+        resting = hand[2] < 0.05 * tall and not body.base.startswith("lying")
+        out |= {"ground"} if resting else {"ground", *air}
     if _crossed(body, middle, up):
         out |= {"crossed", "belly_chest"}
     crest = j[f"{side}_hip"] + tall * (0.07 * body.pelvis[:, 2] + sign * 0.035 * body.pelvis[:, 0])
