@@ -1,6 +1,6 @@
 # LAION-People: every command makes the environments that it needs and re-uses them next time.
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-mmcv lint bench images up down compose-demo clean
+.PHONY: help demo test test-mmcv lint truth bench images up down compose-demo clean
 
 help: ## list the commands
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,10 @@ lint: ## check style and types
 	.venv/worker/bin/ruff check .
 	.venv/worker/bin/ruff format --check .
 	.venv/worker/bin/mypy
+
+truth: ## measure how true facts and captions are, on rendered people or on labelled photographs (TRUTH=FOLDER, docs/truth.md)
+	@bin/setup worker
+	@PYTHONPATH=.:plugins .venv/worker/bin/python tools/truth.py $(TRUTH) $(ARGS)
 
 bench: ## measure rows/s of each step, where the time goes, and the ratios to other ways (ARGS="--peers --json rates.json")
 	@bin/setup worker

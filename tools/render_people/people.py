@@ -7,12 +7,13 @@ on z = 0 and the person looks towards -y.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
-from poses import CLAVICLES, EXPRESSIONS, LEAN, POSES
+from poses import CLAVICLES, EXPRESSIONS, LEAN, POSES, Direction
 
 BODY_VERTICES = 13380  # of MakeHuman's base mesh; the rest are helpers that clothes hang on
 SEGMENTS = {  # limb segment -> bones at its two ends
@@ -31,6 +32,7 @@ COCO_BONES = {
     "knee": "lowerleg01",
     "ankle": "foot",
 }
+SPINE = ("spine04", "spine03", "spine02", "spine01")
 # MakeHuman's shirts carry its logo: (box to cover, offset to the patch that covers it), pixels of the 512 px texture.
 Patch = tuple[tuple[int, int, int, int], tuple[int, int]]
 LOGOS: dict[str, tuple[Patch, ...]] = {
@@ -81,6 +83,35 @@ class Part:
 
 
 @dataclass(frozen=True)
+class Reach:
+    """Where a wrist goes: a place that hangs on a bone (decimetres from its head, in the axes of the unposed body), or
+    the floor below the shoulder (bone `floor`). `pole`, `hand`: where elbow and hand point, in the chest's axes."""
+
+    bone: str
+    offset: Direction
+    pole: Direction
+    hand: Direction
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A posture whose every part is free; angles in degrees: (forwards, to the own right, to the own left).
+
+    `limbs`: directions as in `poses.POSES`, of the arms in the chest's axes, of the legs in the room's, or in the
+    pelvis's if `legs_hang_on_pelvis`. `reach`: of arms (L, R) that go to a place instead. `lift`: metres above the
+    floor.
+    """
+
+    base: str
+    limbs: dict[str, Direction]
+    reach: dict[str, Reach] = field(default_factory=dict)
+    root: tuple[float, float, float] = (0, 0, 0)
+    spine: tuple[float, float, float] = (0, 0, 0)
+    legs_hang_on_pelvis: bool = False
+    lift: float = 0.0
+
+
+@dataclass(frozen=True)
 class Person:
     identity: Identity
     pose: str
@@ -89,6 +120,21 @@ class Person:
     joints: dict[str, np.ndarray]  # COCO-17 names
     head_rotation: np.ndarray  # 3 x 3, from the straight head to the posed one
     head_points: np.ndarray = field(repr=False)
+    bones: dict[str, np.ndarray] = field(repr=False)  # where each bone begins
+    rotations: dict[str, np.ndarray] = field(repr=False)  # 3 x 3, as of the head
+
+
+def _unit(vector: Direction | np.ndarray) -> np.ndarray:
+    return np.asarray(vector, float) / max(float(np.linalg.norm(vector)), 1e-9)
+
+
+def _head_turn(turn: tuple[float, float, float]) -> dict[str, list[tuple[tuple[int, int, int], float]]]:
+    """Bone -> rotations: a turn of the head (yaw, pitch, roll) is shared by the neck's bones."""
+    yaw, pitch, roll = turn
+    return {
+        bone: [((0, 1, 0), yaw / 4), ((1, 0, 0), pitch / 4), ((0, 0, 1), roll / 4)]
+        for bone in ("neck01", "neck02", "neck03", "head")
+    }
 
 
 def _rotation(axis: tuple[float, float, float] | np.ndarray, degrees: float) -> np.ndarray:
@@ -177,7 +223,7 @@ class PeopleFactory:
             bone = self.parents[bone]
         return False
 
-    def _rest(self, identity: Identity, expression: str) -> tuple[np.ndarray, np.ndarray]:
+    def _rest(self, identity: Identity, expression: Mapping[str, float]) -> tuple[np.ndarray, np.ndarray]:
         """Vertices and bone heads of the unposed body, MakeHuman decimetres."""
         import torch
 
@@ -194,7 +240,7 @@ class PeopleFactory:
             "firmness": 0.6,
         }
         with torch.no_grad():
-            out = self.model(phenotype_kwargs=phenotype, facial_actions=EXPRESSIONS[expression])
+            out = self.model(phenotype_kwargs=phenotype, facial_actions=dict(expression))
         rest = [out[key][0].numpy() for key in ("rest_vertices", "rest_bone_heads")]
         vertices, heads = (np.stack([a[:, 0], a[:, 2], -a[:, 1]], -1) * 10 for a in rest)
         return vertices, heads
@@ -203,21 +249,87 @@ class PeopleFactory:
         self, heads: np.ndarray, pose: str, turn: tuple[float, float, float], rng: np.random.Generator
     ) -> tuple[np.ndarray, np.ndarray]:
         """Rotation and translation of each bone. `turn`: yaw, pitch, roll of the head; limbs vary by some 4 degrees."""
-        targets = {}
-        for key, direction in ({**POSES["stand"], **POSES[pose]}).items():
-            segment, side = key.split(".")
-            first, last = SEGMENTS[segment]
-            targets[self.index[f"{first}.{side}"]] = (
-                self.index[f"{last}.{side}"],
-                np.array(direction, float) / np.linalg.norm(direction) + rng.normal(0, 0.05, 3),
-            )
-        euler: dict[str, list[tuple[tuple[int, int, int], float]]] = {}
-        for bone in ("neck01", "neck02", "neck03", "head"):
-            euler[bone] = [((0, 1, 0), turn[0] / 4), ((1, 0, 0), turn[1] / 4), ((0, 0, 1), turn[2] / 4)]
-        for bone in ("spine04", "spine03", "spine02", "spine01"):
+        directions = {
+            key: np.array(direction, float) / np.linalg.norm(direction) + rng.normal(0, 0.05, 3)
+            for key, direction in ({**POSES["stand"], **POSES[pose]}).items()
+        }
+        euler = _head_turn(turn)
+        for bone in SPINE:
             euler[bone] = [((1, 0, 0), LEAN.get(pose, 0) / 4)]
         left, right = CLAVICLES.get(pose, (0, 0))
         euler["clavicle.L"], euler["clavicle.R"] = [((0, 0, 1), left)], [((0, 0, 1), -right)]
+        return self._chain(heads, directions, euler)
+
+    def _pose_figure(
+        self, heads: np.ndarray, figure: Figure, turn: tuple[float, float, float]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """As `_pose`, of a figure."""
+        axes: tuple[tuple[int, int, int], ...] = ((0, 1, 0), (1, 0, 0), (0, 0, 1))
+        euler = _head_turn(turn)
+        pitch, roll, yaw = figure.root
+        euler["root"] = list(zip(axes, (yaw, pitch, roll), strict=True))
+        pitch, roll, yaw = figure.spine
+        for bone in SPINE:
+            euler[bone] = list(zip(axes, (yaw / 4, pitch / 4, roll / 4), strict=True))
+        rotations, _ = self._chain(heads, {}, euler)
+        chest, pelvis = rotations[self.index["spine01"]], rotations[self.index["root"]]
+        legs = pelvis if figure.legs_hang_on_pelvis else np.eye(3)
+        directions = {}
+        for key, direction in figure.limbs.items():
+            frame = chest if key.startswith(("upper_arm", "lower_arm", "hand")) else legs
+            directions[key] = frame @ np.array(direction, float)
+        for side, sign in (("L", 1), ("R", -1)):  # the shoulder blade goes a third of the way up with the arm
+            above = np.degrees(np.arcsin(np.clip(_unit(figure.limbs.get(f"upper_arm.{side}", (0, -1, 0)))[1], -1, 1)))
+            euler[f"clavicle.{side}"] = [((0, 0, 1), sign * max(0.0, above) / 4)]
+        posed = self._chain(heads, directions, euler)
+        for side, reach in figure.reach.items():
+            directions |= self._reach(heads, *posed, side, reach, chest)
+        return self._chain(heads, directions, euler)
+
+    def _reach(
+        self,
+        heads: np.ndarray,
+        rotations: np.ndarray,
+        origins: np.ndarray,
+        side: str,
+        reach: Reach,
+        chest: np.ndarray,
+    ) -> dict[str, np.ndarray]:
+        """Directions of an arm whose wrist lies at a place, or as near as the arm goes (two-bone inverse
+        kinematics)."""
+        posed = np.einsum("bij,bj->bi", rotations, heads) + origins
+        first, middle, last = (self.index[f"{bone}.{side}"] for bone in ("upperarm01", "lowerarm01", "wrist"))
+        shoulder = posed[first]
+        if reach.bone == "floor":
+            low = min(posed[self.index[f"{bone}.{s}"]][1] for bone in ("lowerleg01", "foot", "toe2-1") for s in "LR")
+            place = np.array([shoulder[0], min(low, posed[self.index["root"]][1] - 0.9), shoulder[2]])
+            place = place + np.array(reach.offset)
+        else:
+            bone = self.index[reach.bone]
+            place = rotations[bone] @ (heads[bone] + reach.offset) + origins[bone]
+        upper, lower = np.linalg.norm(heads[middle] - heads[first]), np.linalg.norm(heads[last] - heads[middle])
+        line = _unit(place - shoulder)
+        length = np.clip(np.linalg.norm(place - shoulder), abs(upper - lower) + 0.3, 0.995 * (upper + lower))
+        pole = chest @ np.array(reach.pole, float)
+        pole = _unit(pole - (pole @ line) * line)
+        along = (upper**2 - lower**2 + length**2) / (2 * length)
+        elbow = along * line + np.sqrt(max(0.0, upper**2 - along**2)) * pole
+        return {
+            f"upper_arm.{side}": elbow,
+            f"lower_arm.{side}": length * line - elbow,
+            f"hand.{side}": chest @ np.array(reach.hand, float),
+        }
+
+    def _chain(
+        self, heads: np.ndarray, directions: Mapping[str, np.ndarray], euler: Mapping[str, list]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Forward kinematics: each bone turns with its parent, then by its angles, then its segment to its
+        direction."""
+        targets = {}
+        for key, direction in directions.items():
+            segment, side = key.split(".")
+            first, last = SEGMENTS[segment]
+            targets[self.index[f"{first}.{side}"]] = (self.index[f"{last}.{side}"], direction)
         rotations, origins = [], []
         for bone, name in enumerate(self.bones):
             parent = self.parents[bone]
@@ -236,14 +348,18 @@ class PeopleFactory:
     def build(
         self,
         identity: Identity,
-        pose: str,
-        expression: str = "neutral",
+        pose: str | Figure,
+        expression: str | Mapping[str, float] = "neutral",
         turn: tuple[float, float, float] = (0, 0, 0),
         seed: int = 0,
     ) -> Person:
-        """One person. `turn`: yaw, pitch, roll of the head in degrees (see `poses.HEAD_TURNS`)."""
-        rest, heads = self._rest(identity, expression)
-        rotations, origins = self._pose(heads, pose, turn, np.random.default_rng(seed))
+        """One person. `pose`, `expression`: a name of `poses.py`, or a figure and ARKit weights; `turn`: yaw, pitch,
+        roll of the head in degrees (see `poses.HEAD_TURNS`)."""
+        rest, heads = self._rest(identity, EXPRESSIONS[expression] if isinstance(expression, str) else expression)
+        if isinstance(pose, Figure):
+            rotations, origins = self._pose_figure(heads, pose, turn)
+        else:
+            rotations, origins = self._pose(heads, pose, turn, np.random.default_rng(seed))
         skinned = _skin(rest, self.weights, rotations, origins)
         parts, hidden = [], np.zeros(len(rest), bool)
         for kind, name in _proxies(identity):
@@ -256,17 +372,21 @@ class PeopleFactory:
         body = _to_blender(skinned[:BODY_VERTICES])
         parts.insert(0, Part("body", body, self.faces[seen].tolist(), self.uv_faces[seen].tolist(), self.uv, texture))
         ground = np.array([0, 0, min(part.vertices[:, 2].min() for part in parts)])
+        if isinstance(pose, Figure):
+            ground[2] -= pose.lift
         for part in parts:
             part.vertices[:] -= ground
-        posed_heads = np.einsum("bij,bj->bi", rotations, heads) + origins
+        bones = _to_blender(np.einsum("bij,bj->bi", rotations, heads) + origins) - ground
         return Person(
             identity=identity,
-            pose=pose,
-            expression=expression,
+            pose=pose.base if isinstance(pose, Figure) else pose,
+            expression=expression if isinstance(expression, str) else "mixed",
             parts=parts,
-            joints=self._joints(rest, heads, _to_blender(posed_heads) - ground, body),
+            joints=self._joints(rest, heads, bones, body),
             head_rotation=_axes_to_blender(rotations[self.index["head"]]),
             head_points=body[self.head_vertices],
+            bones=dict(zip(self.bones, bones, strict=True)),
+            rotations={name: _axes_to_blender(r) for name, r in zip(self.bones, rotations, strict=True)},
         )
 
     def _proxy_part(
