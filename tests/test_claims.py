@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laion_people.facts import KIND, VALUES, closure, contradicts, known, supports
+from laion_people.facts import KIND, VALUES, Fact, closure, contradicts, explained, known, supports
 
 EVERY = [f"{name}={value}" for name in KIND for value in VALUES[KIND[name]][name]]
 WAVING = {"left_arm": "overhead", "right_arm": "down", "base": "kicking"}
@@ -33,6 +33,26 @@ WAVING = {"left_arm": "overhead", "right_arm": "down", "base": "kicking"}
 def test_a_claim_is_true_or_false_of_a_person_or_neither_is_known(claim: str, true: bool | None) -> None:
     assert supports(WAVING, claim) is (true is True)
     assert contradicts(WAVING, claim) is (true is False)
+
+
+@pytest.mark.parametrize(
+    ("claim", "behind"),
+    [
+        ("base=kicking", ["base=kicking"]),
+        ("base=on_feet", ["base=kicking"]),  # wider
+        ("one_arm=raised", ["left_arm=overhead"]),
+        ("both_arms=bent", ["left_arm=bent", "right_arm=bent"]),
+        ("one_arm=bent", ["left_arm=bent", "right_arm=bent"]),  # of both it is true
+        ("arms=down+raised", ["left_arm=overhead", "right_arm=down"]),
+        ("base=walking", []),
+        ("mouth=smiling", []),
+    ],
+)
+def test_the_facts_behind_a_claim_are_those_that_it_is_true_by(claim: str, behind: list[str]) -> None:
+    arms = dict.fromkeys(("left_arm", "right_arm"), "bent") if "bent" in claim else {}
+    facts = [Fact(name, value, 0.8) for name, value in (WAVING | arms).items()]
+    assert explained([claim], facts) == [(claim, [fact for fact in facts if fact.claim in behind])]
+    assert explained([claim], None) == [(claim, None)]
 
 
 def test_of_one_arm_that_is_known_a_claim_about_both_may_be_false_and_about_one_may_not() -> None:

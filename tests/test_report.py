@@ -4,19 +4,34 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from laion_people.errors import LaionPeopleError
 from laion_people.examples import spread
 from laion_people.manifest import manifest_path
 from laion_people.report import histogram, ticks, write_report
+from laion_people.schemas import SCHEMAS
 from laion_people.steps.registry import STEPS
 from laion_people.store import LocalStore
 from tests.synthetic_store import make_store
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
 CAPTIONS = (HOSTILE, "", "רץ מהר " * 80, "x" * 5000, "two people {{ 7 * 7 }} & a dog", "a\x00b\u202etxt.exe")
-SECTIONS = ("funnel", "people", "captions", "clusters", "subset-b", "subset-c", "rejects", "times", "models", "again")
+SECTIONS = (
+    "funnel",
+    "people",
+    "facts",
+    "captions",
+    "clusters",
+    "subset-b",
+    "subset-c",
+    "rejects",
+    "times",
+    "models",
+    "again",
+)
 LOADS = ("src", "srcset", "href", "action", "poster", "data", "background", "xlink:href", "formaction")
 
 
@@ -42,6 +57,26 @@ class Page(HTMLParser):
     @property
     def ids(self) -> list[str | None]:
         return [attrs["id"] for _, attrs in self.tags if "id" in attrs]
+
+
+def change_facts(store: LocalStore, **facts: tuple[str, float]) -> None:
+    """Gives everybody these facts: name, value, confidence."""
+    path = store.root / "facts/demo/00000/00000.parquet"
+    ids = pq.read_table(path, columns=["person_id"]).to_pylist()
+    told = [{"name": name, "value": value, "confidence": sure} for name, (value, sure) in facts.items()]
+    pq.write_table(pa.Table.from_pylist([row | {"facts": told} for row in ids], schema=SCHEMAS["facts"]), path)
+
+
+def change_claims(store: LocalStore, claims: dict[str, list[str]] | None) -> None:
+    """Gives captions of each kind other claims; None: none have any, nor a foil margin, as in release 0.1."""
+    path = store.root / "subset_c/v0001/demo/00000/00000.parquet"
+    table = pq.read_table(path)
+    if claims is None:
+        table = table.drop_columns(["claims", "foil_margin"])
+    else:
+        rows = [row | {"claims": claims[row["kind"]]} for row in table.to_pylist()]
+        table = pa.Table.from_pylist(rows, schema=table.schema)
+    pq.write_table(table, path)
 
 
 @pytest.fixture(scope="module")
@@ -102,6 +137,36 @@ def test_every_picture_says_what_it_shows(page: Page) -> None:
 
 def test_the_limits_of_the_built_in_clip_are_said_plainly(page: Page) -> None:
     assert "knows only the built-in sample" in page.text
+
+
+def test_each_chosen_caption_says_what_it_claims_and_why(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=16)
+    change_facts(store, base=("walking", 0.83), mouth=("open", 0.71))
+    change_claims(store, {"pose": ["base=on_feet"], "face": ["mouth=smiling"], "head": []})
+    told = " ".join(Page(write_report(store, tmp_path)).text.split())
+    assert "body: on the feet ← body: walking 0.83" in told
+    assert "mouth: smiling no fact says so now" in told
+    assert "claims nothing that is checked" in told
+    assert "foil margin" in told.split("Subset C: a caption chosen by CLIP")[1]
+
+
+def test_what_is_told_of_people_is_shown_by_fact_and_value(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=16)
+    change_facts(store, base=("walking", 0.83), left_arm=("on_hip", 0.6))
+    told = " ".join(Page(write_report(store, tmp_path)).text.split())
+    table = told.split("What is told of people")[1].split("Does the caption fit")[0]
+    assert "body 100 % walking: 24 walking 100 %" in table
+    assert "left arm 100 % hand on the hip: 24 hand on the hip 100 %" in table
+    assert "mouth nobody" in table and "head turned nobody" in table
+
+
+def test_a_store_of_before_facts_and_claims_is_reported_without_them(store: LocalStore, tmp_path: Path) -> None:
+    make_store(store, images=16)
+    store.delete(manifest_path("facts", "demo/00000"))
+    change_claims(store, None)
+    page = Page(write_report(store, tmp_path))
+    assert "run facts demo/00000" in " ".join(page.text.split())
+    assert "no fact says so" not in page.text
 
 
 def test_counts_reasons_models_and_quality_are_shown(page: Page) -> None:

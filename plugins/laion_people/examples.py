@@ -16,6 +16,7 @@ from PIL import Image
 
 from laion_people.drawing import Colour, annotate
 from laion_people.errors import LaionPeopleError
+from laion_people.facts import Fact, explained
 from laion_people.funnel import read_table
 from laion_people.images import ImageError, crop, decode, samples
 from laion_people.manifest import Manifest
@@ -44,13 +45,17 @@ class Picture:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with its caption, a tag and facts. ``options``: candidate captions with scores, the best first."""
+    """A picture with its caption, a tag and notes. ``options``: candidate captions with scores, the best first.
+
+    ``claims``: what the caption claims, with the facts that bear each out, None where facts are not known.
+    """
 
     picture: Picture
     caption: str
     tag: str
     facts: tuple[str, ...] = ()
     options: tuple[tuple[str, float], ...] = ()
+    claims: tuple[tuple[str, list[Fact] | None], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,15 +125,20 @@ class ShardExamples:
 
     def chosen(self) -> list[Example]:
         """Rows of Subset C of each kind, at even steps from the clearest choice to the closest."""
+        table = self._aligned("facts", ["facts"])
         examples = []
         for row, choice in self._chosen:
             options = sorted(zip(choice["candidates"], choice["scores"], strict=True), key=lambda o: -o[1])
-            facts = (f"score {choice['clip_score']:.3f}", f"margin {choice['margin']:.3f}")
+            numbers = {name: choice.get(name) for name in ("clip_score", "margin", "foil_margin")}
+            notes = tuple(f"{name.replace('_', ' ')} {n:.3f}" for name, n in numbers.items() if n is not None)
+            facts = None if table is None else [Fact(**of) for of in table["facts"][row].as_py()]
+            claims = explained(choice.get("claims", ()), facts)  # a table of release 0.1 has none
             if choice["kind"] == "pose":
                 seen = self._crop(row, self.boxes[row], self.params["embed"]["crop_padding"], "A person")
             else:
                 seen = self._crop(row, self.face_boxes[row], HEAD_PADDING, "A head")
-            examples.append(Example(seen, choice["caption"], choice["cluster_id"], facts, tuple(options)))
+            tag = choice["cluster_id"]
+            examples.append(Example(seen, choice["caption"], tag, notes, tuple(options), tuple(claims)))
         return examples
 
     def composed(self) -> list[Example]:

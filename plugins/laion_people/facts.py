@@ -8,7 +8,7 @@ left and right are the picture's. docs/facts.md says what each value means and h
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -122,10 +122,16 @@ def closure(name: str, value: str) -> tuple[str, ...]:
 
 def supports(facts: Mapping[str, str], claim: str) -> bool:
     """Whether a person's facts say what the claim says, or something narrower."""
-    return any(
-        all(name in facts and value in closure(name, facts[name]) for name, value in reading)
-        for reading in _readings(claim)
-    )
+    return bool(_support(facts, claim))
+
+
+def explained(claims: Iterable[str], facts: Sequence[Fact] | None) -> list[tuple[str, list[Fact] | None]]:
+    """Claims with the facts that bear each out, [] where none does; None where a person's facts are not known."""
+    if facts is None:
+        return [(claim, None) for claim in claims]
+    of_name = {fact.name: fact for fact in facts}
+    values = {name: fact.value for name, fact in of_name.items()}
+    return [(claim, [of_name[name] for name in _support(values, claim)]) for claim in claims]
 
 
 def contradicts(facts: Mapping[str, str], claim: str) -> bool:
@@ -142,6 +148,16 @@ def known(claim: str) -> bool:
         return False
     facts = [fact for reading in _readings(claim) for fact in reading]
     return all(name in KIND and value in VALUES[KIND[name]][name] for name, value in facts)
+
+
+def _support(facts: Mapping[str, str], claim: str) -> list[str]:
+    """The names of the facts that bear a claim out; if several readings of it are true, those of all."""
+    true = [
+        reading
+        for reading in _readings(claim)
+        if all(name in facts and value in closure(name, facts[name]) for name, value in reading)
+    ]
+    return list(dict.fromkeys(name for reading in true for name, _ in reading))
 
 
 def _readings(claim: str) -> list[list[tuple[str, str]]]:

@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.models.checkpoints import CHECKPOINTS
@@ -27,6 +28,8 @@ from laion_people import funnel
 from laion_people.drawing import BOX, LEFT, MESH, MIDDLE, RIGHT
 from laion_people.errors import LaionPeopleError
 from laion_people.examples import ShardExamples, clusters, spread
+from laion_people.facts import VALUES
+from laion_people.factwords import claim_words, name_words, value_words
 from laion_people.manifest import Manifest
 from laion_people.steps.registry import STEPS
 from laion_people.store import Store
@@ -36,7 +39,7 @@ log = logging.getLogger(__name__)
 LIMITS = {"gallery": 24, "captioned": 9, "chosen": 12, "composed": 12}  # pictures in a section
 CLUSTERS = 12  # of each kind
 EXAMPLE_SHARDS = 3  # pictures come from one shard each of so many partitions
-HISTOGRAM_SHARDS = 64
+SAMPLED_SHARDS = 64  # whose similarities and facts are counted
 BINS = 48
 KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
 FOLDER = Path(__file__).parent
@@ -50,6 +53,15 @@ class Bin:
     stop: float
     people: int
     accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Of how many people a fact is told, whatever its value, and by value, the most frequent first."""
+
+    name: str
+    people: int
+    values: tuple[tuple[str, int], ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,12 +91,14 @@ def write_report(store: Store, out: Path) -> Path:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    templates.filters |= {"claim_words": claim_words, "name_words": name_words}
     templates.filters |= {
         "words": lambda name: name.replace("_", " "),
         "count": "{:,}".format,
         "short": lambda n: f"{n:,}" if n < 1_000_000 else f"{n / 1e6:,.1f} M",
         "settings": flat,
     }
+    templates.globals["value_words"] = value_words
     page = templates.get_template("report.html.j2").render(
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -112,6 +126,7 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
     threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
     similarity, clip_model = _similarity(store, done)
     bins = histogram(similarity, threshold)
+    looked_at, told = facts_told(store, done)
     return {
         "partitions": funnel.status(store, list(done))["partitions"],
         "notes": funnel.profile_notes(done.values()),
@@ -120,6 +135,8 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
         "bins": bins,
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
         "clip_model": clip_model,
+        "looked_at": looked_at,
+        "told": told,
         "examples": _examples(store, done),
         "version": version,
         "clusters": clusters(store, version, CLUSTERS) if version else [],
@@ -149,6 +166,24 @@ def ticks(start: float, stop: float) -> list[float]:
     """Round numbers between two, about six of them."""
     step = min((s * 10.0**e for e in range(-3, 2) for s in (1, 2, 5)), key=lambda s: abs((stop - start) / s - 6))
     return [n * step for n in range(math.ceil(start / step), math.floor(stop / step) + 1)]
+
+
+def facts_told(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
+    """How many people were looked at, in shards spread over the partitions, and what is told of them, by kind."""
+    shards = [shard for of in done.values() if "facts" in of for shard in of["facts"].shards]
+    people, counts = 0, Counter[tuple[str, str]]()
+    for shard in spread(shards, SAMPLED_SHARDS):
+        table = funnel.read_table(store, shard.uri, ["facts"])
+        people += len(table)
+        facts = pa.Table.from_struct_array(table["facts"].combine_chunks().flatten())
+        for row in facts.group_by(["name", "value"]).aggregate([([], "count_all")]).to_pylist():
+            counts[row["name"], row["value"]] += row["count_all"]
+    return people, {kind: [_told(name, counts) for name in names] for kind, names in VALUES.items()}
+
+
+def _told(name: str, counts: Mapping[tuple[str, str], int]) -> Told:
+    values = sorted(((value, n) for (of, value), n in counts.items() if of == name), key=lambda v: (-v[1], v[0]))
+    return Told(name, sum(n for _, n in values), tuple(values))
 
 
 def models(steps: Mapping[str, Manifest]) -> list[Model]:
@@ -191,7 +226,7 @@ def _similarity(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[
     """Similarities of people in shards spread over the partitions, and the name of the CLIP that gave them."""
     shards = [shard for of in done.values() if "clip_filter" in of for shard in of["clip_filter"].shards]
     columns = ["similarity", "clip_model"]
-    tables = [funnel.read_table(store, s.uri, columns) for s in spread(shards, HISTOGRAM_SHARDS)]
+    tables = [funnel.read_table(store, s.uri, columns) for s in spread(shards, SAMPLED_SHARDS)]
     names = sorted({name for table in tables for name in table["clip_model"].unique().to_pylist()})
     similarity = [table["similarity"].to_numpy() for table in tables]
     return np.concatenate([np.empty(0, np.float32), *similarity]), ", ".join(names)

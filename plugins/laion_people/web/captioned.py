@@ -15,6 +15,7 @@ from laion_people.web.figures import BODY_PADDING, HEAD_PADDING, Figure, crop_bo
 from laion_people.web.pages import render
 from laion_people.web.people import person_path, stored_path
 from laion_people.web.rows import Tables, at_once, contains, equal, shards
+from laion_people.web.why import CHOICE, ranked
 
 router = APIRouter()
 
@@ -65,15 +66,11 @@ def captioned(
 
 def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
     """Rows of Subset C with what CLIP saw: the body for a pose, the head for the other kinds."""
-    scores = ["clip_score", "margin", "foil_margin", "candidates", "scores"]
-    names = ["person_id", "kind", "cluster_id", "caption", "claims", *scores]
-    table, ids = at_once(lambda: tables.read("subset_c", names, rows), lambda: tables.read("people", ["person_id"]))
+    table, ids = at_once(
+        lambda: tables.read("subset_c", ["person_id", *CHOICE], rows), lambda: tables.read("people", ["person_id"])
+    )
     choices: list[dict[str, Any]] = table.to_pylist()
     row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}
-    if any(len(choice["candidates"]) != len(choice["scores"]) for choice in choices):
-        raise LaionPeopleError(
-            f"{tables.path('subset_c')} is damaged (not a score for each candidate): run again the step that writes it"
-        )
     if any(choice["person_id"] not in row_of for choice in choices):
         raise LaionPeopleError(f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`")
     wanted = {"people": ["image_width", "image_height", "bbox"], "pose": ["keypoints"]}
@@ -87,6 +84,6 @@ def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
         choice |= {
             "figure": Figure(stored_path(choice["person_id"]), width, height, crop, label),
             "path": person_path(choice["person_id"]),
-            "ranked": sorted(zip(choice["candidates"], choice["scores"], strict=True), key=lambda of: -of[1]),
+            "ranked": ranked(tables, choice),
         }
     return choices

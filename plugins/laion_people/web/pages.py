@@ -13,6 +13,8 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from laion_people.factwords import claim_words, name_words, value_words
+
 FOLDER = Path(__file__).parent
 LONGEST_URL = 8000  # characters, as many as servers take (RFC 9110, section 4.1)
 HIDDEN = {ord(c): None for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"}
@@ -91,8 +93,9 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {f.__name__: f for f in (web_link, plain, number, size, share, duration, time)}
-    environment.globals["static"] = _static
+    texts = (web_link, plain, number, size, share, duration, time, claim_words, name_words)
+    environment.filters |= {f.__name__: f for f in texts}
+    environment.globals |= {"static": _static, "value_words": value_words}
     return environment
 
 

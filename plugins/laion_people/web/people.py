@@ -13,9 +13,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import HTMLResponse
-from pydantic import Field
+from pydantic import AfterValidator, Field
 
 from laion_people.errors import LaionPeopleError
+from laion_people.facts import KIND, VALUES, closure, explained
 from laion_people.geometry import BLENDSHAPES
 from laion_people.runner import ROW_GROUP
 from laion_people.store import Store
@@ -36,6 +37,7 @@ from laion_people.web.addresses import (
 from laion_people.web.figures import BODY_PADDING, Figure, box_mark, crop_box, face_mesh, skeleton
 from laion_people.web.pages import render
 from laion_people.web.rows import Tables, at_once, contains, equal, shards
+from laion_people.web.why import CHOICE, ranked, told_facts
 
 router = APIRouter()
 PEOPLE = ["key", "caption", "image_width", "image_height", "bbox", "bbox_score"]
@@ -45,6 +47,16 @@ CROWDS = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6+": (6, 10**9)}  # people i
 STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are told of
 FACE_POINTS = 478  # of a face mesh, each x, y and z
 MESH_GROUPS = 2  # row groups of face landmarks (6 MB each) that a page of people reads at most
+
+
+def _known_fact(fact: str) -> str:
+    name, _, value = fact.partition("=")
+    if fact and value not in VALUES.get(KIND.get(name, ""), {}).get(name, ()):
+        raise ValueError("no fact is called so")
+    return fact
+
+
+MaybeFact = Annotated[str, AfterValidator(_known_fact)]
 
 
 class PeopleFilters(Filters):
@@ -58,6 +70,7 @@ class PeopleFilters(Filters):
     score: MaybeNumber = None
     version: MaybeVersion = ""
     cluster: MaybeCluster = ""
+    fact: MaybeFact = ""
     text: Text = ""
     sort: Literal["stored", "similar", "unlike"] = "stored"
     view: Literal["crop", "whole"] = "crop"
@@ -87,6 +100,7 @@ def people(request: Request, partition: Partition, filters: Annotated[PeopleFilt
         subsets=tables.subsets(),
         people=_listed(tables, rows, with_mesh),
         crowds=list(CROWDS),
+        vocabulary=[*VALUES.values()],
         mesh_left_out=not with_mesh and "mesh" not in filters.hide,
     )
 
@@ -151,6 +165,8 @@ def _matching(tables: Tables, filters: PeopleFilters) -> tuple[np.ndarray, int]:
         wanted["mesh"] = ["face_score"]
     if filters.cluster:
         wanted["assignments"] = [f"{filters.cluster.split('-')[0]}_cluster"]
+    if filters.fact:
+        wanted["facts"] = ["facts"]
     read = tables.read_all(wanted)
     for table, found in read.items():
         if table != "subset_a" and len(found) != len(read["people"]):
@@ -188,7 +204,19 @@ def _passing(read: Mapping[str, pa.Table], filters: PeopleFilters) -> np.ndarray
         passing &= read["mesh"]["face_score"].is_valid().to_numpy() == (filters.face == "yes")
     if filters.cluster:
         passing &= equal(read["assignments"].column(0), filters.cluster)
+    if filters.fact:
+        passing &= _told(read["facts"]["facts"], *filters.fact.split("="))
     return passing
+
+
+def _told(facts: pa.ChunkedArray, name: str, value: str) -> np.ndarray:
+    """Of which people a fact is told, or a narrower one, bool [people]."""
+    lists = facts.combine_chunks()
+    names, values, _ = map(pa.chunked_array, lists.flatten().flatten())
+    narrower = [of for of in VALUES[KIND[name]][name] if value in closure(name, of)]
+    true = equal(names, name) & np.logical_or.reduce([equal(values, of) for of in narrower])
+    people = np.repeat(np.arange(len(lists)), pc.call_function("list_value_length", [lists]))
+    return np.bincount(people[true], minlength=len(lists)) > 0
 
 
 def _listed(tables: Tables, rows: list[int], with_mesh: bool) -> list[dict[str, Any]]:
@@ -211,21 +239,27 @@ def _detailed(tables: Tables, row: int, person_id: str) -> dict[str, Any]:
         "people": [*PEOPLE, "sample_id", "url"],
         "pose": ["keypoints", "pose_score"],
         "mesh": ["face_landmarks", "blendshapes", *ANGLES, "face_score"],
+        "facts": ["facts"],
         "clip": ["similarity", "clip_model"],
         "assignments": [*CLUSTERS, *(f"{kind}_distance" for kind in KINDS)],
     }
-    captions = ["caption", "kind", "cluster_id", "clip_score", "margin", "candidates", "scores"]
     descriptions = ["caption", "captioner", "similarity"]
     (of,), subset_a, subset_c, subset_d = at_once(
         lambda: tables.beside([row], wanted),
         lambda: tables.of_person("subset_a", person_id, ["threshold"]),
-        lambda: tables.of_person("subset_c", person_id, captions),
+        lambda: tables.of_person("subset_c", person_id, CHOICE),
         lambda: tables.of_person("subset_d", person_id, descriptions),
     )
     shapes = zip(BLENDSHAPES, of["blendshapes"] or (), strict=False)
     expression = sorted((shape for shape in shapes if shape[1] > STANDS_OUT), key=lambda shape: -shape[1])
+    facts = told_facts(tables, of["facts"])
+    for choice in subset_c:
+        choice |= {"ranked": ranked(tables, choice), "reasons": explained(choice["claims"] or (), facts)}
+    behind = [fact for choice in subset_c for _, of_claim in choice["reasons"] for fact in of_claim or ()]
     return of | {
         "figure": figure(of),
+        "facts": None if facts is None else {k: [f for f in facts if KIND.get(f.name) == k] for k in KINDS},
+        "claimed": {fact.name for fact in behind},
         "subset_a": subset_a,
         "subset_c": subset_c,
         "subset_d": subset_d,

@@ -26,6 +26,7 @@ from laion_people.versions import versions
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
 MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual
 LONGEST = 2000  # characters of a text
+LATER = {"subset_c": ("claims", "foil_margin")}  # columns that tables of release 0.1 lack: null where they do
 LISTINGS, LISTING_SECONDS = 64, 20.0  # folders whose shards are remembered, and for how long
 
 _listings: OrderedDict[tuple[str, str], tuple[float, list[int]]] = OrderedDict()
@@ -157,13 +158,17 @@ class Tables:
 def _sound(path: str, table: pa.Table, names: Sequence[str]) -> pa.Table:
     """Columns as the schema of the table has them, texts cut to LONGEST. Raises ArrowException, KeyError or ValueError
     for what is no such table, lacks values, or has texts that are not UTF-8."""
+    kind = path.partition("/")[0]
+    schema, later = SCHEMAS[kind], LATER.get(kind, ())
+    for name in {*later} & {*names} - {*table.column_names}:
+        table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
     table = table.select(list(names))
     table.validate(full=True)
     for at, name in enumerate(names):
         if pa.types.is_dictionary(table.schema.field(name).type):
             table = table.set_column(at, name, pa.chunked_array([_cut(of) for of in table[name].chunks], pa.string()))
-    schema = SCHEMAS[path.partition("/")[0]]
-    return table.cast(pa.schema([schema.field(name) for name in names]))
+    fields = [schema.field(name) for name in names]
+    return table.cast(pa.schema([field.with_nullable(field.nullable or field.name in later) for field in fields]))
 
 
 def _cut(texts: pa.DictionaryArray) -> pa.StringArray:

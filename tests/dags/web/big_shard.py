@@ -25,6 +25,12 @@ SIZE = (384, 512)
 WORDS = ("portrait", "of", "somebody", "in", "the", "park", "waiting", "bus", "stock", "photo", "vintage", "street")
 
 
+_FACTS = [
+    {"name": name, "value": value, "confidence": 0.9}
+    for name, value in (claim.split("=") for claim in (*CLAIMS.values(), "left_arm=down", "right_arm=bent", "nod=up"))
+]
+
+
 def add_big_shards(store: LocalStore, partition: str, version: str, shards: int, people: int = 10_000) -> None:
     """Tables and tars of one shard, which stands under ``shards`` numbers (hard links), and the version's clusters."""
     rng = np.random.default_rng(5)
@@ -76,6 +82,7 @@ def _tables(rng: np.random.Generator, ids: list[str], keys: list[str]) -> dict[s
                        blendshapes=_masked(_lists(rng.uniform(0, 0.4, n * 52), 52, False), seen),
                        **{f"head_{of}": pa.array(rng.normal(0, 20, n), mask=~seen) for of in ("yaw", "pitch", "roll")},
                        face_score=pa.array(rng.uniform(0.5, 1, n), mask=~seen)),
+        "facts": _table("facts", person_id=ids, facts=pa.array([_FACTS] * n, SCHEMAS["facts"].field("facts").type)),
         "clip": _table("clip", person_id=ids, similarity=similarity, clip_model=["made-up"] * n),
         "assignments": _table("assignments", person_id=ids, **clusters, **distances),
     }  # fmt: skip

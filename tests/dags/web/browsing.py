@@ -42,6 +42,24 @@ def table(store: Store, path: str) -> pa.Table:
         return pq.read_table(file)
 
 
+def replace(store: Store, path: str, **columns: list[Any] | None) -> None:
+    """Writes a table anew with other values in some columns, or without those that are None."""
+    rows = table(store, path)
+    for name, values in columns.items():
+        field, at = rows.schema.field(name), rows.column_names.index(name)
+        rows = rows.remove_column(at)
+        if values is not None:
+            rows = rows.add_column(at, field, pa.array(values, field.type))
+    with store.writer(path) as local:
+        pq.write_table(rows, local)
+
+
+def words(page: str, start: str, stop: str) -> str:
+    """What a part of a page says, without its tags."""
+    part = page.split(start, 1)[1].split(stop, 1)[0]
+    return " ".join(unescape(re.sub(r"<[^>]*>", " ", part)).split())
+
+
 def people_of(page: str) -> list[str]:
     """The ids of the people whose figures a page shows, in its order."""
     return [unescape(found) for found in re.findall(r'aria-label="Person ([^"]*)"', page)]

@@ -55,7 +55,7 @@ def requests(bucket: tuple[int, Path], monkeypatch: pytest.MonkeyPatch) -> list[
     [
         (f"/people/{PARTITION}", 28),
         (f"/people/{PARTITION}?page=80", 28),
-        (f"/people/{PARTITION}?subset_a=yes&face=yes&low=0.2&text=park&people=2", 45),
+        (f"/people/{PARTITION}?subset_a=yes&face=yes&low=0.2&text=park&people=2&fact=base=standing", 45),
         (f"/people/{PARTITION}/00000/000000003/0", 32),
         ("/clusters/v0001", 12),
         (f"/composites/v0001/{PARTITION}", 10),

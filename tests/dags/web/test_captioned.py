@@ -8,7 +8,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laion_people.store import LocalStore
-from tests.dags.web.browsing import PARTITION, Order, Passes, Rows, make_browsed, table
+from tests.dags.web.browsing import PARTITION, Order, Passes, Rows, make_browsed, replace, table, words
 from tests.synthetic_store import VERSION
 
 PAGE = f"/laion-people/captioned/{VERSION}/{PARTITION}"
@@ -58,6 +58,26 @@ def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, r
         f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others; of the best false one by " in page
     )
     assert f'<p class="soft">{", ".join(rows[0]["claims"])}</p>' in page
+
+
+def test_what_a_caption_claims_stands_below_it(client: TestClient, store: LocalStore, rows: Rows) -> None:
+    replace(store, PATH, claims=[["base=on_feet", "left_arm=in_lap"]] * len(rows), foil_margin=[-0.125] * len(rows))
+    card = words(client.get(PAGE).text, "<figcaption>", "</figcaption>")
+    assert f"{rows[0]['caption']} body: on the feet left arm: hand in the lap" in card
+    assert "0.125 below the best false caption" in card
+
+
+def test_captions_of_a_release_without_claims_are_shown(client: TestClient, store: LocalStore, rows: Rows) -> None:
+    replace(store, PATH, claims=None, foil_margin=None)
+    page = client.get(PAGE)
+    assert page.status_code == 200 and len(shown(page.text)) == min(24, len(rows))
+    assert 'class="claims"' not in page.text and "false caption" not in page.text
+
+
+def test_a_claim_without_words_is_told_as_damage(client: TestClient, store: LocalStore, rows: Rows) -> None:
+    replace(store, PATH, claims=[[None]] * len(rows))
+    answer = client.get(PAGE)
+    assert answer.status_code == 503 and f"{PATH} is damaged" in answer.text
 
 
 def test_of_a_head_the_head_is_shown_and_of_a_pose_the_body(client: TestClient, rows: Rows) -> None:

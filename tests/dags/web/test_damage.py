@@ -25,7 +25,7 @@ PAGES = (
     "/",
     f"/partitions/{PARTITION}",
     f"{PEOPLE}?text=a&face=yes&low=0&cluster=pose-0001&people=1",
-    f"{PEOPLE}?subset_a=yes&sort=similar",
+    f"{PEOPLE}?subset_a=yes&sort=similar&fact=base=standing",
     f"{PEOPLE}/0/000000001/0",
     f"/captioned/{VERSION}/{PARTITION}?kind=pose&sort=clear",
     f"/composites/{VERSION}/{PARTITION}?similar=yes&text=a",

@@ -14,7 +14,18 @@ from laion_people.examples import CLUSTER_COLOURS
 from laion_people.store import LocalStore
 from laion_people.web.app import STATIC
 from tests.dags.web.big_shard import add_big_shards
-from tests.dags.web.browsing import CAPTIONS, HOSTILE, PARTITION, Passes, Rows, make_browsed, people_of, table
+from tests.dags.web.browsing import (
+    CAPTIONS,
+    HOSTILE,
+    PARTITION,
+    Passes,
+    Rows,
+    make_browsed,
+    people_of,
+    replace,
+    table,
+    words,
+)
 from tests.synthetic_store import THRESHOLD
 
 PAGE = f"/laion-people/people/{PARTITION}"
@@ -24,9 +35,9 @@ PAGE = f"/laion-people/people/{PARTITION}"
 def people(store: LocalStore) -> Rows:
     """The store's people with all that the filters look at."""
     make_browsed(store)
-    read = [table(store, f"{of}/{PARTITION}/00000.parquet").to_pylist() for of in ("people", "clip", "mesh")]
+    read = [table(store, f"{of}/{PARTITION}/00000.parquet").to_pylist() for of in ("people", "clip", "mesh", "facts")]
     assigned = table(store, f"assignments/v0001/{PARTITION}/00000.parquet").to_pylist()
-    found = [a | b | c | d for a, b, c, d in zip(*read, assigned, strict=True)]
+    found = [a | b | c | d | e for a, b, c, d, e in zip(*read, assigned, strict=True)]
     keys = [of["key"] for of in found]
     return [of | {"crowd": keys.count(of["key"])} for of in found]
 
@@ -62,12 +73,16 @@ def test_everybody_is_on_one_page_in_the_order_of_the_shard(
         ("score=0.95", lambda of: of["bbox_score"] >= 0.95),
         ("cluster=pose-0002", lambda of: of["pose_cluster"] == "pose-0002"),
         ("cluster=face-0001", lambda of: of["face_cluster"] == "face-0001"),
+        ("fact=base=standing", lambda of: True),
+        ("fact=base=sitting", lambda of: False),
+        ("fact=mouth=relaxed", lambda of: "mouth" in {fact["name"] for fact in of["facts"]}),
+        ("fact=mouth=closed", lambda of: "mouth" in {fact["name"] for fact in of["facts"]}),  # relaxed ones are
         ("text=SEASIDE", lambda of: "seaside" in of["caption"]),
         ("text=%3Cscript", lambda of: "<script" in of["caption"]),
         ("text=.*", lambda of: False),
         ("face=yes&people=2&low=0.2&text=person", lambda of: of["face_score"] and of["crowd"] == 2
             and of["similarity"] >= 0.2 and "person" in of["caption"].lower()),
-        ("text=&low=&high=&score=&cluster=&face=&people=&shard=", lambda of: True),  # as an empty form sends it
+        ("text=&low=&high=&score=&cluster=&fact=&face=&people=&shard=", lambda of: True),  # as an empty form sends it
     ],
 )  # fmt: skip
 def test_filters_leave_those_who_pass(client: TestClient, people: Rows, query: str, passes: Passes) -> None:
@@ -173,8 +188,108 @@ def test_a_persons_page_tells_what_stands_out_in_the_face(client: TestClient, st
     assert re.findall(r"<dt>([a-z ]+)</dt><dd><meter[^>]*></meter> ([\d.]+)", page) == [("mouth smile left", "0.75")]
 
 
+CAPTIONED = f"subset_c/v0001/{PARTITION}/00000.parquet"
+FACTS = f"facts/{PARTITION}/00000.parquet"
+
+
+def tell(store: LocalStore, facts: dict[str, tuple[str, float]], claims: list[str]) -> str:
+    """Gives everybody these facts, and every pose caption these claims; returns the address of one of the people."""
+    told = [{"name": name, "value": value, "confidence": sure} for name, (value, sure) in facts.items()]
+    replace(store, FACTS, facts=[told] * len(table(store, FACTS)))
+    captioned = table(store, CAPTIONED).to_pylist()
+    replace(store, CAPTIONED, claims=[claims if of["kind"] == "pose" else of["claims"] for of in captioned])
+    return f"/laion-people/people/{table(store, FACTS)['person_id'][1].as_py()}"
+
+
+def test_a_persons_page_has_the_facts_by_kind_and_says_which_are_claimed(
+    client: TestClient, store: LocalStore, people: Rows
+) -> None:
+    facts = {"base": ("walking", 0.83), "left_arm": ("on_hip", 0.61), "turn": ("slight_left", 0.97)}
+    page = client.get(tell(store, facts, ["base=on_feet"])).text
+    assert words(page, 'aria-label="Facts of the pose">', "</section>").endswith(
+        "body walking 0.83 claimed left arm hand on the hip 0.61"
+    )
+    assert "head turned slightly to the left 0.97" in words(page, 'aria-label="Facts of the head">', "</section>")
+    assert "Nothing is certain." in words(page, 'aria-label="Facts of the face">', "</section>")
+
+
+def test_each_claim_of_a_caption_stands_with_the_facts_behind_it(
+    client: TestClient, store: LocalStore, people: Rows
+) -> None:
+    facts = {"base": ("walking", 0.83), "left_arm": ("on_hip", 0.61), "right_arm": ("down", 0.92), "view": ("back", 1)}
+    page = client.get(tell(store, facts, ["base=on_feet", "arms=down+on_hip", "view=back", "lean=upright"])).text
+    [row] = [of for of in table(store, CAPTIONED).to_pylist() if of["person_id"] == people[1]["person_id"]
+             and of["kind"] == "pose"]  # fmt: skip
+    told = words(page, '<article class="told">', "</article>")
+    for line in (
+        row["caption"],
+        "body: on the feet body: walking 0.83",
+        "arms: one hanging down, the other hand on the hip left arm: hand on the hip 0.61 right arm: hanging down 0.92",
+        "seen from: behind the same 1.00",
+        "trunk: upright no fact says so now",
+        f"Score {row['clip_score']:.3f} Margin {row['margin']:.3f} Foil margin {row['foil_margin']:.3f}",
+        "5 candidates compared",
+        *row["candidates"],
+    ):
+        assert line in told
+
+
+def test_a_caption_that_somebody_wrote_without_claims_says_so(
+    client: TestClient, store: LocalStore, people: Rows
+) -> None:
+    page = client.get(tell(store, {}, [])).text
+    assert "It claims nothing that is checked" in words(page, '<article class="told">', "</article>")
+
+
+def test_a_store_of_before_facts_and_claims_is_shown_without_them(
+    client: TestClient, store: LocalStore, people: Rows
+) -> None:
+    address = f"/laion-people/people/{people[1]['person_id']}"
+    store.delete(FACTS)
+    page = client.get(address).text
+    assert "the task facts says" in words(page, "<h2", "</main>")
+    assert "body: standing facts are not there" in words(page, '<article class="told">', "</article>")
+    replace(store, CAPTIONED, claims=None, foil_margin=None)
+    told = words(client.get(address).text, '<article class="told">', "</article>")
+    assert "A person, pose candidate 0." in told and "Foil margin –" in told
+    assert "of an earlier release" in told
+
+
+def test_facts_and_claims_of_others_stay_text(client: TestClient, store: LocalStore, people: Rows) -> None:
+    facts = {"base": ("<script>alert(1)</script>", 0.9), "left_arm": ('"><img src=x>', 0.9)}
+    claims = ["base=<script>alert(1)</script>", '"><img src=x>=\u202e"><img src=x>']
+    person = tell(store, facts, claims)
+    for address in (person, f"/laion-people/captioned/v0001/{PARTITION}"):
+        page = client.get(address).text
+        assert "&lt;script&gt;alert(1)" in page
+        assert "<script>alert" not in page and "<img src=x" not in page and "\u202e" not in page
+
+
+@pytest.mark.parametrize("fact", [None, {"name": "base", "value": None, "confidence": 0.9},
+                                  {"name": "base", "value": "sitting", "confidence": None}])  # fmt: skip
+def test_facts_that_lack_something_are_told_as_damage(
+    client: TestClient, store: LocalStore, people: Rows, fact: dict[str, object] | None
+) -> None:
+    replace(store, FACTS, facts=[[fact]] * len(people))
+    answer = client.get(f"/laion-people/people/{people[1]['person_id']}")
+    assert answer.status_code == 503 and f"{FACTS} is damaged" in answer.text
+    assert client.get(f"{PAGE}?fact=base=sitting").status_code == 200
+
+
 @pytest.mark.parametrize(
-    "query", ["low=x", "low=nan", "page=-1", "cluster=%27%3B--", "shard=-5", "sort=up", "text=" + "x" * 201]
+    "query",
+    [
+        "low=x",
+        "low=nan",
+        "page=-1",
+        "cluster=%27%3B--",
+        "shard=-5",
+        "sort=up",
+        "text=" + "x" * 201,
+        "fact=base",
+        "fact=base=flying",
+        "fact=colour=red",
+    ],
 )
 def test_an_address_that_is_not_right_says_so(client: TestClient, people: Rows, query: str) -> None:
     answer = client.get(f"{PAGE}?{query}")
@@ -198,7 +313,9 @@ def test_before_detect_has_run_the_page_says_what_to_do(client: TestClient) -> N
     assert "No people of demo/00007 yet" in answer.text and "<code>detect</code>" in answer.text
 
 
-@pytest.mark.parametrize("table_name", ["pose", "mesh", "clip", "subset_a", "assignments/v0001", "subset_c/v0001"])
+@pytest.mark.parametrize(
+    "table_name", ["pose", "mesh", "facts", "clip", "subset_a", "assignments/v0001", "subset_c/v0001"]
+)
 def test_steps_that_have_not_run_yet_leave_their_part_out(
     client: TestClient, store: LocalStore, people, table_name: str
 ) -> None:  # type: ignore[no-untyped-def]
