@@ -54,10 +54,7 @@ def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, r
     assert ranked == [
         (text, f"{score:.3f}") for text, score in zip(rows[0]["candidates"], rows[0]["scores"], strict=True)
     ]
-    assert (
-        f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others; of the best false one by " in page
-    )
-    assert f'<p class="soft">{", ".join(rows[0]["claims"])}</p>' in page
+    assert f"{rows[0]['clip_score']:.3f}, ahead by {rows[0]['margin']:.3f} of 4 others" in page
 
 
 def test_what_a_caption_claims_stands_below_it(client: TestClient, store: LocalStore, rows: Rows) -> None:
