@@ -147,6 +147,9 @@ def test_each_chosen_caption_says_what_it_claims_and_why(store: LocalStore, tmp_
     assert "body: on the feet ← body: walking 0.83" in told
     assert "mouth: smiling no fact says so now" in told
     assert "claims nothing that is checked" in told
+    change_claims(store, {kind: [HOSTILE] for kind in ("pose", "face", "head")})
+    page = Page(write_report(store, tmp_path))
+    assert HOSTILE[-20:] in page.text and "<script" not in page.source
     assert "foil margin" in told.split("Subset C: a caption chosen by CLIP")[1]
 
 

@@ -273,7 +273,8 @@ def _clusters(store: Store, version: str) -> list[dict[str, Any]]:
         raise LaionPeopleError(f"{path} is damaged (kind {unknown.pop()!r}): run again the step that writes it")
     found = sorted(table.to_pylist(), key=lambda of: (kinds.index(of["kind"]), -of["size"], of["cluster_id"]))
     for of in found:
-        labelled = Entry(tuple(of["captions"]), of["reviewed"], claims=tuple(map(tuple, of["claims"])))
+        claims = tuple(tuple(each or ()) for each in of["claims"] or ())
+        labelled = Entry(tuple(of["captions"]), of["reviewed"], claims=claims)
         of["entry"] = entries.get(of["cluster_id"], labelled)
         of["pending"] = (of["entry"].captions, of["entry"].claims) != (labelled.captions, labelled.claims)
     return found

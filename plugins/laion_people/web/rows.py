@@ -26,7 +26,10 @@ from laion_people.versions import versions
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
 MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual
 LONGEST = 2000  # characters of a text
-LATER = {"subset_c": ("claims", "foil_margin")}  # columns that tables of release 0.1 lack: null where they do
+LATER = {
+    "subset_c": ("claims", "foil_margin"),
+    "clusters": ("claims",),
+}  # null in tables of release 0.1, which lack them
 LISTINGS, LISTING_SECONDS = 64, 20.0  # folders whose shards are remembered, and for how long
 
 _listings: OrderedDict[tuple[str, str], tuple[float, list[int]]] = OrderedDict()

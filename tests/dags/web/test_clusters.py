@@ -13,7 +13,7 @@ from laion_people.store import LocalStore
 from laion_people.totals import write_totals
 from laion_people.web import clusters
 from tests.dags.web.big_store import manifest
-from tests.dags.web.browsing import PARTITION, field, make_browsed, people_of, table
+from tests.dags.web.browsing import PARTITION, field, make_browsed, people_of, replace, table
 from tests.dags.web.conftest import SignedIn
 from tests.synthetic_store import VERSION
 
@@ -127,6 +127,13 @@ def test_members_with_faces_come_from_few_row_groups(
         first = [row for row in rows if row // 8 in sorted({row // 8 for row in rows})[:most]]
         assert people_of(page) == [assigned["person_id"][row].as_py() for row in first[: clusters.MEMBERS]]
         assert f"{len(rows)} in shard" in page
+
+
+def test_clusters_of_a_release_without_claims_are_shown(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    replace(store, f"clusters/{VERSION}/clusters.parquet", claims=None)
+    assert "pose-0001" in listed(client)
+    assert "said in the way 2" in client.get(PAGE).text
 
 
 def test_a_cluster_without_captions_is_listed(client: TestClient, store: LocalStore) -> None:
