@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from include.models import Detections
-from laion_people.cutouts import BLURRED, blur, holds, look, strangers
+from laion_people.cutouts import BLURRED, blur, dark, holds, look, strangers
 
 NOBODY = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 JOINTS = np.array([[50.0, 40], [50, 200]])
@@ -74,3 +74,10 @@ def test_a_matte_must_cover_the_joints_but_for_a_hand() -> None:
     assert holds(matte, joints)
     joints[:5, 0] = 90
     assert not holds(matte, joints)
+
+
+def test_a_picture_with_lights_is_not_dark() -> None:
+    night = Image.new("RGB", (100, 100), (10, 10, 10))
+    assert dark(night)
+    night.paste((200, 200, 200), (0, 0, 100, 20))
+    assert not dark(night)

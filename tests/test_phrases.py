@@ -93,7 +93,7 @@ SAID: dict[str, dict[str, str]] = {
     },
     "tilt": {
         "left": r"tilt\w* (it |the head )?(to(ward)? the left|the (same|other) way)",
-        "none": r"upright|straight|not tilted|without tilting",
+        "none": r"upright|straight|not tilted|without (a tilt|tilting)",
         "right": r"tilt\w* (it |the head )?(to(ward)? the right|the (same|other) way)",
     },
 }
@@ -278,9 +278,9 @@ def test_clip_reads_captions_whole() -> None:
 def test_a_seed_draws_the_same_captions_everywhere() -> None:
     facts = {"mouth": "smiling", "eyes": "closed"}
     assert captions(facts, 3, "face-0007") == [
-        "The lips are drawn into a smile and the eyes are shut.",
-        "Here, someone is smiling with both eyes shut.",
-        "In this picture, the person's mouth is drawn into a smile and the eyes are shut.",
+        "The person's lips are drawn into a smile and their eyes are shut.",
+        "The image shows someone with a smile and closed eyes.",
+        "In the image, the person's mouth is drawn into a smile and both eyes are closed.",
     ]
     assert captions(dict(reversed(facts.items())), 4, "face-0007") == captions(facts, 4, "face-0007")
     assert captions(facts, 4, "face-0008") != captions(facts, 4, "face-0007")
@@ -327,7 +327,7 @@ def test_facts_without_words_are_refused() -> None:
 
 def test_both_arms_are_one_phrase_and_sides_are_the_persons_own() -> None:
     both = set(sentences({"left_arm": "on_hip", "right_arm": "on_hip"}))
-    assert "A person with both hands on the hips." in both
+    assert "A person with both hands on their hips." in both
     assert not any("left" in sentence or "right" in sentence for sentence in both)
     assert "A person has their left arm down and their right hand at their head." in set(
         sentences({"left_arm": "down", "right_arm": "at_head"})

@@ -35,6 +35,7 @@ OUTSIDE = 0.05  # of a cut-out's size: how far joints may lie outside of it
 ABOVE_NOSE = 0.25  # of the nose's height above the shoulders, at least: half of what heads have
 ON_GROUND = tuple(f"base={value}" for value in ("on_feet", "sitting", "squatting", "kneeling"))
 CERTAIN = 0.6  # confidence of facts that captions tell
+MOST_USES = 8  # pictures of a shard that show a person, so that few people do not fill them all
 CANDIDATES = 512  # people who are looked at, at most, to join a group
 ANCHORS = 32  # people who are tried as the first of a group before its kind is given up
 HEAD, SHOULDERS, ANKLES = slice(0, 5), [5, 6], [15, 16]  # COCO-17
@@ -291,6 +292,7 @@ class Composer:
         pool, smallest = self._pools[aspect], 3 if situation == "some" else 2
         order = self._rng.permutation(len(pool.rows))
         order = order[self._people.unfit[pool.rows[order]] == ""]
+        order = order[self._uses[pool.rows[order]] < MOST_USES]
         order = order[np.argsort(self._uses[pool.rows[order]], kind="stable")]
         for anchor in order[:ANCHORS].tolist():
             for size in range(int(self._rng.integers(smallest, 5)), smallest - 1, -1):

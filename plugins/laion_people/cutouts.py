@@ -11,9 +11,7 @@ from include.models import Detections
 from laion_people.collage import enlarged
 
 STRANGER = 0.2  # score of a bystander from which a part of a cut-out that holds no joint of the person is another's
-DARK = (
-    90  # of 255: luma above which a tenth of a cut-out should be; whoever is dark, or in black, has some light on him
-)
+DARK = 90  # of 255: luma above which a tenth of a picture should be; dark skin and black clothes have lights, too
 BLURRED = 0.5  # Crété's measure, 0 to 1, at the size of the largest picture; a blur by 2 of its pixels gives 0.64
 SAME_HASH = 10  # of 64 bits; Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010
 SAME_COLOURS = 0.8  # share of two cut-outs' colours that are the same: one person on the same day, at the same place
@@ -53,9 +51,9 @@ def look(
     luma = person.convert("L")
     sharp = np.asarray(luma.resize(enlarged(person.size), Image.Resampling.LANCZOS))
     faults = [
-        strangers(bystanders, joints).any(),
-        np.percentile(np.asarray(luma), 90) < DARK,
-        blur(sharp) > BLURRED,
+        bool(strangers(bystanders, joints).any()),
+        dark(person),
+        bool(blur(sharp) > BLURRED),
         matte is not None and not holds(matte, joints),
     ]
     unfit = str(np.select(faults, ["crowded", "dark", "blurred", "no_matte"], ""))
@@ -63,6 +61,11 @@ def look(
     lab = cv2.cvtColor(np.asarray(person), cv2.COLOR_RGB2LAB)
     colours = cv2.calcHist([lab], [0, 1, 2], None, BINS, [0, 256] * 3).ravel()
     return Look(unfit, hashes, colours / colours.sum())
+
+
+def dark(picture: Image.Image) -> bool:
+    """Whether hardly anything of a picture is light."""
+    return bool(np.percentile(np.asarray(picture.convert("L")), 90) < DARK)
 
 
 def holds(matte: np.ndarray, joints: np.ndarray) -> bool:

@@ -223,7 +223,7 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
     agreeing = np.where(np.isnan(by_ears), 0.5, _beyond(np.abs(by_ears - yaw), 15, 5))
     known, unseen = _least(seen, agreeing), ~(seen >= 0)
     above, same_way, behind = _bearing(people.keypoints)
-    margins: dict[str, np.ndarray] = {"camera": _least(known, _beyond(np.abs(yaw), 10, 4))}
+    margins: dict[str, np.ndarray] = {"camera": _least(known, _beyond(np.abs(yaw), 7, 3))}
     for side, sign in (("left", -1), ("right", 1)):
         turned, beside = yaw * sign, by_ears * sign
         profile = _least(above, same_way, _beyond(beside, 105, 90), np.where(unseen, 1, _beyond(turned, 15, 30)))

@@ -59,7 +59,7 @@ def _states(*phrases: str) -> tuple[Verb, ...]:
 
 BASES: dict[str, tuple[Verb, ...]] = {
     "standing": (*_verbs("stands|standing"), Verb("is standing", "standing")),
-    "on_feet": _states("on their feet", "up on their feet"),
+    "on_feet": _states("on their feet"),
     "walking": (*_verbs("walks|walking", "takes|taking a step"), Verb("is walking", "walking")),
     "running": (*_verbs("runs|running"), *_states("in a running stride"), Verb("is running", "running")),
     "moving": (*_verbs("moves|moving"), *_states("in motion", "on the move")),
@@ -93,7 +93,10 @@ BASES_WITH_LEAN: dict[tuple[str, str], tuple[Verb, ...]] = {  # one verb for two
     ("sitting", "backward"): (Verb("sits leaning back", "leaning back while seated"),),
 }
 LEANS: dict[str, tuple[Verb, ...]] = {
-    "upright": _verbs("holds|holding the upper body upright", "keeps|keeping the torso upright"),
+    "upright": (
+        *_verbs("holds|holding the upper body upright", "keeps|keeping the torso upright"),
+        Verb("has an upright posture", "with an upright posture"),
+    ),
     "forward": _verbs("leans|leaning forward", "bends|bending forward"),
     "backward": _verbs("leans|leaning back", "leans|leaning backward"),
     "sideways": _verbs("leans|leaning to one side", "leans|leaning sideways"),
@@ -102,7 +105,7 @@ LEANS: dict[str, tuple[Verb, ...]] = {
 }
 LEANING_VERBS = ("forward", "backward", "sideways", "upside_down")  # one leans rather than holds the body so
 LEANING: dict[str, tuple[str, ...]] = {
-    "upright": ("the upper body upright", "the torso upright", "an upright posture"),
+    "upright": ("the upper body upright", "the torso upright"),
     "forward": ("the upper body leaning forward", "the torso leaning forward", "the upper body bent forward"),
     "backward": ("the upper body leaning back", "the torso leaning back"),
     "sideways": ("the upper body leaning to one side", "the torso leaning to one side"),
@@ -210,13 +213,13 @@ EYES: dict[str, tuple[str, ...]] = {
 }
 FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
     ("mouth", "smiling"): (*_verbs("smiles|smiling"), Verb("is smiling", "smiling")),
-    ("mouth", "smiling_open"): _verbs("smiles|smiling open-mouthed", "smiles|smiling with an open mouth"),
+    ("mouth", "smiling_open"): _verbs("smiles|smiling with an open mouth", "smiles|smiling openly"),
     ("mouth", "open"): _verbs("opens|opening the mouth"),
     ("mouth", "puckered"): _verbs("puckers|puckering the lips", "pushes|pushing the lips forward"),
     ("mouth", "turned_down"): _verbs("turns|turning the corners of the mouth down"),
     ("brows", "raised"): _verbs("raises|raising the eyebrows", "lifts|lifting the eyebrows"),
     ("brows", "lowered"): _verbs("lowers|lowering the eyebrows", "draws|drawing the eyebrows down"),
-    ("eyes", "closed"): _verbs("closes|closing the eyes", "keeps|keeping the eyes shut"),
+    ("eyes", "closed"): _verbs("keeps|keeping the eyes closed", "keeps|keeping the eyes shut"),
     ("eyes", "one_closed"): _verbs("closes|closing one eye", "keeps|keeping one eye shut"),
     ("eyes", "wide"): _verbs("opens|opening the eyes wide"),
     ("eyes", "narrowed"): _verbs("narrows|narrowing the eyes", "squints|squinting"),
@@ -259,10 +262,8 @@ NODS: dict[str, tuple[Move, ...]] = {
     "down": (Move("bows", "bowing", "bowed"), Move("lowers", "lowering", "lowered")),
 }
 TO_THE_CAMERA, AWAY = ("to the camera", "toward the camera"), "away from the camera"
-NEITHER_NOR = (  # of a tilted head, which is not called level
-    ("neither raised nor bowed", "without raising or bowing it"),
-    ("neither lifted nor lowered", "without lifting or lowering it"),
-)
+NOT_TILTED = "not tilted to either side"  # where nothing says that the head is not bowed, "upright" would say too much
+UNTILTED = _verbs("holds|holding the head without tilting it", "holds|holding the head without a tilt")
 UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
 STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
@@ -277,7 +278,7 @@ SUBJECTS = (
     "In this image, a person", "In the picture, someone", "In the image, someone", "Here, a person", "Here, someone",
 )  # fmt: skip
 NOUNS = (
-    "A person", "Someone", "The picture shows a person", "The image shows a person", "This picture shows a person",
+    "A person", "The picture shows a person", "The image shows a person", "This picture shows a person",
     "This image shows a person", "This picture shows someone", "The image shows someone", "A picture of a person",
     "An image of a person", "A picture of someone", "A person is shown", "A person is pictured", "Here is a person",
     "This is a picture of a person", "This is an image of a person", "Pictured is a person", "Shown here is a person",
@@ -364,8 +365,9 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
             raise KeyError(f"{name}={value}")
     in_order = {name: facts[name] for name in VALUES[kind] if name in facts}
     text = {"pose": _pose, "face": _face, "head": _head}[kind](in_order, pick)
-    if _SOMEBODY.search(text) and pick((True, False)):
-        text = _BODY.sub("their ", text)
+    if _SOMEBODY.search(text):
+        theirs = _BODY.sub("their ", text)
+        text = theirs if theirs.count("their ") < 4 else text
     return f"{text[0].upper()}{text[1:]}."
 
 
@@ -412,9 +414,9 @@ def _bearing(facts: Mapping[str, str], arms_as: str, pick: Pick) -> tuple[list[V
     main = [pick(BASES[base])] if base else []
     if not lean:
         return main, [], []
-    if not base and (lean in LEANING_VERBS or arms_as == "verbs" or pick((True, False))):
+    if not base:
         return [pick(LEANS[lean])], [], []
-    if not base or pick((True, False)) or (arms_as == "nouns" and lean not in LEANING_VERBS):
+    if pick((True, False)) or (arms_as == "nouns" and lean not in LEANING_VERBS):
         return main, [], [pick(LEANING[lean])]
     leans = pick(LEANS[lean])
     if arms_as == "nouns":  # "walks, leaning forward, with both arms down"
@@ -475,13 +477,14 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
         moves.append(Move("turns", "turning", "turned", pick(DEGREES[degree]) + pick(SIDES).format(side=side)))
     elif turn and not facing:
         moves.append(Move("turns", "turning", "turned", AWAY if turn == "away" else pick(TO_THE_CAMERA)))
-    if tilt in ("left", "right"):
-        if side:
-            where = pick(("the same way",) if tilt == side else ("the other way", f"to the {tilt}"))
-        else:
-            where = pick(SIDES).format(side=tilt)
+    tilted = tilt in ("left", "right")
+    if tilted:
+        where = ("the same way" if tilt == side else f"to the {tilt}") if side else pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
-    chin = nod != "" and not (tilt == "none" and (nod == "level" or moves)) and pick((False, True))
+    if tilted and nod == "level":
+        chin = True  # a tilted head is not called level
+    else:
+        chin = nod != "" and not (tilt == "none" and (nod == "level" or moves)) and pick((False, True))
     if nod in NODS and not chin:
         moves.append(pick(NODS[nod]))
     level = nod == "level" and not chin
@@ -495,7 +498,9 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
         return _framed(verbs, [], nouns, pick)
     states = [move.state for move in moves]
     if level or tilt == "none":
-        states += _head_at_rest(level, tilt, bool(side) or turn == "away", nod in NODS and not chin, pick)
+        states += _head_at_rest(level, tilt, turn, pick)
+    if states == [NOT_TILTED] and form == "states" and not (main or nouns):
+        return _framed([pick(UNTILTED)], [], [], pick)
     if form == "clauses":
         return _clauses([f"the head is {_joined(states)}"], pick)
     if states:
@@ -508,27 +513,21 @@ def _head_moves(
 ) -> tuple[list[Verb], list[Verb]]:
     """What the head does, with what it does not do then; and in what position it is kept."""
     verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
-    if level and tilt not in ("left", "right"):
+    if level:
         upright = "level and upright" if tilt == "none" else "level"
         return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it {upright}")]
-    without = ""
-    if level:
-        without = pick(NEITHER_NOR)[1]
-    elif tilt == "none":
+    if tilt == "none":
         without = f"without tilting it {either_side}".rstrip()
-    verbs[-1] = Verb(*(f"{form} {without}".rstrip() for form in verbs[-1]))
+        verbs[-1] = Verb(*(f"{form} {without}" for form in verbs[-1]))
     return verbs, []
 
 
-def _head_at_rest(level: bool, tilt: str, turned: bool, nodding: bool, pick: Pick) -> Sequence[str]:
+def _head_at_rest(level: bool, tilt: str, turn: str, pick: Pick) -> Sequence[str]:
     """Of a head that is level or not tilted, in what state it is."""
+    turned = turn not in ("", "camera")
     if level and tilt == "none":
         return pick(UPRIGHT if turned else UPRIGHT + STRAIGHT)
-    if level:
-        return [pick(NEITHER_NOR)[0] if tilt else pick(("level", "held level"))]
-    if nodding:
-        return ["not tilted to either side"]
-    return ["not tilted" if turned else "upright"]
+    return [pick(("level", "held level"))] if level else [NOT_TILTED]
 
 
 def _framed(
@@ -568,7 +567,7 @@ def _predicate(main: list[str], also: list[str], nouns: list[str], pick: Pick) -
 def _clauses(clauses: Sequence[str], pick: Pick) -> str:
     text = _joined(clauses)
     if text.startswith("the ") and not text.startswith("the corners"):
-        text = pick(("the ", "the person's ")) + text.removeprefix("the ")
+        text = f"the person's {text.removeprefix('the ')}"
     return f"{pick(('', 'in this picture, ', 'in the image, '))}{text}"
 
 

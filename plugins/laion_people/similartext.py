@@ -189,8 +189,8 @@ CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
 }
 _TELLING = (  # of a and b, from left to right, and of one and other, in any order
     "The person on the left {a}, and the person on the right {b}.",
-    "The one on the left {a}, the one on the right {b}.",
-    "One person {one}, the other {other}.",
+    "The one on the left {a}, and the one on the right {b}.",
+    "One person {one}, while the other {other}.",
     "One of them {one}, while the other {other}.",
     "One {one}, and the other {other}.",
 )

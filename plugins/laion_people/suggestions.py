@@ -97,7 +97,7 @@ _OF_HEAD = {
         r"\blevel\b": "level",
     },
     "tilt": {
-        r"(?:not|without) tilt|\bupright\b": "none",
+        r"(?:not|without)(?: a)? tilt|\bupright\b": "none",
         r"tilt\w* (?:\w+ )*left": "left",
         r"tilt\w* (?:\w+ )*right": "right",
     },

@@ -517,7 +517,7 @@ def test_the_middle_of_a_background_is_kept() -> None:
 def test_a_person_whose_picture_cannot_be_decoded_any_more_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     people = {f"{i:09d}": b"not an image" for i in range(48)}
     room = io.BytesIO()
-    Image.new("RGB", (640, 420)).save(room, "JPEG")
+    Image.new("RGB", (640, 420), "grey").save(room, "JPEG")
     tar_of(people | {"000010000": room.getvalue()}, tmp_path / "damaged.tar")
     with pytest.raises(LaionPeopleError, match=rf"^{PARTITION}/00000/\d+ can no longer be decoded"):
         compose(files | {"images": tmp_path / "damaged.tar"}, tmp_path)

@@ -18,7 +18,7 @@ from include.models import Detector, Segmenter
 from laion_people.batches import timed
 from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
-from laion_people.cutouts import Look, look
+from laion_people.cutouts import Look, dark, look
 from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
 from laion_people.metadata import flagged
@@ -116,8 +116,10 @@ def _backgrounds(
 
 
 def _shows_nobody(shard: Shard, image: Image.Image) -> bool:
-    """Whether nothing in an image may be a person, be it small, half-seen or painted: `detect` asked for no more than
-    that nobody is certain."""
+    """Whether there is something to see in an image, and nothing that may be a person, be it small, half-seen or
+    painted: `detect` asked for no more than that nobody is certain."""
+    if dark(image):
+        return False
     (bystanders,) = shard.model("bystanders").detect([np.asarray(image)])
     return not len(bystanders.boxes)
 
