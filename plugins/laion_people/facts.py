@@ -43,7 +43,7 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {  # kind of cluster and caption
 }  # fmt: skip
 KIND = {name: kind for kind, names in VALUES.items() for name in names}
 
-_WIDER_ARM: dict[str, tuple[str, ...]] = {"overhead": ("raised",), "at_head": ("raised",), "crossed": ("in_front",)}
+_WIDER_ARM: dict[str, tuple[str, ...]] = {"overhead": ("raised",), "at_head": ("raised",)}
 WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider values that are true with it
     "left_arm": _WIDER_ARM,
     "right_arm": _WIDER_ARM,
@@ -51,26 +51,20 @@ WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider v
         "standing": ("on_feet",),
         "walking": ("on_feet", "moving"),
         "running": ("on_feet", "moving"),
-        "jumping": ("moving",),
+        "jumping": ("moving", "knees_bent"),
         "one_leg": ("on_feet",),
-        "kicking": ("one_leg", "on_feet", "moving"),
+        "kicking": ("on_feet", "moving"),
         "lunging": ("on_feet", "moving", "knees_bent"),
         "sitting": ("knees_bent",),
         "squatting": ("knees_bent",),
         "kneeling": ("knees_bent",),
         "one_knee": ("kneeling", "knees_bent"),
         "all_fours": ("knees_bent",),
-        "riding": ("sitting", "moving", "knees_bent"),
+        "riding": ("moving", "knees_bent"),
         "climbing": ("on_feet", "moving", "knees_bent"),
     },
-    "mouth": {
-        "smiling_open": ("smiling", "open"),
-        "relaxed": ("closed",),
-        "puckered": ("closed",),
-        "turned_down": ("closed",),
-    },
-    "eyes": {"wide": ("open",), "narrowed": ("open",)},
-    "turn": {"far_left": ("left",), "slight_left": ("left",), "far_right": ("right",), "slight_right": ("right",)},
+    "mouth": {"smiling_open": ("smiling",)},
+    "turn": {"far_left": ("left",), "far_right": ("right",)},
 }
 
 _TOGETHER_ARM = {  # pairs of which an arm can do both; each with what else it can be together with
@@ -82,17 +76,22 @@ _TOGETHER_ARM = {  # pairs of which an arm can do both; each with what else it c
     "down": ("back", "away", "in_lap", "behind_back", "on_ground"),
     "away": ("back", "out", "on_ground"),
     "forward": ("in_front", "on_ground"),
-    "in_front": ("in_lap", "on_ground"),
+    "in_front": ("in_lap", "on_ground", "crossed"),
     "back": ("behind_back", "on_ground"),
 }  # fmt: skip
 TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {  # values that may both be true, though neither is the wider one
     "left_arm": _TOGETHER_ARM,
     "right_arm": _TOGETHER_ARM,
-    "base": {"standing": ("one_leg",), "jumping": ("knees_bent",)},
+    "base": {"standing": ("one_leg",), "kicking": ("one_leg",), "sitting": ("riding", "moving")},
     "lean": {"forward": ("horizontal",)},
     "view": {"three_quarter": ("front", "side")},
-    "mouth": {"smiling": ("closed",)},
-    "turn": {"camera": ("slight_left", "slight_right")},  # a matter of some degrees
+    "mouth": {"closed": ("relaxed", "smiling", "puckered", "turned_down"), "open": ("smiling", "smiling_open")},
+    "eyes": {"open": ("wide", "narrowed")},
+    "turn": {  # a matter of some degrees
+        "camera": ("slight_left", "slight_right"),
+        "left": ("slight_left",),
+        "right": ("slight_right",),
+    },
 }
 ARMS = ("left_arm", "right_arm")
 
