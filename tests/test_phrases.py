@@ -34,7 +34,7 @@ SAID: dict[str, dict[str, str]] = {
         "squatting": r"squat|crouch",
         "kneeling": r"\bkneel(s|ing)\b(?! (upright )?on one)",
         "one_knee": r"one knee",
-        "knees_bent": r"the knees",
+        "knees_bent": r"the knees|bent knees",
         "lying": r"\bl(ies|ying)\b",
         "all_fours": r"all fours",
         "riding": r"\brid",

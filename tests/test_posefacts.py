@@ -7,7 +7,7 @@ from collections.abc import Callable
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from laion_people import geometry
@@ -83,7 +83,15 @@ class Person:
         for fact in found:
             assert fact.value in VALUES["pose"][fact.name]
             assert 0.5 <= fact.confidence <= 1
+        self.least = min((fact.confidence for fact in found), default=1.0)
         return {fact.name: fact.value for fact in found}
+
+    def stays(self, before: dict[str, str], *, depth: bool) -> bool:
+        """Whether the same is told as before, all of it off the edges of rules, where rounding decides."""
+        least = self.least
+        after = self.facts(depth=depth)
+        assume(min(least, self.least) > 0.51)
+        return after == before
 
 
 @pytest.mark.parametrize("depth", [True, False], ids=["landmarks", "lifted"])
@@ -168,9 +176,8 @@ def test_a_mirrored_person_has_the_arms_exchanged_and_nothing_else(person: Perso
     before = person.facts(depth=depth)
     person.keypoints = person.keypoints[SIDES] * [-1, 1, 1] + [1000, 0, 0]
     person.world = person.world[SIDES] * [-1, 1, 1]
-    after = person.facts(depth=depth)
     other = {"left_arm": "right_arm", "right_arm": "left_arm"}
-    assert after == {other.get(name, name): value for name, value in before.items()}
+    assert person.stays({other.get(name, name): value for name, value in before.items()}, depth=depth)
 
 
 @given(anyone, st.booleans(), st.floats(0.3, 0.9), st.floats(-40, 40))
@@ -179,7 +186,7 @@ def test_size_and_place_change_nothing(person: Person, depth: bool, size: float,
     before = person.facts(depth=depth)
     person.keypoints[:, :2] = person.keypoints[:, :2] * size + [shift, min(shift, 0)]
     person.world = person.world * size
-    assert person.facts(depth=depth) == before
+    assert person.stays(before, depth=depth)
 
 
 HIDDEN = {  # joints that are not seen -> what is then not told

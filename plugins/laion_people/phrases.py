@@ -71,7 +71,7 @@ BASES: dict[str, tuple[Verb, ...]] = {
     "squatting": (*_verbs("squats|squatting", "crouches|crouching"), *_states("in a squat")),
     "kneeling": (*_verbs("kneels|kneeling", "kneels|kneeling down"), Verb("is kneeling", "kneeling")),
     "one_knee": (*_verbs("kneels|kneeling on one knee", "rests|resting on one knee"), *_states("down on one knee")),
-    "knees_bent": _verbs("bends|bending the knees", "keeps|keeping the knees bent"),
+    "knees_bent": (*_verbs("keeps|keeping the knees bent"), Verb("has bent knees", "with bent knees")),
     "lying": (*_verbs("lies|lying", "lies|lying down"), Verb("is lying down", "lying down")),
     "all_fours": (*_states("on all fours", "down on all fours"), *_verbs("rests|resting on all fours")),
     "riding": (*_verbs("rides|riding"), Verb("is riding", "riding")),
@@ -113,7 +113,7 @@ LEANING: dict[str, tuple[str, ...]] = {
     "upside_down": ("the body upside down", "the whole body upside down"),
 }
 LEGS_APART: dict[str, tuple[str, ...]] = {
-    "yes": ("the legs apart", "the feet apart", "the feet wide apart", "the legs spread"),
+    "yes": ("the legs apart", "the feet apart", "the legs spread"),
     "no": ("the legs fairly close together", "the feet fairly close together", "the legs not far apart"),
 }
 SEEN_FROM: dict[str, tuple[str, ...]] = {
@@ -200,7 +200,7 @@ MOUTHS: dict[str, tuple[str, ...]] = {
     "turned_down": ("the corners of the mouth turned down", "a downturned mouth", "the mouth turned down"),
 }
 BROWS: dict[str, tuple[str, ...]] = {
-    "level": ("level eyebrows", "the eyebrows level", "the eyebrows at rest", "relaxed eyebrows"),
+    "level": ("relaxed eyebrows", "the eyebrows relaxed", "the eyebrows at rest"),
     "raised": ("raised eyebrows", "the eyebrows raised", "lifted eyebrows", "the eyebrows up"),
     "lowered": ("lowered eyebrows", "the eyebrows lowered", "the eyebrows drawn down"),
 }
@@ -213,7 +213,7 @@ EYES: dict[str, tuple[str, ...]] = {
 }
 FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
     ("mouth", "smiling"): (*_verbs("smiles|smiling"), Verb("is smiling", "smiling")),
-    ("mouth", "smiling_open"): _verbs("smiles|smiling with an open mouth", "smiles|smiling openly"),
+    ("mouth", "smiling_open"): _verbs("smiles|smiling with an open mouth"),
     ("mouth", "open"): _verbs("opens|opening the mouth"),
     ("mouth", "puckered"): _verbs("puckers|puckering the lips", "pushes|pushing the lips forward"),
     ("mouth", "turned_down"): _verbs("turns|turning the corners of the mouth down"),
@@ -232,7 +232,7 @@ FACE_CLAUSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("mouth", "open"): ("the mouth is open", "the lips are apart"),
     ("mouth", "puckered"): ("the lips are puckered", "the lips are pursed"),
     ("mouth", "turned_down"): ("the corners of the mouth are turned down", "the mouth is turned down"),
-    ("brows", "level"): ("the eyebrows are level", "the eyebrows are at rest", "the eyebrows are relaxed"),
+    ("brows", "level"): ("the eyebrows are at rest", "the eyebrows are relaxed"),
     ("brows", "raised"): ("the eyebrows are raised", "the eyebrows are up"),
     ("brows", "lowered"): ("the eyebrows are lowered", "the eyebrows are drawn down"),
     ("eyes", "open"): ("the eyes are open", "both eyes are open"),
@@ -263,7 +263,7 @@ NODS: dict[str, tuple[Move, ...]] = {
 }
 TO_THE_CAMERA, AWAY = ("to the camera", "toward the camera"), "away from the camera"
 NOT_TILTED = "not tilted to either side"  # where nothing says that the head is not bowed, "upright" would say too much
-UNTILTED = _verbs("holds|holding the head without tilting it", "holds|holding the head without a tilt")
+UNTILTED = _verbs("holds|holding the head without tilting it", "keeps|keeping the head without tilting it")
 UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
 STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
@@ -505,7 +505,9 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
         return _clauses([f"the head is {_joined(states)}"], pick)
     if states:
         nouns.insert(0, f"the head {_joined(states)}")
-    return _framed(main, [], nouns, pick, has=pick(("has", "holds") if moves else ("holds", "keeps")))
+    return _framed(
+        main, [], nouns, pick, has="has" if chin else pick(("has", "holds") if moves else ("holds", "keeps"))
+    )
 
 
 def _head_moves(

@@ -422,7 +422,8 @@ def _arm(body: Body, side: int) -> Rules:
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
     before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 22, 10))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)
-    reaching = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
+    along = _all(_above(swing, 130, 15), _above(bend, 140, 15), _above(swing3, 110, 20), _above(bend3, 120, 20))
+    reaching = _all(along, _below(low, -0.3, 0.2))  # up, and not along a trunk that is level or upside down
     stretched = _above(np.linalg.norm(hand - points[:, shoulder], axis=1), 0.8, 0.15)  # across the line of sight
     aside = _below(np.abs(ahead3), 0.5, 0.2)
     beside = _below(np.abs(ahead3 - trunk3[:, 2]), 0.3, 0.15)
