@@ -44,7 +44,7 @@ def fact_sets(members: Sequence[Mapping[str, str]]) -> tuple[FactSet, ...]:
     single facts, for people who were not looked at and have less in common.
     """
     profiles = Counter(tuple(sorted(facts.items())) for facts in members)
-    counts = _counts(profiles, least=LEAST * len(members))
+    counts = _counts(profiles, LEAST * len(members))
     said_better = {wider for claims, n in counts.items() for wider in _wider(claims) if counts[wider] == n}
     order = sorted(counts.keys() - {()}, key=lambda claims: (-counts[claims], -len(claims), claims))
     closed = [claims for claims in order if claims not in said_better]
@@ -59,10 +59,14 @@ def fact_sets(members: Sequence[Mapping[str, str]]) -> tuple[FactSet, ...]:
 
 
 def _counts(profiles: Mapping[tuple[tuple[str, str], ...], int], least: float) -> dict[Claims, int]:
-    """How many members have each set of claims that at least so many have; () is the set that all have."""
+    """How many members have each set of claims that at least so many have; () is the set that all have.
+
+    The two most frequent claims count however few have them, so that captions differ in what they say.
+    """
     singles = Counter[str]()
     for facts, n in profiles.items():
         singles.update({f"{name}={value}": n for fact in facts for name, value in _closed(*fact)})
+    least = min([least, *(n for _, n in singles.most_common(2))])
     counts = Counter[Claims]()
     for facts, n in profiles.items():
         claims = [[f"{name}={value}" for name, value in _closed(*fact)] for fact in facts]
