@@ -119,7 +119,10 @@ def _seen_both(limbs: np.ndarray, pair: slice) -> np.ndarray:
 
 def _face_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     landmarks = matrix(mesh["face_landmarks"], 3 * 478).reshape(-1, 478, 3)
-    return _certain(mesh, geometry.expressions(matrix(mesh["blendshapes"], 52), landmarks))
+    features = geometry.expressions(matrix(mesh["blendshapes"], 52), landmarks)
+    yaw, pitch = (np.asarray(mesh[f"head_{name}"], np.float64) for name in ("yaw", "pitch"))
+    features[~((abs(yaw) <= geometry.MAX_YAW) & (abs(pitch - geometry.LEVEL) <= geometry.MAX_NOD))] = np.nan
+    return _certain(mesh, features)
 
 
 def _head_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
@@ -174,7 +177,7 @@ SPACES: dict[str, Space] = {
         far=2.5,
         scale=len(geometry.EXPRESSIONS) ** 0.5,
         pose_columns=(),
-        mesh_columns=("blendshapes", "face_landmarks", "face_score"),
+        mesh_columns=("blendshapes", "face_landmarks", "head_yaw", "head_pitch", "face_score"),
         extract=_face_features,
         parts={"face": np.ones(len(geometry.EXPRESSIONS), bool)},
     ),

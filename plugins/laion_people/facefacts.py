@@ -30,7 +30,6 @@ NOSE_SEEN = 0.45, 0.6  # score of the nose: the lips of most who show less are d
 MIN_EARS = 6  # pixels from the nose to the farther ear: with fewer a pixel's error turns the head
 NOSE_DEPTH = 0.87  # of the nose's tip before the ears, in distances between the ears (Farkas 1994)
 HAND = 0.35  # from the wrist to the middle of the hand, in forearms (Drillis and Contini, as in geometry.py)
-LEVEL = -4  # the pitch that MediaPipe's canonical face gives a level head, on renders and photographs alike
 AT_REST = {"mouthSmile": 0.1, "mouthPucker": 0.3, "mouthPress": 0.15, "mouthShrugLower": 0.2, "browDown": 0.3}
 PARTED = ("jawOpen", "mouthFunnel", "mouthUpperUp", "mouthLowerDown")  # one of them shows in each open mouth
 
@@ -88,8 +87,8 @@ def _face(people: _People) -> dict[str, Margins]:
         shapes[name] = (shapes[f"{name}Left"] + shapes[f"{name}Right"]) / 2
     readable = _least(
         _beyond(people.score, MIN_SCORE, SURE_SCORE),
-        _beyond(np.abs(people.yaw), 40, 25),
-        _beyond(np.abs(people.pitch - LEVEL), 26, 16),
+        _beyond(np.abs(people.yaw), geometry.MAX_YAW, 25),
+        _beyond(np.abs(people.pitch - geometry.LEVEL), geometry.MAX_NOD, 16),
     )
     eyes_hidden, mouth_hidden = _behind_hands(people)
     upper, lower = np.where(eyes_hidden, -1, readable), np.where(mouth_hidden, -1, readable)
@@ -213,7 +212,7 @@ def _behind_hands(people: _People) -> tuple[np.ndarray, np.ndarray]:
 
 def _head(people: _People) -> dict[str, Margins]:
     seen = _least(_beyond(people.score, MIN_SCORE, SURE_SCORE), _large(people, MIN_HEAD))
-    frontal = _least(seen, _beyond(np.abs(people.yaw), 40, 25))
+    frontal = _least(seen, _beyond(np.abs(people.yaw), geometry.MAX_YAW, 25))
     return {"turn": _turn(people, seen), "nod": _nod(people, frontal), "tilt": _tilt(people, frontal)}
 
 
@@ -243,7 +242,7 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
 
 def _nod(people: _People, frontal: np.ndarray) -> Margins:
     """A lifted face shows its nose close under the eyes; of a bowed one nothing in 2D is as sure as the pitch."""
-    nod = people.pitch - LEVEL
+    nod = people.pitch - geometry.LEVEL
     eyes = people.keypoints[:, (1, 2), :2].mean(1)
     drop = _along(people.keypoints[:, 0, :2] - eyes, people.roll + 90) / np.maximum(people.size, 1e-9)
     return {

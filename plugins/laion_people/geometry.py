@@ -11,6 +11,11 @@ import numpy as np
 SEEN = 0.2  # keypoint score of a joint in view: on renders MoveNet gives 99 % of these more, 90 % of hidden ones less
 MIN_FACE = 32  # pixels; on renders the nearest face has the same expression for 9 of 10 faces above it, 2 of 3 overall
 MIN_FACE_SCORE = 0.7  # of a face mesh; below, what it says of expression and direction is as often wrong as right
+LEVEL = -4  # the pitch that MediaPipe's canonical face gives a level head, on renders and photographs alike
+MAX_YAW, MAX_NOD = (
+    40,
+    26,
+)  # degrees from the camera, and from a level head; of faces turned further half the mesh is guessed
 
 LIMBS = (
     "torso",
