@@ -369,7 +369,7 @@ def face(rng: random.Random) -> dict[str, float]:
     return weights
 
 
-def _head(rng: random.Random, base: str) -> tuple[float, float, float]:
+def head(rng: random.Random, base: str) -> tuple[float, float, float]:
     yaw, pitch, roll = (rng.triangular(-75, 75, 0), rng.triangular(-38, 40, 0), rng.triangular(-32, 32, 0))
     if base == "all_fours":
         pitch = rng.uniform(-50, -10)
@@ -391,4 +391,4 @@ def draw(rng: random.Random, base: str) -> Cast:
         legs_hang_on_pelvis=base.startswith("lying"),
         lift=rng.uniform(0.15, 0.5) if base == "jumping" else rng.uniform(0, 0.08) if base == "running" else 0.0,
     )
-    return Cast(figure, kinds, face(rng), _head(rng, base))
+    return Cast(figure, kinds, face(rng), head(rng, base))

@@ -13,6 +13,7 @@ import json
 import pickle
 import random
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 import bpy
@@ -67,7 +68,7 @@ def _clash(person: Person) -> bool:
     return False
 
 
-def _person(factory: PeopleFactory, base: str, rng: random.Random) -> tuple[figures.Cast, Person]:
+def new_person(factory: PeopleFactory, base: str, rng: random.Random) -> tuple[figures.Cast, Person]:
     """A person of that base whose limbs do not run through each other."""
     identity = rng.choice(IDENTITIES)
     while True:
@@ -92,7 +93,7 @@ def _framed(placed: render.Placed, frame: str) -> np.ndarray:
     return points[points[:, 2] >= lowest]
 
 
-def _camera(placed: render.Placed, frame: str, rng: random.Random) -> render.Camera:
+def camera_for(placed: render.Placed, frame: str, rng: random.Random) -> render.Camera:
     """The nearest camera, at a random height and focal length, that holds the frame."""
     points = _framed(placed, frame)
     low, high = points.min(0), points.max(0)
@@ -114,7 +115,7 @@ def _camera(placed: render.Placed, frame: str, rng: random.Random) -> render.Cam
     raise ValueError("no camera distance fits the person")
 
 
-def _seat(placed: render.Placed, rng: random.Random) -> None:
+def add_seat(placed: render.Placed, rng: random.Random) -> None:
     """A stool, bench or chair under someone who sits."""
     joints = placed.person.joints
     hips = placed.world(np.stack([joints["left_hip"], joints["right_hip"]])).mean(0)
@@ -161,7 +162,7 @@ def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: ar
     rng = random.Random(args.seed * 100_003 + number)
     portrait = base == "portrait"
     base = "standing" if portrait else base
-    cast, person = _person(factory, base, rng)
+    cast, person = new_person(factory, base, rng)
     frame = figures.pick(rng, FRAMES) if base in ("standing", "walking", "sitting", "running") else "whole"
     low, high, _ = rng.choices(VIEWS, [share for *_, share in VIEWS])[0]
     yaw = rng.choice((-1, 1)) * rng.uniform(low, high)
@@ -170,7 +171,7 @@ def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: ar
     if portrait:
         frame, yaw = "bust", rng.triangular(-60, 60, 0)
     placed = render.Placed(person, 0, 0, yaw)
-    camera = _camera(placed, frame, rng)
+    camera = camera_for(placed, frame, rng)
     scene = render.new_scene((camera.width, camera.height), args.samples, args.threads, seed=number)
     place = rng.choice(list(scenery.PLACES))
     scenery.PLACES[place](random.Random(number))
@@ -179,36 +180,30 @@ def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: ar
     scene.view_settings.exposure = rng.uniform(-0.7, 0.4)
     render.add_person(placed, smooth=frame == "bust")
     if base == "sitting":
-        _seat(placed, rng)
+        add_seat(placed, rng)
     render.set_camera(camera)
-    points = {name: placed.world(point) for name, point in person.joints.items()}
-    for side in ("left", "right"):
-        points[f"{side}_hand"] = placed.world(person.bones[f"finger3-1.{side[0].upper()}"])
-    seen, inside = _visible(points, camera)
-    body = _body(cast, placed, camera, points, seen, inside)
+    body = body_of(cast.figure.base, cast.face, placed, camera)
     path = folder / "photos" / f"{number:04d}.jpg"
     scene.render.filepath = str(path.with_suffix(".png"))
     bpy.ops.render.render(write_still=True)
     Image.open(path.with_suffix(".png")).convert("RGB").save(path, quality=JPEG_QUALITY, optimize=True)
     path.with_suffix(".png").unlink()
-    return {"body": body, "more": _more(number, body, cast, placed, camera, points, seen)}
+    return {"body": body, "more": _more(number, body, cast, placed, camera)}
 
 
-def _body(
-    cast: figures.Cast,
-    placed: render.Placed,
-    camera: render.Camera,
-    points: dict[str, np.ndarray],
-    seen: dict[str, bool],
-    inside: dict[str, bool],
-) -> labels.Body:
+def body_of(base: str, face: Mapping[str, float], placed: render.Placed, camera: render.Camera) -> labels.Body:
+    """A person of the finished scene, as labels need it. `face`: ARKit weights."""
     person = placed.person
+    points = {name: placed.world(point) for name, point in person.joints.items()}
+    for side in ("left", "right"):
+        points[f"{side}_hand"] = placed.world(person.bones[f"finger3-1.{side[0].upper()}"])
+    seen, inside = _visible(points, camera)
     head = placed.world(person.head_points)
     turned = placed.rotation @ person.head_rotation
     on_screen = camera.project(head)[:, :2]
     chest = (points["left_shoulder"] + points["right_shoulder"]) / 2
     return labels.Body(
-        base=cast.figure.base,
+        base=base,
         height=_height(person),
         joints=points,
         seen=seen,
@@ -221,7 +216,7 @@ def _body(
         angles=render.head_angles(placed, camera),
         head_pitch=float(np.degrees(np.arcsin(np.clip(-turned[2, 1], -1, 1)))),
         head_px=float(np.ptp(on_screen, axis=0).max()),
-        face=cast.face,
+        face=face,
     )
 
 
@@ -239,13 +234,11 @@ def _more(
     cast: figures.Cast,
     placed: render.Placed,
     camera: render.Camera,
-    points: dict[str, np.ndarray],
-    seen: dict[str, bool],
 ) -> dict:
     """What stands in a label beside the fields that people fill in; joints in metres: right, down, away from the
     camera."""
     xy = camera.project(placed.vertices())[:, :2].clip(0, (camera.width, camera.height))
-    local = {name: (np.subtract(point, camera.place)) @ camera.axes.T for name, point in points.items()}
+    local = {name: (np.subtract(point, camera.place)) @ camera.axes.T for name, point in body.joints.items()}
     return {
         "photo": number,
         "bbox": [round(float(v), 1) for v in (*xy.min(0), *xy.max(0))],
@@ -254,7 +247,7 @@ def _more(
         "head": {name: round(angle, 1) for name, angle in body.angles.items()},
         "face": cast.face,
         "joints": {name: [round(float(v), 3) for v in (x, -y, -z)] for name, (x, y, z) in local.items()},
-        "seen": [name for name, is_seen in seen.items() if is_seen],
+        "seen": [name for name, is_seen in body.seen.items() if is_seen],
     }
 
 
