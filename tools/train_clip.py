@@ -44,7 +44,7 @@ CONFIG = {
     "vision_cfg": {"image_size": 96, "layers": [2, 2, 2, 2], "width": 16, "head_width": 64, "patch_size": None},
     "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
 }
-RESIZE_MODE = "longest"  # the whole box, with black bars beside it
+RESIZE_MODE = "squash"  # the whole box; bars beside slim people would leave few pixels for their arms
 SIDE = CONFIG["vision_cfg"]["image_size"]
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 THRESHOLD, SHARPNESS = 0.3, 14.0  # logit = SHARPNESS * (cos - THRESHOLD)
@@ -52,10 +52,8 @@ RANKING = 20.0  # cosines to logits, where texts compete
 
 
 def to_tensor(crop: Image.Image) -> torch.Tensor:
-    """What open_clip's preprocessing with RESIZE_MODE makes of a crop whose longer side is SIDE."""
-    canvas = Image.new("RGB", (SIDE, SIDE))
-    canvas.paste(crop, ((SIDE - crop.width) // 2, (SIDE - crop.height) // 2))
-    pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255
+    """What open_clip's preprocessing makes of a crop of the model's size."""
+    pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
@@ -101,7 +99,7 @@ class Batches:
         return [text.text for text in texts], torch.from_numpy(stated), torch.from_numpy(relation)
 
 
-HEAD_SHARE, SCENE_SHARE = 0.5, 0.3  # of a batch's pictures; of the texts of bodies in a pose of the sample
+HEAD_SHARE, SCENE_SHARE = 0.4, 0.3  # of a batch's pictures; of the texts of bodies in a pose of the sample
 FOILS = 2  # texts beside each fitting one that are false
 CLAIM_WEIGHT = 3.0
 
