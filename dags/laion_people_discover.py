@@ -13,6 +13,8 @@ parameter `partitions`, which announces them all at once.
 
 from __future__ import annotations
 
+from datetime import timedelta
+
 from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
 
 from laion_people.backfill import partitions_to_announce
@@ -20,7 +22,9 @@ from laion_people.operators import DAG_DEFAULTS, METADATA, PARTITIONS_SCHEMA, wo
 
 with DAG(
     "laion_people_discover",
-    schedule=CronTriggerTimetable("0 3 * * *", timezone="UTC"),
+    # by default a new Airflow begins with a run until 10 % of the interval, 2.4 hours, have passed, though its docs say
+    # it waits: see CronTriggerTimetable._calc_first_run in Airflow 3.3
+    schedule=CronTriggerTimetable("0 3 * * *", timezone="UTC", run_immediately=timedelta(0)),
     params={
         "partitions": Param(
             [],

@@ -8,16 +8,19 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from laion_people.clusters import BLOCK, Cluster, Fit, Kind, Space
+from laion_people.facts import VALUES
+from laion_people.factsets import fact_sets
 
 MAX_CLUSTERS = 256
 AVERAGE = 10  # people a cluster: at least so many on average and half as many in each, fewer where few people are
 ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
+TOLD = 2  # fact sets of a cluster, at least: with one, its captions would only differ in words
 AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
 SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
@@ -26,15 +29,25 @@ ROUNDS = 10  # of settling people and centres, at most; few people move after fi
 
 
 def fit_kind(
-    name: str, space: Space, features: np.ndarray, ids: Sequence[str], k: int, seed: int, previous: Fit | None
+    name: str,
+    space: Space,
+    features: np.ndarray,
+    ids: Sequence[str],
+    k: int,
+    seed: int,
+    previous: Fit | None,
+    facts: Sequence[Mapping[str, str]] | None = None,
 ) -> tuple[Kind, np.ndarray]:
     """The clusters of one kind, and each person's index among them, int [people], -1 for none.
 
     features: float32 [people, d] of the fit's sample, ids: their person ids. Parts of the body are clustered apart, the
     fullest first, each on the people who show all of it and are near to no cluster of a fuller one. ``k``: clusters in
     all; 0: the fewest that bring 19 of 20 people within the space's tolerance of their cluster's centre, as long as
-    clusters have people enough (``AVERAGE``). Clusters that ``previous`` has keep its ids.
+    clusters have people enough (``AVERAGE``). Clusters that ``previous`` has keep its ids. ``facts``: each person's;
+    clusters get their fact sets, and one of whose people no two different things can be said is none. Without facts, no
+    cluster has any.
     """
+    of_kind = facts and [{fact: value for fact, value in of.items() if fact in VALUES[name]} for of in facts]
     shown = space.part(features)
     average = min(AVERAGE, (shown != "").sum() ** 0.5 / 2) if not k else 0
     left = np.ones(len(features), bool)
@@ -49,7 +62,7 @@ def fit_kind(
         here = tuple(Cluster("", part, 0, "", centre) for centre in found)
         left &= Kind(space, here, 0, 0).nearest(features)[0] < 0
         centres += here
-    centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)))
+    centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
     clusters, lineage = _named(name, space, centres, sizes, previous)
     labels, distances = Kind(space, clusters, 0, 0).nearest(features)
     described = []
@@ -74,13 +87,26 @@ def fit_kind(
 
 
 def _peopled(
-    space: Space, clusters: list[Cluster], features: np.ndarray, least: int
+    space: Space,
+    clusters: list[Cluster],
+    features: np.ndarray,
+    least: int,
+    facts: Sequence[Mapping[str, str]] | None,
 ) -> tuple[list[Cluster], np.ndarray]:
-    """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only."""
+    """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only. With
+    ``facts``, what their people have in common."""
     while True:
         labels, _ = Kind(space, tuple(clusters), 0, 0).nearest(features)
         sizes = np.bincount(labels[labels >= 0], minlength=len(clusters))
-        if not (gone := _smallest(sizes, least)):
+        gone = _smallest(sizes, least)
+        if not gone and facts is not None:
+            members = ([facts[i] for i in np.flatnonzero(labels == index)] for index in range(len(clusters)))
+            clusters = [
+                dataclasses.replace(cluster, fact_sets=fact_sets(of))
+                for cluster, of in zip(clusters, members, strict=True)
+            ]
+            gone = {index for index, cluster in enumerate(clusters) if len(cluster.fact_sets) < TOLD}
+        if not gone:
             return clusters, sizes
         clusters = [cluster for index, cluster in enumerate(clusters) if index not in gone]
 

@@ -32,6 +32,7 @@ COMPONENTS = {  # and their options: log servers would listen on all addresses, 
 }
 HEALTH = ("metadatabase", "scheduler", "dag_processor", "triggerer")
 START_SECONDS = 180
+ANSWER_SECONDS = 150  # Airflow waits 60 s for SQLite (`bin/airflow-env`), and some calls write twice
 STOP_SECONDS = 10
 QUEUED_SECONDS = 300  # LocalExecutor is handed a task only when it has a worker for it: it starts in seconds
 AIRFLOWS = ("airflow*", "*.log", "*.json*")  # files of a home, which may hold others
@@ -168,7 +169,7 @@ class LocalAirflow:
         data = None if body is None else json.dumps(body).encode()
         request = urllib.request.Request(self.url + path, data, headers, method=method)  # noqa: S310 - always http
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:  # noqa: S310
+            with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:  # noqa: S310
                 return json.loads(response.read() or b"null")
         except HTTPError as error:
             raise LaionPeopleError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error

@@ -6,12 +6,16 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from airflow.dag_processing.dagbag import DagBag
 from airflow.models.backfill import InvalidBackfillDate
 from airflow.serialization.serialized_objects import DagSerialization
+from airflow.timetables import trigger
+from airflow.timetables.base import TimeRestriction
 from airflow.utils.types import DagRunType
 
 from laion_people.dates import FIRST_DAYS
 from laion_people.errors import LaionPeopleError
+from laion_people.local_airflow import ROOT
 from laion_people.operators import METADATA
 from laion_people.store import LocalStore
 from laion_people.timetables import PartitionDates, PartitionTimetable
@@ -102,3 +106,12 @@ def test_airflow_reads_the_schedule_back_as_the_dag_file_has_it() -> None:
     assert isinstance(dag.timetable, PartitionTimetable) and dag.timetable.periodic and dag.timetable.partitioned
     assert dag.timetable.resolve_partition_date("mine/00031") == datetime(2015, 2, 1, tzinfo=UTC)
     assert dag.timetable.get_partition_mapper(name=METADATA.name).to_downstream("mine/00031") == "mine/00031"
+
+
+def test_a_new_airflow_waits_for_its_first_hour_of_discovery(monkeypatch: pytest.MonkeyPatch) -> None:
+    (dag,) = DagBag(ROOT / "dags" / "laion_people_discover.py").dags.values()
+    timetable = DagSerialization.from_dict(DagSerialization.to_dict(dag)).timetable
+    monkeypatch.setattr(trigger, "utcnow", lambda: datetime(2026, 1, 1, 3, 1, tzinfo=UTC))
+    never = TimeRestriction(earliest=None, latest=None, catchup=False)
+    info = timetable.next_dagrun_info(last_automated_data_interval=None, restriction=never)
+    assert info.run_after == datetime(2026, 1, 2, 3, tzinfo=UTC)

@@ -34,6 +34,7 @@ from laion_people.versions import newest, take, versions
 from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
+TOLD = {"base": "standing", "left_arm": "down", "mouth": "smiling", "eyes": "open", "turn": "camera", "nod": "level"}
 STEPS: dict[str, Step | ReleaseStep] = {
     s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
 }
@@ -55,7 +56,9 @@ def runner(store: LocalStore, **settings: Any) -> Runner:
 
 
 @pytest.fixture
-def extracted(store: LocalStore) -> LocalStore:
+def extracted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
+    """People of whom as much can be said of each kind; the fake faces are circles."""
+    monkeypatch.setattr("laion_people.steps.cluster.read_facts", lambda table: [TOLD] * len(table))
     for partition in PARTITIONS:
         for index in (0, 1):
             image_shard(store, partition, index)
@@ -86,6 +89,17 @@ def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalS
     manifest = json.loads(clustered.read("manifests/cluster/v0001.json"))
     assert manifest["rows_in"] == len(ids)
     assert manifest["rows"] == sum(len(kind.clusters) for kind in fit.kinds.values())
+
+
+def test_clusters_of_whom_no_two_things_can_be_said_are_none(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
+    monkeypatch.setattr("laion_people.steps.cluster.read_facts", lambda table: [told] * len(table))
+    runner(extracted).run_release("cluster", PARTITIONS)
+    kinds = load_fit(extracted.read("clusters/v0001/fit.json")).kinds
+    assert kinds["pose"].clusters and all(len(c.fact_sets) >= 2 for c in kinds["pose"].clusters)
+    assert not kinds["face"].clusters + kinds["head"].clusters
 
 
 def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalStore) -> None:

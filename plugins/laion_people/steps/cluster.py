@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
 
-from laion_people.clusters import SPACES, Fit, Kind, read_fit
+from laion_people.clusters import SPACES, Fit, read_fit
 from laion_people.contactsheets import Place, pick, write_sheets
 from laion_people.errors import LaionPeopleError, StoreError
-from laion_people.facts import VALUES, read_facts
-from laion_people.factsets import fact_sets
+from laion_people.facts import read_facts
 from laion_people.fitting import fit_kind
 from laion_people.settings import Settings
 from laion_people.step import Release, ReleaseStep
@@ -47,26 +45,16 @@ class Cluster(ReleaseStep):
         kinds, sheets = {}, {}
         for name, space in SPACES.items():
             k = getattr(release.settings, f"{name}_clusters")
-            kind, labels = fit_kind(name, space, features[name], ids, k, release.settings.seed, previous)
-            _, distances = kind.nearest(features[name])
-            kinds[name] = _with_fact_sets(name, kind, labels, facts)
-            for index, cluster in enumerate(kind.clusters):
+            seed = release.settings.seed
+            kinds[name], labels = fit_kind(name, space, features[name], ids, k, seed, previous, facts)
+            _, distances = kinds[name].nearest(features[name])
+            for index, cluster in enumerate(kinds[name].clusters):
                 members = pick(np.flatnonzero(labels == index), distances)
                 sheets[cluster.cluster_id] = [places[member] for member in members]
         if not sheets:
             raise LaionPeopleError(f"cluster: none of {len(ids)} people shows enough of a body or a face")
         release.store.write(release.path("fit.json"), Fit(release.version, kinds).to_json())
         return len(sheets), ["fit.json", *write_sheets(release, sheets)]
-
-
-def _with_fact_sets(name: str, kind: Kind, labels: np.ndarray, facts: Sequence[Mapping[str, str]]) -> Kind:
-    """The clusters of one kind with what their members have in common, ``labels`` and ``facts`` being the sample's."""
-    of_kind = [{fact: value for fact, value in of.items() if fact in VALUES[name]} for of in facts]
-    clusters = (
-        dataclasses.replace(cluster, fact_sets=fact_sets([of_kind[i] for i in np.flatnonzero(labels == index)]))
-        for index, cluster in enumerate(kind.clusters)
-    )
-    return dataclasses.replace(kind, clusters=tuple(clusters))
 
 
 def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
