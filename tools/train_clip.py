@@ -19,7 +19,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -57,11 +57,11 @@ def to_tensor(crop: Image.Image) -> torch.Tensor:
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-class Batches:
-    """Endless random batches: pictures, texts, and how each text relates to each picture."""
+class Batches(torch.utils.data.IterableDataset):
+    """Endless random batches of `size` pictures, texts, and how each text relates to each picture."""
 
-    def __init__(self, views: Sequence[View], painter: Painter, words: Sequence[str], seed: int) -> None:
-        self.rng, self.painter, self.words = random.Random(seed), painter, words
+    def __init__(self, views: Sequence[View], painter: Painter, words: Sequence[str], size: int, seed: int) -> None:
+        self.rng, self.painter, self.words, self.size = random.Random(seed), painter, words, size
         self.heads, self.bodies = ([view for view in views if view.kind == kind] for kind in ("head", "body"))
         self.posed = [view for view in self.bodies if view.pose]
 
@@ -79,6 +79,11 @@ class Batches:
         facts = examples.true_facts(view, kind, rng)
         foils = [examples.false_facts(view, kind, facts, rng) for _ in range(FOILS)]
         return examples.claims_texts([facts, *foils], rng)
+
+    def __iter__(self) -> Iterator[tuple]:
+        while True:
+            views, pictures, held = self.draw_views(self.size)
+            yield pictures, held, *self.draw_texts(views, self.size // 4)
 
     def draw_views(self, count: int) -> tuple[list[View], torch.Tensor, torch.Tensor]:
         """Views, a picture of each, and how each of CLAIMS stands to it."""
@@ -146,8 +151,8 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
     )
     started, recent = time.monotonic(), np.zeros(3)
-    foreign = args.batch // 4
-    for step in range(args.steps):
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
+    for step, (pictures, held, texts, stated, relation) in zip(range(args.steps), loader):
         spent = time.monotonic() - started
         progress = max(step / args.steps, spent / (60 * args.minutes) if args.minutes else 0)
         if progress >= 1:
@@ -155,15 +160,14 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
         rate = args.lr * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        views, pictures, held = batches.draw_views(args.batch)
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.encode_image(pictures.contiguous(memory_format=torch.channels_last)).float()
         losses = [CLAIM_WEIGHT * claim_loss(of_pictures(seen), held)] + [torch.zeros(())] * 2
         if progress >= args.look_first:
-            texts, stated, relation = batches.draw_texts(views, foreign)
-            read = encode_texts(model, tokenize(texts))
+            with torch.autocast("cpu", torch.bfloat16):
+                read = encode_texts(model, tokenize(texts)).float()
             cosines = functional.normalize(seen, dim=-1) @ functional.normalize(read, dim=-1).T
-            losses[1:] = claim_loss(of_texts(read), stated), loss_of(cosines, relation, foreign)
+            losses[1:] = claim_loss(of_texts(read), stated), loss_of(cosines, relation, args.batch // 4)
         optimizer.zero_grad()
         sum(losses).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -338,7 +342,7 @@ def main() -> None:
         open_clip.add_model_config(args.out / f"{NAME}.json")
         start = str(args.go_on_from / f"{NAME}.safetensors") if args.go_on_from else None
         model = open_clip.create_model(NAME, pretrained=start).to(memory_format=torch.channels_last)
-        train(model.train(), Batches(trained, painter, vocabulary(), args.seed), args)
+        train(model.train(), Batches(trained, painter, vocabulary(), args.batch, args.seed), args)
         save(model, args.out)
     scorer = Scorer(args.out)
     figures = {
