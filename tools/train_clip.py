@@ -60,13 +60,14 @@ def to_tensor(crop: Image.Image) -> torch.Tensor:
 class Batches(torch.utils.data.IterableDataset):
     """Endless random batches of `size` pictures, texts, and how each text relates to each picture."""
 
-    def __init__(self, views: Sequence[View], painter: Painter, words: Sequence[str], size: int, seed: int) -> None:
-        self.rng, self.painter, self.words, self.size = random.Random(seed), painter, words, size
+    def __init__(self, views: Sequence[View], painter: Painter, args: argparse.Namespace) -> None:
+        self.rng, self.painter, self.words = random.Random(args.seed), painter, vocabulary()
+        self.size, self.head_share = args.batch, args.head_share
         self.heads, self.bodies = ([view for view in views if view.kind == kind] for kind in ("head", "body"))
         self.posed = [view for view in self.bodies if view.pose]
 
     def _view(self) -> View:
-        view = self.rng.choice(self.heads if self.rng.random() < HEAD_SHARE else self.bodies)
+        view = self.rng.choice(self.heads if self.rng.random() < self.head_share else self.bodies)
         return examples.mirrored(view) if self.rng.random() < 0.5 else view
 
     def _texts(self, view: View) -> list[Text]:
@@ -104,7 +105,7 @@ class Batches(torch.utils.data.IterableDataset):
         return [text.text for text in texts], torch.from_numpy(stated), torch.from_numpy(relation)
 
 
-HEAD_SHARE, SCENE_SHARE = 0.4, 0.3  # of a batch's pictures; of the texts of bodies in a pose of the sample
+SCENE_SHARE = 0.3  # of the texts of bodies in a pose of the sample
 FOILS = 2  # texts beside each fitting one that are false
 CLAIM_WEIGHT = 3.0
 
@@ -319,6 +320,7 @@ def main() -> None:
     parser.add_argument(
         "--look-first", type=float, default=0, help="share of the steps in which only pictures are looked at"
     )
+    parser.add_argument("--head-share", type=float, default=0.4, help="share of the pictures that are heads")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
@@ -342,7 +344,7 @@ def main() -> None:
         open_clip.add_model_config(args.out / f"{NAME}.json")
         start = str(args.go_on_from / f"{NAME}.safetensors") if args.go_on_from else None
         model = open_clip.create_model(NAME, pretrained=start).to(memory_format=torch.channels_last)
-        train(model.train(), Batches(trained, painter, vocabulary(), args.batch, args.seed), args)
+        train(model.train(), Batches(trained, painter, args), args)
         save(model, args.out)
     scorer = Scorer(args.out)
     figures = {
