@@ -17,7 +17,7 @@ SAME_HASH = 10  # of 64 bits; Zauner, Implementation and Benchmarking of Percept
 SAME_COLOURS = 0.8  # share of two cut-outs' colours that are the same: one person on the same day, at the same place
 MATTED = 0.85  # share of a person's joints that a matte must cover: two of 17 may be hands at its edge
 LONE = 0.002  # share of a cut-out: what is a person there, and hangs together with no joint of the one who is meant
-FLAT = 0.25  # share of a background that has one colour: of documents, charts and things on white, not of scenes
+FLAT = 1 / 3  # share of a background that has one colour: of documents, charts and things on white, not of scenes
 COLOURLESS = 3  # mean chroma (CIELAB) of a background; people in colour before a grey photograph are pasted, plainly
 BINS = (4, 16, 16)  # of lightness and colour (CIELAB)
 
