@@ -108,14 +108,14 @@ class FakeBystanders:
 
 
 class FakeMatte:
-    """An ellipse that fills the image."""
+    """Nearly all of an image, but for its corners (a superellipse)."""
 
     def mattes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]:
         return [self._one(*image.shape[:2]) for image in images]
 
     def _one(self, height: int, width: int) -> np.ndarray:
         y, x = np.ogrid[-1 : 1 : height * 1j, -1 : 1 : width * 1j]
-        return (x**2 + y**2 < 1).astype(np.float32)
+        return (x**4 + y**4 < 1).astype(np.float32)
 
 
 def _units(seeds: Sequence[int]) -> np.ndarray:

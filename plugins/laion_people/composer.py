@@ -45,10 +45,12 @@ class People:
     """The people of a shard: their tables as arrays with one row a person.
 
     images: int, which image each is in; boxes: float32 [people, 4]; cutouts: int [people, 4], pixels that are pasted;
-    outlines: float32 [people, 34], x and y of the joints in sizes of the box; cut: bool, the feet are not seen; unfit:
-    str, why a person cannot be shown alone, "" if nothing is against it; face_heights: float32, pixels, 0 where no face
-    is seen; directions: str, of heads, "" where in doubt; clear_faces: bool by aspect; clusters: str by aspect, "" for
-    none; facts: the certain ones of each, value by name; stances: int by aspect [people, topics], see `similartext`.
+    outlines: float32 [people, 34], x and y of the joints in sizes of the box; cut: bool, the feet are not seen;
+    unfit: str, why a person cannot be shown alone, "" if nothing is against it; face_heights: float32, pixels, 0
+    where no face is seen; directions: str, of heads, "" where in doubt; lifelike: bool, a face is where the pose
+    has the nose, or the back is shown: of dolls, drawings and clothes without people neither; clear_faces: bool by
+    aspect; clusters: str by aspect, "" for none; facts: the certain ones of each, value by name; stances: int by
+    aspect [people, topics], see `similartext`.
     """
 
     def __init__(self, shard: Shard):
@@ -88,6 +90,8 @@ class People:
         self.directions = _directions(yaw, pitch)
         certain = (score >= MIN_FACE_SCORE) & _inside(self._keypoints[:, 0, :2], faces)
         frontal = (abs(yaw) <= MAX_YAW) & (abs(pitch) <= MAX_PITCH)
+        behind = np.array([supports(person, "view=back") for person in told], bool)
+        self.lifelike = certain | behind
         self.clear_faces = {
             "face": certain & (self.face_heights >= MIN_FACE["face"]) & frontal,
             "head": certain & (self.face_heights >= MIN_FACE["head"]) & (self.directions != ""),
@@ -335,7 +339,9 @@ def pools(shard: Shard, people: People) -> list[Pool]:
         pose, mesh = (shard.table(n, list(getattr(kind.space, f"{n}_columns"))) for n in ("pose", "mesh"))
         features = kind.features(pose, mesh)
         is_pose = aspect == "pose"
-        clear = people.clear_pose(kind.space.part(features)) if is_pose else people.clear_faces[aspect]
+        clear = (
+            people.clear_pose(kind.space.part(features)) & people.lifelike if is_pose else people.clear_faces[aspect]
+        )
         names = people.directions if aspect == "head" else people.clusters[aspect]
         rows = np.flatnonzero((people.clusters[aspect] != "") & clear & (people.unfit == ""))
         found.append(

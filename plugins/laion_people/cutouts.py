@@ -12,10 +12,13 @@ from laion_people.collage import enlarged
 
 STRANGER = 0.2  # score of a bystander from which a part of a cut-out that holds no joint of the person is another's
 DARK = 90  # of 255: luma above which a tenth of a picture should be; dark skin and black clothes have lights, too
-BLURRED = 0.5  # Crété's measure, 0 to 1, at the size of the largest picture; a blur by 2 of its pixels gives 0.64
+BLURRED = 0.45  # Crété's measure, 0 to 1, at the size of the largest picture; a blur by 2 of its pixels gives 0.64
 SAME_HASH = 10  # of 64 bits; Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010
 SAME_COLOURS = 0.8  # share of two cut-outs' colours that are the same: one person on the same day, at the same place
 MATTED = 0.85  # share of a person's joints that a matte must cover: two of 17 may be hands at its edge
+LONE = 0.002  # share of a cut-out: what is a person there, and hangs together with no joint of the one who is meant
+FLAT = 1 / 3  # share of a background that has one colour: of documents, charts and things on white, not of scenes
+COLOURLESS = 3  # mean chroma (CIELAB) of a background; people in colour before a grey photograph are pasted, plainly
 BINS = (4, 16, 16)  # of lightness and colour (CIELAB)
 
 
@@ -37,24 +40,24 @@ class Look:
         return bool(bits.min() <= SAME_HASH or np.minimum(self.colours, other.colours).sum() > SAME_COLOURS)
 
 
-def look(
-    image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders: Detections, matte: np.ndarray | None = None
-) -> Look:
+def look(image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders: Detections, matte: np.ndarray) -> Look:
     """Looks at the rectangle ``cutout`` of an image.
 
-    joints: [n, 2], those of the person that are seen, in pixels of the image; bystanders: what may be a person in the
-    cut-out, in pixels of the cut-out; matte: float32 [height, width] of the cut-out, or None if it stays a rectangle.
+    joints: [n, 2], those of the person that are seen, in pixels of the image; bystanders: what may be a person in and
+    around the cut-out, in pixels of the image; matte: float32 [height, width] of the cut-out.
     """
     import cv2
 
-    person, joints = image.crop(cutout.tolist()), joints - cutout[:2]
+    person = image.crop(cutout.tolist())
+    others = strangers(bystanders, joints) & _overlap(bystanders.boxes, cutout)
+    joints = joints - cutout[:2]
     luma = person.convert("L")
     sharp = np.asarray(luma.resize(enlarged(person.size), Image.Resampling.LANCZOS))
     faults = [
-        bool(strangers(bystanders, joints).any()),
+        bool(others.any()) or lone(matte, joints) > LONE,
         dark(person),
         bool(blur(sharp) > BLURRED),
-        matte is not None and not holds(matte, joints),
+        not holds(matte, joints),
     ]
     unfit = str(np.select(faults, ["crowded", "dark", "blurred", "no_matte"], ""))
     hashes = np.concatenate([cv2.img_hash.pHash(np.asarray(picture)) for picture in (image, person)])
@@ -66,6 +69,38 @@ def look(
 def dark(picture: Image.Image) -> bool:
     """Whether hardly anything of a picture is light."""
     return bool(np.percentile(np.asarray(picture.convert("L")), 90) < DARK)
+
+
+def scenic(picture: Image.Image) -> bool:
+    """Whether a picture may be of a place: in colour, and of many colours."""
+    import cv2
+
+    lab = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2LAB)
+    bins = cv2.calcHist([lab], [0, 1, 2], None, (16, 16, 16), [0, 256] * 3)
+    chroma = np.linalg.norm(lab[..., 1:].astype(np.float32) - 128, axis=-1)
+    return bool(bins.max() <= FLAT * bins.sum() and chroma.mean() >= COLOURLESS)
+
+
+def around(cutout: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A cut-out with as much as half its width and a quarter of its height at each side, inside an image of ``size``:
+    a detector does not know people by the arm or the shoulder that reaches into the cut-out."""
+    width, height = cutout[2:] - cutout[:2]
+    wider = cutout + np.array([-width // 2, -height // 4, width // 2, height // 4])
+    return np.clip(wider, 0, [*size, *size])
+
+
+def lone(matte: np.ndarray, joints: np.ndarray) -> float:
+    """The share of a cut-out that is a person by its matte [height, width], and connected with none of the joints."""
+    import cv2
+
+    height, width = matte.shape
+    _, labels = cv2.connectedComponents((matte > 0.5).astype(np.uint8))
+    x, y = np.clip(joints, 0, [width - 1, height - 1]).astype(int).T
+    return float((~np.isin(labels, [0, *labels[y, x]])).mean())
+
+
+def _overlap(boxes: np.ndarray, cutout: np.ndarray) -> np.ndarray:
+    return (np.minimum(boxes[:, 2:], cutout[2:]) > np.maximum(boxes[:, :2], cutout[:2])).all(axis=1)
 
 
 def holds(matte: np.ndarray, joints: np.ndarray) -> bool:

@@ -65,7 +65,7 @@ class Scene:
         keys = [f"{i:09d}" for i in range(self.people)]
         tar_of(
             {key: self.image(i) for i, key in enumerate(keys)}
-            | {f"{10_000 + i:09d}": encoded(Image.new("RGB", (640, 420), GREY)) for i in range(self.backgrounds)},
+            | {f"{10_000 + i:09d}": encoded(scene()) for i in range(self.backgrounds)},
             folder / "images.tar",
         )
         ids = [f"{PARTITION}/00000/{key}/0" for key in keys]
@@ -149,6 +149,12 @@ def colour(i: int) -> tuple[int, int, int]:
     """Bright, and another for each person: hues are spread by the golden ratio."""
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.1 + i % 5 / 10, 1))
     return red, green, blue
+
+
+def scene() -> Image.Image:
+    """A picture of nobody, in many colours, none of them light."""
+    pattern = np.random.default_rng(5).integers(40, 160, (21, 32, 3), np.uint8)
+    return Image.fromarray(pattern).resize((640, 420), Image.Resampling.BICUBIC)
 
 
 def encoded(picture: Image.Image) -> bytes:
@@ -237,7 +243,7 @@ def test_each_person_is_seen_in_the_picture_where_the_row_says(composed: tuple[l
             x1, y1, x2, y2 = (round(v) for v in person["bbox"])
             inside = pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].reshape(-1, 3)
             assert np.abs(inside - colour(int(person["person_id"].split("/")[-2]))).mean() < 4
-            assert np.abs(pixels[y1:y2, max(x1 - 14, 0)] - 90).mean() < 8  # the background, beyond the padding
+            assert pixels[y1:y2, max(x1 - 14, 0)].max() < 200  # the background, beyond the padding, has no light
 
 
 def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[list[Row], Shard]) -> None:
@@ -399,11 +405,37 @@ def test_people_with_strangers_behind_them_are_not_used(files: dict[str, Path], 
     class Faces(FakeBystanders):
         def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
             people = [image.shape[1] < 640 for image in images]  # others are backgrounds
-            return [Detections(np.float32([[1, 1, 9, 9]] * n), np.float32([0.9] * n)) for n in people]
+            return [Detections(np.float32([[60, 20, 90, 30]] * n), np.float32([0.9] * n)) for n in people]
 
     rows, shard = compose(files, tmp_path, {"bystanders": Faces}, composites=5)
     assert rows == []
     assert shard.rejected == {"crowded": 48}
+
+
+def test_strangers_beside_the_cutout_are_no_reason(files: dict[str, Path], tmp_path: Path) -> None:
+    class Beside(FakeBystanders):
+        def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+            people = [image.shape[1] < 640 for image in images]
+            return [Detections(np.float32([[1, 1, 9, 9]] * n), np.float32([0.9] * n)) for n in people]
+
+    assert len(compose(files, tmp_path, {"bystanders": Beside}, composites=5)[0]) == 5
+
+
+@pytest.mark.parametrize("colour", ["white", "grey photograph"])
+def test_what_shows_no_scene_is_no_background(colour: str, tmp_path: Path) -> None:
+    files = Scene(people=8).write(tmp_path)
+    page = (
+        scene().convert("L").convert("RGB") if "photograph" in colour else Image.new("RGB", (640, 420), (200, 180, 90))
+    )
+    plain = changed(files, tmp_path / "p.tar", lambda k, i: i if int(k) < 10_000 else page)
+    assert compose(plain, tmp_path, composites=5)[1].rejected == {"no_background": 8}
+
+
+def test_of_drawings_and_clothes_without_a_face_no_pose_is_shown(tmp_path: Path) -> None:
+    front = Scene(people=8, nose=(190, 70), clustered=("pose",))
+    assert compose(front.write(tmp_path / "f"), tmp_path, composites=5)[1].rejected == {"unclear": 8}
+    front.facts = {"base": "on_feet", "view": "back"}
+    assert compose(front.write(tmp_path / "b"), tmp_path, composites=2)[0]
 
 
 def test_people_with_the_head_of_another_in_their_cutout_are_not_used(tmp_path: Path) -> None:
@@ -446,7 +478,8 @@ def test_faces_that_say_the_same_are_not_called_different(tmp_path: Path) -> Non
 
 
 def test_with_a_matte_the_background_is_seen_around_people(files: dict[str, Path], tmp_path: Path) -> None:
-    rows, _ = compose(files, tmp_path, composites=9, cutouts="matte")
+    LocalStore(tmp_path / "store").write("backgrounds/grey.jpg", encoded(Image.new("RGB", (640, 420), GREY)))
+    rows, _ = compose(files, tmp_path, composites=9, cutouts="matte", backgrounds="backgrounds")
     for row in rows:
         pixels = np.asarray(Image.open(io.BytesIO(row["files"]["jpg"])), int)
         for person in row["people"]:
@@ -456,13 +489,12 @@ def test_with_a_matte_the_background_is_seen_around_people(files: dict[str, Path
             assert np.abs(middle - colour(int(person["person_id"].split("/")[-2]))).mean() < 8
 
 
-def test_whom_the_segmenter_does_not_see_is_not_cut_out_along_its_matte(files: dict[str, Path], tmp_path: Path) -> None:
+def test_whom_the_segmenter_does_not_see_is_not_shown(files: dict[str, Path], tmp_path: Path) -> None:
     class Nothing(FakeMatte):
         def _one(self, height: int, width: int) -> np.ndarray:
             return np.zeros((height, width), np.float32)
 
-    assert compose(files, tmp_path, {"matte": Nothing}, composites=5)[0]
-    rows, shard = compose(files, tmp_path, {"matte": Nothing}, composites=5, cutouts="matte")
+    rows, shard = compose(files, tmp_path, {"matte": Nothing}, composites=5)
     assert rows == []
     assert shard.rejected == {"no_matte": 48}
 
@@ -516,8 +548,6 @@ def test_the_middle_of_a_background_is_kept() -> None:
 
 def test_a_person_whose_picture_cannot_be_decoded_any_more_is_named(files: dict[str, Path], tmp_path: Path) -> None:
     people = {f"{i:09d}": b"not an image" for i in range(48)}
-    room = io.BytesIO()
-    Image.new("RGB", (640, 420), "grey").save(room, "JPEG")
-    tar_of(people | {"000010000": room.getvalue()}, tmp_path / "damaged.tar")
+    tar_of(people | {"000010000": encoded(scene())}, tmp_path / "damaged.tar")
     with pytest.raises(LaionPeopleError, match=rf"^{PARTITION}/00000/\d+ can no longer be decoded"):
         compose(files | {"images": tmp_path / "damaged.tar"}, tmp_path)

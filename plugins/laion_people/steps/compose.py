@@ -14,11 +14,11 @@ from typing import Any, ClassVar
 import numpy as np
 from PIL import Image
 
-from include.models import Detector, Segmenter
+from include.models import Detections, Detector, Segmenter
 from laion_people.batches import timed
 from laion_people.collage import canvas, fits, paste
 from laion_people.composer import Composer, Composition, People, pools
-from laion_people.cutouts import Look, dark, look
+from laion_people.cutouts import Look, around, dark, look, scenic
 from laion_people.errors import LaionPeopleError
 from laion_people.images import ImageError, TarImages, decode
 from laion_people.metadata import flagged
@@ -38,11 +38,11 @@ class Compose(Step):
     reads = ("images", "people", "pose", "mesh", "facts", "assignments", "fit")
     writes = "subset_b"
     roles = ("bystanders", "matte")
-    revision = 2
+    revision = 3
     tar = True
     tar_key = "composite_id"
     reasons: ClassVar[Mapping[str, str]] = {
-        "no_background": "the shard has no image that is large and wide enough and in which nobody is",
+        "no_background": "the shard has no image that shows a scene, large and wide enough, and in which nobody is",
         "no_cluster": "in no pose, face or head cluster",
         "crowded": "others, or parts of them, are in the cut-out",
         "truncated": "head or shoulders are not seen",
@@ -116,9 +116,9 @@ def _backgrounds(
 
 
 def _shows_nobody(shard: Shard, image: Image.Image) -> bool:
-    """Whether there is something to see in an image, and nothing that may be a person, be it small, half-seen or
+    """Whether there is a scene to see in an image, and nothing that may be a person, be it small, half-seen or
     painted: `detect` asked for no more than that nobody is certain."""
-    if dark(image):
+    if dark(image) or not scenic(image):
         return False
     (bystanders,) = shard.model("bystanders").detect([np.asarray(image)])
     return not len(bystanders.boxes)
@@ -130,27 +130,28 @@ class Cutouts:
     def __init__(self, shard: Shard, images: TarImages, people: People):
         self._shard, self._images, self._people = shard, images, people
         self._bystanders: Detector = shard.model("bystanders")
-        self._segmenter: Segmenter | None = shard.model("matte") if shard.settings.cutouts == "matte" else None
+        self._segmenter: Segmenter = shard.model("matte")
         self._image = functools.lru_cache(maxsize=8)(self._decoded)  # people are looked at right before they are pasted
 
     def look(self, row: int) -> Look:
         """What the cut-out is found to be."""
         cutout, image = self._rectangle(row), self._image(self._people.keys[row])
+        wider = around(self._people.cutouts[row], image.size)
         with self._shard.clock("model"):
-            (bystanders,) = self._bystanders.detect([np.asarray(cutout)])
-        matte = self._matte(self._segmenter, cutout) if self._segmenter else None
-        return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, matte)
+            (found,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
+        bystanders = Detections(found.boxes + np.tile(wider[:2], 2), found.scores)
+        return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, self._matte(cutout))
 
     def pixels(self, row: int) -> Image.Image:
         """The rectangle around the person, RGB; with a matte RGBA."""
         cutout = self._rectangle(row)
-        if self._segmenter:
-            cutout.putalpha(Image.fromarray(np.uint8(255 * self._matte(self._segmenter, cutout))))
+        if self._shard.settings.cutouts == "matte":
+            cutout.putalpha(Image.fromarray(np.uint8(255 * self._matte(cutout))))
         return cutout
 
-    def _matte(self, segmenter: Segmenter, cutout: Image.Image) -> np.ndarray:
+    def _matte(self, cutout: Image.Image) -> np.ndarray:
         with self._shard.clock("model"):
-            return segmenter.mattes([np.asarray(cutout)])[0]
+            return self._segmenter.mattes([np.asarray(cutout)])[0]
 
     def _rectangle(self, row: int) -> Image.Image:
         with self._shard.clock("decode"):
