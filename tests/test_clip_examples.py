@@ -93,7 +93,7 @@ def test_foils_are_false_and_speak_of_the_same(tmp_path: Any, kind: str, of: str
         foil = examples.false_facts(one, of, facts, rng)
         true, false = examples.claims_texts([facts, foil], rng)
         assert examples.relations([one], [true, false]).tolist() == [[examples.FITS, examples.DIFFERS]]
-        assert set(facts) <= set(foil)
+        assert set(facts) <= set(foil) or len(foil) == 1
         assert true.text and false.text
 
 

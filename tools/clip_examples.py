@@ -27,6 +27,8 @@ INDEX = {claim: i for i, claim in enumerate(CLAIMS)}
 OF_KIND = {kind: np.array([KIND[claim.partition("=")[0]] == kind for claim in CLAIMS]) for kind in VALUES}
 PADDING = {"body": 0.1, "head": 0.6}  # share of the box, as the step embed crops people and face meshes
 FINER = 1.5  # how many times a crop's longer side, before it is squashed, is that of the square
+TELLING = 0.5  # share of texts that say all that is true: of such candidates CLIP chooses
+SHORT = 0.5  # share of foils that say one thing: candidates have few claims where members differ
 FINE = ("view", "turn")  # of these a label allows the next value, too, which a caption should not prefer
 
 
@@ -141,18 +143,22 @@ def _some(is_true: np.ndarray, kind: str, rng: random.Random) -> dict[str, str]:
     for i in np.flatnonzero(is_true & OF_KIND[kind]):
         name, _, value = CLAIMS[i].partition("=")
         values.setdefault(name, []).append(value)
-    names = rng.sample(sorted(values), rng.randint(1, len(values))) if values else []
+    most = len(values)
+    names = rng.sample(sorted(values), most if rng.random() < TELLING else rng.randint(1, most)) if values else []
     return {name: rng.choice(values[name]) for name in names}
 
 
 def false_facts(view: View, kind: str, facts: Mapping[str, str], rng: random.Random) -> dict[str, str]:
-    """A foil: the same facts, of which one or two are false; {} if none can be."""
+    """A foil: the same facts, of which one or two are false, or one that is false alone; {} if none can be."""
     false: dict[str, list[str]] = {}
     for i in np.flatnonzero((view.held == DIFFERS) & OF_KIND[kind]):
         name, _, value = CLAIMS[i].partition("=")
         false.setdefault(name, []).append(value)
     if not false:
         return {}
+    if rng.random() < SHORT:
+        name = rng.choice(sorted(false))
+        return {name: rng.choice(false[name])}
     names = sorted(set(false) & set(facts)) or sorted(false)
     if rng.random() < 0.2:
         names = sorted(false)

@@ -153,7 +153,7 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
     )
     started, recent = time.monotonic(), np.zeros(3)
     loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
-    for step, (pictures, held, texts, stated, relation) in zip(range(args.steps), loader):
+    for step, (pictures, held, texts, stated, relation) in zip(range(args.steps), loader, strict=False):
         spent = time.monotonic() - started
         progress = max(step / args.steps, spent / (60 * args.minutes) if args.minutes else 0)
         if progress >= 1:
