@@ -278,9 +278,9 @@ def test_clip_reads_captions_whole() -> None:
 def test_a_seed_draws_the_same_captions_everywhere() -> None:
     facts = {"mouth": "smiling", "eyes": "closed"}
     assert captions(facts, 3, "face-0007") == [
-        "The person's lips are drawn into a smile and their eyes are shut.",
+        "The person's lips are curved into a smile and their eyes are shut.",
         "The image shows someone with a smile and closed eyes.",
-        "In the image, the person's mouth is drawn into a smile and both eyes are closed.",
+        "In the image, the person's mouth is curved into a smile and both eyes are closed.",
     ]
     assert captions(dict(reversed(facts.items())), 4, "face-0007") == captions(facts, 4, "face-0007")
     assert captions(facts, 4, "face-0008") != captions(facts, 4, "face-0007")

@@ -193,8 +193,8 @@ WITH_A_LAP = ("sitting", "riding", "kneeling", "")  # bases; elsewhere what is i
 MOUTHS: dict[str, tuple[str, ...]] = {
     "relaxed": ("a relaxed mouth", "the mouth relaxed", "the mouth at rest", "the lips at rest"),
     "closed": ("a closed mouth", "the mouth closed", "the lips closed", "the mouth shut"),
-    "smiling": ("a smile", "a smile on the face", "the mouth drawn into a smile"),
-    "smiling_open": ("an open smile", "an open-mouthed smile", "the mouth open in a smile"),
+    "smiling": ("a smile", "a smile on the face", "the lips curved into a smile"),
+    "smiling_open": ("an open-mouthed smile", "the mouth open in a smile"),
     "open": ("an open mouth", "the mouth open", "the lips apart"),
     "puckered": ("puckered lips", "pursed lips", "the lips puckered", "the lips pushed forward"),
     "turned_down": ("the corners of the mouth turned down", "a downturned mouth", "the mouth turned down"),
@@ -214,7 +214,7 @@ EYES: dict[str, tuple[str, ...]] = {
 FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
     ("mouth", "smiling"): (*_verbs("smiles|smiling"), Verb("is smiling", "smiling")),
     ("mouth", "smiling_open"): _verbs("smiles|smiling with an open mouth"),
-    ("mouth", "open"): _verbs("opens|opening the mouth"),
+    ("mouth", "open"): _verbs("holds|holding the mouth open", "keeps|keeping the mouth open"),
     ("mouth", "puckered"): _verbs("puckers|puckering the lips", "pushes|pushing the lips forward"),
     ("mouth", "turned_down"): _verbs("turns|turning the corners of the mouth down"),
     ("brows", "raised"): _verbs("raises|raising the eyebrows", "lifts|lifting the eyebrows"),
@@ -227,8 +227,8 @@ FACE_VERBS: dict[tuple[str, str], tuple[Verb, ...]] = {
 FACE_CLAUSES: dict[tuple[str, str], tuple[str, ...]] = {
     ("mouth", "relaxed"): ("the mouth is relaxed", "the mouth is at rest", "the lips are at rest"),
     ("mouth", "closed"): ("the mouth is closed", "the mouth is shut", "the lips are closed"),
-    ("mouth", "smiling"): ("the mouth is drawn into a smile", "the lips are drawn into a smile"),
-    ("mouth", "smiling_open"): ("the mouth is open in a smile", "the mouth is drawn into an open smile"),
+    ("mouth", "smiling"): ("the mouth is curved into a smile", "the lips are curved into a smile"),
+    ("mouth", "smiling_open"): ("the mouth is open in a smile", "the mouth is open and smiling"),
     ("mouth", "open"): ("the mouth is open", "the lips are apart"),
     ("mouth", "puckered"): ("the lips are puckered", "the lips are pursed"),
     ("mouth", "turned_down"): ("the corners of the mouth are turned down", "the mouth is turned down"),
@@ -263,12 +263,12 @@ NODS: dict[str, tuple[Move, ...]] = {
 }
 TO_THE_CAMERA, AWAY = ("to the camera", "toward the camera"), "away from the camera"
 NOT_TILTED = "not tilted to either side"  # where nothing says that the head is not bowed, "upright" would say too much
-UNTILTED = _verbs("holds|holding the head without tilting it", "keeps|keeping the head without tilting it")
+UNTILTED = _verbs(*(f"{verb} the head without a tilt to either side" for verb in ("holds|holding", "keeps|keeping")))
 UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
 STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
     "up": ("the chin raised", "the chin lifted", "the chin up"),
-    "level": ("the chin level",),
+    "level": ("the chin neither raised nor lowered", "the chin neither up nor down"),
     "down": ("the chin lowered", "the chin down"),
 }
 

@@ -14,7 +14,7 @@ class Facts(Step):
 
     name = "facts"
     summary = "says in words what each person's own pose and face mesh show"
-    revision = 2  # 2: rules of their own for the pose
+    revision = 3  # 3: the front ends at 30 degrees
     reads = ("people", "pose", "mesh")
     writes = "facts"
 
