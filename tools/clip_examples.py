@@ -26,6 +26,9 @@ CLAIMS = tuple(f"{name}={value}" for names in VALUES.values() for name, values i
 INDEX = {claim: i for i, claim in enumerate(CLAIMS)}
 OF_KIND = {kind: np.array([KIND[claim.partition("=")[0]] == kind for claim in CLAIMS]) for kind in VALUES}
 PADDING = {"body": 0.1, "head": 0.6}  # share of the box, as the step embed crops people and face meshes
+FINER = 1.5  # how many times a crop's longer side, before it is squashed, is that of the square
+TELLING = 0.5  # share of texts that say all that is true: of such candidates CLIP chooses
+SHORT = 0.5  # share of foils that say one thing: candidates have few claims where members differ
 FINE = ("view", "turn")  # of these a label allows the next value, too, which a caption should not prefer
 
 
@@ -51,7 +54,7 @@ class View:
 
 @dataclass(frozen=True)
 class Text:
-    """A caption and what must be true of a picture that it fits: claims, or one of some poses; of neither: anything."""
+    """A caption and what must be true of a picture that it fits: claims, or one of some poses."""
 
     text: str
     claims: tuple[str, ...] = ()
@@ -140,18 +143,22 @@ def _some(is_true: np.ndarray, kind: str, rng: random.Random) -> dict[str, str]:
     for i in np.flatnonzero(is_true & OF_KIND[kind]):
         name, _, value = CLAIMS[i].partition("=")
         values.setdefault(name, []).append(value)
-    names = rng.sample(sorted(values), rng.randint(1, len(values))) if values else []
+    most = len(values)
+    names = rng.sample(sorted(values), most if rng.random() < TELLING else rng.randint(1, most)) if values else []
     return {name: rng.choice(values[name]) for name in names}
 
 
 def false_facts(view: View, kind: str, facts: Mapping[str, str], rng: random.Random) -> dict[str, str]:
-    """A foil: the same facts, of which one or two are false; {} if none can be."""
+    """A foil: the same facts, of which one or two are false, or one that is false alone; {} if none can be."""
     false: dict[str, list[str]] = {}
     for i in np.flatnonzero((view.held == DIFFERS) & OF_KIND[kind]):
         name, _, value = CLAIMS[i].partition("=")
         false.setdefault(name, []).append(value)
     if not false:
         return {}
+    if rng.random() < SHORT:
+        name = rng.choice(sorted(false))
+        return {name: rng.choice(false[name])}
     names = sorted(set(false) & set(facts)) or sorted(false)
     if rng.random() < 0.2:
         names = sorted(false)
@@ -177,7 +184,7 @@ def scene_text(view: View, others: Sequence[View], rng: random.Random) -> Text:
         for v in people
     ]
     text = image_caption(entries, [v.gender for v in people], rng.choice(list(PLACE_WORDS)), rng, rng.random() < 0.3)
-    return Text(text, poses=frozenset(v.pose for v in people) if len(people) <= 3 else frozenset())
+    return Text(text, poses=frozenset(v.pose for v in people))
 
 
 def foreign_text(rng: random.Random, words: Sequence[str]) -> Text:
@@ -210,11 +217,10 @@ def relations(views: Sequence[View], texts: Sequence[Text]) -> np.ndarray:
         if text.fits_nothing:
             related[:, j] = DIFFERS
         elif not text.claims:  # beside a picture of a scene
-            fits = [
+            related[:, j] = [
                 UNKNOWN if view.kind == "head" or not view.pose else FITS if view.pose in text.poses else DIFFERS
                 for view in views
             ]
-            related[:, j] = fits if text.poses else UNKNOWN
     return related
 
 
@@ -222,7 +228,7 @@ class Painter:
     """Puts cutouts before backgrounds, as crops of a photograph would show them."""
 
     def __init__(self, backgrounds: Sequence[Image.Image], side: int) -> None:
-        """`side`: longer side of the crops, px."""
+        """`side`: of the crops, px, which are squashed into squares."""
         self.backgrounds, self.side = backgrounds, side
 
     def background(self, size: tuple[int, int], rng: random.Random) -> Image.Image:
@@ -240,7 +246,7 @@ class Painter:
         return Image.fromarray(noise[:1, :1] if draw > 0.9 else noise).resize(size, Image.Resampling.BICUBIC)
 
     def paint(self, view: View, rng: random.Random, neighbour: View | None = None, plain: bool = False) -> Image.Image:
-        """A crop around the person or head; `plain`: true colours, sharp, padded as the step embed pads."""
+        """A crop around the person or head; `plain`: true colours, sharp, padded as by the step embed, not squashed."""
         x1, y1, x2, y2 = view.box
         padding = PADDING[view.kind]
         left, top, right, bottom = (padding if plain else max(0.0, rng.gauss(padding, 0.06)) for _ in range(4))
@@ -249,14 +255,17 @@ class Painter:
         if view.kind == "head" and not plain and rng.random() < 0.1:  # at the photograph's edge
             left, right, top = rng.choice(((0.0, right, top), (left, 0.0, top), (left, right, 0.05)))
         width, height = (x2 - x1) * (1 + left + right), (y2 - y1) * (1 + top + bottom)
-        scale = self.side / max(width, height)
+        scale = FINER * self.side / max(width, height)
         canvas = self.background((max(8, round(width * scale)), max(8, round(height * scale))), rng)
         if neighbour is not None:
             at = round(rng.choice((-0.4, 0.8)) * canvas.width), round(0.1 * canvas.height)
             _paste(canvas, neighbour.picture, canvas.height / neighbour.picture.height, at)
         at = round(((x2 - x1) * left - x1) * scale), round(((y2 - y1) * top - y1) * scale)
         _paste(canvas, view.picture, scale, at)
-        return canvas if plain else _photographed(canvas, rng, smallest=28 if view.kind == "head" else 60)
+        if plain:
+            return canvas
+        canvas = _photographed(canvas, rng, smallest=28 if view.kind == "head" else 80)
+        return canvas.resize((self.side, self.side), Image.Resampling.BICUBIC)
 
 
 def _paste(canvas: Image.Image, picture: Image.Image, scale: float, at: tuple[int, int]) -> None:
@@ -271,7 +280,7 @@ def _photographed(picture: Image.Image, rng: random.Random, smallest: int) -> Im
     picture = ImageEnhance.Contrast(picture).enhance(rng.uniform(0.75, 1.25))
     picture = ImageEnhance.Color(picture).enhance(rng.uniform(0.4, 1.5))
     if rng.random() < 0.4:
-        share = rng.uniform(smallest, 96) / 96
+        share = rng.uniform(smallest / max(picture.size), 1)
         size = max(4, round(picture.width * share)), max(4, round(picture.height * share))
         picture = picture.resize(size, Image.Resampling.BILINEAR).resize(picture.size, Image.Resampling.BICUBIC)
     elif rng.random() < 0.25:

@@ -19,7 +19,7 @@ import math
 import random
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,7 +44,7 @@ CONFIG = {
     "vision_cfg": {"image_size": 96, "layers": [2, 2, 2, 2], "width": 16, "head_width": 64, "patch_size": None},
     "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
 }
-RESIZE_MODE = "longest"  # the whole box, with black bars beside it
+RESIZE_MODE = "squash"  # the whole box; bars beside slim people would leave few pixels for their arms
 SIDE = CONFIG["vision_cfg"]["image_size"]
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 THRESHOLD, SHARPNESS = 0.3, 14.0  # logit = SHARPNESS * (cos - THRESHOLD)
@@ -52,23 +52,22 @@ RANKING = 20.0  # cosines to logits, where texts compete
 
 
 def to_tensor(crop: Image.Image) -> torch.Tensor:
-    """What open_clip's preprocessing with RESIZE_MODE makes of a crop whose longer side is SIDE."""
-    canvas = Image.new("RGB", (SIDE, SIDE))
-    canvas.paste(crop, ((SIDE - crop.width) // 2, (SIDE - crop.height) // 2))
-    pixels = torch.from_numpy(np.array(canvas)).permute(2, 0, 1).float() / 255
+    """What open_clip's preprocessing makes of a crop of the model's size."""
+    pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
-class Batches:
-    """Endless random batches: pictures, texts, and how each text relates to each picture."""
+class Batches(torch.utils.data.IterableDataset):
+    """Endless random batches of `size` pictures, texts, and how each text relates to each picture."""
 
-    def __init__(self, views: Sequence[View], painter: Painter, words: Sequence[str], seed: int) -> None:
-        self.rng, self.painter, self.words = random.Random(seed), painter, words
+    def __init__(self, views: Sequence[View], painter: Painter, args: argparse.Namespace) -> None:
+        self.rng, self.painter, self.words = random.Random(args.seed), painter, vocabulary()
+        self.size, self.head_share = args.batch, args.head_share
         self.heads, self.bodies = ([view for view in views if view.kind == kind] for kind in ("head", "body"))
         self.posed = [view for view in self.bodies if view.pose]
 
     def _view(self) -> View:
-        view = self.rng.choice(self.heads if self.rng.random() < HEAD_SHARE else self.bodies)
+        view = self.rng.choice(self.heads if self.rng.random() < self.head_share else self.bodies)
         return examples.mirrored(view) if self.rng.random() < 0.5 else view
 
     def _texts(self, view: View) -> list[Text]:
@@ -81,6 +80,11 @@ class Batches:
         facts = examples.true_facts(view, kind, rng)
         foils = [examples.false_facts(view, kind, facts, rng) for _ in range(FOILS)]
         return examples.claims_texts([facts, *foils], rng)
+
+    def __iter__(self) -> Iterator[tuple]:
+        while True:
+            views, pictures, held = self.draw_views(self.size)
+            yield pictures, held, *self.draw_texts(views, self.size // 4)
 
     def draw_views(self, count: int) -> tuple[list[View], torch.Tensor, torch.Tensor]:
         """Views, a picture of each, and how each of CLAIMS stands to it."""
@@ -101,7 +105,7 @@ class Batches:
         return [text.text for text in texts], torch.from_numpy(stated), torch.from_numpy(relation)
 
 
-HEAD_SHARE, SCENE_SHARE = 0.5, 0.3  # of a batch's pictures; of the texts of bodies in a pose of the sample
+SCENE_SHARE = 0.3  # of the texts of bodies in a pose of the sample
 FOILS = 2  # texts beside each fitting one that are false
 CLAIM_WEIGHT = 3.0
 
@@ -148,8 +152,8 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
         model, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.99), use_buffers=True
     )
     started, recent = time.monotonic(), np.zeros(3)
-    foreign = args.batch // 4
-    for step in range(args.steps):
+    loader = torch.utils.data.DataLoader(batches, batch_size=None, num_workers=1, prefetch_factor=8)
+    for step, (pictures, held, texts, stated, relation) in zip(range(args.steps), loader, strict=False):
         spent = time.monotonic() - started
         progress = max(step / args.steps, spent / (60 * args.minutes) if args.minutes else 0)
         if progress >= 1:
@@ -157,15 +161,14 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
         rate = args.lr * min(1, (step + 1) / 50) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
         for group in optimizer.param_groups:
             group["lr"] = rate
-        views, pictures, held = batches.draw_views(args.batch)
         with torch.autocast("cpu", torch.bfloat16):
             seen = model.encode_image(pictures.contiguous(memory_format=torch.channels_last)).float()
         losses = [CLAIM_WEIGHT * claim_loss(of_pictures(seen), held)] + [torch.zeros(())] * 2
         if progress >= args.look_first:
-            texts, stated, relation = batches.draw_texts(views, foreign)
-            read = encode_texts(model, tokenize(texts))
+            with torch.autocast("cpu", torch.bfloat16):
+                read = encode_texts(model, tokenize(texts)).float()
             cosines = functional.normalize(seen, dim=-1) @ functional.normalize(read, dim=-1).T
-            losses[1:] = claim_loss(of_texts(read), stated), loss_of(cosines, relation, foreign)
+            losses[1:] = claim_loss(of_texts(read), stated), loss_of(cosines, relation, args.batch // 4)
         optimizer.zero_grad()
         sum(losses).backward()
         torch.nn.utils.clip_grad_norm_(parameters, 1.0)
@@ -317,6 +320,7 @@ def main() -> None:
     parser.add_argument(
         "--look-first", type=float, default=0, help="share of the steps in which only pictures are looked at"
     )
+    parser.add_argument("--head-share", type=float, default=0.4, help="share of the pictures that are heads")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--threads", type=int, default=1)
@@ -340,7 +344,7 @@ def main() -> None:
         open_clip.add_model_config(args.out / f"{NAME}.json")
         start = str(args.go_on_from / f"{NAME}.safetensors") if args.go_on_from else None
         model = open_clip.create_model(NAME, pretrained=start).to(memory_format=torch.channels_last)
-        train(model.train(), Batches(trained, painter, vocabulary(), args.seed), args)
+        train(model.train(), Batches(trained, painter, args), args)
         save(model, args.out)
     scorer = Scorer(args.out)
     figures = {

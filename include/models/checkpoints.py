@@ -123,7 +123,7 @@ _ALL = (
     Checkpoint(
         "clip-sample",
         "clip_sample.safetensors",
-        "fb2f80ec21286d022eff510dd82fea1bd97ae3e3c9b1d8d0a81ee8e4595c4e30",
+        "4ffb3d60fd26dbc4de03a3747c2fcc6183c6ce4909d2ba18fb659d36ed91b540",
         "Apache-2.0",
         "tools/train_clip.py, on rendered people (knows nothing else)",
     ),

@@ -41,7 +41,7 @@ def clip() -> Any:
         model="clip_sample",
         tag="packaged",
         config=CONFIG,
-        resize_mode="longest",
+        resize_mode="squash",
         precision="fp32",
         batch_size=32,
         device="cpu",

@@ -57,6 +57,7 @@ TRUE = {
     "tree": {"standing", "on one leg", "up", "bent"},
     "wave": {"standing", "hand up", "bent"},
 }
+ABOVE_FOILS = {"pose": 0.75, "face": 0.75, "head": 0.75}  # share of captions, by kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,3 +158,11 @@ def test_pose_captions_in_subset_c_say_what_is_true_of_the_pose(run: Run) -> Non
     )
     assert len(captions) >= 80
     assert wrong.total() <= 0.2 * len(captions), wrong.most_common()
+
+
+@pytest.mark.parametrize(("kind", "least"), ABOVE_FOILS.items())
+def test_clip_finds_the_chosen_caption_above_every_false_one(run: Run, kind: str, least: float) -> None:
+    margins = [row["foil_margin"] for row in run.rows("subset_c") if row["kind"] == kind]
+    margins = [margin for margin in margins if margin is not None]
+    assert len(margins) >= 30
+    assert np.mean(np.array(margins) > 0) >= least

@@ -29,7 +29,7 @@ import scenery
 from people import IDENTITIES, Figure, PeopleFactory, Person
 from poses import EXPRESSIONS, HEAD_TURNS, POSES
 
-PERCENT = 40  # of the cameras' sizes, in which labels count pixels, that cutouts have
+PERCENT = 50  # of the cameras' sizes, in which labels count pixels, that cutouts have
 HEAD_PX, HEAD_FOCAL_MM, HEAD_DISTANCE_M = 400, 160, 2.4  # 0.54 m across: a head with its surroundings
 FACE_DEPTH_M, FACE_TOP_M = 0.06, 0.04  # how far a face mesh reaches behind and above the eyes
 BODIES, FACES, HEADS = 5, 5, 2  # views of each body, faces of each person, views of each face
