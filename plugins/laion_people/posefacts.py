@@ -191,9 +191,10 @@ def _view(body: Body) -> Rules:
     """Where the chest points: the order and distance of the shoulders in the picture, and the chest's own direction.
 
     Shoulders are 0.7 torso lengths apart, turned by an angle that times its cosine: 0.5 at 45 degrees, 0.25 at 70. From
-    behind the left one is on the left. A chest turned by 45 degrees is seen at an angle, and BlazePose errs by some ten, so
-    that the front ends at 30. Heads turn by themselves, and MoveNet scores faces on the backs of heads, too:
-    of the face no more is asked than that something was found, which it may be on a forearm with a score of 0.25, and of a back that the ears were, no less than it.
+    behind the left one is on the left. A chest turned by 45 degrees is seen at an angle, and BlazePose errs by more
+    than ten: the front ends at 30. Heads turn by themselves, and MoveNet scores faces on the backs of heads, too: of
+    the face no more is asked than that something was found, with more than the 0.25 that a forearm had, and of a back
+    that the ears were, no less than it.
     """
     turned = np.abs(body.yaw)
     hips = _or(np.abs(body.points[:, HIPS[0], 0] - body.points[:, HIPS[1], 0]), 0)
