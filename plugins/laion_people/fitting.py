@@ -20,8 +20,8 @@ from laion_people.factsets import fact_sets
 MAX_CLUSTERS = 256
 AVERAGE = 10  # people a cluster: at least so many on average and half as many in each, fewer where few people are
 ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
-TOLD = 2  # fact sets of a cluster, at least: with one, its captions would only differ in words
 AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
+TOLD = 2  # fact sets of a cluster, at least: with one, its captions would only differ in words
 LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
 SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
 _FAR = 1e6  # a distance that nothing has

@@ -421,12 +421,13 @@ def test_strangers_beside_the_cutout_are_no_reason(files: dict[str, Path], tmp_p
     assert len(compose(files, tmp_path, {"bystanders": Beside}, composites=5)[0]) == 5
 
 
-@pytest.mark.parametrize("colour", ["white", "grey photograph"])
-def test_what_shows_no_scene_is_no_background(colour: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "page",
+    [Image.new("RGB", (640, 420), (200, 180, 90)), scene().convert("L").convert("RGB")],
+    ids=["one colour", "grey photograph"],
+)
+def test_what_shows_no_scene_is_no_background(page: Image.Image, tmp_path: Path) -> None:
     files = Scene(people=8).write(tmp_path)
-    page = (
-        scene().convert("L").convert("RGB") if "photograph" in colour else Image.new("RGB", (640, 420), (200, 180, 90))
-    )
     plain = changed(files, tmp_path / "p.tar", lambda k, i: i if int(k) < 10_000 else page)
     assert compose(plain, tmp_path, composites=5)[1].rejected == {"no_background": 8}
 

@@ -95,7 +95,7 @@ def _backgrounds(
             raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
-        nobody = functools.partial(_shows_nobody, shard)
+        nobody = functools.partial(_is_empty_scene, shard)
         if shard.settings.nsfw_filter:  # `detect` has looked for nobody in these
             names = [name for name in names if not flagged(images.fields(name))]
     usable = [names[i] for i in rng.permutation(len(names))]
@@ -115,7 +115,7 @@ def _backgrounds(
                 usable.remove(name)
 
 
-def _shows_nobody(shard: Shard, image: Image.Image) -> bool:
+def _is_empty_scene(shard: Shard, image: Image.Image) -> bool:
     """Whether there is a scene to see in an image, and nothing that may be a person, be it small, half-seen or
     painted: `detect` asked for no more than that nobody is certain."""
     if dark(image) or not scenic(image):
