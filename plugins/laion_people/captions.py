@@ -22,7 +22,7 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from datetime import UTC, date, datetime
 from itertools import groupby, pairwise, takewhile
 from typing import Any
@@ -42,7 +42,8 @@ MOST_BYTES = 1 << 26  # of the file; 768 clusters, each with 50 captions of 300 
 MOST_NODES = 500_000  # texts, lists and mappings that it has when every alias is written out
 LONGEST_TEXT = 10_000  # letters of any text: YAML takes long numbers apart in quadratic time
 MERGE = "tag:yaml.org,2002:merge"
-FIELDS = {"reviewed", "by", "at", "note", "captions"}  # of an entry
+TEXTS = ("by", "at", "note", "made")  # fields of an entry that are texts
+FIELDS = {"reviewed", *TEXTS, "captions"}
 ANSWER = {"answer", "by", "at", "run_id"}  # what each answer of a review has, beside counts
 LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
 Claims = tuple[str, ...]
@@ -53,7 +54,8 @@ HEADER = f"""\
 # words about clothes, colours, age, gender, looks and the like are refused. A cluster deleted here gets new ones.
 # "claims" are the facts that all texts below them state: a person whose facts do not bear them out gets none of these.
 # A caption that stands alone claims nothing, is not checked, and is only for those of whom no other holds.
-# "by" and "at" say who edited a cluster last, and when. Later versions take over what people have edited.
+# "by" and "at" say who edited a cluster last, and when. Later versions take over what people have edited; captions that
+# are as `label` made them, by which "made" knows them, are made anew there.
 """
 # The same safe types as yaml.safe_load, ten times as fast where PyYAML comes with libyaml.
 SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
@@ -64,7 +66,8 @@ class Entry:
     """What the file says of a cluster.
 
     by, at: who edited it last, and when (ISO 8601, UTC); empty where nobody has said so. note: what the person who
-    looks at it next should know. claims: what each caption claims, nothing if they are not given.
+    looks at it next should know. claims: what each caption claims, nothing if they are not given. made: the `words`
+    that `label` has made; empty where it has not.
     """
 
     captions: tuple[str, ...]
@@ -73,6 +76,7 @@ class Entry:
     at: str = ""
     note: str = ""
     claims: tuple[Claims, ...] = ()
+    made: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "claims", self.claims or ((),) * len(self.captions))
@@ -83,9 +87,22 @@ class Entry:
         return self.reviewed or bool(self.by)
 
     @property
+    def words(self) -> str:
+        """Changes with the captions and what they claim."""
+        return _digest((self.captions, self.claims))
+
+    def as_made(self) -> Entry:
+        """The entry, marked as made by `label`."""
+        return replace(self, made=self.words)
+
+    @property
     def tag(self) -> str:
         """Changes with the entry."""
-        return hashlib.sha256(repr(astuple(self)).encode(errors="surrogatepass")).hexdigest()[:32]
+        return _digest(astuple(self))
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(repr(value).encode(errors="surrogatepass")).hexdigest()[:32]
 
 
 def captions_path(version: str) -> str:
@@ -279,8 +296,8 @@ def _entry(where: str, values: Any) -> Entry:
     if not {"reviewed", "captions"} <= values.keys() or not isinstance(values["reviewed"], bool):
         raise LaionPeopleError(f"{where} should have reviewed (true or false) and captions")
     if unknown := [name for name in values if name not in FIELDS]:
-        raise LaionPeopleError(f"{where} should have reviewed, captions, by, at and note, and not {unknown[0]!r}")
-    if wrong := [name for name in ("by", "at", "note") if not isinstance(values.get(name, ""), str)]:
+        raise LaionPeopleError(f"{where} should have reviewed, captions, by, at, note and made, and not {unknown[0]!r}")
+    if wrong := [name for name in TEXTS if not isinstance(values.get(name, ""), str)]:
         raise LaionPeopleError(f"{where} should have a text as {wrong[0]}")
     captions = _candidates(where, values.pop("captions"))
     return Entry(tuple(text for text, _ in captions), **values, claims=tuple(claims for _, claims in captions))
@@ -354,7 +371,7 @@ _Dumper.add_representer(
 def _dump(entries: Mapping[str, Entry]) -> str:
     plain = {
         cluster_id: {"reviewed": entry.reviewed}
-        | {name: getattr(entry, name) for name in ("by", "at", "note") if getattr(entry, name)}
+        | {name: getattr(entry, name) for name in TEXTS if getattr(entry, name)}
         | {"captions": _grouped(entry)}
         for cluster_id, entry in entries.items()
     }

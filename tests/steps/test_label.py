@@ -191,6 +191,20 @@ def test_of_several_earlier_versions_the_newest_with_an_edit_counts(labelled: Lo
     assert (entries["pose-0001"].by, entries["pose-0002"].by) == ("v0003's", "v0002's")
 
 
+def test_captions_that_nobody_has_touched_are_made_anew_in_a_new_version_with_other_wordings(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fit(store, "v0001", pose_0001=OUT, pose_0002=UP)
+    with monkeypatch.context() as earlier:
+        earlier.setattr(phrases, "captions", lambda _, most, seed: [f"Earlier {seed}: {i}." for i in range(most)])
+        label(store, "v0001")
+    edit(store, "v0001", "pose-0002")
+    fit(store, "v0002", pose_0001=OUT, pose_0002=UP)
+    rows = label(store, "v0002")
+    assert not any(text.startswith("Earlier") for text in rows["pose-0001"]["captions"])
+    assert rows["pose-0002"]["captions"] == list(SENTENCES)
+
+
 def test_an_edit_by_hand_without_a_name_is_taken_over_too(labelled: LocalStore) -> None:
     captions.put(labelled, "v0001", {"pose-0001": Entry(SENTENCES), "pose-0002": Entry(SENTENCES)})
     fit(labelled, "v0002", pose_0001=OUT)

@@ -88,7 +88,7 @@ def made_entry(cluster: Cluster) -> Entry:
     A cluster whose members share no facts gets none, and a note that says so.
     """
     if not cluster.fact_sets:
-        return Entry((), note=NOTHING)
+        return Entry((), note=NOTHING).as_made()
     few = sum(_is_single(of) for of in cluster.fact_sets[1:])
     most = (captions.MOST - OF_SINGLE_FACTS * few) // (len(cluster.fact_sets) - few)
     said: dict[str, tuple[str, ...]] = {}
@@ -96,7 +96,7 @@ def made_entry(cluster: Cluster) -> Entry:
         count = OF_SINGLE_FACTS if n and _is_single(of) else min(WORDINGS, most)
         for text in phrases.captions(of.facts, count, f"{cluster.cluster_id} {' '.join(of.claims)}"):
             said.setdefault(text, of.claims)
-    return Entry(tuple(said), claims=tuple(said.values()))
+    return Entry(tuple(said), claims=tuple(said.values())).as_made()
 
 
 def _is_single(of: FactSet) -> bool:
@@ -133,18 +133,14 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
             if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
                 continue
             was, now = before[cluster_id][1], clusters[cluster_id][1]
-            if not entry.signed and _said(entry) == _said(made_entry(was)):
+            if not entry.signed and entry.made == entry.words:
                 continue
             same = [of.claims for of in was.fact_sets[:1]] == [of.claims for of in now.fact_sets[:1]]
             note = f"from {earlier}" if same else f"from {earlier}, where its members had other things in common"
             found[cluster_id] = replace(
-                entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note
+                entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note, made=""
             )
     return found
-
-
-def _said(entry: Entry) -> tuple[Any, ...]:
-    return entry.captions, entry.claims
 
 
 def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:
