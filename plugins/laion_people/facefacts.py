@@ -246,8 +246,8 @@ def _nod(people: _People, frontal: np.ndarray) -> Margins:
     eyes = people.keypoints[:, (1, 2), :2].mean(1)
     drop = _along(people.keypoints[:, 0, :2] - eyes, people.roll + 90) / np.maximum(people.size, 1e-9)
     return {
-        "up": _least(frontal, _beyond(nod, 18, 26), _beyond(drop, 0.155, 0.12)),
-        "down": _least(frontal, _beyond(nod, -18, -26)),
+        "up": _least(frontal, _beyond(nod, 22, 30), _beyond(drop, 0.155, 0.12)),
+        "down": _least(frontal, _beyond(nod, -20, -28)),
         "level": _least(frontal, _beyond(np.abs(nod), 10, 5), _beyond(np.abs(people.roll), 25, 15)),
     }
 
@@ -266,7 +266,12 @@ def _tilt(people: _People, frontal: np.ndarray) -> Margins:
     return {
         "left": _least(known, _beyond(people.roll, -16, -22), _beyond(eye_line, -12, -18)),
         "right": _least(known, _beyond(people.roll, 16, 22), _beyond(eye_line, 12, 18)),
-        "none": _least(known, _beyond(np.abs(people.roll), 9, 4), _beyond(np.abs(eye_line), 10, 5)),
+        "none": _least(
+            known,
+            _beyond(np.abs(people.roll), 9, 4),
+            _beyond(np.abs(eye_line), 10, 5),
+            _beyond(np.abs(people.roll - eye_line), 8, 4),  # else one of them errs
+        ),
     }
 
 

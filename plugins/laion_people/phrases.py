@@ -268,7 +268,11 @@ UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright"
 STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
 CHIN: dict[str, tuple[str, ...]] = {
     "up": ("the chin raised", "the chin lifted", "the chin up"),
-    "level": ("the chin neither raised nor lowered", "the chin neither up nor down"),
+    "level": (
+        "the chin neither raised nor lowered",
+        "the chin neither up nor down",
+        "the chin neither lifted nor lowered",
+    ),
     "down": ("the chin lowered", "the chin down"),
 }
 
@@ -481,13 +485,12 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
     if tilted:
         where = ("the same way" if tilt == side else f"to the {tilt}") if side else pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
-    if tilted and nod == "level":
-        chin = True  # a tilted head is not called level
-    else:
-        chin = nod != "" and not (tilt == "none" and (nod == "level" or moves)) and pick((False, True))
-    if nod in NODS and not chin:
-        moves.append(pick(NODS[nod]))
-    level = nod == "level" and not chin
+    level = nod == "level" and tilt == "none"  # readers take a level head for one that is not tilted either
+    chin = nod == "level" and not level
+    if nod in NODS:
+        chin = not (tilt == "none" and moves) and pick((False, True))
+        if not chin:
+            moves.append(pick(NODS[nod]))
     main = [pick(FACING)] if facing else []
     nouns = [pick(CHIN[nod])] if chin else []
     form = pick(["states", *(["verbs"] if moves else []), *([] if facing or chin else ["clauses"])])
@@ -497,8 +500,10 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
             return _framed((main + verbs)[:1], (main + verbs)[1:] + keeping, nouns, pick)
         return _framed(verbs, [], nouns, pick)
     states = [move.state for move in moves]
-    if level or tilt == "none":
-        states += _head_at_rest(level, tilt, turn, pick)
+    if level:  # "straight" is said of a head that is not turned either
+        states += pick(UPRIGHT + STRAIGHT if turn == "camera" else UPRIGHT)
+    elif tilt == "none":
+        states.append(NOT_TILTED)
     if states == [NOT_TILTED] and form == "states" and not (main or nouns):
         return _framed([pick(UNTILTED)], [], [], pick)
     if form == "clauses":
@@ -516,20 +521,11 @@ def _head_moves(
     """What the head does, with what it does not do then; and in what position it is kept."""
     verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
     if level:
-        upright = "level and upright" if tilt == "none" else "level"
-        return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it {upright}")]
+        return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it level and upright")]
     if tilt == "none":
         without = f"without tilting it {either_side}".rstrip()
         verbs[-1] = Verb(*(f"{form} {without}" for form in verbs[-1]))
     return verbs, []
-
-
-def _head_at_rest(level: bool, tilt: str, turn: str, pick: Pick) -> Sequence[str]:
-    """Of a head that is level or not tilted, in what state it is."""
-    turned = turn not in ("", "camera")
-    if level and tilt == "none":
-        return pick(UPRIGHT if turned else UPRIGHT + STRAIGHT)
-    return [pick(("level", "held level"))] if level else [NOT_TILTED]
 
 
 def _framed(

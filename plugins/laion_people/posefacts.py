@@ -418,7 +418,7 @@ def _arm(body: Body, side: int) -> Rules:
     thighs = _all(*(Leg.of(body, s).lifted() for s in (0, 1)))
     lap = _all(thighs, _below(_from_down(trunk), 40, 15), _below(thigh, 0.2, 0.1), _above(ahead3, 0.15, 0.15))
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
-    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 128, 20), _above(bend3, 118, 20))
+    hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 140, 15), _above(bend3, 118, 20))
     level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
     # At its full length, an arm hides no hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))

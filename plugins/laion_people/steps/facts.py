@@ -14,7 +14,7 @@ class Facts(Step):
 
     name = "facts"
     summary = "says in words what each person's own pose and face mesh show"
-    revision = 3  # 3: the front ends at 30 degrees
+    revision = 4  # 4: hanging arms are straighter, nods larger
     reads = ("people", "pose", "mesh")
     writes = "facts"
 
