@@ -21,9 +21,9 @@ from __future__ import annotations
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
-from laion_people.leases import claim, skip_unless_planned
-from laion_people.notifications import deadline
-from laion_people.operators import (
+from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.notifications import deadline
+from laion_people.orchestration.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
     FORCE,
@@ -37,7 +37,7 @@ from laion_people.operators import (
     step_task,
     worker_task,
 )
-from laion_people.versions import VERSION
+from laion_people.storage.versions import VERSION
 
 PARAMS = RERUN_PARAMS | {
     "clusters": Param(

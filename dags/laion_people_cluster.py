@@ -20,9 +20,9 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task
 
-from laion_people.leases import skip_while_extracted
-from laion_people.notifications import deadline
-from laion_people.operators import (
+from laion_people.orchestration.leases import skip_while_extracted
+from laion_people.orchestration.notifications import deadline
+from laion_people.orchestration.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
@@ -38,8 +38,8 @@ from laion_people.operators import (
     version_of,
     worker_task,
 )
-from laion_people.review import ReviewOperator
-from laion_people.versions import VERSION
+from laion_people.orchestration.review import ReviewOperator
+from laion_people.storage.versions import VERSION
 
 PARAMS = {
     "clusters": Param(

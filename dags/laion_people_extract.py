@@ -20,9 +20,9 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param, task, task_group
 
 from laion_people.dates import first_days
-from laion_people.leases import claim, skip_unless_planned
-from laion_people.notifications import deadline
-from laion_people.operators import (
+from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.notifications import deadline
+from laion_people.orchestration.operators import (
     DAG_DEFAULTS,
     EXTRACTED,
     FORCE,
@@ -37,7 +37,7 @@ from laion_people.operators import (
     step_task,
     worker_task,
 )
-from laion_people.timetables import PartitionDates, PartitionTimetable
+from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
 PARAMS = RERUN_PARAMS | {
     "retry_failed_rows": Param(

@@ -29,6 +29,7 @@ COPY dags dags
 COPY DAGs.md ./
 COPY docs docs
 COPY include/sample include/sample
+COPY tools/demo.py tools/local_airflow.py tools/
 # Owned by root: neither a DAG nor a step can rewrite them.
 USER 10001
 ENV PATH=/opt/laion-people/bin:/opt/laion-people/docker:/opt/laion-people/.venv/airflow/bin:/usr/local/bin:/usr/bin:/bin \

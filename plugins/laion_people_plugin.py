@@ -6,8 +6,8 @@ from typing import Any, ClassVar
 
 from airflow.plugins_manager import AirflowPlugin
 
-from laion_people.notifications import RunMade
-from laion_people.timetables import PartitionDates, PartitionTimetable
+from laion_people.orchestration.notifications import RunMade
+from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
 URL_PREFIX = "/laion-people"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 
 os.environ.update(AWS_ACCESS_KEY_ID="test", AWS_SECRET_ACCESS_KEY="test", AWS_DEFAULT_REGION="us-east-1")
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a job in a shell's background would be without

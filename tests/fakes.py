@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from include.models import Detections, Mesh, Poses
-from laion_people.store import Store
+from laion_people.storage.store import Store
 
 UPRIGHT = np.array(  # COCO-17 of a standing person in a unit box
     [[.5, .08], [.53, .06], [.47, .06], [.57, .07], [.43, .07], [.65, .2], [.35, .2], [.7, .36], [.3, .36], [.72, .5],

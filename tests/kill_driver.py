@@ -9,11 +9,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import ReleaseStep, Row, Shard, Step
 from laion_people.settings import Settings
-from laion_people.step import ReleaseStep, Row, Shard, Step
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels
 
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import pyarrow as pa
 
-from laion_people import geometry
-from laion_people.schemas import SCHEMAS
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.vision import geometry
 
 Vector = tuple[float, float, float]
 Limbs = tuple[tuple[Vector, Vector], ...]  # arm and leg of each side: upper and lower limb, each outward, up, forward

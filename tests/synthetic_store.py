@@ -15,9 +15,9 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from include.models.profiles import load_profile
-from laion_people.manifest import FileEntry, Manifest, ShardEntry, manifest_path
-from laion_people.schemas import SCHEMAS
-from laion_people.store import Store
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import Store
 from tests.fakes import UPRIGHT
 
 VERSION = "v0001"

@@ -9,13 +9,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.audit import audit, progress, unfinished
+from laion_people.engine.audit import audit, progress, unfinished
+from laion_people.engine.runner import Runner
 from laion_people.errors import StoreError
-from laion_people.manifest import Manifest
-from laion_people.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 
 PARTITION = "laion2B-en/00042"

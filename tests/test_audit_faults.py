@@ -19,15 +19,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people import captions
-from laion_people.audit import STAGES, audit, progress
+from laion_people.engine.audit import STAGES, audit, progress
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import Manifest, ShardEntry
-from laion_people.release_audit import audit_release, newest_version
-from laion_people.runner import Runner
+from laion_people.language import captions
 from laion_people.settings import Settings
+from laion_people.steps.cluster.audit import audit_release, newest_version
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest, ShardEntry
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, jpeg
 from tests.messages import collect
 

@@ -15,16 +15,16 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 
 from include.models import Detections
-from laion_people import batches, images
-from laion_people.batches import in_batches
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import Shard
 from laion_people.errors import LaionPeopleError
-from laion_people.images import ImageError
-from laion_people.people import by_people
-from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.step import Shard
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
+from laion_people.vision import batches, images
+from laion_people.vision.batches import in_batches
+from laion_people.vision.images import ImageError
+from laion_people.vision.people import by_people
 from tests.fakes import FakeDetector, FakeModels, jpeg, tar_of
 
 WAIT = 30  # seconds until a test gives up; none of them ever waits that long when all is well

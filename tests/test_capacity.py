@@ -10,14 +10,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people import capacity
-from laion_people.capacity import Rate, estimate, format_plan, measured_in, plan, read_rates
 from laion_people.cli import main
+from laion_people.engine.step import Step
 from laion_people.errors import UsageError
+from laion_people.reports import capacity
+from laion_people.reports.capacity import Rate, estimate, format_plan, measured_in, plan, read_rates
 from laion_people.settings import Settings
-from laion_people.step import Step
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore, open_store
+from laion_people.storage.store import LocalStore, open_store
 from tests.s3 import moto_server
 from tests.synthetic_store import make_store
 

@@ -17,10 +17,10 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people import captions
-from laion_people.captions import Entry
 from laion_people.errors import LaionPeopleError
-from laion_people.store import LocalStore
+from laion_people.language import captions
+from laion_people.language.captions import Entry
+from laion_people.storage.store import LocalStore
 
 PATH = "clusters/v0001/captions.yaml"
 SENTENCES = tuple(f"A person holds pose number {i}." for i in range(5))
@@ -312,8 +312,8 @@ def test_reading_60_000_clusters_takes_seconds(store: LocalStore) -> None:
 EDIT = """
 import sys
 from pathlib import Path
-from laion_people import captions
-from laion_people.store import LocalStore
+from laion_people.language import captions
+from laion_people.storage.store import LocalStore
 store, first = LocalStore(Path(sys.argv[1])), int(sys.argv[2])
 for i in range(first, first + 8):
     tag = captions.read(store, "v0001")[f"pose-{i:04d}"].tag

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from laion_people.facts import KIND, VALUES, Fact, closure, contradicts, explained, known, supports
+from laion_people.language.facts import KIND, VALUES, Fact, closure, contradicts, explained, known, supports
 
 EVERY = [f"{name}={value}" for name in KIND for value in VALUES[KIND[name]][name]]
 WAVING = {"left_arm": "overhead", "right_arm": "down", "base": "kicking"}

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from laion_people import cli
 from laion_people.cli import main
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 
 COMMAND = Path(__file__).parent.parent / "bin" / "laion-people"

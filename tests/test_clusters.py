@@ -11,10 +11,10 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import v_measure_score
 
-from laion_people.clusters import SPACES, Fit, Kind, load_fit
 from laion_people.errors import LaionPeopleError
-from laion_people.fitting import embed, fit_kind
-from laion_people.schemas import SCHEMAS
+from laion_people.steps.cluster.clusters import SPACES, Fit, Kind, load_fit
+from laion_people.steps.cluster.fitting import embed, fit_kind
+from laion_people.storage.schemas import SCHEMAS
 from tests import skeletons
 from tools import cluster_growth
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageEnhance, ImageFilter
 
 from include.models import Detections
-from laion_people.cutouts import BLURRED, LONE, around, blur, dark, holds, lone, look, scenic, strangers
+from laion_people.steps.compose.cutouts import BLURRED, LONE, around, blur, dark, holds, lone, look, scenic, strangers
 
 NOBODY = Detections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32))
 JOINTS = np.array([[50.0, 40], [50, 200]])

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from laion_people.drawing import BOX, LEFT, MESH, RIGHT, annotate
+from laion_people.vision.drawing import BOX, LEFT, MESH, RIGHT, annotate
 from tests.fakes import UPRIGHT
 
 GREY = np.full((200, 100, 3), 128, np.uint8)

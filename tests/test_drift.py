@@ -10,14 +10,15 @@ from collections.abc import Mapping, Sequence
 import pyarrow as pa
 import pytest
 
-from laion_people import cli, drift
+from laion_people import cli
 from laion_people.cli import main
-from laion_people.drift import flags, news, record
-from laion_people.manifest import Manifest, ShardEntry, manifest_path
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
+from laion_people.reports import drift
+from laion_people.reports.drift import flags, news, record
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest, ShardEntry, manifest_path
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 from tests.synthetic_store import change_manifest, make_store
 

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laion_people.facefacts import face_facts
-from laion_people.facts import VALUES
-from laion_people.geometry import BLENDSHAPES
-from laion_people.schemas import SCHEMAS
+from laion_people.language.facts import VALUES
+from laion_people.steps.facts.facefacts import face_facts
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.vision.geometry import BLENDSHAPES
 
 SIZE = 200.0  # pixels from forehead to chin
 # Of MediaPipe's 478 landmarks those with a meaning here, in distances between the outer eye corners: x to the picture's

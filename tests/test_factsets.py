@@ -8,8 +8,8 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people.facts import VALUES, supports
-from laion_people.factsets import LEAST, MOST, FactSet, fact_sets
+from laion_people.language.facts import VALUES, supports
+from laion_people.language.factsets import LEAST, MOST, FactSet, fact_sets
 
 SMILE, LAUGH = {"mouth": "smiling", "eyes": "open"}, {"mouth": "smiling_open", "eyes": "open"}
 VALUES_OF_HEADS = {name: st.sampled_from(values) for name, values in VALUES["head"].items()}

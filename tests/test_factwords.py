@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from laion_people.facts import KIND, VALUES
-from laion_people.factwords import claim_words
+from laion_people.language.facts import KIND, VALUES
+from laion_people.language.factwords import claim_words
 
 
 @pytest.mark.parametrize(

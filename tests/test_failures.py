@@ -9,13 +9,13 @@ import pytest
 
 from laion_people import cli
 from laion_people.cli import main
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import Row, Shard
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard
 from laion_people.steps.detect import Detect
 from laion_people.steps.pose import Pose
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 
 PARTITION = "laion2B-en/00042"

@@ -17,10 +17,10 @@ from contextlib import asynccontextmanager, contextmanager
 import pytest
 
 from laion_people.errors import ShortageError, check_shortage
-from laion_people.fetch import Fetcher, FetchError
-from laion_people.responses import mended
 from laion_people.settings import Settings
-from laion_people.urls import parse
+from laion_people.steps.download.fetch import Fetcher, FetchError
+from laion_people.steps.download.responses import mended
+from laion_people.steps.download.urls import parse
 
 LOOPBACK = Settings(allow_private_addresses=True, url_timeout=2.0, url_max_bytes=100_000)
 BODY = bytes(range(256)) * 20

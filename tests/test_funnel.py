@@ -9,7 +9,7 @@ import sys
 import pytest
 
 from laion_people.errors import LaionPeopleError
-from laion_people.funnel import (
+from laion_people.reports.funnel import (
     FUNNEL_PARTITIONS,
     WIDTH,
     format_funnel,
@@ -18,8 +18,8 @@ from laion_people.funnel import (
     partition_funnel,
     status,
 )
-from laion_people.manifest import manifest_path
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import manifest_path
+from laion_people.storage.store import LocalStore
 from tests.synthetic_store import change_manifest, make_store
 
 

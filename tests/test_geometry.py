@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from laion_people import geometry
+from laion_people.vision import geometry
 from tests import skeletons
 
 ANGLES = st.floats(-180, 180)

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from laion_people.heartbeat import heartbeat
+from laion_people.engine.heartbeat import heartbeat
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[str]:

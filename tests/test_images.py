@@ -22,10 +22,20 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import ExifTags, Image
 
-from laion_people import images
 from laion_people.errors import LaionPeopleError, ShortageError
-from laion_people.imagefiles import orientation, tags, webp_size
-from laion_people.images import ImageError, Picture, TarImages, crop, decode, decode_ahead, open_image, samples, to_rgb
+from laion_people.vision import images
+from laion_people.vision.imagefiles import orientation, tags, webp_size
+from laion_people.vision.images import (
+    ImageError,
+    Picture,
+    TarImages,
+    crop,
+    decode,
+    decode_ahead,
+    open_image,
+    samples,
+    to_rgb,
+)
 from tests.fakes import jpeg, tar_of
 
 

@@ -17,11 +17,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.manifest import manifest_path
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import manifest_path
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, jpeg
 
 ROOT = Path(__file__).parent.parent

@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people import metadata
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.store import ROOT, LocalStore, open_store
+from laion_people.storage import metadata
+from laion_people.storage.store import ROOT, LocalStore, open_store
 from tests.s3 import moto_server
 
 
@@ -297,8 +297,8 @@ def test_captions_that_share_their_bytes_are_read_in_bounded_memory(tmp_path: Pa
     code = f"""
 import sys
 from pathlib import Path
-from laion_people import metadata
-from laion_people.store import LocalStore
+from laion_people.storage import metadata
+from laion_people.storage.store import LocalStore
 
 def peak():
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) // 1024

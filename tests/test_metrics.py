@@ -14,12 +14,12 @@ from typing import Any
 import pytest
 import yaml
 
-from laion_people.metrics import Metrics
-from laion_people.runner import Runner
+from laion_people.engine.metrics import Metrics
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import Row, Shard
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 
 ROOT = Path(__file__).parent.parent
@@ -170,7 +170,9 @@ def test_the_dashboard_takes_its_data_source_from_a_variable() -> None:
 
 
 def test_nothing_is_sent_unless_asked_for(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("laion_people.metrics.StatsClient", lambda *args, **options: pytest.fail("a client was made"))
+    monkeypatch.setattr(
+        "laion_people.engine.metrics.StatsClient", lambda *args, **options: pytest.fail("a client was made")
+    )
     image_shard(store, PARTITION, 0)
     Runner(store, Settings(), FakeModels(), STEPS).run("detect", PARTITION)
 

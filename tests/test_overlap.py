@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people.overlap import overlapped
+from laion_people.engine.concurrency import overlapped
 
 WAIT = 30  # seconds until a test gives up; none of them ever waits that long when all is well
 

@@ -11,10 +11,10 @@ from functools import cache
 
 import pytest
 
-from laion_people import phrases
-from laion_people.facts import KIND, VALUES
-from laion_people.phrases import captions, sentences
-from laion_people.wordgate import blocked
+from laion_people.language import phrases
+from laion_people.language.facts import KIND, VALUES
+from laion_people.language.phrases import captions, sentences
+from laion_people.language.wordgate import blocked
 
 Facts = Mapping[str, str]
 

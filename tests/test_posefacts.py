@@ -10,9 +10,9 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from laion_people import geometry
-from laion_people.facts import VALUES, closure
-from laion_people.posefacts import pose_facts
+from laion_people.language.facts import VALUES, closure
+from laion_people.steps.facts.posefacts import pose_facts
+from laion_people.vision import geometry
 from tests import skeletons
 from tests.skeletons import HANGING, POSES, STRAIGHT, Limbs, Vector
 

@@ -9,12 +9,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_people.errors import LaionPeopleError
-from laion_people.examples import spread
-from laion_people.manifest import manifest_path
-from laion_people.report import histogram, ticks, write_report
-from laion_people.schemas import SCHEMAS
+from laion_people.reports.examples import spread
+from laion_people.reports.report import histogram, ticks, write_report
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import manifest_path
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
 from tests.synthetic_store import make_store
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'

@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from laion_people.report import write_report
-from laion_people.store import LocalStore
+from laion_people.reports.report import write_report
+from laion_people.storage.store import LocalStore
 from tests.synthetic_store import change_manifest, make_store
 from tests.test_report import CAPTIONS
 

@@ -11,19 +11,19 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import ReleaseStep, Row, Shard, Step
 from laion_people.errors import LaionPeopleError, StoreError
-from laion_people.manifest import manifest_path
-from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.step import ReleaseStep, Row, Shard, Step
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.detect import Detect
-from laion_people.steps.download import Download
-from laion_people.steps.facts import Facts
+from laion_people.steps.download.step import Download
+from laion_people.steps.facts.step import Facts
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
 from laion_people.steps.subset_a import SubsetA
-from laion_people.store import LocalStore, Store
+from laion_people.storage.manifest import manifest_path
+from laion_people.storage.store import LocalStore, Store
 from tests.fakes import FakeModels, image_shard, tar_of
 
 PARTITION = "laion2B-en/00042"
@@ -283,9 +283,9 @@ def test_force_makes_a_shard_again_once_in_a_run_however_often_its_task_is_tried
 MEASURE = """
 import resource, sys
 from pathlib import Path
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 from tests.test_runner import EXTRACT, PARTITION, STEPS
 store = LocalStore(Path(sys.argv[1]))

@@ -6,7 +6,7 @@ import pytest
 
 from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.settings import Settings, describe, from_environment, to_environment
-from laion_people.store import open_store
+from laion_people.storage.store import open_store
 
 
 def test_variables_set_values_and_overrides_win() -> None:

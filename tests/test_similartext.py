@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people import facts
-from laion_people.similartext import ASPECTS, CONTRASTS, SITUATIONS, TEMPLATES, caption, fill, situation
-from laion_people.wordgate import blocked
+from laion_people.language import facts
+from laion_people.language.similartext import ASPECTS, CONTRASTS, SITUATIONS, TEMPLATES, caption, fill, situation
+from laion_people.language.wordgate import blocked
 
 WORDS = {2: "two", 3: "three", 4: "four"}
 VALUES = {"two": 2, "three": 3, "four": 4, "both": 2, "2": 2, "3": 3}

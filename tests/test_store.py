@@ -17,11 +17,11 @@ from pathlib import Path
 import boto3
 import pytest
 
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, ShortageError, UsageError
-from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.store import LocalStore, S3Store, Store, open_store
-from laion_people.versions import take
+from laion_people.storage.store import LocalStore, S3Store, Store, open_store
+from laion_people.storage.versions import take
 from tests.fakes import FakeModels, image_shard
 from tests.s3 import flaky, moto_server
 from tests.test_runner import EXTRACT, PARTITION, STEPS
@@ -86,7 +86,7 @@ def test_what_vanishes_while_a_folder_is_listed_is_left_out(tmp_path: Path, monk
             Path(path).unlink(missing_ok=True)
         return stat(path, **more)
 
-    monkeypatch.setattr("laion_people.store.os.stat", vanishing)
+    monkeypatch.setattr("laion_people.storage.store.os.stat", vanishing)
     assert store.list("a") == list(store.tags("a")) == ["a/1"]
 
 
@@ -131,7 +131,7 @@ def test_what_a_process_with_a_closed_umask_writes_is_as_open_as_the_store(tmp_p
 WRITE = """
 import sys, time
 from pathlib import Path
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 store, end = LocalStore(Path(sys.argv[1])), time.monotonic() + 2
 while time.monotonic() < end:
     store.write(f"a/{sys.argv[2]}", b"1")
@@ -148,7 +148,7 @@ def test_processes_that_write_at_the_same_time_do_not_disturb_one_another(tmp_pa
 UPDATE = """
 import sys
 from pathlib import Path
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 store = LocalStore(Path(sys.argv[1]))
 for _ in range(40):
     store.update("a/counter", lambda before: str(int(before or 0) + 1).encode())

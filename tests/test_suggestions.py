@@ -6,9 +6,9 @@ import random
 
 import pytest
 
-from laion_people import phrases
-from laion_people.facts import VALUES
-from laion_people.suggestions import suggested_claims
+from laion_people.language import phrases
+from laion_people.language.facts import VALUES
+from laion_people.language.suggestions import suggested_claims
 
 FACTS = [{name: value} for names in VALUES.values() for name, values in names.items() for value in values]
 

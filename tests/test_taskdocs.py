@@ -9,9 +9,10 @@ from dataclasses import replace
 
 import pytest
 
-from laion_people import capacity, taskdocs
+from laion_people.engine.step import Step
+from laion_people.orchestration import taskdocs
+from laion_people.reports import capacity
 from laion_people.settings import Settings
-from laion_people.step import Step
 from laion_people.steps.registry import FOLLOWERS, STEPS
 from tests.messages import ROOT
 
@@ -57,5 +58,6 @@ def test_headings_that_tasks_name_are_in_the_runbook() -> None:
 
 def test_documentation_is_made_without_the_libraries_of_the_steps() -> None:
     heavy = "{'numpy', 'pyarrow', 'torch', 'PIL', 'boto3'}"
-    code = f"import sys, laion_people.taskdocs as t; t.step_doc('detect'); sys.exit(bool({heavy} & set(sys.modules)))"
+    module = "laion_people.orchestration.taskdocs"
+    code = f"import sys, {module} as t; t.step_doc('detect'); sys.exit(bool({heavy} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT / "plugins").returncode == 0

@@ -3,9 +3,9 @@ from __future__ import annotations
 import pytest
 
 from laion_people.errors import LaionPeopleError
-from laion_people.manifest import FileEntry, Manifest, ShardEntry
-from laion_people.store import LocalStore
-from laion_people.totals import TotalsReader, write_totals
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry
+from laion_people.storage.store import LocalStore
+from laion_people.storage.totals import TotalsReader, write_totals
 
 
 def manifest(step: str, partition: str, rows: int) -> Manifest:

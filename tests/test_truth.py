@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from laion_people import facts
 from laion_people.errors import UsageError
+from laion_people.language import facts
 from tools import truth
 from tools.truth_labels import ARMS, OTHERS, holds
 

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from laion_people import similartext
-from laion_people.wordgate import WORDS, blocked
+from laion_people.language import similartext
+from laion_people.language.wordgate import WORDS, blocked
 
 MUST_BE_BLOCKED = [
     "man", "men", "woman", "women", "boy", "girl", "male", "female", "old", "young", "child", "kid", "baby", "shirt",

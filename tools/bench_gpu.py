@@ -34,15 +34,15 @@ import torch
 from include.models.openclip import OpenClip
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
-from laion_people.images import crop, decode
-from laion_people.overlap import cores, overlapped
-from laion_people.runner import Runner
+from laion_people.engine.concurrency import cores, overlapped
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.detect import Detect
 from laion_people.steps.pose import Pose
 from laion_people.steps.subset_a import SubsetA
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
+from laion_people.vision.images import crop, decode
 from tools import bench_work as work
 
 CLIP = "ViT-B-32-quickgelu"

@@ -27,10 +27,10 @@ from typing import Any, BinaryIO
 
 import psutil
 
-from laion_people.local_airflow import free_port
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.dags.web.big_shard import add_big_shards
 from tests.dags.web.big_store import add_partitions, add_version
+from tools.local_airflow import free_port
 
 ROOT = Path(__file__).resolve().parents[1]
 COLLECTION, VERSION = "laion2B-en", "v0001"

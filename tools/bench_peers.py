@@ -27,11 +27,11 @@ from safetensors.torch import save_file
 
 from include.models import Detections
 from include.models.openclip import OpenClip
-from laion_people.overlap import cores
-from laion_people.runner import Runner
+from laion_people.engine.concurrency import cores
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tools import bench_work as work
 
 import open_clip  # isort: skip  (after openclip, which makes torchvision importable)

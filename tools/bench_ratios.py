@@ -18,12 +18,12 @@ from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
 from include.models.runtime import Pool
-from laion_people.images import crop
-from laion_people.overlap import cores
-from laion_people.runner import Runner
+from laion_people.engine.concurrency import cores
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
+from laion_people.vision.images import crop
 from tools import bench_work as work
 
 import open_clip  # isort: skip  (after openclip, which makes torchvision importable)

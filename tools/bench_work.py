@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import include.models.openmmlab  # noqa: F401  (makes mmdet, mmpose and open_clip importable anywhere)
 from include.models import COCO_KEYPOINTS, Detections, Poses
-from laion_people.overlap import cores
+from laion_people.engine.concurrency import cores
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 SIDE = 384  # shortest side of a stored image

@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 from captions import EXPRESSION_WORDS, PLACE_WORDS, image_caption, unrelated_caption  # noqa: E402
 
-from laion_people.facts import KIND, VALUES  # noqa: E402
-from laion_people.phrases import captions  # noqa: E402
+from laion_people.language.facts import KIND, VALUES  # noqa: E402
+from laion_people.language.phrases import captions  # noqa: E402
 from tools.truth_labels import holds, readings  # noqa: E402
 
 FITS, UNKNOWN, DIFFERS = 1, -1, 0

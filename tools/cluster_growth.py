@@ -22,9 +22,9 @@ sys.path[:0] = [str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 
 from poses import POSES  # noqa: E402
 
-from laion_people.clusters import SPACES, Kind  # noqa: E402
-from laion_people.fitting import fit_kind  # noqa: E402
-from laion_people.geometry import LIMBS  # noqa: E402
+from laion_people.steps.cluster.clusters import SPACES, Kind  # noqa: E402
+from laion_people.steps.cluster.fitting import fit_kind  # noqa: E402
+from laion_people.vision.geometry import LIMBS  # noqa: E402
 
 ERROR = 0.2  # of a limb's direction: 11 degrees, what BlazePose's differ from the rendered people's
 LEAN = 0.15  # of the trunk, to any side, as that of people who stand or sit

@@ -34,10 +34,10 @@ from include.models import Poses
 from include.models.profiles import load_profile
 from include.models.regions import iou
 from laion_people import settings
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.runner import Runner
 from laion_people.steps.registry import STEPS
-from laion_people.store import open_store
+from laion_people.storage.store import open_store
 from tools.truth_labels import KIND_OF, Label, holds
 
 TRUTH = Path(__file__).resolve().parent.parent / "include" / "truth"

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from laion_people import facts
+from laion_people.language import facts
 
 Label = Mapping[str, object]
 UNSEEN = frozenset({"?", "covered"})

@@ -14,7 +14,7 @@ from typing import TypeVar
 import cv2
 import onnxruntime
 
-from laion_people.overlap import cores
+from laion_people.engine.concurrency import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")

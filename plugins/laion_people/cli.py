@@ -14,15 +14,19 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from laion_people import audit, drift, funnel, metadata, release_audit, settings
+from laion_people import settings
+from laion_people.engine import audit
+from laion_people.engine.heartbeat import heartbeat
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import ReleaseStep, Step
 from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
-from laion_people.heartbeat import heartbeat
-from laion_people.manifest import Manifest, manifest_path, read_manifest
-from laion_people.runner import Runner
-from laion_people.step import ReleaseStep, Step
-from laion_people.steps.download import Download, made_elsewhere
+from laion_people.reports import drift, funnel
+from laion_people.steps.cluster import audit as release_audit
+from laion_people.steps.download.step import Download, made_elsewhere
 from laion_people.steps.registry import FOLLOWERS, STEPS
-from laion_people.store import Store, open_store
+from laion_people.storage import metadata
+from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.store import Store, open_store
 
 log = logging.getLogger("laion_people")
 
@@ -107,7 +111,7 @@ def _pipeline(args: argparse.Namespace) -> None:
 
 
 def _plan(args: argparse.Namespace) -> None:
-    from laion_people import capacity
+    from laion_people.reports import capacity
 
     chosen = settings.from_environment(store=args.store, profile=args.profile)
     partitions = [metadata.check_partition(p) for p in args.partition]
@@ -126,7 +130,7 @@ def _status(args: argparse.Namespace) -> None:
 
 
 def _report(args: argparse.Namespace) -> None:
-    from laion_people.report import write_report
+    from laion_people.reports.report import write_report
 
     print(write_report(_store(args), args.out))
 

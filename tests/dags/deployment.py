@@ -14,8 +14,8 @@ from typing import Any
 
 import psutil
 
-from laion_people.demo import SAMPLE, log_path
-from laion_people.local_airflow import ROOT, LocalAirflow, free_port
+from tools.demo import SAMPLE, log_path
+from tools.local_airflow import ROOT, LocalAirflow, free_port
 
 PARTITION = "tiny/00000"
 EXTRACT = "laion_people_extract"

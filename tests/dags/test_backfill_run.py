@@ -18,8 +18,8 @@ from typing import Any
 
 import pytest
 
-from laion_people.demo import log_path
-from laion_people.local_airflow import ROOT, LocalAirflow, free_port
+from tools.demo import log_path
+from tools.local_airflow import ROOT, LocalAirflow, free_port
 
 EXTRACT, DISCOVER, BACKFILL = "laion_people_extract", "laion_people_discover", "laion_people_backfill"
 KEYS = [f"new/{part:05d}" for part in range(20)]
@@ -36,9 +36,9 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from laion_people.dates import first_days
-from laion_people.leases import claim, skip_unless_planned
-from laion_people.operators import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
-from laion_people.timetables import PartitionDates, PartitionTimetable
+from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.operators import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
+from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
 dates = PartitionDates(first_days(dag_settings().first_days))
 with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, default_partition_mapper=dates),

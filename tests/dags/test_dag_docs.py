@@ -9,7 +9,7 @@ import pytest
 from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 
-from laion_people import taskdocs
+from laion_people.orchestration import taskdocs
 from tests.dags.conftest import ROOT
 from tools.dag_docs import COMMAND, FILE, reference
 

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from laion_people.demo import DAGS, run_dags, serve_sample
-from laion_people.local_airflow import free_port
 from tests.dags.deployment import EXTRACT, IMAGES, PARTITION, Deployment
+from tools.demo import DAGS, run_dags, serve_sample
+from tools.local_airflow import free_port
 
 
 @pytest.fixture(scope="module")

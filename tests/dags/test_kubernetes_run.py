@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from laion_people.demo import serve_sample
-from laion_people.local_airflow import ROOT, free_port
 from tests.dags.deployment import EXTRACT, IMAGES, PARTITION, Deployment
 from tests.dags.fake_kubernetes import FAIL, LIE, VANISH, WAIT, FakeKubernetes
+from tools.demo import serve_sample
+from tools.local_airflow import ROOT, free_port
 
 STEPS = ("download", "detect", "pose", "mesh", "clip_filter")
 MOST_SECONDS = 600

@@ -20,10 +20,10 @@ import pytest
 from airflow.utils.sqlalchemy import UtcDateTime
 from sqlalchemy import Column, MetaData, String, Table, create_engine
 
-from laion_people import local_airflow
-from laion_people.demo import serve_sample
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.local_airflow import COMPONENTS, MARK, ROOT, LocalAirflow
+from tools import local_airflow
+from tools.demo import serve_sample
+from tools.local_airflow import COMPONENTS, MARK, ROOT, LocalAirflow
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ from urllib.parse import quote
 
 import pytest
 
-from laion_people.local_airflow import free_port
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.dags.deployment import EXTRACT, PARTITION, Deployment
 from tests.dags.servers import Inbox, Statsd, serving
 from tests.fakes import image_shard
+from tools.local_airflow import free_port
 
 SECONDS = 600
 RETRY_SOON = """

@@ -17,9 +17,9 @@ import pytest
 from airflow.sdk._shared.secrets_masker import redact
 from airflow.sdk.exceptions import AirflowException
 
-from laion_people import notifications
 from laion_people.errors import GO_ON
-from laion_people.notifications import deadline, notify_deadline, notify_drift, notify_failure
+from laion_people.orchestration import notifications
+from laion_people.orchestration.notifications import deadline, notify_deadline, notify_drift, notify_failure
 from laion_people.settings import Settings
 from tests.dags.servers import Inbox, Mailbox, serving
 
@@ -174,7 +174,7 @@ def test_a_channel_that_fails_is_one_line_in_the_log_and_stops_no_other(
     monkeypatch.setenv("AIRFLOW_CONN_LAION_PEOPLE_SMTP", json.dumps(nobody))
     with caplog.at_level(logging.ERROR, "laion_people"):
         notify_failure(failed())
-    lines = [r.getMessage() for r in caplog.records if r.name == "laion_people.notifications"]
+    lines = [r.getMessage() for r in caplog.records if r.name == "laion_people.orchestration.notifications"]
     assert len(lines) == 2 and not any("\n" in line for line in lines)
     assert lines[0].startswith("no notification by laion_people_slack: ")
     assert lines[1].startswith("no notification by laion_people_smtp: ValueError: no recipients: put ")
@@ -233,7 +233,7 @@ def test_no_deadline_is_set_for_zero_hours() -> None:
     assert deadline(Settings(deadline_hours=0)) is None
     alert = deadline(Settings(deadline_hours=36))
     assert alert and alert.interval == timedelta(hours=36)
-    assert alert.callback.path == "laion_people.notifications.notify_deadline"
+    assert alert.callback.path == "laion_people.orchestration.notifications.notify_deadline"
 
 
 def vitals(folder: Path, part: int, success: float) -> None:

@@ -18,9 +18,9 @@ import psutil
 import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
-from laion_people import operators
 from laion_people.errors import GO_ON
-from laion_people.operators import (
+from laion_people.orchestration import operators
+from laion_people.orchestration.operators import (
     WorkerOperator,
     announced_version,
     partitions_of_release,

@@ -8,8 +8,8 @@ import kubernetes_validate
 from airflow.providers.cncf.kubernetes.pod_generator import PodGenerator
 from kubernetes.client import ApiClient
 
-from laion_people.local_airflow import ROOT
 from tests.dags.fake_kubernetes import KUBERNETES
+from tools.local_airflow import ROOT
 
 
 def test_the_executor_makes_a_pod_of_a_task_that_kubernetes_knows() -> None:

@@ -19,9 +19,9 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from kubernetes.client import ApiClient
 
-from laion_people import pods
-from laion_people.operators import GPU_POOL, WorkerOperator, audit_task, step_task, worker_task
-from laion_people.pods import PodOperator
+from laion_people.orchestration import pods
+from laion_people.orchestration.operators import GPU_POOL, WorkerOperator, audit_task, step_task, worker_task
+from laion_people.orchestration.pods import PodOperator
 from tests.dags.conftest import ROOT
 from tests.dags.fake_kubernetes import (
     FAIL,

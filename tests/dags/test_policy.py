@@ -15,11 +15,11 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, ParamValidationError
 from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
-from laion_people.leases import ANNOUNCED_BY, skip_unless_planned
-from laion_people.local_airflow import POOLS
-from laion_people.notifications import RunMade, notify_drift, notify_failure
-from laion_people.operators import WorkerOperator, command_line, step_task
+from laion_people.orchestration.leases import ANNOUNCED_BY, skip_unless_planned
+from laion_people.orchestration.notifications import RunMade, notify_drift, notify_failure
+from laion_people.orchestration.operators import WorkerOperator, command_line, step_task
 from tests.dags.conftest import ROOT
+from tools.local_airflow import POOLS
 
 HEAVY = {"torch", "numpy", "pyarrow", "cv2", "PIL", "mediapipe", "sklearn", "open_clip", "mmdet", "mmpose", "boto3"}
 DAG_IDS = {f"laion_people_{name}" for name in ("discover", "backfill", "extract", "cluster", "caption")}
@@ -128,9 +128,9 @@ def test_late_steps_of_an_old_run_go_before_early_steps_of_a_new_one(bag: DagBag
 
 
 def test_pods_which_take_seconds_to_import_are_left_to_the_kubernetes_runner(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.delitem(sys.modules, "laion_people.pods", raising=False)
+    monkeypatch.delitem(sys.modules, "laion_people.orchestration.pods", raising=False)
     assert isinstance(step_task("detect"), WorkerOperator)
-    assert "laion_people.pods" not in sys.modules
+    assert "laion_people.orchestration.pods" not in sys.modules
 
 
 def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag: DagBag) -> None:

@@ -17,10 +17,10 @@ from urllib.parse import urlsplit
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.demo import DAGS, SAMPLE
-from laion_people.local_airflow import ROOT
 from tests.dags.deployment import EXTRACT, IMAGES, PARTITION, Deployment, tables
 from tests.dags.postgres import postgres
+from tools.demo import DAGS, SAMPLE
+from tools.local_airflow import ROOT
 
 DISCOVER, _, CLUSTER, CAPTION = DAGS
 MADE = ("images", "people", "pose", "mesh", "clip", "subset_a")  # by the extracting DAG

@@ -18,16 +18,16 @@ from airflow.dag_processing.dagbag import DagBag
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, ParamValidationError
 
-from laion_people import captions
-from laion_people.captions import Entry
-from laion_people.demo import serve_sample
-from laion_people.local_airflow import free_port
-from laion_people.manifest import Manifest
-from laion_people.operators import partitions_of_version
-from laion_people.review import ReviewOperator
-from laion_people.store import LocalStore
+from laion_people.language import captions
+from laion_people.language.captions import Entry
+from laion_people.orchestration.operators import partitions_of_version
+from laion_people.orchestration.review import ReviewOperator
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.store import LocalStore
 from tests.dags.conftest import ROOT
 from tests.dags.deployment import MOST_SECONDS, PARTITION, Deployment
+from tools.demo import serve_sample
+from tools.local_airflow import free_port
 
 CLUSTER, CAPTION = "laion_people_cluster", "laion_people_caption"
 EXTRACTION = ("download", "detect", "pose", "mesh", "clip_filter")

@@ -15,10 +15,10 @@ from airflow.utils.types import DagRunType
 
 from laion_people.dates import FIRST_DAYS
 from laion_people.errors import LaionPeopleError
-from laion_people.local_airflow import ROOT
-from laion_people.operators import METADATA
-from laion_people.store import LocalStore
-from laion_people.timetables import PartitionDates, PartitionTimetable
+from laion_people.orchestration.operators import METADATA
+from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
+from laion_people.storage.store import LocalStore
+from tools.local_airflow import ROOT
 
 PARTS = ("laion2B-en/00041", "laion2B-en/00042", "laion2B-en/00044", "laion2B-multi/00042", "mine/00042")
 

@@ -11,8 +11,8 @@ import pytest
 
 from include.models import Detections, Mesh, Poses
 from include.models.profiles import load_profile
-from laion_people.facefacts import face_facts
-from laion_people.schemas import SCHEMAS
+from laion_people.steps.facts.facefacts import face_facts
+from laion_people.storage.schemas import SCHEMAS
 from tests.models import sample
 
 PROFILE = load_profile("packaged")

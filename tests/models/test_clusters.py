@@ -9,9 +9,9 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import v_measure_score
 
-from laion_people.clusters import SPACES, Kind
-from laion_people.fitting import fit_kind
-from laion_people.schemas import SCHEMAS
+from laion_people.steps.cluster.clusters import SPACES, Kind
+from laion_people.steps.cluster.fitting import fit_kind
+from laion_people.storage.schemas import SCHEMAS
 from tests.models import test_accuracy
 
 results = test_accuracy.results

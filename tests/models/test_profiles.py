@@ -19,7 +19,7 @@ from include.models.openmmlab import config_path
 from include.models.profiles import FOLDER, ROLES, Profile, Role, available, load_profile
 from laion_people import cli
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests import fakes
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from include.models.checkpoints import WEIGHTS
-from laion_people.phrases import captions
+from laion_people.language.phrases import captions
 from tests.models import sample
 
 THRESHOLD = 0.3

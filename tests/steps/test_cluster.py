@@ -13,24 +13,25 @@ import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from laion_people import captions, funnel
-from laion_people.clusters import load_fit
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import ReleaseStep, Step
 from laion_people.errors import LaionPeopleError, StoreError
-from laion_people.report import write_report
-from laion_people.runner import Runner
+from laion_people.language import captions
+from laion_people.reports import funnel
+from laion_people.reports.report import write_report
 from laion_people.settings import Settings
-from laion_people.step import ReleaseStep, Step
 from laion_people.steps.assign import Assign
-from laion_people.steps.cluster import Cluster
+from laion_people.steps.cluster.clusters import load_fit
+from laion_people.steps.cluster.step import Cluster
 from laion_people.steps.detect import Detect
-from laion_people.steps.download import Download
-from laion_people.steps.facts import Facts
+from laion_people.steps.download.step import Download
+from laion_people.steps.facts.step import Facts
 from laion_people.steps.label import Label
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
 from laion_people.steps.registry import STEPS as ALL
-from laion_people.store import LocalStore
-from laion_people.versions import newest, take, versions
+from laion_people.storage.store import LocalStore
+from laion_people.storage.versions import newest, take, versions
 from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
@@ -58,7 +59,7 @@ def runner(store: LocalStore, **settings: Any) -> Runner:
 @pytest.fixture
 def extracted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
     """People of whom as much can be said of each kind; the fake faces are circles."""
-    monkeypatch.setattr("laion_people.steps.cluster.read_facts", lambda table: [TOLD] * len(table))
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [TOLD] * len(table))
     for partition in PARTITIONS:
         for index in (0, 1):
             image_shard(store, partition, index)
@@ -95,7 +96,7 @@ def test_clusters_of_whom_no_two_things_can_be_said_are_none(
     extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
-    monkeypatch.setattr("laion_people.steps.cluster.read_facts", lambda table: [told] * len(table))
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [told] * len(table))
     runner(extracted).run_release("cluster", PARTITIONS)
     kinds = load_fit(extracted.read("clusters/v0001/fit.json")).kinds
     assert kinds["pose"].clusters and all(len(c.fact_sets) >= 2 for c in kinds["pose"].clusters)
@@ -184,7 +185,7 @@ def test_steps_that_work_without_a_version_look_for_none(
 ) -> None:
     """Of a large release the manifest of a version is hundreds of megabytes."""
     asked = []
-    monkeypatch.setattr("laion_people.runner.newest", lambda _: asked.append("newest") or "v0001")
+    monkeypatch.setattr("laion_people.engine.runner.newest", lambda _: asked.append("newest") or "v0001")
     for step in ("detect", "pose", "mesh"):
         runner(clustered).run(step, PARTITIONS[0])
     assert asked == []
@@ -214,7 +215,7 @@ def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
     extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr("laion_people.steps.cluster.write_sheets", kill)
+        patch.setattr("laion_people.steps.cluster.step.write_sheets", kill)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
                 runner(extracted).run_release("cluster", PARTITIONS)

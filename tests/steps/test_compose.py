@@ -21,17 +21,17 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
 from include.models import Detections
-from laion_people.clusters import SPACES, Fit, Kind
-from laion_people.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
+from laion_people.engine.step import Row, Shard
 from laion_people.errors import LaionPeopleError
-from laion_people.geometry import BLENDSHAPES
-from laion_people.images import samples
-from laion_people.schemas import SCHEMAS
+from laion_people.language.similartext import ASPECTS, TEMPLATES, fill, situation
 from laion_people.settings import Settings
-from laion_people.similartext import ASPECTS, TEMPLATES, fill, situation
-from laion_people.step import Row, Shard
-from laion_people.steps.compose import Compose
-from laion_people.store import LocalStore
+from laion_people.steps.cluster.clusters import SPACES, Fit, Kind
+from laion_people.steps.compose.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
+from laion_people.steps.compose.step import Compose
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
+from laion_people.vision.geometry import BLENDSHAPES
+from laion_people.vision.images import samples
 from tests import skeletons
 from tests.fakes import FakeBystanders, FakeMatte, FakeModels, tar_of
 

@@ -11,15 +11,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people import audit, cli
+from laion_people import cli
+from laion_people.engine import audit
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import Row
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.manifest import Manifest
-from laion_people.runner import Runner
-from laion_people.schemas import SCHEMAS
 from laion_people.settings import Settings
-from laion_people.step import Row
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeCaptioner, FakeClip, FakeModels, image_shard, tar_of
 from tests.models import sample
 from tests.models.tiny_coca import seeded_coca

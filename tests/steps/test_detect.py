@@ -9,12 +9,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from laion_people.metadata import sample_id
-from laion_people.schemas import SCHEMAS
+from laion_people.engine.step import Row, Shard
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard
 from laion_people.steps.detect import Detect
-from laion_people.store import LocalStore
+from laion_people.storage.metadata import sample_id
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeDetector, jpeg
 
 GOOD = {"url": "http://x/1", "caption": "a man", "SAMPLE_ID": 7}

@@ -22,17 +22,18 @@ import pytest
 from multidict import CIMultiDict
 from PIL import Image
 
-from laion_people import fetch, runner
-from laion_people.audit import audit, progress, steps_of
+from laion_people.engine import runner
+from laion_people.engine.audit import audit, progress, steps_of
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, ShortageError
-from laion_people.images import samples
-from laion_people.manifest import Manifest
-from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.steps import download as download_step
-from laion_people.steps.download import REASONS, Download, made_elsewhere
+from laion_people.steps.download import fetch
+from laion_people.steps.download import step as download_step
+from laion_people.steps.download.step import REASONS, Download, made_elsewhere
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.store import LocalStore
+from laion_people.vision.images import samples
 from tests.fakes import FakeModels, image_shard
 from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
 
@@ -195,7 +196,7 @@ def test_a_part_of_more_shards_than_names_is_refused(store: LocalStore, monkeypa
     with pytest.raises(
         LaionPeopleError, match=r"metadata/test/part.parquet has 7 rows by its footer, more than 2 shards"
     ):
-        monkeypatch.setattr("laion_people.steps.download.MAX_SHARDS", 2)
+        monkeypatch.setattr("laion_people.steps.download.step.MAX_SHARDS", 2)
         download(store, replace(LOOPBACK, shard_rows=3))
 
 

@@ -14,15 +14,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.audit import audit, progress
+from laion_people.engine.audit import audit, progress
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, UsageError
-from laion_people.fetch import Fetcher, FetchError
-from laion_people.manifest import Manifest
-from laion_people.runner import Runner
 from laion_people.settings import Settings
-from laion_people.steps.download import Download, foreign_files, made_elsewhere
+from laion_people.steps.download.fetch import Fetcher, FetchError
+from laion_people.steps.download.step import Download, foreign_files, made_elsewhere
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard, jpeg
 
 PARTITION = "test/part"

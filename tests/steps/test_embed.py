@@ -10,11 +10,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.schemas import SCHEMAS
+from laion_people.engine.step import Row, Shard
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard
 from laion_people.steps.embed import Embed
-from laion_people.store import LocalStore
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeClip, jpeg, tar_of
 
 PARTITION = "laion2B-en/00042"

@@ -14,18 +14,18 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
-from laion_people import captions, phrases
-from laion_people.captions import Entry
-from laion_people.clusters import SPACES, Cluster, Fit, Kind
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import Release
 from laion_people.errors import LaionPeopleError
-from laion_people.facts import VALUES
-from laion_people.factsets import MOST, FactSet
-from laion_people.runner import Runner
+from laion_people.language import captions, phrases
+from laion_people.language.captions import Entry
+from laion_people.language.facts import VALUES
+from laion_people.language.factsets import MOST, FactSet
 from laion_people.settings import Settings
-from laion_people.step import Release
+from laion_people.steps.cluster.clusters import SPACES, Cluster, Fit, Kind
 from laion_people.steps.label import Label
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeClip, FakeModels, image_shard
 
 SENTENCES = tuple(f"A person holds pose number {i}." for i in range(5))

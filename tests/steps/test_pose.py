@@ -7,10 +7,10 @@ import numpy as np
 import pyarrow.parquet as pq
 
 from include.models import Poses
-from laion_people.runner import Runner
+from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, FakePose, image_shard
 
 PARTITION = "laion2B-en/00042"

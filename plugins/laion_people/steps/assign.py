@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from laion_people.clusters import load_fit
-from laion_people.step import Row, Shard, Step
+from laion_people.engine.step import Row, Shard, Step
+from laion_people.steps.cluster.clusters import load_fit
 
 
 class Assign(Step):

@@ -12,12 +12,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models import Clip
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError
-from laion_people.facts import contradicts, read_facts, supports
-from laion_people.people import matrix
+from laion_people.language.facts import contradicts, read_facts, supports
+from laion_people.language.wordgate import blocked
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
-from laion_people.wordgate import blocked
+from laion_people.vision.people import matrix
 
 VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> the vector that its captions are compared to
 BLOCK = 256  # people whose scores with all candidates are in memory at a time

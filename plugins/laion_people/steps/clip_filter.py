@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from laion_people.images import crop
-from laion_people.people import boxes, by_people
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
+from laion_people.vision.images import crop
+from laion_people.vision.people import boxes, by_people
 
 
 class ClipFilter(Step):

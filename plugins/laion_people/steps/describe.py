@@ -9,12 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from include.models import Clip
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError
-from laion_people.images import crop
-from laion_people.people import boxes, by_people
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
-from laion_people.store import Store
+from laion_people.storage.store import Store
+from laion_people.vision.images import crop
+from laion_people.vision.people import boxes, by_people
 
 
 class Describe(Step):

@@ -8,13 +8,13 @@ from typing import Any, ClassVar
 import numpy as np
 
 from include.models import Detections
-from laion_people.batches import in_batches
-from laion_people.images import ImageError, Sample, samples
-from laion_people.metadata import flagged, sample_id, text
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
-from laion_people.steps.download import REASONS
-from laion_people.tars import SAMPLE_REASONS
+from laion_people.steps.download.step import REASONS
+from laion_people.storage.metadata import flagged, sample_id, text
+from laion_people.storage.tars import SAMPLE_REASONS
+from laion_people.vision.batches import in_batches
+from laion_people.vision.images import ImageError, Sample, samples
 
 
 class Detect(Step):

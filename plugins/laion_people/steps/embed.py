@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from laion_people.images import crop
-from laion_people.people import boxes, by_people, face_boxes
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
+from laion_people.vision.images import crop
+from laion_people.vision.people import boxes, by_people, face_boxes
 
 HEAD_PADDING = 0.6  # share of the face mesh's width and height on each side: the whole head with a little around it
 

@@ -11,16 +11,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_people import captions, phrases
-from laion_people.captions import Entry
-from laion_people.clusters import Cluster, Fit, read_fit
+from laion_people.engine.step import Release, ReleaseStep
 from laion_people.errors import LaionPeopleError, StoreError
-from laion_people.factsets import FactSet
-from laion_people.schemas import SCHEMAS
+from laion_people.language import captions, phrases
+from laion_people.language.captions import Entry
+from laion_people.language.factsets import FactSet
 from laion_people.settings import Settings
-from laion_people.step import Release, ReleaseStep
-from laion_people.store import Store
-from laion_people.versions import folders, number
+from laion_people.steps.cluster.clusters import Cluster, Fit, read_fit
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import Store
+from laion_people.storage.versions import folders, number
 
 log = logging.getLogger(__name__)
 

@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from include.models import Mesh as FaceMesh
-from laion_people.people import boxes, by_people, matrix
-from laion_people.step import Row, Shard, Step
+from laion_people.engine.step import Row, Shard, Step
+from laion_people.vision.people import boxes, by_people, matrix
 
 
 class Mesh(Step):

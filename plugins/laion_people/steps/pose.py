@@ -7,8 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from include.models import Poses
-from laion_people.people import boxes, by_people
-from laion_people.step import Row, Shard, Step
+from laion_people.engine.step import Row, Shard, Step
+from laion_people.vision.people import boxes, by_people
 
 
 class Pose(Step):

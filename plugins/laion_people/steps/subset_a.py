@@ -7,8 +7,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
-from laion_people.step import Row, Shard, Step
 
 
 class SubsetA(Step):

@@ -10,8 +10,8 @@ from fastapi import Depends, HTTPException, Path
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
 
 from laion_people.errors import UsageError
-from laion_people.metadata import PARTITION_KEY, check_partition
-from laion_people.versions import VERSION
+from laion_people.storage.metadata import PARTITION_KEY, check_partition
+from laion_people.storage.versions import VERSION
 
 PAGE_ROWS = 24  # divided by 2, 3, 4 and 6: the columns of the grids
 KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}

@@ -13,13 +13,13 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
-from laion_people import captions
-from laion_people.captions import Entry
+from laion_people.engine.runner import ROW_GROUP
 from laion_people.errors import LaionPeopleError
-from laion_people.runner import ROW_GROUP
-from laion_people.store import Store
-from laion_people.suggestions import suggested_claims
-from laion_people.versions import versions
+from laion_people.language import captions
+from laion_people.language.captions import Entry
+from laion_people.language.suggestions import suggested_claims
+from laion_people.storage.store import Store
+from laion_people.storage.versions import versions
 from laion_people.web import source
 from laion_people.web.addresses import (
     KINDS,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from laion_people.drawing import FACE_OUTLINES, KEYPOINT_SCORE, LEFT, MIDDLE, RIGHT, SKELETON
+from laion_people.vision.drawing import FACE_OUTLINES, KEYPOINT_SCORE, LEFT, MIDDLE, RIGHT, SKELETON
 
 SIDES = {"left": LEFT, "right": RIGHT, "middle": MIDDLE}  # classes of browse.css
 BODY_PADDING, HEAD_PADDING = 0.15, 0.9  # share of a box that is shown around it

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
-from laion_people.store import ROOT
+from laion_people.storage.store import ROOT
 from laion_people.web.pages import render, web_link
 
 router = APIRouter()

@@ -9,9 +9,9 @@ from typing import Annotated, Literal, get_args
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from laion_people.audit import STAGES
-from laion_people.funnel import PARTITION_STEPS
-from laion_people.totals import Totals
+from laion_people.engine.audit import STAGES
+from laion_people.reports.funnel import PARTITION_STEPS
+from laion_people.storage.totals import Totals
 from laion_people.web import source
 from laion_people.web.auth import CAPTION, EXTRACT
 from laion_people.web.pages import render

@@ -13,7 +13,7 @@ from fastapi import Request
 from fastapi.responses import HTMLResponse
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from laion_people.factwords import claim_words, name_words, value_words
+from laion_people.language.factwords import claim_words, name_words, value_words
 
 FOLDER = Path(__file__).parent
 LONGEST_URL = 8000  # characters, as many as servers take (RFC 9110, section 4.1)

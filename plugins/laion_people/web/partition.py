@@ -10,11 +10,11 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from laion_people.audit import STAGES
-from laion_people.funnel import PARTITION_STEPS, bars, stages_of
-from laion_people.manifest import read_manifest
-from laion_people.store import Store
-from laion_people.totals import Totals
+from laion_people.engine.audit import STAGES
+from laion_people.reports.funnel import PARTITION_STEPS, bars, stages_of
+from laion_people.storage.manifest import read_manifest
+from laion_people.storage.store import Store
+from laion_people.storage.totals import Totals
 from laion_people.web import source
 from laion_people.web.addresses import Partition
 from laion_people.web.auth import DAGS

@@ -15,12 +15,12 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator, Field
 
+from laion_people.engine.runner import ROW_GROUP
 from laion_people.errors import LaionPeopleError
-from laion_people.facts import KIND, VALUES, closure, explained
-from laion_people.geometry import BLENDSHAPES
-from laion_people.runner import ROW_GROUP
-from laion_people.store import Store
-from laion_people.versions import versions
+from laion_people.language.facts import KIND, VALUES, closure, explained
+from laion_people.storage.store import Store
+from laion_people.storage.versions import versions
+from laion_people.vision.geometry import BLENDSHAPES
 from laion_people.web import source
 from laion_people.web.addresses import (
     KINDS,

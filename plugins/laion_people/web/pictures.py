@@ -20,8 +20,8 @@ from fastapi import APIRouter, Header, HTTPException, Path, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Send
 
-from laion_people.store import Store
-from laion_people.tars import Contents, Place, TarError
+from laion_people.storage.store import Store
+from laion_people.storage.tars import Contents, Place, TarError
 from laion_people.web import source
 from laion_people.web.addresses import ClusterId, Partition, Version
 

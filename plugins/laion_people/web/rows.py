@@ -17,11 +17,11 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fastapi import HTTPException
 
+from laion_people.engine.step import VERSIONED_TABLES, shard_files
 from laion_people.errors import LaionPeopleError
-from laion_people.schemas import SCHEMAS
-from laion_people.step import VERSIONED_TABLES, shard_files
-from laion_people.store import Store
-from laion_people.versions import versions
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import Store
+from laion_people.storage.versions import versions
 
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
 MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual

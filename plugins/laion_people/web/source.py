@@ -15,12 +15,13 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
-from laion_people import drift, metadata
 from laion_people.errors import LaionPeopleError
-from laion_people.funnel import RELEASE_STEPS
-from laion_people.store import Store, deployment_uri, open_store
-from laion_people.totals import Totals, TotalsReader
-from laion_people.versions import number
+from laion_people.reports import drift
+from laion_people.reports.funnel import RELEASE_STEPS
+from laion_people.storage import metadata
+from laion_people.storage.store import Store, deployment_uri, open_store
+from laion_people.storage.totals import Totals, TotalsReader
+from laion_people.storage.versions import number
 from laion_people.web.auth import CAPTION, DAGS, EXTRACT
 
 Read = Mapping[str, Mapping[str, Totals]]  # by partition (or cluster version) and step

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from laion_people.errors import LaionPeopleError
-from laion_people.facts import Fact
+from laion_people.language.facts import Fact
 from laion_people.web.rows import Tables
 
 CHOICE = ["caption", "claims", "kind", "cluster_id", "clip_score", "margin", "foil_margin", "candidates", "scores"]

@@ -13,10 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from laion_people import captions
-from laion_people.runner import ROW_GROUP
-from laion_people.schemas import SCHEMAS
-from laion_people.store import LocalStore
+from laion_people.engine.runner import ROW_GROUP
+from laion_people.language import captions
+from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.store import LocalStore
 from tests.synthetic_store import CLAIMS, OF_PERSON, UPRIGHT
 
 CLUSTERS = 256

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from laion_people.audit import STAGES
-from laion_people.manifest import FileEntry, Manifest, ShardEntry, manifest_path
-from laion_people.store import LocalStore, Store
-from laion_people.totals import write_totals
+from laion_people.engine.audit import STAGES
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path
+from laion_people.storage.store import LocalStore, Store
+from laion_people.storage.totals import write_totals
 
 SHARD_ROWS = 10_000
 KEPT = {"download": 0.62, "detect": 0.9, "subset_a": 0.31, "compose": 0.2, "caption": 0.71}  # rows written per row read

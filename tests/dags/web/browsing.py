@@ -10,10 +10,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_people import captions
-from laion_people.manifest import Manifest, manifest_path
-from laion_people.store import Store
-from laion_people.totals import write_totals
+from laion_people.language import captions
+from laion_people.storage.manifest import Manifest, manifest_path
+from laion_people.storage.store import Store
+from laion_people.storage.totals import write_totals
 from tests.synthetic_store import VERSION, make_store
 
 Rows = list[dict[str, Any]]

@@ -22,8 +22,8 @@ from fastapi.testclient import TestClient
 from playwright.sync_api import Browser, sync_playwright
 from sqlalchemy import delete
 
-from laion_people.local_airflow import free_port
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
+from tools.local_airflow import free_port
 
 USERS = {"vera": "viewer", "ulla": "user", "otto": "op", "ada": "admin"}  # name -> role
 SignedIn = Callable[[str], TestClient]

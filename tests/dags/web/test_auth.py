@@ -15,7 +15,7 @@ from fastapi import FastAPI, Form
 from fastapi.routing import APIRoute
 from fastapi.testclient import TestClient
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from laion_people.web import auth
 from tests.dags.web.conftest import USERS, SignedIn
 

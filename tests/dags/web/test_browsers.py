@@ -13,8 +13,8 @@ from airflow.utils.session import create_session
 from playwright.sync_api import Browser, Page, expect
 from sqlalchemy import select
 
-from laion_people import captions
-from laion_people.store import LocalStore
+from laion_people.language import captions
+from laion_people.storage.store import LocalStore
 from tests.dags.conftest import ROOT
 from tests.dags.web.browsing import PARTITION, make_browsed
 from tests.dags.web.conftest import SignedIn

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.store import LocalStore, S3Store
+from laion_people.storage.store import LocalStore, S3Store
 from laion_people.web import source
 from tests.dags.web.big_shard import add_big_shards
 from tests.dags.web.browsing import people_of

@@ -7,7 +7,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.dags.web.browsing import PARTITION, Order, Passes, Rows, make_browsed, replace, table, words
 from tests.synthetic_store import VERSION
 

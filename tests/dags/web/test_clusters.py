@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people import captions
-from laion_people.store import LocalStore
-from laion_people.totals import write_totals
+from laion_people.language import captions
+from laion_people.storage.store import LocalStore
+from laion_people.storage.totals import write_totals
 from laion_people.web import clusters
 from tests.dags.web.big_store import manifest
 from tests.dags.web.browsing import PARTITION, field, make_browsed, people_of, replace, table

@@ -5,7 +5,7 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.dags.web.browsing import PARTITION, Passes, Rows, make_browsed, table
 from tests.synthetic_store import VERSION
 

@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from laion_people.web import rows
 from tests.dags.web.browsing import PARTITION, make_browsed
 from tests.synthetic_store import VERSION

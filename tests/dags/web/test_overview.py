@@ -13,16 +13,16 @@ import pytest
 from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
-from laion_people.drift import Vitals
 from laion_people.errors import LaionPeopleError
-from laion_people.local_airflow import free_port
-from laion_people.store import LocalStore
-from laion_people.totals import Totals, write_totals
+from laion_people.reports.drift import Vitals
+from laion_people.storage.store import LocalStore
+from laion_people.storage.totals import Totals, write_totals
 from laion_people.web import source
 from laion_people.web.app import app
 from laion_people.web.source import Shared
 from tests.dags.web.big_store import add_partition, add_partitions, add_version, manifest
 from tests.dags.web.conftest import AddRun
+from tools.local_airflow import free_port
 
 PAGE = "/laion-people/"
 EXTRACT, CAPTION = "laion_people_extract", "laion_people_caption"

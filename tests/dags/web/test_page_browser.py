@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, BrowserContext, FrameLocator, Page, expect
 
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
 from tests.dags.web.big_store import add_partition, add_version
 from tests.dags.web.conftest import AddRun
 

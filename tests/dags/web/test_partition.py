@@ -8,10 +8,10 @@ import re
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.funnel import PARTITION_STEPS
-from laion_people.manifest import manifest_path
-from laion_people.store import LocalStore
-from laion_people.totals import write_totals
+from laion_people.reports.funnel import PARTITION_STEPS
+from laion_people.storage.manifest import manifest_path
+from laion_people.storage.store import LocalStore
+from laion_people.storage.totals import write_totals
 from laion_people.web.partition import ranges
 from laion_people.web.reasons import MEANINGS
 from tests.dags.web.big_store import add_partition, add_version, manifest

@@ -9,9 +9,9 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
-from laion_people.drawing import LEFT, MIDDLE, RIGHT
-from laion_people.examples import CLUSTER_COLOURS
-from laion_people.store import LocalStore
+from laion_people.reports.examples import CLUSTER_COLOURS
+from laion_people.storage.store import LocalStore
+from laion_people.vision.drawing import LEFT, MIDDLE, RIGHT
 from laion_people.web.app import STATIC
 from tests.dags.web.big_shard import add_big_shards
 from tests.dags.web.browsing import (

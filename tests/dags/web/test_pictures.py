@@ -16,8 +16,8 @@ from fastapi import FastAPI, Response
 from fastapi.testclient import TestClient
 from starlette.requests import ClientDisconnect
 
-from laion_people.images import TarImages
-from laion_people.store import LocalStore
+from laion_people.storage.store import LocalStore
+from laion_people.vision.images import TarImages
 from laion_people.web import pictures
 from laion_people.web.pictures import TarIndex
 from tests.dags.web.browsing import PARTITION, make_browsed

@@ -1,0 +1,329 @@
+"""What the Airflow UI says of each task: what it reads, writes and costs, how to run it again, where its failures are.
+
+DAG files are parsed without the libraries of the steps, so what the step classes know (summary, reads, writes, gpu)
+stands here once more, and tests/test_taskdocs.py compares. Costs are reckoned from rates.json and resources.yaml.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+HERE = Path(__file__).parent
+SHARD_ROWS = 10_000  # rows of metadata that costs are told for: the default of LAION_PEOPLE_SHARD_ROWS
+CLUSTER_SAMPLE = 100_000  # the default of LAION_PEOPLE_CLUSTER_SAMPLE
+PROFILES = ("packaged", "standard", "large")
+KINDS_OF_CAPTION = 3  # pose, face and head of each person
+
+
+@dataclass(frozen=True, slots=True)
+class StepDoc:
+    """A step. ``unit``: what its rates count; ``again``: what clearing its task does; ``failures``: a heading of
+    docs/operations.md; ``remark``: what else its user should know."""
+
+    summary: str
+    reads: tuple[str, ...]
+    writes: tuple[str, ...]
+    gpu: bool
+    unit: str
+    again: str
+    failures: str
+    remark: str = ""
+
+
+SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up to date are left as they are."
+
+STEPS = {
+    "download": StepDoc(
+        "fetches images over HTTP",
+        ("metadata",),
+        ("images",),
+        False,
+        "rows",
+        SHARDS_ONLY
+        + " The parameter `retry_failed_rows` fetches rows again that may pass another time, and no others.",
+        "Shards and their inputs",
+        "One request for each row. The pool `laion_people_network` limits how many of these tasks run at once.",
+    ),
+    "detect": StepDoc(
+        "finds every person's bounding box", ("images",), ("people",), True, "images", SHARDS_ONLY, "Images and people"
+    ),
+    "pose": StepDoc(
+        "estimates every person's 2D body pose, and 3D landmarks where the model gives them",
+        ("images", "people"),
+        ("pose",),
+        True,
+        "people",
+        SHARDS_ONLY,
+        "Images and people",
+    ),
+    "mesh": StepDoc(
+        "fits a 478-point face mesh with blendshapes and head angles",
+        ("images", "people", "pose"),
+        ("mesh", "facts"),
+        False,
+        "people",
+        SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
+        "Images and people",
+        "The facts of each person (the step `facts`) follow in the same task.",
+    ),
+    "clip_filter": StepDoc(
+        "CLIP similarity of each person's crop with the image's caption",
+        ("images", "people"),
+        ("clip", "subset_a"),
+        True,
+        "people",
+        SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
+        "Images and people",
+        "Subset A (the step `subset_a`) follows in the same task.",
+    ),
+    "cluster": StepDoc(
+        "finds pose, face and head clusters on a sample of the release and freezes them as a version",
+        ("images", "people", "pose", "mesh", "facts"),
+        ("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
+        False,
+        "sampled",
+        "Clear it with its downstream tasks. The same people and parameters give the version that is there; others, or "
+        "`force`, make a new one, and no version is ever changed.",
+        "Clusters and captions",
+        "Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people), so that its cost does not grow with the release.",
+    ),
+    "label": StepDoc(
+        "writes captions of what each cluster's members share, keeping those that a person has edited",
+        ("fit",),
+        ("clusters/<version>/captions.yaml", "clusters/<version>/clusters.parquet"),
+        False,
+        "",
+        "Clear it with its downstream tasks after captions were edited. What people have written is never overwritten.",
+        "Clusters and captions",
+    ),
+    "assign": StepDoc(
+        "finds the nearest pose, face and head cluster of every person",
+        ("pose", "mesh", "fit"),
+        ("assignments",),
+        False,
+        "people",
+        SHARDS_ONLY,
+        "Clusters and captions",
+    ),
+    "compose": StepDoc(
+        "pastes people on person-free backgrounds, with captions about what they share",
+        ("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
+        ("subset_b",),
+        False,
+        "people",
+        SHARDS_ONLY,
+        "Clusters and captions",
+    ),
+    "embed": StepDoc(
+        "CLIP vectors of each person and head, which captions are chosen by",
+        ("images", "people", "mesh"),
+        ("vectors",),
+        True,
+        "people",
+        SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
+        "Images and people",
+    ),
+    "caption": StepDoc(
+        "CLIP chooses each person's caption among the candidates of their clusters that are true of them",
+        ("people", "facts", "assignments", "vectors", "clusters"),
+        ("subset_c",),
+        False,
+        "captions",
+        SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
+        "Clusters and captions",
+    ),
+    "describe": StepDoc(
+        "a captioner describes each person, CLIP keeps the best description that fits (experimental)",
+        ("images", "people"),
+        ("subset_d",),
+        True,
+        "people",
+        SHARDS_ONLY,
+        "Clusters and captions",
+        "Skipped unless `LAION_PEOPLE_DESCRIBE=1`. The slowest step by far; needs a profile with a captioner.",
+    ),
+}
+
+OTHERS = {  # tasks that run bin/laion-people and no step
+    "list_metadata": """\
+Lists the partitions of the store by state: `extracted`, `begun` and `pending`.
+
+Reads the names of the metadata parts and, of each partition, its manifests; writes nothing. Seconds on a disk, longer \
+on S3 with many partitions. Clear it at any time. Failures: docs/operations.md, "Metadata" and "The store".""",
+    "count": """\
+Counts which partitions of the release are extracted.
+
+Reads the names of the metadata parts and, of each partition, its manifests; writes nothing. Clear it at any time: the \
+gate after it then looks again. Failures: docs/operations.md, "Metadata" and "The store".""",
+    "plan": """\
+Lists the run's shards in groups; each group is one mapped task of every step.
+
+Reads the footer of the metadata part (extract) or the names of shards (caption), and receipts where only unfinished \
+shards are asked for; writes nothing. Seconds. It is also what refuses a run without a partition key or without \
+metadata. Clear it with its downstream tasks after shards have been added. Failures: docs/operations.md, "Runs and \
+their parameters" and "Metadata".""",
+    "audit_release": """\
+Recounts the cluster version, whatever the tasks say: manifests, fit, contact sheets, the clusters with their \
+captions, and what people have written into `captions.yaml` and `reviews.json`.
+
+Reads the files of the version alone: seconds. Captions that were edited since `label` ran are no fault, and are said. \
+Clear the step that a fault names, with its downstream tasks. Faults: docs/operations.md, "Audit".""",
+    "audit": """\
+Recounts every shard, whatever the tasks say: receipts, files, sha256, rows, reasons, inputs, the same people in the \
+same order.
+
+Reads everything that the run has written, on one core, and so takes as long as reading it. Writes the partition's \
+manifests anew where they are not the sums of its receipts. It runs also when shards have failed, and names each fault \
+with the step to clear. \
+Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
+}
+
+
+def task_doc(task_id: str, step: str = "") -> str | None:
+    """The documentation of a task that runs ``bin/laion-people``, as Markdown; None for a task that is not known.
+
+    ``step`` is the step that it runs, if any.
+    """
+    return step_doc(step) if step in STEPS else OTHERS.get(task_id)
+
+
+@cache
+def step_doc(step: str) -> str:
+    """The documentation of a step's task, as Markdown."""
+    doc = STEPS[step]
+    facts = {
+        "reads": ", ".join(f"`{name}`" for name in doc.reads),
+        "writes": ", ".join(f"`{name}`" for name in doc.writes),
+        "runs on": "GPU, where there is one" if doc.gpu else "CPU",
+        **_asked(step),
+        **_costs(step),
+        **_sizes(step),
+    }
+    lines = [f"{doc.summary[0].upper()}{doc.summary[1:]}.", "", "| | |", "|---|---|"]
+    lines += [f"| {name} | {text} |" for name, text in facts.items() if text]
+    lines += ["", doc.remark] if doc.remark else []
+    lines += [
+        "",
+        f"**Again.** {doc.again}",
+        "",
+        f'**Failures.** docs/operations.md, "{doc.failures}" (People > Runbook).',
+    ]
+    return "\n".join(lines)
+
+
+def seconds(step: str, profile: str, device: str) -> float | None:
+    """What a step needs for a shard of SHARD_ROWS rows, in seconds of one ``gpu`` or one core (``cpu``)."""
+    rate = _rate(f"{device}:{step}", profile)
+    return _amounts()[STEPS[step].unit] / rate["value"] if rate else None
+
+
+def _costs(step: str) -> dict[str, str]:
+    """How long the rows take, by profile."""
+    times = {}
+    for profile in PROFILES:
+        needed = {"GPU": seconds(step, profile, "gpu"), "core": seconds(step, profile, "cpu")}
+        used = [rate for device in ("gpu", "cpu") if (rate := _rate(f"{device}:{step}", profile))]
+        if used:
+            told = " and ".join(f"{_duration(time)} of a {unit}" for unit, time in needed.items() if time is not None)
+            times[profile] = f"{told} ({'measured' if all(rate['measured'] for rate in used) else 'assumed'} rate)"
+    return _by_profile("the sample takes" if STEPS[step].unit == "sampled" else f"{SHARD_ROWS:,} rows take", times)
+
+
+def _sizes(step: str) -> dict[str, str]:
+    """How many bytes the rows leave, by profile."""
+    written = {
+        "images": "images",
+        "people": "people",
+        "subset_a": "kept",
+    }  # rows of these tables; of others, those read
+    sizes = {}
+    for profile in PROFILES:
+        rates = {table: _rate(f"bytes:{table}", profile) for table in STEPS[step].writes}
+        sizes[profile] = ", ".join(
+            f"{table} {size(rate['value'] * _amounts()[written.get(table, STEPS[step].unit)])}"
+            f" ({'measured' if rate['measured'] else 'assumed'})"
+            for table, rate in rates.items()
+            if rate
+        )
+    return _by_profile(f"{SHARD_ROWS:,} rows leave", sizes)
+
+
+def _by_profile(label: str, told: dict[str, str]) -> dict[str, str]:
+    """One text where it is that of all profiles, else one for each."""
+    if len(set(told.values())) == 1:
+        return {label: next(iter(told.values()))}
+    return {f"{label}, {profile}": text for profile, text in told.items()}
+
+
+@cache
+def _amounts() -> dict[str, float]:
+    """How many rows of each unit a shard of SHARD_ROWS rows has, as capacity.py reckons."""
+    shares = {name: rate["value"] for name, rate in _rates()["any"].items()}
+    images = SHARD_ROWS * shares["images_per_row"]
+    people = images * shares["people_per_image"]
+    return {
+        "rows": SHARD_ROWS,
+        "images": images,
+        "people": people,
+        "kept": people * shares["kept_per_person"],
+        "sampled": CLUSTER_SAMPLE,
+        "captions": KINDS_OF_CAPTION * people,
+    }
+
+
+def _asked(step: str) -> dict[str, str]:
+    """What the step's pod asks for, and what it does with profiles where that is something else."""
+    table = _resources()
+    base = table["default"] | table["steps"].get(step, {})
+    told = {"a pod asks for": _resource(base)}
+    for profile, steps in table["profiles"].items():
+        if (other := _resource(base | steps.get(step, {}))) != told["a pod asks for"]:
+            told[f"a pod asks for, {profile}"] = other
+    return told
+
+
+def _resource(asked: dict[str, Any]) -> str:
+    gpu = f", {asked['gpu']} GPU" if asked["gpu"] else ""
+    return f"{asked['cpu']} {'core' if asked['cpu'] == 1 else 'cores'}, {asked['memory']}{gpu}"
+
+
+def _rate(name: str, profile: str) -> dict[str, Any] | None:
+    rates = _rates()
+    found: dict[str, Any] | None = rates.get(profile, {}).get(name) or rates["any"].get(name)
+    return found
+
+
+@cache
+def _rates() -> dict[str, dict[str, dict[str, Any]]]:
+    content: dict[str, dict[str, dict[str, Any]]] = json.loads((HERE.parent / "reports" / "rates.json").read_text())
+    return content
+
+
+@cache
+def _resources() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((HERE / "resources.yaml").read_text())
+    return content
+
+
+def _duration(time: float) -> str:
+    if time < 1:
+        return "under a second"
+    for size, unit in ((3600, "h"), (60, "min")):
+        if time >= 2 * size:
+            return f"{time / size:.0f} {unit}"
+    return f"{time:.0f} s"
+
+
+def size(count: float) -> str:
+    """Bytes for people."""
+    unit = "bytes"
+    for larger in ("kB", "MB", "GB"):
+        if count >= 1000:
+            count, unit = count / 1000, larger
+    return f"{count:.0f} {unit}" if count >= 10 else f"{count:.1f} {unit}"

@@ -1,0 +1,280 @@
+"""The funnel: what became of a partition's rows, step by step, and which step has been run on which partition."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from itertools import groupby
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from include.models.profiles import Profile, available, load_profile
+from laion_people.engine.step import ReleaseStep, Step
+from laion_people.errors import LaionPeopleError
+from laion_people.steps.registry import STEPS
+from laion_people.storage import metadata
+from laion_people.storage.manifest import Manifest, manifest_path, merge, read_manifest
+from laion_people.storage.store import Store
+from laion_people.storage.totals import Totals
+from laion_people.storage.versions import manifest_of, versions
+
+PARTITION_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, Step))
+RELEASE_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, ReleaseStep))
+FUNNEL_PARTITIONS = 8  # `status` adds up their funnels; of more, counting the meshes in every shard would take minutes
+WIDTH = 100  # columns of a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """How many of a ``unit`` (images, people, ...) are left, and how many were lost on the way there, by reason."""
+
+    name: str
+    unit: str
+    rows: int
+    rejected: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """A stage as a picture: what came in and what was kept, as shares (0 to 1) of the most of its unit."""
+
+    stage: Stage
+    came: float
+    kept: float
+    lost: int
+
+
+def partitions(store: Store) -> list[str]:
+    """All partitions: those of the metadata, and those whose images were made elsewhere."""
+    paths = (path.removeprefix("manifests/detect/") for path in store.list("manifests/detect"))
+    made = (path.removesuffix(".json") for path in paths if path.endswith(".json"))
+    return sorted({*metadata.partitions(store), *(key for key in made if metadata.PARTITION_KEY.fullmatch(key))})
+
+
+def manifests(store: Store, partition: str) -> dict[str, Manifest]:
+    """The manifests of the steps that have been run on a partition, in the order of the steps."""
+    done = [step for step in PARTITION_STEPS if store.exists(manifest_path(step, partition))]
+    return {step: read_manifest(store, step, partition) for step in done}
+
+
+def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
+    """The manifests of cluster and label for each cluster version, oldest first; damaged ones are passed over."""
+    read = {v: {step: manifest_of(store, step, v) for step in RELEASE_STEPS} for v in versions(store)}
+    return {v: {step: of for step, of in steps.items() if of} for v, steps in read.items() if steps["cluster"]}
+
+
+def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a Parquet file of the store. Raises LaionPeopleError when it is missing or damaged.
+
+    Arrow's own threads are not used: one that still holds the Python file when the interpreter ends aborts the process
+    ("terminate called without an active exception").
+    """
+    with store.open(path) as file:
+        try:
+            return pq.ParquetFile(file).read(columns=columns and list(columns), use_threads=False)
+        except (pa.ArrowInvalid, OSError) as error:  # as Arrow says that a page cannot be unpacked
+            raise LaionPeopleError(f"{path} is damaged: run again the step that writes it") from error
+
+
+def merged(done: Collection[dict[str, Manifest]]) -> dict[str, Manifest]:
+    """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
+    of_step = {step: [of[step] for of in done if step in of] for step in PARTITION_STEPS}
+    return {step: merge(found) for step, found in of_step.items() if found}
+
+
+def profile_notes(done: Collection[dict[str, Manifest]]) -> list[str]:
+    """What users must know of the profiles whose CLIP the partitions were filtered with."""
+    used = [{name for step in of.values() for name in step.models} for of in done if "clip_filter" in of]
+    profiles = [load_profile(name) for name in available()]
+    return [p.note for p in profiles if p.note and any(_is_of(names, p) for names in used)]
+
+
+def _is_of(names: set[str], profile: Profile) -> bool:
+    """Whether checkpoints of these names were used by the profile; profiles may share a CLIP."""
+    return set(profile.roles["clip"].checkpoints.values()) <= names <= set(profile.checkpoints())
+
+
+def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stage]:
+    """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
+    steps = merged(done)
+    elsewhere = sum(of["detect"].rows_in for of in done if "detect" in of and "download" not in of)
+    meshes = count_meshes(store, steps["mesh"]) if "mesh" in steps else None
+    return stages_of(steps, elsewhere, meshes)
+
+
+def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
+    """The stages as the counts of the steps tell them.
+
+    ``elsewhere`` counts images that `download` did not fetch. ``meshes`` counts people with a face mesh, which no step
+    counts; None leaves that stage out.
+    """
+    if download := steps.get("download"):
+        yield Stage("rows of metadata", "images", download.rows_in)
+        yield Stage("downloaded", "images", download.rows, download.rejected)
+    if elsewhere:
+        yield Stage("images made elsewhere", "images", elsewhere)
+    if detect := steps.get("detect"):
+        yield Stage("images with people", "images", detect.rows_in - sum(detect.rejected.values()), detect.rejected)
+        yield Stage("people", "people", detect.rows)
+    if pose := steps.get("pose"):
+        yield Stage("poses", "people", pose.rows, pose.rejected)
+    if meshes is not None:
+        faceless = steps["mesh"].rows - meshes
+        yield Stage("face meshes", "people", meshes, {"no_face_seen": faceless} if faceless else {})
+    if subset_a := steps.get("subset_a"):
+        yield Stage("Subset A", "people", subset_a.rows, subset_a.rejected)
+    if compose := steps.get("compose"):
+        used = compose.rows_in - sum(compose.rejected.values())
+        yield Stage("people composed", "people", used, compose.rejected)
+        yield Stage("Subset B", "composed images", compose.rows)
+    if caption := steps.get("caption"):
+        yield Stage("Subset C", "captions", caption.rows, caption.rejected)
+    if describe := steps.get("describe"):
+        yield Stage("Subset D", "descriptions", describe.rows, describe.rejected)
+
+
+def bars(stages: Sequence[Stage]) -> list[Bar]:
+    """Shares for the picture of a funnel."""
+    found = []
+    for stage in stages:
+        lost = sum(stage.rejected.values())
+        most = max(1, *(s.rows + sum(s.rejected.values()) for s in stages if s.unit == stage.unit))
+        found.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
+    return found
+
+
+def partition_funnel(store: Store, partition: str) -> list[Stage]:
+    """The stages of a partition."""
+    return list(stages(store, [manifests(store, partition)]))
+
+
+def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
+    """All that `status` tells, for programs: the steps of each partition, their funnel, and the cluster versions.
+
+    Of a step that has not been run only ``missing`` is told. The funnel is null for more than FUNNEL_PARTITIONS.
+    """
+    done = {key: manifests(store, key) for key in (partitions(store) if chosen is None else chosen)}
+    return {
+        "store": store.uri,
+        "notes": profile_notes(done.values()),
+        "partitions": {key: {step: _counts(of.get(step)) for step in PARTITION_STEPS} for key, of in done.items()},
+        "funnel": [asdict(s) for s in stages(store, done.values())] if len(done) <= FUNNEL_PARTITIONS else None,
+        "clusters": {
+            version: {step: _counts(of.get(step)) for step in RELEASE_STEPS}
+            for version, of in release_manifests(store).items()
+        },
+    }
+
+
+def format_status(store: Store, chosen: Sequence[str] | None = None) -> str:
+    """What `status` prints: the steps of one partition or a table of several, the funnel, and the cluster versions."""
+    told = status(store, chosen)
+    of_partitions = told["partitions"]
+    if not of_partitions:
+        return f"{store.uri}: no partitions; put LAION metadata parts into {store.uri}/metadata/<collection>/"
+    if len(of_partitions) == 1:
+        [(title, steps)] = of_partitions.items()
+        blocks = [_steps_table(steps)]
+    else:
+        title = f"{len(of_partitions)} partitions"
+        blocks = [_matrix(of_partitions)]
+    if told["funnel"] is None:
+        blocks.append("The funnel of one of them: bin/laion-people status PARTITION")
+    else:
+        blocks.append(format_funnel([Stage(**stage) for stage in told["funnel"]], title))
+    blocks += [textwrap.fill(f"Note: {note}", WIDTH) for note in told["notes"]]
+    blocks += [_steps_table(steps, f"clusters {version}") for version, steps in told["clusters"].items()]
+    return "\n\n".join(blocks)
+
+
+def format_funnel(funnel: Sequence[Stage], title: str) -> str:
+    """The funnel as text; the bars of one unit share a scale."""
+    if not funnel:
+        return f"{title}: no step has been run"
+    lines = [title]
+    wide = max(len(s.name) for s in funnel)
+    for _, group in groupby(funnel, key=lambda s: s.unit):
+        same = list(group)
+        most = max(1, *(s.rows for s in same))
+        for stage in same:
+            bar = "█" * round(40 * stage.rows / most) if len(same) > 1 else ""
+            lines.append(f"  {stage.name:{wide}} {stage.rows:>13,}  {bar}".rstrip())
+            if stage.rejected:
+                lines += _lost(stage.rejected, " " * (wide + 18))
+    return "\n".join(lines)
+
+
+def count_meshes(store: Store, mesh: Manifest) -> int:
+    """People with a face mesh: rows of the mesh tables whose face_score is not null."""
+    with ThreadPoolExecutor(8) as pool:
+        tables = pool.map(lambda shard: read_table(store, shard.uri, ["face_score"]), mesh.shards)
+        return sum(table.num_rows - table["face_score"].null_count for table in tables)
+
+
+def _lost(rejected: dict[str, int], indent: str) -> list[str]:
+    """Lines with the reasons, the most frequent first; no line ends between a number and its reason."""
+    glue = "\N{NO-BREAK SPACE}"
+    reasons = sorted(rejected.items(), key=lambda item: -item[1])
+    text = f"lost{glue}" + ", ".join(f"{n:,}{glue}{reason}" for reason, n in reasons)
+    lines = textwrap.wrap(text, WIDTH, initial_indent=indent, subsequent_indent=indent + " " * 5)
+    return [line.replace(glue, " ") for line in lines]
+
+
+def _counts(manifest: Manifest | None) -> dict[str, Any]:
+    if manifest is None:
+        return {"missing": True}
+    return {
+        "missing": False,
+        "shards": len(manifest.shards),
+        "rows_in": manifest.rows_in,
+        "rows": manifest.rows,
+        "rejected": manifest.rejected,
+        "seconds": manifest.seconds,
+    }
+
+
+def _steps_table(steps: dict[str, dict[str, Any]], title: str = "step") -> str:
+    rows: list[tuple[str, ...]] = [(title, "shards", "rows in", "rows", "rejected", "seconds", "rows/s")]
+    for step, told in steps.items():
+        if told["missing"]:
+            rows.append((step, "-", "not run", "", "", "", ""))
+            continue
+        speed = f"{told['rows_in'] / told['seconds']:,.0f}" if told["seconds"] else ""
+        counts = (told["shards"], told["rows_in"], told["rows"], sum(told["rejected"].values()))
+        rows.append((step, *(f"{n:,}" for n in counts), f"{told['seconds']:,.1f}", speed))
+    return _columns(rows)
+
+
+def _matrix(of_partitions: dict[str, dict[str, Any]]) -> str:
+    """Rows written, by partition (under its collection, whose name may be long) and step."""
+    described = any(not steps["describe"]["missing"] for steps in of_partitions.values())
+    shown = [step for step in PARTITION_STEPS if described or step != "describe"]  # few ask for that one
+    rows: list[tuple[str, ...]] = [("rows", *shown)]
+    for collection, keys in groupby(of_partitions, key=lambda key: key.split("/")[0]):
+        rows.append((collection,))
+        for key in keys:
+            steps = of_partitions[key]
+            shards = max(told.get("shards", 0) for told in steps.values())
+            rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in shown)))
+    legend = "rows written; -: not run; 3/5: shards that are finished, of those that another step has"
+    return _columns(rows) + "\n" + legend
+
+
+def _cell(told: dict[str, Any], shards: int) -> str:
+    if told["missing"]:
+        return "-"
+    if told["shards"] < shards:
+        return f"{told['shards']}/{shards}"
+    return f"{told['rows']:,}" if told["rows"] < 10_000_000 else f"{told['rows'] / 1e6:,.1f}M"
+
+
+def _columns(rows: Sequence[tuple[str, ...]]) -> str:
+    """Text columns: the first to the left, the others to the right."""
+    widths = [max(len(row[i]) for row in rows if i < len(row) and len(row) > 1) for i in range(len(rows[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:{'<' if i == 0 else '>'}{widths[i]}}" for i, cell in enumerate(row)).rstrip() for row in rows
+    )

@@ -1,0 +1,260 @@
+"""The report: one self-contained HTML page about what a store holds, to look at and to pass on.
+
+It loads nothing: images are data URIs, and its content security policy allows neither scripts nor requests. Captions
+come from the web; the template escapes them.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import logging
+import math
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from include.models.checkpoints import CHECKPOINTS
+from laion_people.errors import LaionPeopleError
+from laion_people.language.facts import VALUES
+from laion_people.language.factwords import claim_words, name_words, value_words
+from laion_people.reports import funnel
+from laion_people.reports.examples import ShardExamples, clusters, spread
+from laion_people.steps.registry import STEPS
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.store import Store
+from laion_people.vision.drawing import BOX, LEFT, MESH, MIDDLE, RIGHT
+
+log = logging.getLogger(__name__)
+
+LIMITS = {"gallery": 24, "captioned": 9, "chosen": 12, "composed": 12}  # pictures in a section
+CLUSTERS = 12  # of each kind
+EXAMPLE_SHARDS = 3  # pictures come from one shard each of so many partitions
+SAMPLED_SHARDS = 64  # whose similarities and facts are counted
+BINS = 48
+KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
+FOLDER = Path(__file__).parent
+
+
+@dataclass(frozen=True, slots=True)
+class Bin:
+    """A bar of the histogram: its range, how many people are in it, and whether they are in Subset A."""
+
+    start: float
+    stop: float
+    people: int
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """Of how many people a fact is told, whatever its value, and by value, the most frequent first."""
+
+    name: str
+    people: int
+    values: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Weights as the manifests name them, with what the list of checkpoints says of them if it knows them."""
+
+    name: str
+    sha256: str
+    steps: tuple[str, ...]
+    licence: str
+    source: str
+
+
+def write_report(store: Store, out: Path) -> Path:
+    """Writes ``index.html`` into a folder, which is made if need be; returns its path.
+
+    Raises LaionPeopleError when no step has been run, a file of the store is damaged, or ``out`` cannot be written.
+    """
+    done = {key: of for key in funnel.partitions(store) if (of := funnel.manifests(store, key))}
+    if not done:
+        raise LaionPeopleError(f"{store.uri}: no step has been run, so there is nothing to report")
+    style = (FOLDER / "report.css").read_text()
+    templates = Environment(
+        loader=FileSystemLoader(FOLDER),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    templates.filters |= {"claim_words": claim_words, "name_words": name_words}
+    templates.filters |= {
+        "words": lambda name: name.replace("_", " "),
+        "count": "{:,}".format,
+        "short": lambda n: f"{n:,}" if n < 1_000_000 else f"{n / 1e6:,.1f} M",
+        "settings": flat,
+    }
+    templates.globals["value_words"] = value_words
+    page = templates.get_template("report.html.j2").render(
+        style=style,
+        style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
+        made=f"{datetime.now(UTC):%Y-%m-%d %H:%M} UTC",
+        store=store.uri,
+        kinds=KINDS,
+        colours={"box": BOX, "left": LEFT, "right": RIGHT, "trunk": MIDDLE, "face": MESH},
+        **content(store, done),
+    )
+    path = out / "index.html"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        path.write_text(page, encoding="utf-8")
+    except OSError as error:
+        raise LaionPeopleError(f"{path} cannot be written: {error.strerror}") from error
+    return path
+
+
+def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, Any]:
+    """What the page says, by variable of the template; ``done`` has the manifests of each partition."""
+    releases = funnel.release_manifests(store)
+    version = next(reversed(releases), "")
+    known = funnel.merged(done.values()) | releases.get(version, {})
+    steps = {step: known[step] for step in STEPS if step in known}
+    threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
+    similarity, clip_model = _similarity(store, done)
+    bins = histogram(similarity, threshold)
+    looked_at, told = facts_told(store, done)
+    return {
+        "partitions": funnel.status(store, list(done))["partitions"],
+        "notes": funnel.profile_notes(done.values()),
+        "rows": funnel.bars(list(funnel.stages(store, done.values()))),
+        "threshold": threshold,
+        "bins": bins,
+        "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
+        "clip_model": clip_model,
+        "looked_at": looked_at,
+        "told": told,
+        "examples": _examples(store, done),
+        "version": version,
+        "clusters": clusters(store, version, CLUSTERS) if version else [],
+        "fit": _fit(store, releases[version]["cluster"]) if version else {},
+        "steps": steps,
+        "times": times(steps),
+        "models": models(steps),
+    }
+
+
+def histogram(similarity: np.ndarray, threshold: float | None) -> list[Bin]:
+    """Bins of equal width, one of whose edges is the threshold, so that each is accepted or refused as a whole."""
+    if not len(similarity):
+        return []
+    anchor = similarity.min() if threshold is None else threshold
+    width = max(1e-3, float(np.ptp(similarity)) / BINS)
+    below, above = (int(np.ceil(x / width)) for x in (anchor - similarity.min(), similarity.max() - anchor))
+    edges = anchor + width * np.arange(-max(below, 0) - 1, max(above, 0) + 2)
+    counts = np.histogram(similarity, edges)[0]
+    return [
+        Bin(float(start), float(stop), int(people), threshold is not None and start >= threshold - width / 2)
+        for (start, stop), people in zip(pairwise(edges), counts, strict=True)
+    ]
+
+
+def ticks(start: float, stop: float) -> list[float]:
+    """Round numbers between two, about six of them."""
+    step = min((s * 10.0**e for e in range(-3, 2) for s in (1, 2, 5)), key=lambda s: abs((stop - start) / s - 6))
+    return [n * step for n in range(math.ceil(start / step), math.floor(stop / step) + 1)]
+
+
+def facts_told(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
+    """How many people were looked at, in shards spread over the partitions, and what is told of them, by kind."""
+    shards = [shard for of in done.values() if "facts" in of for shard in of["facts"].shards]
+    people, counts = 0, Counter[tuple[str, str]]()
+    for shard in spread(shards, SAMPLED_SHARDS):
+        table = funnel.read_table(store, shard.uri, ["facts"])
+        people += len(table)
+        facts = pa.Table.from_struct_array(table["facts"].combine_chunks().flatten())
+        for row in facts.group_by(["name", "value"]).aggregate([([], "count_all")]).to_pylist():
+            counts[row["name"], row["value"]] += row["count_all"]
+    return people, {kind: [_told(name, counts) for name in names] for kind, names in VALUES.items()}
+
+
+def _told(name: str, counts: Mapping[tuple[str, str], int]) -> Told:
+    values = sorted(((value, n) for (of, value), n in counts.items() if of == name), key=lambda v: (-v[1], v[0]))
+    return Told(name, sum(n for _, n in values), tuple(values))
+
+
+def models(steps: Mapping[str, Manifest]) -> list[Model]:
+    """The weights that the steps have used, by name."""
+    used: dict[tuple[str, str], list[str]] = defaultdict(list)
+    for step, manifest in steps.items():
+        for name, sha256 in manifest.models.items():
+            used[name, sha256].append(step)
+    known = {(c.name, c.sha256): c for c in CHECKPOINTS.values()}
+    return [
+        Model(*key, tuple(of), known[key].licence if key in known else "", known[key].source if key in known else "")
+        for key, of in sorted(used.items())
+    ]
+
+
+def times(steps: Mapping[str, Manifest]) -> dict[str, dict[str, float]]:
+    """Seconds of each step by part (model, decode, ...), the same parts for all; what was not clocked is ``other``."""
+    parts = sorted({part for manifest in steps.values() for part in manifest.timings}, key=lambda p: (p != "model", p))
+    return {
+        step: {part: manifest.timings.get(part, 0.0) for part in parts}
+        | {"other": max(0.0, manifest.seconds - sum(manifest.timings.values()))}
+        for step, manifest in steps.items()
+    }
+
+
+def flat(params: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """Names and values of a manifest's parameters, those of a model without its role; lists are cut short."""
+    pairs: list[tuple[str, str]] = []
+    for name, value in params.items():
+        if isinstance(value, dict):
+            pairs += flat(value)
+        elif isinstance(value, list):
+            pairs.append((name, ", ".join(str(v) for v in value[:4]) + (", …" if len(value) > 4 else "")))
+        else:
+            pairs.append((name, str(value) or "none"))
+    return pairs
+
+
+def _similarity(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[np.ndarray, str]:
+    """Similarities of people in shards spread over the partitions, and the name of the CLIP that gave them."""
+    shards = [shard for of in done.values() if "clip_filter" in of for shard in of["clip_filter"].shards]
+    columns = ["similarity", "clip_model"]
+    tables = [funnel.read_table(store, s.uri, columns) for s in spread(shards, SAMPLED_SHARDS)]
+    names = sorted({name for table in tables for name in table["clip_model"].unique().to_pylist()})
+    similarity = [table["similarity"].to_numpy() for table in tables]
+    return np.concatenate([np.empty(0, np.float32), *similarity]), ", ".join(names)
+
+
+def _examples(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, list[Any]]:
+    """Pictures for each section, from the first shard with people of some partitions."""
+    shards = [
+        (key, next(s.index for s in of["detect"].shards if s.rows), of)
+        for key, of in done.items()
+        if "detect" in of and of["detect"].rows
+    ]
+    chosen = spread(shards, EXAMPLE_SHARDS)
+    limits = {section: limit // max(1, len(chosen)) for section, limit in LIMITS.items()}
+    examples: dict[str, list[Any]] = {s: [] for s in ("gallery", "accepted", "refused", "composed", "chosen")}
+    for key, index, of in chosen:
+        of_shard = ShardExamples(store, key, index, of, limits)
+        for section, found in examples.items():
+            found += getattr(of_shard, section)()
+    return examples
+
+
+def _fit(store: Store, cluster: Manifest) -> dict[str, Any]:
+    """The kinds of a version's ``fit.json``; empty when there is none, or, with a warning, when it is damaged."""
+    file = cluster.shards[0]
+    data = store.read(file.uri) if store.exists(file.uri) else b""
+    if hashlib.sha256(data).hexdigest() != file.sha256:
+        log.warning("%s is missing or damaged, and passed over", file.uri)
+        return {}
+    kinds: dict[str, Any] = json.loads(data)["kinds"]
+    return kinds

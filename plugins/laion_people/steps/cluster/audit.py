@@ -1,0 +1,151 @@
+"""The audit of a cluster version: what cluster, label and the people who edited captions left in the store."""
+
+from __future__ import annotations
+
+import io
+import logging
+from collections.abc import Iterator
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from laion_people.engine.audit import is_whole
+from laion_people.engine.runner import RELEASE_FILES, Runner
+from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.language import captions
+from laion_people.language.captions import Entry
+from laion_people.steps.cluster.clusters import Cluster, load_fit
+from laion_people.steps.label import entry_faults
+from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.store import Store
+from laion_people.storage.totals import has_totals, totals_path, write_totals
+from laion_people.storage.versions import LABELLED, TAKEN, folders, number, versions
+
+log = logging.getLogger(__name__)
+
+MAIN = {"cluster": "fit", "label": "clusters"}  # the main file of each step, as RELEASE_FILES calls it
+COMPARED = ("cluster_id", "kind", "size", "medoid_person_id")  # columns of clusters.parquet that are the fit's
+
+
+def newest_version(store: Store) -> str:
+    """The newest version that was finished once, whether its manifest is whole, damaged or lost.
+
+    Raises LaionPeopleError when there is none.
+    """
+    finished = [*versions(store), *(version for version, names in folders(store).items() if names & LABELLED)]
+    if not finished:
+        raise LaionPeopleError("there is no cluster version to audit: run `cluster` first")
+    return max(finished, key=number)
+
+
+def audit_release(runner: Runner, version: str) -> list[str]:
+    """Recounts a cluster version; returns one line for each fault, with step, version and reason.
+
+    That people have edited captions since `label` ran is no fault, and is logged. Without a fault, totals that are not
+    those of the manifests are written anew.
+    """
+    store = runner.store
+    manifests: dict[str, Manifest] = {}
+    faults = []
+    for step in MAIN:
+        path = manifest_path(step, version)
+        if not store.exists(path):
+            faults.append(f"{step} {version}: {path} is missing: run `{step}` again")
+            continue
+        try:
+            manifests[step] = read_manifest(store, step, version)
+        except LaionPeopleError as error:
+            faults.append(f"{step} {version}: {error}")
+            continue
+        faults += [f"{step} {version}: {fault}" for fault in _manifest_faults(runner, manifests[step], step, version)]
+    if not faults:
+        faults += [f"{step} {version}: {fault}" for step, fault in _content_faults(store, version, manifests)]
+    for manifest in manifests.values():
+        if not faults and not has_totals(store, manifest, planned=1):
+            log.info("%s was not the sum of its receipts, and is written anew", totals_path(manifest))
+            write_totals(store, manifest, planned=1)
+    return faults
+
+
+def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str) -> Iterator[str]:
+    """What is wrong with the manifest of a release step, and each file of it that is not whole."""
+    folder = f"clusters/{version}/"
+    files = [file for shard in manifest.shards for file in shard.files()]
+    main = [(shard.index, shard.uri) for shard in manifest.shards]
+    if main != [(0, folder + RELEASE_FILES[MAIN[step]])] or not all(file.uri.startswith(folder) for file in files):
+        yield f"its manifest names other files than its own: run `{step}` again"
+        return
+    if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):
+        yield f"its receipt has rows rejected as {unknown[0]}, which is no reason of `{step}`"
+    for file in files:
+        if not runner.store.exists(file.uri):
+            yield f"{file.uri} is missing"
+            continue
+        with runner.store.local(file.uri) as path:
+            if not is_whole(path, file):
+                yield f"{file.uri} is damaged"
+
+
+def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) -> Iterator[tuple[str, str]]:
+    """Step and reason of what does not fit together in files that are whole, and of what people have written."""
+    fitted, labelled = manifests["cluster"], manifests["label"]
+    try:
+        fit = load_fit(store.read(fitted.shards[0].uri))
+    except LaionPeopleError as error:
+        yield "cluster", f"{fitted.shards[0].uri}: {error}"
+        return
+    clusters = {c.cluster_id: (name, c) for name, kind in fit.kinds.items() for c in kind.clusters}
+    if fit.version != version or len(clusters) != fitted.rows or fitted.shards[0].rows != fitted.rows:
+        yield "cluster", f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}"
+    sheets = {f"clusters/{version}/contact-{cluster_id}.jpg" for cluster_id in clusters}
+    listed = {file.uri for file in fitted.shards[0].sidecars} - {f"clusters/{version}/{TAKEN}"}  # 0.1 had no such file
+    if other := sorted(sheets ^ listed):
+        yield "cluster", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"
+    if fitted.shards[0].sha256 not in {file.sha256 for file in labelled.inputs}:
+        yield "label", "was made from another fit: run `label` again"
+    try:
+        rows = pq.read_table(io.BytesIO(store.read(labelled.shards[0].uri))).to_pylist()
+        taken = {row["cluster_id"]: _labelled(row) for row in rows}
+        told = sorted(tuple(row[name] for name in COMPARED) for row in rows)
+    except Exception as error:  # it is what its manifest says, and no table of clusters
+        check_shortage(error)
+        yield "label", f"{labelled.shards[0].uri} is damaged ({one_line(repr(error))})"
+        return
+    if told != sorted(_compared(*of) for of in clusters.values()) or not len(rows) == labelled.rows == labelled.rows_in:
+        yield "label", f"its {len(rows)} clusters are not the {len(clusters)} of the fit: run `label` again"
+    yield from (("label", fault) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
+    yield from (("label", fault) for fault in _caption_faults(store, version, clusters, taken))
+    yield from (("review", fault) for fault in _review_faults(store, f"clusters/{version}/reviews.json"))
+
+
+def _labelled(row: dict[str, Any]) -> Entry:
+    return Entry(tuple(row["captions"]), row["reviewed"], claims=tuple(map(tuple, row["claims"])))
+
+
+def _compared(kind: str, cluster: Cluster) -> tuple[Any, ...]:
+    return cluster.cluster_id, kind, cluster.size, cluster.medoid_person_id
+
+
+def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken: dict[str, Entry]) -> Iterator[str]:
+    """What is wrong with captions.yaml; ``taken`` is what `label` has taken from it, by cluster."""
+    path = captions.captions_path(version)
+    try:
+        entries = captions.read(store, version)
+    except LaionPeopleError as error:
+        yield str(error)
+        return
+    yield from entry_faults(path, entries, clusters)
+    now = {name: Entry(entry.captions, entry.reviewed, claims=entry.claims) for name, entry in entries.items()}
+    if edited := [cluster_id for cluster_id in taken if now.get(cluster_id) != taken[cluster_id]]:
+        log.info(
+            "%s: %d of %d clusters, the first is %s, were edited since `label` ran: run it again to take that up",
+            path, len(edited), len(clusters), edited[0],
+        )  # fmt: skip
+
+
+def _review_faults(store: Store, path: str) -> Iterator[str]:
+    """What is wrong with the answers of those who reviewed the captions, if there are any."""
+    try:
+        captions.answers(path, store.read(path) if store.exists(path) else b"[]")
+    except LaionPeopleError as error:
+        yield str(error)

@@ -1,0 +1,107 @@
+"""cluster: a frozen fit of pose, face and head clusters on a sample of a release, with contact sheets."""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+
+from laion_people.engine.step import Release, ReleaseStep
+from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.language.facts import read_facts
+from laion_people.settings import Settings
+from laion_people.steps.cluster.clusters import SPACES, Fit, read_fit
+from laion_people.steps.cluster.contactsheets import Place, pick, write_sheets
+from laion_people.steps.cluster.fitting import fit_kind
+from laion_people.storage.versions import LABELLED, folders, number, versions
+
+log = logging.getLogger(__name__)
+
+
+class Cluster(ReleaseStep):
+    """Writes ``fit.json`` and one contact sheet a cluster; its rows are the clusters.
+
+    Reads shards in a drawn order until it has the sample, so that memory and time don't grow with the release.
+    """
+
+    name = "cluster"
+    summary = "finds pose, face and head clusters on a sample of the release and freezes them as a version"
+    reads = ("images", "people", "pose", "mesh", "facts")
+    opens_version = True
+    reasons: ClassVar[Mapping[str, str]] = {
+        "not_sampled": "the sample was full",
+        "too_little_seen": "neither a pose, a facial expression nor the head's direction can be told",
+    }
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in SPACES), "seed")}
+
+    def apply(self, release: Release) -> tuple[int, list[str]]:
+        places, ids, features, facts = _sample(release)
+        previous = _previous(release)
+        kinds, sheets = {}, {}
+        for name, space in SPACES.items():
+            k = getattr(release.settings, f"{name}_clusters")
+            seed = release.settings.seed
+            kinds[name], labels = fit_kind(name, space, features[name], ids, k, seed, previous, facts)
+            _, distances = kinds[name].nearest(features[name])
+            for index, cluster in enumerate(kinds[name].clusters):
+                members = pick(np.flatnonzero(labels == index), distances)
+                sheets[cluster.cluster_id] = [places[member] for member in members]
+        if not sheets:
+            raise LaionPeopleError(f"cluster: none of {len(ids)} people shows enough of a body or a face")
+        release.store.write(release.path("fit.json"), Fit(release.version, kinds).to_json())
+        return len(sheets), ["fit.json", *write_sheets(release, sheets)]
+
+
+def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
+    """Where the sample's people are, their ids, features by kind, and facts; counts the rows that are read."""
+    size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
+    columns = {
+        table: sorted({c for space in SPACES.values() for c in getattr(space, f"{table}_columns")})
+        for table in ("pose", "mesh")
+    }
+    places: list[Place] = []
+    ids: list[str] = []
+    facts: list[dict[str, str]] = []
+    features: dict[str, list[np.ndarray]] = {name: [] for name in SPACES}
+    for shard in rng.permutation(len(release.shards)):
+        if len(ids) >= size:
+            break
+        partition, index = release.shards[shard]
+        pose = release.table("pose", partition, index, ["person_id", *columns["pose"]])
+        mesh = release.table("mesh", partition, index, columns["mesh"])
+        release.rows_in += len(pose)
+        rows = np.sort(rng.permutation(len(pose))[: size - len(ids)])
+        seen = np.zeros(len(rows), bool)
+        for name, space in SPACES.items():
+            found = space.extract(pose, mesh)[rows]
+            features[name].append(found)
+            seen |= space.part(found) != ""
+        release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
+        places += [(partition, index, int(row)) for row in rows]
+        ids += pose["person_id"].take(rows).to_pylist()
+        facts += read_facts(release.table("facts", partition, index, ["facts"]).take(rows))
+    return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}, facts
+
+
+def _previous(release: Release) -> Fit | None:
+    """The newest fit before this one, whose ids are kept: of a version that is finished, or that people have edited.
+
+    One that cannot be read is passed over with a warning: what lives on in none has new ids.
+    """
+    finished = versions(release.store)
+    for version, names in reversed(folders(release.store).items()):
+        if number(version) >= number(release.version) or "fit.json" not in names:
+            continue
+        if version in finished or names & LABELLED:
+            try:
+                return read_fit(release.store, version)
+            except StoreError:
+                raise
+            except LaionPeopleError as error:
+                log.warning("%s: %s is passed over: %s", release.version, version, error)
+    return None

@@ -1,0 +1,130 @@
+"""What a shard of images held when it was last made: rows that are still whole are kept, only the rest is fetched.
+
+Each row proves itself: ``row_sha256`` is a digest of its values and of its stored picture. So it does not matter which
+file of a shard is damaged, nor whether its receipt can still be read. A picture's row is in the table and, as json, in
+the tar, and one of them is enough.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import tarfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from laion_people.engine.step import Row
+from laion_people.errors import check_shortage
+from laion_people.vision import images
+from laion_people.vision.images import ImageError
+
+
+def row_sha256(row: Row, picture: bytes) -> str:
+    """Hex digest of a row's values, but for ``row_sha256``, and of its stored picture (empty if it has none)."""
+    values = {name: value for name, value in row.items() if name != "row_sha256"}
+    return sha256(_text(values) + picture).hexdigest()
+
+
+class EarlierRows:
+    """The rows of a shard's table and tar, either of which may be missing or damaged, in the order of the metadata.
+
+    ``params`` are those that the rows may have been made with, as far as they are known. ``pictures`` counts the rows,
+    among those that are wanted, that have had a picture; ``unknown`` those of which nothing can be read.
+    """
+
+    def __init__(self, table: Path | None, tar: Path | None, params: Sequence[Mapping[str, Any]]):
+        self.params = params
+        self.pictures = self.unknown = 0
+        self._tar = tar
+        self._places = _places(tar) if tar else {}
+        self._table = _table_rows(table) if table else iter(())
+
+    def next(self, wanted: Row) -> tuple[Row, bytes] | None:
+        """The row in place of the next one of the metadata, with its stored picture (empty if it failed).
+
+        None when it is not whole, or of another URL.
+        """
+        key = wanted["key"]
+        listed, packed = next(self._table, {}), json_object(self._read(f"{key}.json"))
+        if listed.get("key") != key:
+            listed = {}
+        picture = self._read(f"{key}.jpg")
+        if not wanted["status"]:
+            self.pictures += bool(picture) or listed.get("status") == "success"
+            self.unknown += not (picture or listed)
+        for row, other, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
+            if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, other, stored):
+                return row, stored
+        return None
+
+    def _read(self, name: str) -> bytes:
+        if not self._tar or name not in self._places:
+            return b""
+        start, size = self._places[name]
+        with self._tar.open("rb") as file:
+            file.seek(start)
+            return file.read(size)
+
+
+def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
+    """Whether a row, of the table or the tar, and its picture are as they were written. ``other``: as the other has it.
+
+    Rows of version 0.1 have no digest: they count as whole where table and tar do not differ and the picture decodes.
+    """
+    if bool(picture) != (row.get("status") == "success"):
+        return False
+    if "row_sha256" in row:
+        return bool(row["row_sha256"] == row_sha256(row, picture))
+    if picture and other and _text(row) != _text(other):
+        return False
+    try:
+        return not picture or bool(images.decode(picture, limited=False))
+    except ImageError:
+        return False
+
+
+def _table_rows(path: Path) -> Iterator[Row]:
+    """The rows of a table; an empty one in place of each that cannot be read."""
+    try:
+        table = pq.ParquetFile(path)
+    except Exception as error:  # a damaged file: Arrow raises what it likes
+        check_shortage(error)
+        return
+    with table:
+        for group in range(table.num_row_groups):
+            rows: Iterable[Row]
+            try:
+                rows = table.read_row_group(group).to_pylist()
+            except Exception as error:
+                check_shortage(error)
+                rows = itertools.repeat({}, table.metadata.row_group(group).num_rows)
+            yield from rows
+
+
+def _places(path: Path) -> dict[str, tuple[int, int]]:
+    """Where the files of a tar lie: name -> start, size. What is broken is passed over; a cut file is among them."""
+    places: dict[str, tuple[int, int]] = {}
+    try:
+        with tarfile.open(path, "r:", ignore_zeros=True) as archive:  # goes on behind blocks that are no header
+            for member in archive:
+                places.setdefault(member.name, (member.offset_data, member.size))
+    except Exception as error:  # a damaged file: tarfile raises what it likes
+        check_shortage(error)
+    return places
+
+
+def json_object(data: bytes) -> Row:
+    """The fields of a JSON object; none when it is something else or damaged."""
+    try:
+        fields = json.loads(data)
+    except (ValueError, RecursionError):
+        return {}
+    return fields if isinstance(fields, dict) else {}
+
+
+def _text(values: Row) -> bytes:
+    return json.dumps(values, sort_keys=True).encode()

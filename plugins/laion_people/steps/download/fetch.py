@@ -1,0 +1,333 @@
+"""Fetches one URL of the open web: bounded in time, size and redirects, and never from a private address."""
+
+from __future__ import annotations
+
+import asyncio
+import encodings.idna  # noqa: F401 - look-ups load it when it is first needed, which may be when no file can be opened
+import errno
+import ipaddress
+import logging
+import re
+import socket
+import zlib
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import aiohttp
+from aiohttp.abc import ResolveResult
+from aiohttp.resolver import ThreadedResolver
+from yarl import URL
+
+from laion_people import __version__
+from laion_people.errors import LaionPeopleError, ShortageError, check_shortage, one_line
+from laion_people.settings import Settings
+from laion_people.steps.download import urls
+from laion_people.steps.download.responses import LenientHandler
+
+log = logging.getLogger(__name__)
+
+MAX_REDIRECTS = 5
+REDIRECTS = (301, 302, 303, 307, 308)
+HEADERS = {
+    "User-Agent": f"Mozilla/5.0 (compatible; laion-people/{__version__}; data set of public images)",
+    "Accept": "image/*,*/*;q=0.8",
+    "Accept-Encoding": "identity",
+}
+MAX_HEADER, MAX_HEADERS = 65_536, 10_000  # bytes of one, and their number; `responses` limits their sum
+STATUS_REASONS = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
+# X-Robots-Tag: [user agent:] directive, ... A directive counts whichever agent it names.
+OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNORECASE)
+COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291: the last 32 bits are an IPv4 address
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: here, too
+KEEPALIVE = 2.0  # seconds that idle connections are kept: each is an open file, and most hosts come but once
+GZIP = b"\x1f\x8b"
+PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
+MAX_LAYERS = 5  # as in curl: each takes the time of a whole body, and a header has room for thousands
+LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
+
+
+class FetchError(Exception):
+    """A URL that gave no body: ``reason`` is what is counted, the message says what happened."""
+
+    def __init__(self, reason: str, message: str):
+        super().__init__(message)
+        self.reason = reason
+
+
+class Fetcher:
+    """Fetches URLs over shared connections, within ``async with``, by the settings' limits."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._shortages: list[LaionPeopleError] = []
+        self._unexpected: set[type[Exception]] = set()
+
+    async def __aenter__(self) -> Fetcher:
+        # A look-up blocks its thread: with asyncio's few default threads, dead name servers would stop all others.
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._settings.url_threads))
+        resolver = ThreadedResolver() if self._settings.allow_private_addresses else PublicResolver()
+        connector = aiohttp.TCPConnector(
+            limit=0, resolver=resolver, socket_factory=self._socket, keepalive_timeout=KEEPALIVE
+        )
+        # There is no public way to say so:
+        connector._factory = partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
+        self._session = aiohttp.ClientSession(
+            connector=connector,
+            headers=HEADERS,
+            timeout=aiohttp.ClientTimeout(total=None),  # `get` has its own
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+            max_line_size=MAX_HEADER,
+            max_field_size=MAX_HEADER,
+            max_headers=MAX_HEADERS,
+        )
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self._session.close()
+
+    async def get(self, url: str) -> bytes:
+        """The body that a URL leads to, whatever it is.
+
+        Raises FetchError, whatever the URL or the answer made a library raise; ShortageError when this machine lacks
+        something, which says nothing about the URL.
+        """
+        try:
+            async with asyncio.timeout(self._settings.url_timeout):
+                return await self._follow(url)
+        except FetchError:
+            raise
+        except TimeoutError:
+            raise FetchError("timeout", f"no whole answer within {self._settings.url_timeout:g} s") from None
+        except Exception as error:
+            if self._shortages:  # the connector tries other addresses, and tells of the last
+                raise self._shortages[0] from error
+            check_shortage(error)
+            raise FetchError(_reason(error), self._described(error)) from error
+
+    async def _follow(self, url: str) -> bytes:
+        target = self._checked(url)
+        for _ in range(MAX_REDIRECTS + 1):
+            async with self._session.get(target, allow_redirects=False) as response:
+                if self._settings.respect_opt_out and opted_out(response.headers):
+                    raise FetchError("opted_out", "the answer's headers reserve the image against use for AI")
+                if response.status not in REDIRECTS or "Location" not in response.headers:
+                    return await self._body(response)
+                target = self._checked(response.headers["Location"], target)
+        raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects")
+
+    def _described(self, error: Exception) -> str:
+        """What a row's message says of an error. A kind that nobody foresaw is logged, once."""
+        if isinstance(error, aiohttp.ClientError | OSError):
+            return str(error)
+        text = f"{type(error).__name__}: {error}"
+        if type(error) not in self._unexpected:
+            self._unexpected.add(type(error))
+            log.info("a row is rejected: %s (said once for all rows)", one_line(text, 200))
+        return text
+
+    def _socket(self, address: Any) -> socket.socket:
+        """A socket for an address as getaddrinfo gives it."""
+        with _noting(self._shortages):
+            connection = _Socket(*address[:3])
+        connection.shortages = self._shortages
+        return connection
+
+    def _checked(self, text: str, base: URL | None = None) -> URL:
+        """The address to connect to for a URL, or for a redirect from another."""
+        try:
+            url = urls.parse(text, base)
+        except Exception as error:  # yarl raises IndexError, too: https://github.com/aio-libs/yarl/issues/1822
+            check_shortage(error)
+            raise FetchError("bad_url", f"{text[:200]!r}: {self._described(error)}") from error
+        host = url.raw_host or ""
+        # Literal addresses do not go through the resolver; aiohttp takes these for literal and the system's connect()
+        # reads short forms such as http://2130706433/ as addresses too, which `is_public` does not know and refuses.
+        literal = ":" in host or host.replace(".", "").isdigit()
+        if literal and not self._settings.allow_private_addresses and not is_public(host):
+            raise FetchError("private_address", f"{host} is not an address of the public internet")
+        return url
+
+    async def _body(self, response: aiohttp.ClientResponse) -> bytes:
+        status = response.status
+        if not 200 <= status < 300:
+            other = "server_error" if 500 <= status < 600 else "http_error"
+            raise FetchError(STATUS_REASONS.get(status, other), f"HTTP {status} {(response.reason or '')[:200]}")
+        limit = self._settings.url_max_bytes
+        body = bytearray()
+        if (response.content_length or 0) <= limit:
+            async for chunk in response.content.iter_any():
+                body += chunk
+                if len(body) > limit:
+                    break
+            else:
+                unpacked = _unpacked(body, response.headers.getall("Content-Encoding", ()), limit)
+                if len(unpacked) <= limit:
+                    return bytes(unpacked)
+        raise FetchError("too_large", f"more than {limit} bytes")
+
+
+class _Socket(socket.socket):
+    """Takes down what the machine lacks where it can still be told from what is wrong with the address."""
+
+    shortages: list[LaionPeopleError]
+
+    def connect(self, address: Any) -> None:
+        with _noting(self.shortages):
+            try:
+                super().connect(address)
+            except OSError as error:
+                if error.errno == errno.EADDRNOTAVAIL and _can_be_reached(self.family, address):
+                    raise ShortageError(
+                        "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range"
+                    ) from error
+                raise
+
+
+@contextmanager
+def _noting(shortages: list[LaionPeopleError]) -> Iterator[None]:
+    """Adds the machine's shortage to a list: aiohappyeyeballs keeps of several errors their texts alone."""
+    try:
+        yield
+    except BlockingIOError:  # a connection under way
+        raise
+    except Exception as error:
+        try:
+            check_shortage(error)
+        except ShortageError as shortage:
+            shortages.append(shortage)
+        raise
+
+
+def _can_be_reached(family: int, address: Any) -> bool:
+    """Whether this machine has a route and an address of its own to there; nothing is sent.
+
+    EADDRNOTAVAIL means that there is none, as where IPv6 is off, or that no local port is left for a connection.
+    Datagrams have ports of their own, so that for them only the first can be the reason.
+    """
+    with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+        try:
+            datagrams.connect(address)
+        except OSError:
+            return False
+    return True
+
+
+class PublicResolver(ThreadedResolver):
+    """Gives only public addresses. The connection is made to the very addresses that were checked."""
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        found = await super().resolve(host, port, family)
+        public = [address for address in found if is_public(address["host"])]
+        if not public:
+            raise FetchError("private_address", f"{host} leads to {found[0]['host']}, which is not a public address")
+        return public
+
+
+def is_public(address: str) -> bool:
+    """Whether an IP address belongs to the public internet; IPv4 addresses inside IPv6 ones count as themselves."""
+    try:
+        ip = ipaddress.ip_address(address)
+    except ValueError:
+        return False
+    if isinstance(ip, ipaddress.IPv6Address):
+        inner = ip.ipv4_mapped or ip.sixtofour or (ip.teredo or (None, None))[1]
+        if ip in NAT64 or ip in COMPATIBLE:
+            inner = ipaddress.IPv4Address(int(ip) & 0xFFFFFFFF)
+        if inner:
+            return is_public(str(inner))
+        if ip.is_site_local or ip in LOCAL_NAT64:
+            return False
+    return ip.is_global and not ip.is_multicast
+
+
+def opted_out(headers: Any) -> bool:
+    """Whether the owner reserves an image by X-Robots-Tag (noai, noimageai, noml) or TDM-Reservation (W3C TDMRep)."""
+    return headers.get("TDM-Reservation", "").strip() == "1" or any(
+        OPT_OUT.search(value) for value in headers.getall("X-Robots-Tag", ())
+    )
+
+
+def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | bytearray:
+    """The body without the gzip or deflate that some servers send unasked, to one byte more than the limit.
+
+    As browsers do: several layers, several members of gzip one after the other, deflate without zlib's header; and the
+    body as it is when the header is wrong or names what was never asked for.
+    """
+    lines = [line.lower() for line in encodings if line.strip().lower() != "identity"]
+    layers = [layer.strip() for line in lines for layer in line.split(",")]
+    if not set(layers) <= {"gzip", "x-gzip", "deflate"} or len(layers) > MAX_LAYERS:
+        return body
+    unpacked: bytes | bytearray = body
+    for layer in reversed(layers):
+        for wbits in (zlib.MAX_WBITS | 32, *([-zlib.MAX_WBITS] if layer == "deflate" else [])):
+            try:
+                unpacked = _inflated(unpacked, wbits, limit + 1)
+                break
+            except zlib.error:
+                pass
+        else:
+            return unpacked  # the header was wrong
+    return unpacked
+
+
+def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
+    """At most ``most`` bytes. Raises zlib.error unless it is packed so."""
+    unpacked = bytearray()
+    stream = zlib.decompressobj(wbits)
+    members = 1
+    for start in range(0, len(packed), PIECE):  # of pieces, for a member's end copies what comes after it
+        piece = bytes(packed[start : start + PIECE])
+        while piece and len(unpacked) < most:
+            if stream.eof:
+                stream = zlib.decompressobj(wbits)
+                members += 1
+            before = stream.copy()
+            try:
+                unpacked += stream.decompress(piece, most - len(unpacked))
+            except zlib.error:
+                if packed.startswith(GZIP):  # browsers don't look at its checksum
+                    unpacked += _until_error(before, piece, most - len(unpacked))
+                if not unpacked or (members == 1 and not packed.startswith(GZIP)):
+                    raise
+                return unpacked  # what follows is padding
+            if members > MAX_MEMBERS:
+                return unpacked
+            piece = stream.unused_data
+    return unpacked
+
+
+def _until_error(stream: zlib._Decompress, packed: bytes, most: int) -> bytearray:
+    """What a damaged piece gives before its error, at most ``most`` bytes."""
+    unpacked = bytearray()
+    for at in range(len(packed)):
+        if len(unpacked) == most:
+            break
+        try:
+            unpacked += stream.decompress(packed[at : at + 1], most - len(unpacked))
+        except zlib.error:
+            break
+    return unpacked
+
+
+def _reason(error: Exception) -> str:
+    match error:
+        case aiohttp.InvalidURL():
+            return "bad_url"
+        case aiohttp.ClientConnectorDNSError():
+            return "dns"
+        case aiohttp.ClientSSLError():
+            return "tls_error"
+        case aiohttp.ClientConnectorError() if error.os_error.errno == errno.ECONNREFUSED:
+            return "connection_refused"
+        case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
+            return "connection_error"
+        case ValueError():
+            return "bad_url"  # no host name or user can look like that
+        case _:
+            return "http_error"  # the answer cannot be read, and will not be another time

@@ -1,0 +1,466 @@
+"""download: fetches the images of a metadata part and stores them as img2dataset does.
+
+The layout is img2dataset's own (`docs/download.md` says why the program is not used): a tar with jpg, json and txt of
+every success, a Parquet file with all rows, and ``_stats.json``. A shard that is made again keeps the rows that are
+whole and would come out the same.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import math
+import re
+import time
+from collections import deque
+from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import ExitStack, closing, suppress
+from functools import cache
+from hashlib import sha256
+from threading import Lock
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from laion_people.engine.concurrency import cores, workers
+from laion_people.engine.step import Row, Shard, Step
+from laion_people.errors import LaionPeopleError, UsageError, one_line
+from laion_people.settings import Settings
+from laion_people.steps.download.earlier import EarlierRows, json_object, row_sha256
+from laion_people.steps.download.fetch import Fetcher, FetchError
+from laion_people.storage import metadata
+from laion_people.storage.manifest import FileEntry, Manifest
+from laion_people.storage.store import Store
+from laion_people.vision import images
+from laion_people.vision.batches import timed
+from laion_people.vision.imagefiles import tags
+from laion_people.vision.images import ImageError, Picture
+
+log = logging.getLogger(__name__)
+
+DECIDING = (  # settings that decide the output
+    "shard_rows", "nsfw_filter", "allow_private_addresses", "respect_opt_out", "url_max_bytes",
+    "image_size", "image_min_size", "image_max_pixels", "jpeg_quality",
+)  # fmt: skip
+MADE_BY = "laion-people"
+# What img2dataset leaves, in any of its formats, and a shard's own files: 00000.tar, 00000.parquet, 00000_stats.json.
+PICTURES = re.compile(
+    r".*(\.(tar|parquet|tfrecord|jpe?g|png|webp|gif|bmp|tiff?|avif)(\.\w+)?|_stats\.json)", re.IGNORECASE
+)
+SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
+MAX_SHARDS = 100_000  # their names have five digits
+AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
+MAX_ASPECT = 10  # long side over short side; more is a banner
+
+# Why a row has no image, and what that means. `--retry-failed` tries PASSING ones again.
+PASSING = {
+    "timeout": "no whole answer within the time limit",
+    "server_error": "HTTP 5xx",
+    "too_many_requests": "HTTP 429",
+    "dns": "the host name could not be looked up",
+    "connection_refused": "nothing listens at the address",
+    "connection_error": "the connection broke",
+}
+LASTING = {
+    "no_url": "the metadata row has no URL",
+    "bad_url": "the URL, or a redirect, is not an HTTP address",
+    "nsfw": "flagged by the collection itself, and the filter is on",
+    "private_address": "the URL, or a redirect, leads into a private network",
+    "not_found": "HTTP 404 or 410",
+    "http_error": "another HTTP status than 2xx, such as 403, or an answer that browsers cannot read either",
+    "tls_error": "the host's certificate does not hold",
+    "too_many_redirects": "more than five redirects",
+    "opted_out": "the owner reserves the image against use for AI",
+    "too_large": "the body is larger than the limit, as sent or unpacked",
+}
+UNUSABLE = {  # img2dataset's failed_to_resize
+    "empty": "the body has no bytes",
+    "not_an_image": "the body is no image of a known format",
+    "truncated": "the image is cut off or broken",
+    "decompression_bomb": "more pixels than the limit, or far more work than images of its size take",
+    "too_small": "the shorter side is under the limit, or less than a tenth of the longer one",
+}
+REASONS = PASSING | LASTING | UNUSABLE
+DECIDED_BY = {  # the setting that can mend what failed for a reason
+    "private_address": "allow_private_addresses",
+    "opted_out": "respect_opt_out",
+    "too_large": "url_max_bytes",
+    "decompression_bomb": "image_max_pixels",
+    "too_small": "image_min_size",
+}
+
+OUTCOME = {  # img2dataset's columns, `reason`, and `row_sha256`, which says whether the row is whole (earlier.py)
+    "status": pa.string(),
+    "error_message": pa.string(),
+    "width": pa.int32(),
+    "height": pa.int32(),
+    "original_width": pa.int32(),
+    "original_height": pa.int32(),
+    "exif": pa.string(),
+    "sha256": pa.string(),
+    "reason": pa.string(),
+    "row_sha256": pa.string(),
+}
+PENDING: Row = dict.fromkeys(OUTCOME)
+
+_one_at_a_time = Lock()
+
+
+class Download(Step):
+    """One row a metadata row, in its order; rows that failed have a reason of REASONS and no files.
+
+    A shard that is made again fetches only rows that are not whole, or that changed settings can change; with
+    ``retry_failed`` those too that failed for a PASSING reason, for which finished shards are worked on again.
+    """
+
+    name = "download"
+    summary = "fetches images over HTTP"
+    reads = ("metadata",)
+    writes = "images"
+    tar = True
+    irreplaceable = True
+    reasons = REASONS
+
+    def __init__(self, retry_failed: bool = False):
+        self.retry_failed = retry_failed
+
+    def params(self, settings: Settings) -> dict[str, Any]:
+        """Not among them: ``url_timeout`` and ``url_threads``, which only move what ``retry_failed`` can mend."""
+        return {name: getattr(settings, name) for name in DECIDING}
+
+    def _made_with(self, settings: Settings) -> dict[str, Any]:
+        return {"revision": self.revision} | self.params(settings)
+
+    def schema(self) -> pa.Schema:
+        return pa.schema(
+            {"sample_id": pa.int64(), "url": pa.string(), "caption": pa.string()}
+            | metadata.COLLECTION_COLUMNS
+            | {"key": pa.string()}
+            | OUTCOME
+        )
+
+    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
+        """A part without rows has one empty shard, so that every step has something to be done with."""
+        path = metadata.metadata_path(store, partition)
+        rows = metadata.count_rows(store, path)
+        if rows > MAX_SHARDS * settings.shard_rows:
+            raise LaionPeopleError(
+                f"{path} has {rows:,} rows by its footer, more than {MAX_SHARDS:,} shards: fetch the file again if it "
+                "should have fewer, or raise LAION_PEOPLE_SHARD_ROWS"
+            )
+        return list(range(max(1, math.ceil(rows / settings.shard_rows))))
+
+    def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
+        """Refuses to write where there are pictures of others, and shards of another size unless with ``force``."""
+        if foreign := next(foreign_files(store, partition), None):
+            if _has_manifests(store, partition):
+                raise LaionPeopleError(
+                    f"{foreign} lies among the shards that download made and is none of them: move it elsewhere"
+                )
+            raise LaionPeopleError(
+                f"images/{partition} was made elsewhere ({foreign.rsplit('/', 1)[-1]}): detect reads its tars as they "
+                "are; remove it to download again"
+            )
+        if not force and (receipt := _first_receipt(store, partition)):
+            _check_size(partition, receipt.params, settings)
+
+    def again(self, receipt: Manifest) -> str | None:
+        passing = sum(n for reason, n in receipt.rejected.items() if reason in PASSING)
+        return f"{passing} rows failed for a passing reason" if self.retry_failed and passing else None
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        with ExitStack() as stack:
+            earlier = _earlier(shard, stack)
+            yield from self._rows(shard, earlier)
+        pictures = earlier.pictures
+        if shard.receipt:
+            pictures = max(pictures, min(pictures + earlier.unknown, shard.receipt.rows))
+        if shard.force or shard.rows >= pictures:
+            return
+        if not shard.rows:
+            raise LaionPeopleError(
+                f"none of the {pictures:,} pictures that the shard had could be kept or fetched again: it is left as "
+                "it is, and --force makes it without them"
+            )
+        log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
+
+    def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
+        kept = _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed)
+        with closing(_finished(shard, kept)) as rows:
+            for row in timed(shard, "wait", rows):
+                shard.rows_in += 1
+                picture = row.pop("jpg", b"")
+                row["row_sha256"] = row_sha256(row, picture)
+                if row["reason"]:
+                    shard.reject(row["reason"])
+                else:
+                    row["files"] = {"jpg": picture, "json": json.dumps(row).encode(), "txt": row["caption"].encode()}
+                yield row
+
+    def sidecars(self, shard: Shard, rows: int) -> dict[str, bytes]:
+        end = time.time()
+        unusable = sum(n for reason, n in shard.rejected.items() if reason in UNUSABLE)
+        stats = {
+            "count": shard.rows_in,
+            "successes": rows,
+            "failed_to_download": shard.rejected.total() - unusable,
+            "failed_to_resize": unusable,
+            "duration": end - shard.started,
+            "start_time": shard.started,
+            "end_time": end,
+            "status_dict": {"success": rows, **shard.rejected},
+            "made_by": MADE_BY,
+            "params": self._made_with(shard.settings),
+        }
+        return {"_stats.json": json.dumps(stats, indent=4).encode()}
+
+
+def made_elsewhere(store: Store, partition: str) -> bool:
+    """Whether detect is to read a partition's images as another program, such as img2dataset, has made them."""
+    if _has_manifests(store, partition):
+        return False
+    return any(re.fullmatch(r"\d+\.tar", path.rsplit("/", 1)[-1]) for path in foreign_files(store, partition))
+
+
+def foreign_files(store: Store, partition: str) -> Iterator[str]:
+    """Files with pictures below ``images/<partition>`` that download has not written.
+
+    Its own belong to a shard that has a receipt, is in the partition's manifest, or whose ``_stats.json``, written
+    before the shard's other files, says so.
+    """
+    receipts = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
+
+    @cache
+    def summed() -> set[str]:
+        shards = _loaded(store, f"manifests/download/{partition}.json").get("shards")
+        return {str(s.get("uri")) for s in shards if isinstance(s, dict)} if isinstance(shards, list) else set()
+
+    @cache
+    def is_ours(shard: str) -> bool:
+        base = f"images/{partition}/{shard}"
+        made_by = None if f"{shard}.json" in receipts else _loaded(store, f"{base}_stats.json").get("made_by")
+        return f"{shard}.json" in receipts or made_by == MADE_BY or f"{base}.tar" in summed()
+
+    for path in store.list(f"images/{partition}"):
+        name = path.removeprefix(f"images/{partition}/")
+        shard = SHARD_FILE.fullmatch(name)
+        if not (shard and is_ours(shard[1])) and PICTURES.fullmatch(name) and "/." not in f"/{name}":
+            yield path
+
+
+def _has_manifests(store: Store, partition: str) -> bool:
+    folder = f"manifests/download/{partition}"
+    return store.exists(f"{folder}.json") or bool(store.list(folder))
+
+
+def _first_receipt(store: Store, partition: str) -> Manifest | None:
+    """The first receipt of a partition that can be read."""
+    for path in store.list(f"manifests/download/{partition}"):
+        data = store.read(path)
+        with suppress(LaionPeopleError):
+            return Manifest.from_json(data)
+    return None
+
+
+def _loaded(store: Store, path: str) -> Row:
+    """The fields of a JSON object of the store; none when it is missing or damaged."""
+    return json_object(store.read(path)) if store.exists(path) else {}
+
+
+def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -> None:
+    rows = params.get("shard_rows", settings.shard_rows)
+    if rows != settings.shard_rows:
+        raise UsageError(
+            f"images/{partition} has shards of {rows} rows, and shard_rows is {settings.shard_rows}: set it to {rows}, "
+            "or fetch everything anew with --force"
+        )
+
+
+def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
+    """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
+    store, base, receipt = shard.store, f"images/{shard.partition}/{shard.index:05d}", shard.receipt
+    files = receipt.shards[0].files() if receipt else ()
+    stats = _loaded(store, f"{base}_stats.json")
+    foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
+    if foreign and not any(_is_there(store, file) for file in files):
+        raise LaionPeopleError(
+            f"{base}_stats.json says that another program made the shard: remove its files to download it again"
+        )
+    if shard.force:
+        return EarlierRows(None, None, [])
+    written = (receipt.params if receipt else None, stats.get("params"))
+    params = [each for each in written if isinstance(each, dict)]
+    if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the receipt?
+        others = [file for file in files if not file.uri.endswith("_stats.json")]  # which is written first
+        params = params[:1] if all(_is_there(store, file) for file in others) else params
+    for each in params[:1]:
+        _check_size(shard.partition, each, shard.settings)
+    paths = [f"{base}{suffix}" for suffix in (".parquet", ".tar")]
+    table, tar = (stack.enter_context(store.local(path)) if store.exists(path) else None for path in paths)
+    return EarlierRows(table, tar, params)
+
+
+def _is_there(store: Store, file: FileEntry) -> bool:
+    return store.exists(file.uri) and store.sha256(file.uri) == file.sha256
+
+
+def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool) -> Iterator[Row]:
+    """The shard's metadata rows; those that are not to be fetched have their outcome, with the picture as ``jpg``."""
+    befores = [
+        dict(now) | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
+        for params in earlier.params or [now]
+    ]
+    for row in _new(shard):
+        kept = earlier.next(row)
+        if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
+            yield row
+            continue
+        outcome = {name: kept[0][name] for name in OUTCOME if name != "row_sha256"}
+        before = next((before for before in befores if _could_change(outcome, before, now)), None)
+        if before is None:
+            again = retry_failed and outcome["reason"] in PASSING
+            yield row if again else row | outcome | ({"jpg": kept[1]} if kept[1] else {})
+        elif retry_failed and kept[1]:
+            changed = ", ".join(f"{name}={before[name]}" for name in now if before[name] != now[name])
+            raise UsageError(
+                f"images/{shard.id} was made with {changed}: --retry-failed, which keeps pictures, needs the same; "
+                "without it, all are fetched anew"
+            )
+        else:
+            yield row
+
+
+def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a row that was made with the parameters ``before`` could come out otherwise today."""
+    changed = {name for name in now if before[name] != now[name]}
+    if "revision" in changed or (reason := outcome["reason"]) in ("nsfw", "no_url"):  # which the metadata decide
+        return True
+    if reason:
+        return reason not in REASONS or DECIDED_BY.get(reason) in changed
+    short, long = sorted((outcome["original_width"], outcome["original_height"]))
+    return (
+        min(outcome["width"], outcome["height"]) != min(short, now["image_size"])
+        or "jpeg_quality" in changed
+        or short < now["image_min_size"]
+        or short * long > now["image_max_pixels"]
+        or now["url_max_bytes"] < before["url_max_bytes"]
+        or now["allow_private_addresses"] < before["allow_private_addresses"]
+        or now["respect_opt_out"] > before["respect_opt_out"]
+    )
+
+
+def _new(shard: Shard) -> Iterator[Row]:
+    """The shard's metadata rows, still without outcome unless they are not to be fetched."""
+    settings = shard.settings
+    digits = max(4, len(str(settings.shard_rows - 1)))
+    start = shard.index * settings.shard_rows
+    path = shard.inputs["metadata"].uri
+    for place, row in enumerate(metadata.rows(shard.store, path, start, start + settings.shard_rows)):
+        fields = {"sample_id": row.sample_id, "url": row.url, "caption": row.caption, **row.collection}
+        fields |= {"key": f"{shard.index:05d}{place:0{digits}d}", **PENDING}
+        if row.flagged and settings.nsfw_filter:
+            yield fields | _failure("nsfw", REASONS["nsfw"])
+        elif not row.url or not row.url.strip():
+            yield fields | _failure("no_url", REASONS["no_url"])
+        elif len(row.url) >= metadata.TEXT_CHARACTERS:
+            yield fields | _failure("bad_url", f"the URL has {metadata.TEXT_CHARACTERS} characters or more")
+        else:
+            yield fields
+
+
+def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
+    """The rows in order, each with its outcome, ``url_threads`` of them being worked on at a time.
+
+    A request keeps its place until its image is stored, so that fetching does not run away from decoding. Whoever stops
+    early closes the generator, which leaves no request, task or thread.
+    """
+    settings = shard.settings
+    places = asyncio.Semaphore(settings.url_threads)
+    waiting: deque[asyncio.Task[Row]] = deque()
+    with asyncio.Runner() as runner, workers(cores()) as pool:
+        loop = runner.get_loop()
+
+        async def finish(row: Row) -> Row:
+            if row["status"]:
+                return row
+            async with places:
+                try:
+                    body = await fetcher.get(row["url"].strip())
+                    return row | await loop.run_in_executor(pool, _stored, body, settings)
+                except FetchError as error:
+                    return row | _failure(error.reason, str(error))
+                except ImageError as error:
+                    return row | _failure(str(error), REASONS[str(error)])
+
+        def first() -> Row:
+            row = loop.run_until_complete(waiting[0])
+            waiting.popleft()
+            return row
+
+        fetcher = loop.run_until_complete(Fetcher(settings).__aenter__())
+        try:
+            for row in rows:
+                waiting.append(loop.create_task(finish(row)))
+                if len(waiting) == AHEAD * settings.url_threads:
+                    yield first()
+            while waiting:
+                yield first()
+        finally:
+            loop.run_until_complete(_stop(waiting, fetcher))
+
+
+async def _stop(tasks: Iterable[asyncio.Task[Row]], fetcher: Fetcher) -> None:
+    """Ends what is under way. An error is no news: it is the one that is being raised, or of the same kind."""
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    await fetcher.__aexit__()
+
+
+def _failure(reason: str, message: str) -> Row:
+    status = "failed_to_resize" if reason in UNUSABLE else "failed_to_download"
+    return {"status": status, "error_message": one_line(message[:1000], 500), "reason": reason}
+
+
+def _stored(body: bytes, settings: Settings) -> Row:
+    """The outcome of a body that was fetched, with the stored image as ``jpg``. Raises ImageError."""
+    if not body:
+        raise ImageError("empty")
+    picture = images.open_image(body, settings.image_max_pixels)
+    short, long = sorted(picture.size)
+    if short < settings.image_min_size or long > MAX_ASPECT * short:
+        raise ImageError("too_small")
+    if picture.pixels > images.LARGE_PIXELS:
+        with _one_at_a_time:
+            return _resized(picture, body, settings)
+    return _resized(picture, body, settings)
+
+
+def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
+    """Shrinks to the size wanted by area averaging, as img2dataset does. OpenCV works without holding Python's lock."""
+    import cv2
+
+    width, height = picture.size
+    rgb = images.to_rgb(picture, 2 * settings.image_size)
+    with images.reading("truncated", picture.pixels):
+        if (factor := min(rgb.size) // (2 * settings.image_size)) > 1:
+            rgb = rgb.reduce(factor)
+        pixels = np.asarray(rgb)
+        scale = settings.image_size / min(width, height)
+        if scale < 1:
+            size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
+            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
+        jpg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
+    return {
+        "status": "success",
+        "width": pixels.shape[1],
+        "height": pixels.shape[0],
+        "original_width": width,
+        "original_height": height,
+        "exif": json.dumps(tags(picture.exif)),
+        "sha256": sha256(body).hexdigest(),
+        "jpg": jpg,
+    }

@@ -1,0 +1,27 @@
+"""facts: what each person's own pose and mesh say. Follows mesh; a change of rules makes it again, without a model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from laion_people.engine.step import Row, Shard, Step
+from laion_people.steps.facts.facefacts import face_facts
+from laion_people.steps.facts.posefacts import pose_facts
+
+
+class Facts(Step):
+    """One row a person, in the order of people; of somebody of whom nothing is certain the list is empty."""
+
+    name = "facts"
+    summary = "says in words what each person's own pose and face mesh show"
+    revision = 4  # 4: hanging arms are straighter, nods larger
+    reads = ("people", "pose", "mesh")
+    writes = "facts"
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people, pose, mesh = (shard.table(name) for name in self.reads)
+        shard.rows_in = len(people)
+        told = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
+        for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), told, strict=True):
+            facts = [{"name": f.name, "value": f.value, "confidence": f.confidence} for f in (*of_pose, *of_face)]
+            yield {"person_id": person_id, "facts": facts}

@@ -1,0 +1,127 @@
+"""Totals: what a step did to a partition, in a few hundred bytes.
+
+A manifest names every shard and input, which for thousands of shards is megabytes. Beside it lies ``totals/<step>/
+<partition>.json`` with the sums alone, so that a page about all steps of all partitions reads next to nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+from laion_people.errors import LaionPeopleError
+from laion_people.storage.manifest import Manifest, check_values
+from laion_people.storage.metadata import PARTITION_KEY
+from laion_people.storage.store import Store
+from laion_people.storage.versions import VERSION
+
+FOLDER = "totals"
+PATH = re.compile(rf"{FOLDER}/\w+/({PARTITION_KEY.pattern}|{VERSION.pattern})\.json")
+READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
+
+
+@dataclass(frozen=True, slots=True)
+class Totals:
+    """The sums of a manifest; ``partition`` is the cluster version for a release step.
+
+    ``shards`` are finished, ``planned`` is how many there should be; ``bytes`` counts what was written, sidecars
+    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC.
+    """
+
+    step: str
+    partition: str
+    run_id: str
+    params: dict[str, Any]
+    shards: int
+    planned: int
+    rows_in: int
+    rows: int
+    rejected: dict[str, int]
+    bytes: int
+    seconds: float
+    ended: str
+
+    @property
+    def done(self) -> bool:
+        return self.shards == self.planned
+
+
+def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
+    """Writes the totals of a partition's (or a cluster version's) manifest."""
+    store.write(totals_path(manifest), json.dumps(asdict(_totals(manifest, planned)), indent=1).encode())
+
+
+def totals_path(of: Manifest | Totals) -> str:
+    return f"{FOLDER}/{of.step}/{of.partition}.json"
+
+
+def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
+    """Whether the totals of a manifest are there, and are its sums."""
+    path = totals_path(manifest)
+    try:
+        totals = _read(store, path) if store.exists(path) else None
+    except LaionPeopleError:
+        return False
+    return totals is not None and replace(totals, ended="") == replace(_totals(manifest, planned), ended="")
+
+
+def _totals(manifest: Manifest, planned: int) -> Totals:
+    return Totals(
+        step=manifest.step,
+        partition=manifest.partition,
+        run_id=manifest.run_id,
+        params=manifest.params,
+        shards=len(manifest.shards),
+        planned=planned,
+        rows_in=manifest.rows_in,
+        rows=manifest.rows,
+        rejected=manifest.rejected,
+        bytes=sum(file.bytes for shard in manifest.shards for file in shard.files()),
+        seconds=manifest.seconds,
+        ended=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+
+
+def _read(store: Store, path: str) -> Totals:
+    data = store.read(path)
+    try:
+        totals = Totals(**json.loads(data))
+        counts = (totals.shards, totals.planned, totals.rows_in, totals.rows, totals.bytes, *totals.rejected.values())
+        check_values([totals.step, totals.partition, totals.run_id], counts, [totals.seconds])
+        datetime.fromisoformat(totals.ended)
+        if not isinstance(totals.params, dict):
+            raise ValueError("its parameters have no names")
+        if totals_path(totals) != path:
+            raise ValueError(f"it is of {totals.step} {totals.partition}")
+    except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
+        raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
+    return totals
+
+
+class TotalsReader:
+    """The totals of a store; files that have not changed since the last reading are not read again."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._read: dict[str, tuple[str, Totals]] = {}  # path -> tag, totals
+
+    def read(self) -> dict[str, dict[str, Totals]]:
+        """The totals by partition (or cluster version) and step; other files among them are passed over.
+
+        Raises LaionPeopleError for a damaged file.
+        """
+        tags = {path: tag for path, tag in self.store.tags(FOLDER).items() if PATH.fullmatch(path)}
+        stale = [path for path, tag in tags.items() if path not in self._read or self._read[path][0] != tag]
+        with ThreadPoolExecutor(READERS) as pool:
+            fresh = dict(zip(stale, pool.map(partial(_read, self.store), stale), strict=True))
+        self._read = {p: (tag, fresh[p]) if p in fresh else self._read[p] for p, tag in tags.items()}
+        totals: dict[str, dict[str, Totals]] = defaultdict(dict)
+        for _, found in self._read.values():
+            totals[found.partition][found.step] = found
+        return dict(totals)

@@ -1,0 +1,80 @@
+"""Cluster versions: which there are, what their manifests say, and the number of the next one.
+
+A version is finished when `cluster` has written its manifest, last of all. Its folder ``clusters/<version>`` is never
+deleted: people may have edited captions there.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from collections import defaultdict
+
+from laion_people.errors import LaionPeopleError
+from laion_people.storage.manifest import Manifest, manifest_path, parse_manifest
+from laion_people.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+VERSION = re.compile(r"v[0-9]{4,9}")
+TAKEN = "taken.json"  # what a version is made from, written first: whoever writes it has taken the version's number
+LABELLED = {"captions.yaml", "reviews.json", "clusters.parquet"}  # files of a version that was finished once
+
+
+def number(version: str) -> int:
+    return int(version[1:])
+
+
+def versions(store: Store) -> list[str]:
+    """The finished versions, oldest first."""
+    names = (path.removeprefix("manifests/cluster/").removesuffix(".json") for path in store.list("manifests/cluster"))
+    return sorted(filter(VERSION.fullmatch, names), key=number)
+
+
+def folders(store: Store) -> dict[str, set[str]]:
+    """The names of the files that each version's folder has, oldest first, of unfinished ones too."""
+    names: dict[str, set[str]] = defaultdict(set)
+    for path in store.list("clusters"):
+        _, version, name = (*path.split("/", 2), "")[:3]
+        if VERSION.fullmatch(version):
+            names[version].add(name)
+    return {version: names[version] for version in sorted(names, key=number)}
+
+
+def manifest_of(store: Store, step: str, version: str) -> Manifest | None:
+    """What a step says of a version; None where it has not been run, or, with a warning, where that is damaged."""
+    path = manifest_path(step, version)
+    if not store.exists(path):
+        return None
+    data = store.read(path)  # a store that does not answer is no damage: an older version must not take its place
+    try:
+        return parse_manifest(data, step, version)
+    except LaionPeopleError as error:
+        log.warning("cluster version %s is passed over: %s", version, error)
+        return None
+
+
+def newest(store: Store) -> str:
+    """The newest finished version whose manifest is not damaged; "" when there is none."""
+    return next((version for version in reversed(versions(store)) if manifest_of(store, "cluster", version)), "")
+
+
+def take(store: Store, made_from: str, run_id: str) -> str:
+    """Takes the number of a version that is to be made from this, by this run ("": by whichever).
+
+    That is the one above all others, of which one of several processes that ask at once can have it; or that of a fit
+    from the same that did not end, which is gone on with.
+    """
+    taken = json.dumps({"made_from": made_from, "run_id": run_id}).encode()
+    finished, started = versions(store), folders(store)
+    for version, names in started.items():
+        left_over = version not in finished and TAKEN in names and not LABELLED & names
+        if left_over and store.read(f"clusters/{version}/{TAKEN}") == taken:
+            return version
+    last = max(map(number, [*finished, *started]), default=0)
+    while True:
+        last += 1
+        version = f"v{last:04d}"
+        if store.update(f"clusters/{version}/{TAKEN}", lambda before: taken if before is None else before) == taken:
+            return version

@@ -1,0 +1,74 @@
+"""Images through a model: decoded ahead, in batches, two of them in the model at a time, results in order."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import closing
+from functools import partial
+from typing import TypeVar
+
+import numpy as np
+
+from laion_people.engine.concurrency import overlapped
+from laion_people.engine.step import Shard
+from laion_people.vision.images import Decoded, ImageError, decode_ahead
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+Work = Callable[[list[Item], list[np.ndarray]], Iterable[Result]]
+
+BATCH, BATCH_PIXELS = 64, 32_000_000  # images of a batch at most, and their pixels unless it is a single one
+IN_MODEL = 2  # batches: what a wrapper does before and after the forward pass overlaps another's
+
+
+def in_batches(
+    shard: Shard, items: Iterable[tuple[Item, bytes]], work: Work[Item, Result], limited: bool = True
+) -> Iterator[tuple[Item, Result | ImageError]]:
+    """Each item with what ``work`` makes of its image, or why the image cannot be decoded, in the order of items.
+
+    ``work(items, images)`` is given a batch with its uint8 RGB arrays [height, width, 3], and gives one result each;
+    it runs in threads. The composition of batches follows from the images alone. Results that come before that of
+    an earlier, large image are held back: they should be small, and items hold no images. ``limited``: see
+    `images.open_image`.
+    """
+    done: dict[int, tuple[Item, Result | ImageError]] = {}
+    place = 0
+    batches = timed(shard, "decode", _batches(decode_ahead(items, limited=limited)))
+    with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
+        for future in futures:
+            with shard.clock("model"):
+                done.update(future.result())
+            while place in done:
+                yield done.pop(place)
+                place += 1
+
+
+def timed(shard: Shard, part: str, items: Iterator[Item]) -> Generator[Item]:
+    """Passes items on, adding the seconds waited for each to a part of the shard's time."""
+    while True:
+        with shard.clock(part):
+            item = next(items, None)
+        if item is None:
+            return
+        yield item
+
+
+def _batches(images: Iterable[Decoded[Item]]) -> Iterator[list[Decoded[Item]]]:
+    batch: list[Decoded[Item]] = []
+    pixels = 0
+    for image in images:
+        if batch and (len(batch) == BATCH or pixels + image.pixels > BATCH_PIXELS):
+            yield batch
+            batch, pixels = [], 0
+        batch.append(image)
+        pixels += image.pixels
+    if batch:
+        yield batch
+
+
+def _worked(work: Work[Item, Result], batch: list[Decoded[Item]]) -> dict[int, tuple[Item, Result | ImageError]]:
+    """The items of a batch and their results, by place."""
+    good = [(d, d.image) for d in batch if not isinstance(d.image, ImageError)]
+    results = work([d.item for d, _ in good], [image for _, image in good]) if good else []
+    bad = {d.place: (d.item, d.image) for d in batch if isinstance(d.image, ImageError)}
+    return bad | {d.place: (d.item, result) for (d, _), result in zip(good, results, strict=True)}
