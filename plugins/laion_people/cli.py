@@ -22,10 +22,11 @@ from laion_people.engine.step import ReleaseStep, Step
 from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
 from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
-from laion_people.steps.download.step import Download, made_elsewhere
+from laion_people.steps.download.step import Download
 from laion_people.steps.registry import FOLLOWERS, STEPS
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import Store, open_store
 
 log = logging.getLogger("laion_people")
@@ -155,10 +156,20 @@ def _audit(args: argparse.Namespace) -> int:
         advice = "clear the steps that the log names, with their downstream tasks"
         print(f"laion-people: audit {audited}: {count}; {advice}", file=sys.stderr)
         return 1
+    if args.stage == "extract":
+        _record_vitals(runner.store, audited)
     if args.stage != RELEASE_STAGE:
         _tell(runner.store, audited, args.stage)
     _give(args, _result(runner.store, read_manifest(runner.store, steps[-1], audited)))
     return 0
+
+
+def _record_vitals(store: Store, partition: str) -> None:
+    """Writes what drift is told by."""
+    try:
+        drift.record(store, partition)
+    except LaionPeopleError as error:  # which is no reason to fail a partition that is whole
+        log.warning("drift %s: not known: %s", partition, error)
 
 
 def _tell(store: Store, partition: str, stage: str) -> None:

@@ -29,9 +29,10 @@ from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.settings import Settings
 from laion_people.steps.download import fetch
 from laion_people.steps.download import step as download_step
-from laion_people.steps.download.step import REASONS, Download, made_elsewhere
+from laion_people.steps.download.step import REASONS, Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
+from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import LocalStore
 from laion_people.vision.images import samples
 from tests.fakes import FakeModels, image_shard

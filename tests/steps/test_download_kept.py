@@ -19,9 +19,10 @@ from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.settings import Settings
 from laion_people.steps.download.fetch import Fetcher, FetchError
-from laion_people.steps.download.step import Download, foreign_files, made_elsewhere
+from laion_people.steps.download.step import Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
+from laion_people.storage.origin import foreign_files, made_elsewhere
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard, jpeg
 

@@ -24,11 +24,9 @@ import pyarrow.parquet as pq
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import Step
 from laion_people.errors import LaionPeopleError, StoreError, check_shortage, one_line
-from laion_people.reports import drift
-from laion_people.steps.caption import VIEWS
-from laion_people.steps.download.step import foreign_files, made_elsewhere
 from laion_people.storage import metadata
 from laion_people.storage.manifest import FileEntry, Manifest, manifest_path, merge, parse_receipt, read_manifest
+from laion_people.storage.origin import foreign_files, made_elsewhere
 from laion_people.storage.store import Store
 from laion_people.storage.totals import has_totals, totals_path, write_totals
 
@@ -65,8 +63,7 @@ class ShardContents:
 def audit(runner: Runner, partition: str, stage: str) -> list[str]:
     """Recounts a stage of a partition; returns one line for each fault, with step, shard and reason.
 
-    Without a fault the partition's manifests and totals are written anew, where they are not the sums of the receipts,
-    and so are the vitals that drift is told by, once it is extracted.
+    Without a fault the partition's manifests and totals are written anew, where they are not the sums of the receipts.
 
     Raises LaionPeopleError when there is nothing to recount.
     """
@@ -94,11 +91,6 @@ def audit(runner: Runner, partition: str, stage: str) -> list[str]:
     if not faults:
         for step in steps:
             _write_sums(runner.store, [r for r in receipts[step].values() if isinstance(r, Manifest)], len(planned))
-    if not faults and stage == "extract":
-        try:
-            drift.record(runner.store, partition)
-        except LaionPeopleError as error:  # which is no reason to fail a partition that is whole
-            log.warning("drift %s: not known: %s", partition, error)
     return faults
 
 
@@ -184,7 +176,7 @@ def _shard_faults(
             _name_fault(runner, receipt)
             or _file_fault(runner.store, receipt, contents)
             or _outdated(runner, receipt)
-            or _count_fault(runner, receipt, contents, _input_rows(step, receipts, of_metadata))
+            or _count_fault(runner, receipt, contents, _input_rows(runner, step, receipts, of_metadata))
         ):
             yield step, fault
         elif step in ALIGNED and contents.table is not None:
@@ -249,14 +241,18 @@ def _outdated(runner: Runner, receipt: Manifest) -> str | None:
     return f"{reason}: run `{receipt.step}` again" if reason else None
 
 
-def _input_rows(step: str, receipts: Mapping[str, Receipt | None], of_metadata: int | None) -> int | None:
+def _input_rows(
+    runner: Runner, step: str, receipts: Mapping[str, Receipt | None], of_metadata: int | None
+) -> int | None:
     """How many rows a step has to read; None where only images made elsewhere, or a damaged receipt, could tell."""
     if step == "download":
         return of_metadata
     before = receipts.get("download" if step == "detect" else "detect")
     if not isinstance(before, Manifest):
         return None
-    return before.rows * len(VIEWS) if step == "caption" else before.rows
+    reading = runner.steps[step]
+    assert isinstance(reading, Step)
+    return before.rows * reading.rows_per_person
 
 
 def _count_fault(runner: Runner, receipt: Manifest, contents: ShardContents, input_rows: int | None) -> str | None:

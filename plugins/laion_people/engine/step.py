@@ -106,6 +106,7 @@ class Step(ABC):
     writes: ClassVar[str]
     roles: ClassVar[tuple[str, ...]] = ()
     gpu: ClassVar[bool] = False
+    rows_per_person: ClassVar[int] = 1  # that it reads, or per image, where it reads no people
     tar: ClassVar[bool] = False
     tar_key: ClassVar[str] = "key"
     revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone

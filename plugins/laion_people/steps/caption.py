@@ -37,6 +37,7 @@ class Caption(Step):
     summary = "CLIP chooses each person's caption among the candidates of their clusters that are true of them"
     reads = ("people", "facts", "assignments", "vectors", "clusters")
     writes = "subset_c"
+    rows_per_person = len(VIEWS)
     roles = ("clip",)
     reasons: ClassVar[Mapping[str, str]] = {
         "no_pose_cluster": "too little of the body is seen for a pose cluster",

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from laion_people.engine.step import Row
 from laion_people.errors import check_shortage
+from laion_people.storage.origin import json_object
 from laion_people.vision import images
 from laion_people.vision.images import ImageError
 
@@ -115,15 +116,6 @@ def _places(path: Path) -> dict[str, tuple[int, int]]:
     except Exception as error:  # a damaged file: tarfile raises what it likes
         check_shortage(error)
     return places
-
-
-def json_object(data: bytes) -> Row:
-    """The fields of a JSON object; none when it is something else or damaged."""
-    try:
-        fields = json.loads(data)
-    except (ValueError, RecursionError):
-        return {}
-    return fields if isinstance(fields, dict) else {}
 
 
 def _text(values: Row) -> bytes:

@@ -11,12 +11,10 @@ import asyncio
 import json
 import logging
 import math
-import re
 import time
 from collections import deque
 from collections.abc import Generator, Iterable, Iterator, Mapping
 from contextlib import ExitStack, closing, suppress
-from functools import cache
 from hashlib import sha256
 from threading import Lock
 from typing import Any
@@ -28,10 +26,11 @@ from laion_people.engine.concurrency import cores, workers
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.settings import Settings
-from laion_people.steps.download.earlier import EarlierRows, json_object, row_sha256
+from laion_people.steps.download.earlier import EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
 from laion_people.storage import metadata
 from laion_people.storage.manifest import FileEntry, Manifest
+from laion_people.storage.origin import MADE_BY, foreign_files, has_manifests, read_object
 from laion_people.storage.store import Store
 from laion_people.vision import images
 from laion_people.vision.batches import timed
@@ -44,12 +43,6 @@ DECIDING = (  # settings that decide the output
     "shard_rows", "nsfw_filter", "allow_private_addresses", "respect_opt_out", "url_max_bytes",
     "image_size", "image_min_size", "image_max_pixels", "jpeg_quality",
 )  # fmt: skip
-MADE_BY = "laion-people"
-# What img2dataset leaves, in any of its formats, and a shard's own files: 00000.tar, 00000.parquet, 00000_stats.json.
-PICTURES = re.compile(
-    r".*(\.(tar|parquet|tfrecord|jpe?g|png|webp|gif|bmp|tiff?|avif)(\.\w+)?|_stats\.json)", re.IGNORECASE
-)
-SHARD_FILE = re.compile(r"(\d{5,})(\.tar|\.parquet|_stats\.json)")
 MAX_SHARDS = 100_000  # their names have five digits
 AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
 MAX_ASPECT = 10  # long side over short side; more is a banner
@@ -155,7 +148,7 @@ class Download(Step):
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
         """Refuses to write where there are pictures of others, and shards of another size unless with ``force``."""
         if foreign := next(foreign_files(store, partition), None):
-            if _has_manifests(store, partition):
+            if has_manifests(store, partition):
                 raise LaionPeopleError(
                     f"{foreign} lies among the shards that download made and is none of them: move it elsewhere"
                 )
@@ -217,44 +210,6 @@ class Download(Step):
         return {"_stats.json": json.dumps(stats, indent=4).encode()}
 
 
-def made_elsewhere(store: Store, partition: str) -> bool:
-    """Whether detect is to read a partition's images as another program, such as img2dataset, has made them."""
-    if _has_manifests(store, partition):
-        return False
-    return any(re.fullmatch(r"\d+\.tar", path.rsplit("/", 1)[-1]) for path in foreign_files(store, partition))
-
-
-def foreign_files(store: Store, partition: str) -> Iterator[str]:
-    """Files with pictures below ``images/<partition>`` that download has not written.
-
-    Its own belong to a shard that has a receipt, is in the partition's manifest, or whose ``_stats.json``, written
-    before the shard's other files, says so.
-    """
-    receipts = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
-
-    @cache
-    def summed() -> set[str]:
-        shards = _loaded(store, f"manifests/download/{partition}.json").get("shards")
-        return {str(s.get("uri")) for s in shards if isinstance(s, dict)} if isinstance(shards, list) else set()
-
-    @cache
-    def is_ours(shard: str) -> bool:
-        base = f"images/{partition}/{shard}"
-        made_by = None if f"{shard}.json" in receipts else _loaded(store, f"{base}_stats.json").get("made_by")
-        return f"{shard}.json" in receipts or made_by == MADE_BY or f"{base}.tar" in summed()
-
-    for path in store.list(f"images/{partition}"):
-        name = path.removeprefix(f"images/{partition}/")
-        shard = SHARD_FILE.fullmatch(name)
-        if not (shard and is_ours(shard[1])) and PICTURES.fullmatch(name) and "/." not in f"/{name}":
-            yield path
-
-
-def _has_manifests(store: Store, partition: str) -> bool:
-    folder = f"manifests/download/{partition}"
-    return store.exists(f"{folder}.json") or bool(store.list(folder))
-
-
 def _first_receipt(store: Store, partition: str) -> Manifest | None:
     """The first receipt of a partition that can be read."""
     for path in store.list(f"manifests/download/{partition}"):
@@ -262,11 +217,6 @@ def _first_receipt(store: Store, partition: str) -> Manifest | None:
         with suppress(LaionPeopleError):
             return Manifest.from_json(data)
     return None
-
-
-def _loaded(store: Store, path: str) -> Row:
-    """The fields of a JSON object of the store; none when it is missing or damaged."""
-    return json_object(store.read(path)) if store.exists(path) else {}
 
 
 def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -> None:
@@ -282,7 +232,7 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
     store, base, receipt = shard.store, f"images/{shard.partition}/{shard.index:05d}", shard.receipt
     files = receipt.shards[0].files() if receipt else ()
-    stats = _loaded(store, f"{base}_stats.json")
+    stats = read_object(store, f"{base}_stats.json")
     foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
     if foreign and not any(_is_there(store, file) for file in files):
         raise LaionPeopleError(
