@@ -23,6 +23,7 @@ lint: ## check style and types
 	.venv/worker/bin/ruff check .
 	.venv/worker/bin/ruff format --check .
 	.venv/worker/bin/mypy
+	PYTHONPATH=.:plugins .venv/worker/bin/lint-imports
 
 truth: ## measure how true facts and captions are, on rendered people or on labelled photographs (TRUTH=FOLDER, docs/truth.md)
 	@bin/setup worker

@@ -1,0 +1,1 @@
+"""The steps, a file or a folder each."""

@@ -1,0 +1,1 @@
+"""Airflow and Kubernetes: all that imports them, but for the sign-in of the page People."""

@@ -1,0 +1,1 @@
+"""What people read about the data: funnels, drift, costs, the HTML report."""

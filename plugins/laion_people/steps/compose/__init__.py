@@ -1,0 +1,1 @@
+"""The step compose: who is shown together, cut out how, before which background."""

@@ -1,0 +1,1 @@
+"""The step download and its own helpers."""

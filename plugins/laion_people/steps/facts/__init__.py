@@ -1,0 +1,1 @@
+"""The step facts: rules of geometry for bodies and faces."""

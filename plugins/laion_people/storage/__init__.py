@@ -1,0 +1,1 @@
+"""The store: paths, tables' schemas, manifests and the metadata that comes in."""

@@ -1,0 +1,1 @@
+"""Pictures and the people in them: decoding, batches, geometry, drawing."""
