@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 FOLDERS = ("dags", "include/models", "plugins")
+PROGRAMS = ("tools/demo.py", "tools/local_airflow.py")
 SCRIPTS = ("bin", "docker")
 GAP = "…"
 ERRORS = {  # subclasses that the code defines are added
@@ -28,10 +29,7 @@ ERRORS = {  # subclasses that the code defines are added
 }
 REASONS = ("FetchError", "ImageError", "reading")  # whose first argument is the reason that a lost row is counted under
 FAULTS = re.compile(r"_?(how_to_get|.*(fault|damage|outdated|outlier)s?)")  # functions, variables that hold sentences
-STEP_OF = {  # where it isn't the module's name
-    "composer": "compose",
-    "cutouts": "compose",
-    "fetch": "download",
+STEP_OF = {  # of modules that are no step's
     "funnel": "mesh",  # people without a mesh are counted when the funnel is shown
     "images": "detect",
     "tars": "detect",
@@ -50,6 +48,7 @@ class Said:
 def collect() -> tuple[list[Said], list[Said]]:
     """The messages and the reasons of the whole code, in the order of their files."""
     paths = [path for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py"))]
+    paths += [ROOT / path for path in PROGRAMS]
     scripts = [
         path for folder in SCRIPTS for path in sorted((ROOT / folder).iterdir()) if path.is_file() and not path.suffix
     ]
@@ -153,13 +152,14 @@ class Module:
 
     def reasons(self) -> Iterator[Said]:
         """What rows are counted under when they are lost."""
-        stem = self.path.stem
+        folder, stem = self.path.parent.name, self.path.stem
+        step = STEP_OF.get(stem, stem if folder == "steps" else folder)
         found: dict[str, Said] = {}
         for node in ast.walk(self.tree):
             for value in self._counted(node):
                 for text in self._templates(value, self.constants):
                     if re.search("[a-z]", text):
-                        found.setdefault(text, Said(text, self._place(node), STEP_OF.get(stem, stem)))
+                        found.setdefault(text, Said(text, self._place(node), step))
         yield from found.values()
 
     def _counted(self, node: ast.AST) -> list[ast.expr]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 
@@ -110,21 +111,20 @@ def page(error):
 """
 
 
-def test_messages_are_collected_as_templates_with_their_lines(
-    tmp_path: object, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_messages_are_collected_as_templates_with_their_lines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tests.messages.ROOT", tmp_path)
-    path = tmp_path / "step.py"  # type: ignore[operator]
+    path = tmp_path / "steps" / "crop.py"
+    path.parent.mkdir()
     path.write_text(SOURCE)
     module = Module(path)
     assert list(module.messages({"Wrong", "LaionPeopleError", "AirflowFailException", "HTTPException"}, {})) == [
-        Said("… cannot read the store: run …", "step.py:8"),
-        Said("… cannot read the store: try again", "step.py:8"),
-        Said("the … stopped", "step.py:10"),
-        Said("… is missing", "step.py:16"),
-        Said("no such shard", "step.py:19"),
+        Said("… cannot read the store: run …", "steps/crop.py:8"),
+        Said("… cannot read the store: try again", "steps/crop.py:8"),
+        Said("the … stopped", "steps/crop.py:10"),
+        Said("… is missing", "steps/crop.py:16"),
+        Said("no such shard", "steps/crop.py:19"),
     ]
-    assert list(module.reasons()) == [Said("too_late", "step.py:9", "step")]
+    assert list(module.reasons()) == [Said("too_late", "steps/crop.py:9", "crop")]
 
 
 def test_an_entry_is_told_from_prose_by_its_column() -> None:
