@@ -113,7 +113,7 @@ def test_a_task_that_is_killed_outright_leaves_no_process(command_line: Path) ->
     """Its next try would find the same shards being made."""
     script = "import os, time; open('pid', 'w').write(str(os.getpid())); print(file=sys.stderr, flush=True)"
     (command_line / "script").write_text(f"{script}; time.sleep(60)")
-    code = "from laion_people import operators; from pathlib import Path; operators.ROOT = Path.cwd(); "
+    code = "from laion_people.orchestration import operators; from pathlib import Path; operators.ROOT = Path.cwd(); "
     code += "operators.worker_task('count', 'partitions').execute({})"
     task = subprocess.Popen([sys.executable, "-c", code], cwd=command_line, env=os.environ | {"PYTHONPATH": PATHS})
     pid = command_line / "pid"
