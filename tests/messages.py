@@ -20,6 +20,7 @@ SCRIPTS = ("bin", "docker")
 GAP = "…"
 ERRORS = {  # subclasses that the code defines are added
     "LaionPeopleError",
+    "ModelError",
     "AirflowException",
     "AirflowFailException",
     "AirflowSkipException",

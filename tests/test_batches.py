@@ -162,14 +162,13 @@ def test_people_whose_image_is_gone_are_an_error(tmp_path: Path, encoded: dict[s
         list(by_people(shard(tmp_path, encoded), ["a", "b"], lambda arrays, _: arrays))
 
 
-def tables(root: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> dict[str, bytes]:
+def tables(root: Path, threads: int) -> dict[str, bytes]:
     """What the extract steps make of a shard of many sizes, with so many threads to decode."""
-    monkeypatch.setattr(images, "cores", lambda: threads)
     store = LocalStore(root)
     sizes = [(40 + 7 * i % 31, 30 + 5 * i % 43) for i in range(60)]
     with store.writer(f"images/{PARTITION}/00000.tar") as path:
         tar_of({f"{i:09d}": jpeg((37 * i + 20) % 250, size) for i, size in enumerate(sizes)}, path)
-    runner = Runner(store, Settings(), FakeModels(), STEPS)
+    runner = Runner(store, Settings(cores=threads), FakeModels(), STEPS)
     for step in EXTRACT:
         runner.run(step, PARTITION)
     return {p: store.read(p) for t in ("people", "pose", "mesh", "clip", "subset_a") for p in store.list(t)}
@@ -177,10 +176,10 @@ def tables(root: Path, threads: int, monkeypatch: pytest.MonkeyPatch) -> dict[st
 
 @pytest.mark.usefixtures("small_limits")
 def test_threads_and_large_images_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    one, four = (tables(tmp_path / str(n), n, monkeypatch) for n in (1, 4))
+    one, four = (tables(tmp_path / str(n), n) for n in (1, 4))
     assert one == four and len(one) == 5
     monkeypatch.undo()
-    assert tables(tmp_path / "usual", 2, monkeypatch) == one
+    assert tables(tmp_path / "usual", 2) == one
 
 
 class TroubledModels(FakeModels):

@@ -363,7 +363,7 @@ def test_an_image_that_was_made_to_take_long_is_refused(
 def test_the_time_of_decoding_has_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "DECODING_SECONDS", 0.2)
     monkeypatch.setattr(images, "SECONDS_A_PIXEL", 0)
-    (decoded,) = decode_ahead([("x", bmp_bomb())])
+    (decoded,) = decode_ahead([("x", bmp_bomb())], 2)
     assert str(decoded.image) == "decompression_bomb"
 
 
@@ -380,7 +380,7 @@ def test_a_picture_that_was_taken_once_is_decoded_however_slow_the_machine_is_th
     with pytest.raises(ImageError, match="decompression_bomb"):
         decode(data)
     assert decode(data, limited=False).size == UPRIGHT.size
-    assert [d.image.shape[:2] for d in decode_ahead([("a", data)], limited=False)] == [UPRIGHT.size[::-1]]
+    assert [d.image.shape[:2] for d in decode_ahead([("a", data)], 2, limited=False)] == [UPRIGHT.size[::-1]]
 
 
 @pytest.mark.parametrize("lossless", [False, True])
@@ -418,7 +418,7 @@ def test_a_shortage_is_not_the_fault_of_an_image(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ShortageError):
         decode(jpeg(9))
     with pytest.raises(ShortageError):
-        list(decode_ahead([("x", jpeg(9))]))
+        list(decode_ahead([("x", jpeg(9))], 2))
 
 
 def test_a_decoder_that_got_no_memory_and_calls_the_image_broken_is_not_believed(
@@ -446,7 +446,7 @@ def test_whatever_a_library_raises_about_an_image_is_its_reason(
             decode(jpeg(9))
     with monkeypatch.context() as patch:
         patch.setattr("PIL.Image.open", fail)
-        (decoded,) = decode_ahead([("x", jpeg(9))])
+        (decoded,) = decode_ahead([("x", jpeg(9))], 2)
     assert str(decoded.image) == "not_an_image"
     assert [error.__name__ in line and "\n" not in line and len(line) < 300 for line in caplog.messages] == [True] * 2
 
@@ -826,7 +826,7 @@ def sizes_in_order(sizes: list[int], threads: int = 2) -> list[tuple[int, int, i
 def test_decoding_ahead_gives_the_pixels_that_decode_gives(size: tuple[int, int]) -> None:
     noise = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
     for data in (encoded(Image.fromarray(noise), "PNG"), encoded(Image.fromarray(noise[..., 0]), "PNG")):
-        (decoded,) = decode_ahead([("x", data)])
+        (decoded,) = decode_ahead([("x", data)], 2)
         assert isinstance(decoded.image, np.ndarray) and decoded.image.dtype == np.uint8
         assert np.array_equal(decoded.image, np.asarray(decode(data)))
 
@@ -870,7 +870,7 @@ def test_a_slow_image_stalls_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(images, "to_rgb", to_rgb)
     items = [(size, jpeg(9, (size, size))) for size in [10, 60, *[10] * 20]]
     got = []
-    for decoded in decode_ahead(items):
+    for decoded in decode_ahead(items, 2):
         got.append(decoded.item)
         if len(got) == 8:  # the slow one is still being decoded
             go_on.set()
@@ -896,7 +896,7 @@ def test_few_images_are_held_decoded_at_a_time(sizes: list[int]) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(images, "_array", array)
         items = ((size, jpeg(9, (size, size))) for size in sizes)
-        for decoded in decode_ahead(items):
+        for decoded in decode_ahead(items, 2):
             del decoded
     assert most <= 5 + 1 + 1 + 1  # ahead, the one that is put there, a large one, the one that is handed out
 
@@ -910,7 +910,7 @@ def test_images_are_decoded_ahead_up_to_so_many_pixels() -> None:
             read.append(number)
             yield number, jpeg(9, (50, 50))
 
-    decoded = decode_ahead(items())
+    decoded = decode_ahead(items(), 2)
     for done in range(1, 8):
         next(decoded)
         assert len(read) == done + 2  # two more are 5,000 pixels, three would be too many

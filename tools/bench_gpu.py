@@ -34,7 +34,7 @@ import torch
 from include.models.openclip import OpenClip
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
-from laion_people.engine.concurrency import cores, overlapped
+from laion_people.engine.concurrency import overlapped
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter
@@ -205,9 +205,13 @@ class Bench:
 
     def limits(self) -> None:
         """What each stage can do alone, the lowest of which is the limit."""
-        with ThreadPoolExecutor(cores()) as pool:
+        with ThreadPoolExecutor(Settings().threads) as pool:
             job = lambda: list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos))  # noqa: E731
-            self.line(f"limit: decode, {cores()} threads", "images/s", measure(job, len(self.photos), 1, self.device))
+            self.line(
+                f"limit: decode, {Settings().threads} threads",
+                "images/s",
+                measure(job, len(self.photos), 1, self.device),
+            )
         if self.device.startswith("cuda"):
             host = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
             there = torch.empty_like(host, device=self.device)

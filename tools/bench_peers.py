@@ -27,7 +27,6 @@ from safetensors.torch import save_file
 
 from include.models import Detections
 from include.models.openclip import OpenClip
-from laion_people.engine.concurrency import cores
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
@@ -71,7 +70,7 @@ def peers(folder: Path, rounds: int, count: int = 256) -> Iterator[work.Result]:
         work.write_shard(tar, photos)
     runner = Runner(store, Settings(), work.Models(detector=Whole(), clip=clip), STEPS)
     runner.run("detect", PARTITION)
-    tars = [folder / f"{i}.tar" for i in range(cores())]
+    tars = [folder / f"{i}.tar" for i in range(Settings().threads)]
     for i, tar in enumerate(tars):
         work.write_shard(tar, photos[i * count // len(tars) : (i + 1) * count // len(tars)])
     theirs = clip_retrieval((plain, transform, open_clip.get_tokenizer(MODEL)), tars)

@@ -18,7 +18,6 @@ from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
 from include.models.runtime import Pool
-from laion_people.engine.concurrency import cores
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
@@ -34,7 +33,7 @@ SCORE = 0.3  # no box of random weights has it, on either side
 
 def ratios(rounds: int) -> Iterator[work.Result]:
     """The table's lines, one after the other. Takes minutes."""
-    torch.set_num_threads(cores())
+    torch.set_num_threads(Settings().threads)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         yield from openmmlab(folder, rounds)

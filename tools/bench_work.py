@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 
 import include.models.openmmlab  # noqa: F401  (makes mmdet, mmpose and open_clip importable anywhere)
 from include.models import COCO_KEYPOINTS, Detections, Poses
-from laion_people.engine.concurrency import cores
+from laion_people.settings import Settings
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 SIDE = 384  # shortest side of a stored image
@@ -98,7 +98,7 @@ def environment() -> str:
     model = [row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row]
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     python = f"Python {platform.python_version()}, torch {torch.__version__}"
-    return f"{date.today()}, {gpu}{cores()} cores {model[0]}, {python}"
+    return f"{date.today()}, {gpu}{Settings().threads} cores {model[0]}, {python}"
 
 
 @dataclass(frozen=True, slots=True)

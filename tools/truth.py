@@ -163,7 +163,7 @@ def measure(folder: Path, store: Path, depth: bool, captions: bool = True) -> Me
     """
     labels, names = read_labels(folder), write_shard(folder, store)
     chosen = settings.from_environment(store=store.as_uri(), profile=PROFILE)
-    profile = load_profile(PROFILE, chosen.device, chosen.precision)
+    profile = load_profile(PROFILE, chosen.precision, device=chosen.device)
     runner = Runner(open_store(chosen.store), chosen, profile if depth else WithoutDepth(profile), STEPS)
     for step in EXTRACT:
         runner.run(step, PARTITION)

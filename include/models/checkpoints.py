@@ -1,20 +1,18 @@
-"""The one list of checkpoints: packaged ones in ``weights/``, others in the cache of weights (LAION_PEOPLE_MODELS_DIR).
+"""The one list of checkpoints: packaged ones in ``weights/``, others in a `Cache` (LAION_PEOPLE_MODELS_DIR).
 
 `include.models.fetching` fills the cache and leaves a record beside the weights, ``<file>.sha256`` in the format of
-sha256sum. Here nothing uses the network: `path` checks each file against its record before a model opens it.
+sha256sum. Here nothing uses the network: `Cache.path` checks each file against its record before a model opens it.
 docs/models.md tells how to get and keep them.
 """
 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from laion_people import settings
-from laion_people.errors import LaionPeopleError, UsageError
+from include.models.errors import ModelError, ModelUsageError
 
 WEIGHTS = Path(__file__).parent / "weights"
 OPENMMLAB = "https://download.openmmlab.com"
@@ -55,23 +53,9 @@ class Checkpoint:
         return self.file.endswith((".pth", ".pt", ".bin"))
 
     @property
-    def published(self) -> Path:
-        """The file as published, or the folder."""
-        return (WEIGHTS if self.packaged else Path(settings.from_environment().models_dir).expanduser()) / self.file
-
-    @property
-    def opened(self) -> Path:
-        """What a model opens: of a pickle, its reduction to safetensors."""
-        return self.published.with_name(f"{self.published.name}.safetensors") if self.pickled else self.published
-
-    @property
-    def record(self) -> Path:
-        return self.published.with_name(f"{self.published.name}.sha256")
-
-    @property
-    def address(self) -> str:
-        """The URL, at the mirror of the hub that HF_ENDPOINT names, as for huggingface_hub."""
-        return self.url.replace(HUGGING_FACE, os.environ.get("HF_ENDPOINT", HUGGING_FACE).rstrip("/"), 1)
+    def opened(self) -> str:
+        """The file that a model opens: of a pickle, its reduction to safetensors."""
+        return f"{self.file}.safetensors" if self.pickled else self.file
 
 
 def _openmmlab(name: str, path: str, sha256: str, source: str, size: int = 0) -> Checkpoint:
@@ -252,8 +236,8 @@ def find(name: str) -> Checkpoint:
         url = f"{HUGGING_FACE}/{match[1]}/tree/{match[2]}"
         return Checkpoint(name, name, "", "see its model card", f"Hugging Face, {match[1]}", url)
     if name.startswith("huggingface/"):
-        raise UsageError(f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>")
-    raise UsageError(f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}")
+        raise ModelUsageError(f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>")
+    raise ModelUsageError(f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}")
 
 
 def _open_clip(name: str) -> Checkpoint:
@@ -272,70 +256,14 @@ def _open_clip(name: str) -> Checkpoint:
     if url := config.get("url"):
         return Checkpoint(plain, f"{plain}{Path(url).suffix}", "", "see its publisher", f"OpenCLIP, {model}", url)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "nothing"
-    raise UsageError(f"no checkpoint {name!r}: OpenCLIP has {tags} for {model!r}")
-
-
-def state(name: str) -> str:
-    """``packaged``, ``fetched``, ``not checked`` (put there, but not recorded), ``partly`` fetched, or ``missing``."""
-    checkpoint = find(name)
-    if checkpoint.packaged:
-        return "packaged"
-    if checkpoint.record.exists() and checkpoint.opened.exists():
-        return "fetched"
-    if checkpoint.published.exists() and not checkpoint.folder:
-        return "not checked"
-    return "partly" if checkpoint.published.exists() or partial(checkpoint.published).exists() else "missing"
-
-
-def known(name: str) -> bool:
-    """Whether `sha256` can tell: it is known before, or recorded."""
-    checkpoint = find(name)
-    return len(checkpoint.sha256) == SHA256_DIGITS or checkpoint.record.exists()
-
-
-def sha256(name: str) -> str:
-    """What identifies the checkpoint: the sha256 of the file as published or, of a folder, of its record.
-
-    Reads no weights. Raises LaionPeopleError for one that is not fetched and whose sha256 is not known before.
-    """
-    checkpoint = find(name)
-    if len(checkpoint.sha256) == SHA256_DIGITS:
-        return checkpoint.sha256
-    recorded = _recorded(checkpoint)
-    if checkpoint.folder:
-        return digest(checkpoint.record)
-    return recorded[checkpoint.published.name]
-
-
-def path(name: str) -> Path:
-    """What a model opens, a file or a folder, after checking every file of it.
-
-    Raises LaionPeopleError when one is missing or not what was recorded, and says what to do.
-    """
-    checkpoint = find(name)
-    if checkpoint.packaged:
-        _check(checkpoint, checkpoint.published, checkpoint.sha256, "restore it with git")
-    elif checkpoint.folder:
-        _check_recorded(checkpoint, *_recorded(checkpoint))
-    else:
-        _check_recorded(checkpoint, checkpoint.opened.name)
-    return checkpoint.opened
-
-
-def verify(name: str) -> None:
-    """Checks every file of the checkpoint, of a reduction the published one too. Raises LaionPeopleError."""
-    checkpoint = find(name)
-    if checkpoint.packaged:
-        path(name)
-    else:
-        _check_recorded(checkpoint, *_recorded(checkpoint))
+    raise ModelUsageError(f"no checkpoint {name!r}: OpenCLIP has {tags} for {model!r}")
 
 
 def read_record(text: str) -> dict[str, str]:
-    """File beside the record -> sha256. Raises LaionPeopleError when it is not a record."""
+    """File beside the record -> sha256. Raises ModelError when it is not a record."""
     lines = [RECORD_LINE.fullmatch(line) for line in text.splitlines()]
     if not lines or not all(lines):
-        raise LaionPeopleError("not a list of checksums as sha256sum writes it")
+        raise ModelError("not a list of checksums as sha256sum writes it")
     return {match[2]: match[1] for match in lines if match}
 
 
@@ -349,47 +277,124 @@ def partial(file: Path) -> Path:
     return file.with_name(f"{file.name}.part")
 
 
-def _recorded(checkpoint: Checkpoint) -> dict[str, str]:
-    """File beside the record -> sha256. Raises LaionPeopleError when the checkpoint is not fetched."""
-    again = f"remove {checkpoint.record} and run {FETCH}"
-    try:
-        recorded = read_record(checkpoint.record.read_text())
-    except FileNotFoundError:
-        raise LaionPeopleError(_how_to_get(checkpoint)) from None
-    except LaionPeopleError as error:
-        raise LaionPeopleError(f"{checkpoint.name}: {checkpoint.record} is {error}: {again}") from None
-    if not checkpoint.folder and not recorded.get(checkpoint.published.name, "").startswith(checkpoint.sha256):
-        raise LaionPeopleError(f"{checkpoint.name}: {checkpoint.record} is not of {checkpoint.sha256[:12]}...: {again}")
-    return recorded
+@dataclass(frozen=True, slots=True)
+class Cache:
+    """Where weights lie that the repository does not hold, and where they are fetched from.
 
+    mirror: a URL or a folder with the files by name, in place of their publishers; hub: Hugging Face's, or a mirror of
+    it (HF_ENDPOINT, as for huggingface_hub).
+    """
 
-def _how_to_get(checkpoint: Checkpoint) -> str:
-    if checkpoint.published.exists():
-        return f"{checkpoint.name}: {checkpoint.published} is not checked yet: run {FETCH}"
-    return (
-        f"{checkpoint.name}: {checkpoint.published} is missing: run {FETCH}, which gets it from {checkpoint.address}; "
-        "without network, put it there first, or set LAION_PEOPLE_MODELS_MIRROR"
-    )
+    folder: Path = Path("~/.cache/laion-people")
+    mirror: str = ""
+    hub: str = HUGGING_FACE
 
+    def published(self, checkpoint: Checkpoint) -> Path:
+        """The file as published, or the folder."""
+        return (WEIGHTS if checkpoint.packaged else self.folder.expanduser()) / checkpoint.file
 
-def _check_recorded(checkpoint: Checkpoint, *files: str) -> None:
-    recorded = _recorded(checkpoint)
-    if checkpoint.folder and checkpoint.published.is_dir():
-        present = {f"{checkpoint.published.name}/{file.name}" for file in checkpoint.published.iterdir()}
-        if foreign := sorted(present - recorded.keys()):
-            raise LaionPeopleError(f"{checkpoint.name}: {foreign[0]} is not a file of it: remove it")
-    for file in files:
-        target = checkpoint.record.parent / file
-        remedy = f"if it should be as it was published, remove it and {checkpoint.record} and run {FETCH}"
-        _check(checkpoint, target, recorded[file], remedy)
+    def opened(self, checkpoint: Checkpoint) -> Path:
+        """What a model opens."""
+        return self.published(checkpoint).with_name(Path(checkpoint.opened).name)
+
+    def record(self, checkpoint: Checkpoint) -> Path:
+        return self.published(checkpoint).with_name(f"{Path(checkpoint.file).name}.sha256")
+
+    def address(self, checkpoint: Checkpoint) -> str:
+        return checkpoint.url.replace(HUGGING_FACE, self.hub.rstrip("/"), 1)
+
+    def state(self, name: str) -> str:
+        """``packaged``, ``fetched``, ``not checked`` (put there, not recorded), ``partly`` (fetched), ``missing``."""
+        checkpoint = find(name)
+        published = self.published(checkpoint)
+        if checkpoint.packaged:
+            return "packaged"
+        if self.record(checkpoint).exists() and self.opened(checkpoint).exists():
+            return "fetched"
+        if published.exists() and not checkpoint.folder:
+            return "not checked"
+        return "partly" if published.exists() or partial(published).exists() else "missing"
+
+    def known(self, name: str) -> bool:
+        """Whether `sha256` can tell: it is known before, or recorded."""
+        checkpoint = find(name)
+        return len(checkpoint.sha256) == SHA256_DIGITS or self.record(checkpoint).exists()
+
+    def sha256(self, name: str) -> str:
+        """What identifies the checkpoint: the sha256 of the file as published or, of a folder, of its record.
+
+        Reads no weights. Raises ModelError for one that is not fetched and whose sha256 is not known before.
+        """
+        checkpoint = find(name)
+        if len(checkpoint.sha256) == SHA256_DIGITS:
+            return checkpoint.sha256
+        recorded = self._recorded(checkpoint)
+        if checkpoint.folder:
+            return digest(self.record(checkpoint))
+        return recorded[self.published(checkpoint).name]
+
+    def path(self, name: str) -> Path:
+        """What a model opens, a file or a folder, after checking every file of it.
+
+        Raises ModelError when one is missing or not what was recorded, and says what to do.
+        """
+        checkpoint = find(name)
+        if checkpoint.packaged:
+            _check(checkpoint, self.published(checkpoint), checkpoint.sha256, "restore it with git")
+        elif checkpoint.folder:
+            self._check_recorded(checkpoint, *self._recorded(checkpoint))
+        else:
+            self._check_recorded(checkpoint, self.opened(checkpoint).name)
+        return self.opened(checkpoint)
+
+    def verify(self, name: str) -> None:
+        """Checks every file of the checkpoint, of a reduction the published one too. Raises ModelError."""
+        checkpoint = find(name)
+        if checkpoint.packaged:
+            self.path(name)
+        else:
+            self._check_recorded(checkpoint, *self._recorded(checkpoint))
+
+    def _recorded(self, checkpoint: Checkpoint) -> dict[str, str]:
+        """File beside the record -> sha256. Raises ModelError when the checkpoint is not fetched."""
+        record, published = self.record(checkpoint), self.published(checkpoint)
+        again = f"remove {record} and run {FETCH}"
+        try:
+            recorded = read_record(record.read_text())
+        except FileNotFoundError:
+            raise ModelError(self._how_to_get(checkpoint)) from None
+        except ModelError as error:
+            raise ModelError(f"{checkpoint.name}: {record} is {error}: {again}") from None
+        if not checkpoint.folder and not recorded.get(published.name, "").startswith(checkpoint.sha256):
+            raise ModelError(f"{checkpoint.name}: {record} is not of {checkpoint.sha256[:12]}...: {again}")
+        return recorded
+
+    def _how_to_get(self, checkpoint: Checkpoint) -> str:
+        published = self.published(checkpoint)
+        if published.exists():
+            return f"{checkpoint.name}: {published} is not checked yet: run {FETCH}"
+        address = self.address(checkpoint)
+        return (
+            f"{checkpoint.name}: {published} is missing: run {FETCH}, which gets it from {address}; "
+            "without network, put it there first, or set LAION_PEOPLE_MODELS_MIRROR"
+        )
+
+    def _check_recorded(self, checkpoint: Checkpoint, *files: str) -> None:
+        recorded = self._recorded(checkpoint)
+        record, published = self.record(checkpoint), self.published(checkpoint)
+        if checkpoint.folder and published.is_dir():
+            present = {f"{published.name}/{file.name}" for file in published.iterdir()}
+            if foreign := sorted(present - recorded.keys()):
+                raise ModelError(f"{checkpoint.name}: {foreign[0]} is not a file of it: remove it")
+        for file in files:
+            remedy = f"if it should be as it was published, remove it and {record} and run {FETCH}"
+            _check(checkpoint, record.parent / file, recorded[file], remedy)
 
 
 def _check(checkpoint: Checkpoint, file: Path, expected: str, remedy: str) -> None:
     try:
         actual = digest(file)
     except FileNotFoundError:
-        raise LaionPeopleError(f"{checkpoint.name}: {file} is missing: {remedy}") from None
+        raise ModelError(f"{checkpoint.name}: {file} is missing: {remedy}") from None
     if actual != expected:
-        raise LaionPeopleError(
-            f"{checkpoint.name}: {file} has sha256 {actual[:12]}..., not {expected[:12]}...: {remedy}"
-        )
+        raise ModelError(f"{checkpoint.name}: {file} has sha256 {actual[:12]}..., not {expected[:12]}...: {remedy}")

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from include.models.errors import ModelUsageError
 from include.models.openclip import open_model
 from include.models.placement import Placement
 from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
-from laion_people.errors import UsageError
 
 import open_clip  # isort: skip  (after torchvision has been made importable, by include.models.openclip)
 from open_clip.tokenizer import SimpleTokenizer  # isort: skip
@@ -39,7 +39,7 @@ class CoCa(Sampler):
         batch_size: images a pass, at most, which are drawn for together, so that it decides results; threads: default
         all cores.
 
-        Raises UsageError for a model that OpenCLIP doesn't have, or that gives no captions; LaionPeopleError for
+        Raises ModelUsageError for a model that OpenCLIP doesn't have, or that gives no captions; ModelError for
         weights of another model.
         """
         super().__init__(device, precision, batch_size)
@@ -49,7 +49,7 @@ class CoCa(Sampler):
         self._model, self._preprocess = open_model(weights, model, tag, whole, config=config, threads=threads)
         self._tokenizer = open_clip.get_tokenizer(model)
         if not hasattr(self._model, "generate") or not isinstance(self._tokenizer, SimpleTokenizer):
-            raise UsageError(f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")
+            raise ModelUsageError(f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")
         # generate() would encode an image for each of its captions: what it is given as images is encoded already.
         self._model._encode_image = lambda encoded: (encoded, encoded)
 

@@ -15,10 +15,9 @@ from urllib import request
 from urllib.error import HTTPError
 from urllib.parse import unquote_to_bytes, urlsplit
 
-from laion_people import __version__
-from laion_people.errors import LaionPeopleError
+from include.models.errors import ModelError
 
-log = logging.getLogger("laion_people.models")
+log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
@@ -28,7 +27,7 @@ HEARTBEAT_SECONDS = 30.0
 PASSING = (408, 429, 500, 502, 503, 504)
 
 
-class Unavailable(LaionPeopleError):
+class Unavailable(ModelError):
     """A source that does not give the file."""
 
 
@@ -96,7 +95,7 @@ def _is_address(source: str) -> bool:
 
 def _open(url: str, **headers: str) -> http.client.HTTPResponse:
     """The answer to a GET. Raises HTTPError for a status of 300 and more."""
-    agent = {"User-Agent": f"laion-people/{__version__}"}
+    agent = {"User-Agent": "laion-people"}
     address, authorization = _split_login(url)
     asked = request.Request(address, headers=agent | headers)  # noqa: S310  (the opener knows neither file: nor ftp:)
     if authorization:

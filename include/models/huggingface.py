@@ -10,8 +10,8 @@ import numpy as np
 import torch
 
 import include.models.torchvision_cpu  # noqa: F401  (must come before transformers, which imports torchvision)
+from include.models.errors import ModelError
 from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
-from laion_people.errors import LaionPeopleError
 
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # isort: skip
 
@@ -30,7 +30,7 @@ class ImageToText(Sampler):
         model: the repository's name, written with every caption; precision, device: see ``placement.place``;
         batch_size: images a pass, at most, which are drawn for together, so that it decides results.
 
-        Raises LaionPeopleError when the folder holds no such model, or not all of its weights.
+        Raises ModelError when the folder holds no such model, or not all of its weights.
         """
         super().__init__(device, precision, batch_size)
         self.name = model
@@ -48,12 +48,12 @@ class ImageToText(Sampler):
             )
         except (OSError, ValueError, TypeError) as error:  # TypeError: of a vocabulary that is missing
             reason = str(error).strip().splitlines()[0]
-            raise LaionPeopleError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
+            raise ModelError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
         opened, told = loaded
         # What is lacking is random now. Weights that are stored once and used twice are not among the missing ones.
         lacking = [key for key in told["missing_keys"] + told["mismatched_keys"] if not key.startswith(UNUSED)]
         if lacking:
-            raise LaionPeopleError(
+            raise ModelError(
                 f"{folder} holds not all weights of its model: {len(lacking)} are missing or of another shape, the "
                 f"first is {lacking[0]}; choose another model or revision"
             )

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 
 import include.models.torchvision_cpu  # noqa: F401  (must come before open_clip, which imports torchvision)
+from include.models.errors import ModelError, ModelUsageError
 from include.models.placement import DTYPES, Batches, Placement, place
 from include.models.preprocessing import Preprocessing
 from include.models.runtime import Pool
-from laion_people.errors import LaionPeopleError, UsageError
 
 import open_clip  # isort: skip
 
@@ -49,7 +49,7 @@ class OpenClip:
         batch_size: images or texts a pass, at most; resize_mode: ``shortest`` (and crop), ``longest`` (and pad) or
         ``squash``, default what the weights were published with; threads: default all cores.
 
-        Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
+        Raises ModelUsageError for a model that OpenCLIP doesn't have, ModelError for weights of another model.
         """
         self.name = f"{model}/{tag}"
         self._placement, self._batches, self._lock = place(device, precision), Batches(batch_size), Lock()
@@ -116,12 +116,12 @@ def open_model(
     a file, so that ViT-B-32/openai is right too; an unknown tag has the defaults. Models whose text tower is a Hugging
     Face one need the hub for its configuration.
 
-    Raises UsageError for a model that OpenCLIP doesn't have, LaionPeopleError for weights of another model.
+    Raises ModelUsageError for a model that OpenCLIP doesn't have, ModelError for weights of another model.
     """
     if config is not None and model not in open_clip.list_models():
         open_clip.add_model_config(config)
     if open_clip.get_model_config(model) is None:
-        raise UsageError(f"open_clip {open_clip.__version__} has no model {model!r}")
+        raise ModelUsageError(f"open_clip {open_clip.__version__} has no model {model!r}")
     pool = Pool(threads)
     torch.set_num_threads(pool.threads)
     published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
@@ -141,5 +141,5 @@ def open_model(
             },
         )
     except (RuntimeError, AssertionError) as error:  # torch lists all parameters that don't fit
-        raise LaionPeopleError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
+        raise ModelError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
     return opened.eval(), Preprocessing(opened.visual.preprocess_cfg, placement, pool)

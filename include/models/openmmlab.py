@@ -23,8 +23,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 import include.models.torchvision_cpu  # noqa: F401  (must come before torchvision)
+from include.models.errors import ModelError, ModelUsageError
 from include.models.placement import Placement
-from laion_people.errors import LaionPeopleError, UsageError
 
 import torchvision  # isort: skip
 from torchvision.extension import _has_ops  # isort: skip
@@ -71,7 +71,7 @@ class _StandIn(types.ModuleType):
 
 
 def _missing(operator: str) -> NoReturn:
-    raise LaionPeopleError(f"mmcv-lite has no compiled operator {operator}: make an environment with bin/setup mmcv")
+    raise ModelError(f"mmcv-lite has no compiled operator {operator}: make an environment with bin/setup mmcv")
 
 
 def has_compiled_mmcv() -> bool:
@@ -100,7 +100,7 @@ def config_path(package: str, name: str) -> Path:
 
     package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``, or ``mmpose/demo/...`` for one
     of the detectors that mmpose has below its ``.mim/demo``. A config is Python code that is run, so no other file is
-    opened: UsageError.
+    opened: ModelUsageError.
     """
     if name.startswith(DEMO):
         package, folder, path = "mmpose", "demo", PurePosixPath(name.removeprefix(DEMO))
@@ -108,7 +108,7 @@ def config_path(package: str, name: str) -> Path:
         folder, path = "configs", PurePosixPath(name)
     root = Path(importlib.import_module(package).__file__ or "").parent / ".mim" / folder
     if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not (root / path).is_file():
-        raise UsageError(f"{package} has no config {name!r}: give the path of a .py file below {root}")
+        raise ModelUsageError(f"{package} has no config {name!r}: give the path of a .py file below {root}")
     return root / path
 
 
@@ -128,12 +128,12 @@ def build(package: str, config: Config) -> Any:
 def load_weights(model: torch.nn.Module, weights: Path) -> None:
     """Copies a checkpoint's state_dict, a .safetensors file, into the model, and makes it as fast as it can be.
 
-    Every tensor must be there and fit, and none may be left over: else LaionPeopleError.
+    Every tensor must be there and fit, and none may be left over: else ModelError.
     """
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise LaionPeopleError(f"{weights} can't be read as safetensors ({error}): fetch it again") from None
+        raise ModelError(f"{weights} can't be read as safetensors ({error}): fetch it again") from None
     # Some hold the preprocessor's mean and std, which the config gives: https://github.com/open-mmlab/mmpose/issues/2363
     state = {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
     expected = model.state_dict()
@@ -144,7 +144,7 @@ def load_weights(model: torch.nn.Module, weights: Path) -> None:
     }
     told = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
     if told:
-        raise LaionPeopleError(f"{weights} and the config are of different models: tensors {', '.join(told)}")
+        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(told)}")
     model.load_state_dict(state)
     # Batch normalisation becomes part of the convolution before it; not in heads, whose levels may share convolutions.
     for name in {"backbone", "neck"} & dict(model.named_children()).keys():

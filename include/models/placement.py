@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from laion_people.errors import LaionPeopleError, UsageError
+from include.models.errors import ModelError, ModelUsageError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -40,18 +40,19 @@ def place(device: str, precision: str) -> Placement:
     ``auto``, which is fp16 on a GPU and fp32 elsewhere (fp16 has three more bits than bf16 for coordinates and
     similarities, and the models here stay within its range).
 
-    Raises UsageError for a device that is not there and for fp16 without a GPU.
+    Raises ModelUsageError for a device that is not there and for fp16 without a GPU.
     """
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError:
-        raise UsageError(f"LAION_PEOPLE_DEVICE={device!r}: should be auto, cpu, cuda or cuda:N") from None
+        raise ModelUsageError(f"LAION_PEOPLE_DEVICE={device!r}: should be auto, cpu, cuda or cuda:N") from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
-        raise UsageError(f"LAION_PEOPLE_DEVICE={device}: there is no such GPU, or this torch is built for the CPU only")
+        reason = "there is no such GPU, or this torch is built for the CPU only"
+        raise ModelUsageError(f"LAION_PEOPLE_DEVICE={device}: {reason}")
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     if precision == "fp16" and chosen.type == "cpu":
-        raise UsageError("LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
+        raise ModelUsageError("LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
     if precision == "fp32" and chosen.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # convolutions would silently keep 10 of 23 bits
     return Placement(chosen, DTYPES[precision])
@@ -68,7 +69,7 @@ class Batches:
         self._lock = threading.Lock()
 
     def map(self, function: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """``function`` of each batch, in order. Raises LaionPeopleError when a single item does not fit."""
+        """``function`` of each batch, in order. Raises ModelError when a single item does not fit."""
         start = 0
         while start < len(items):
             batch = items[start : start + self.size]
@@ -79,7 +80,7 @@ class Batches:
                     raise
                 if len(batch) == 1:
                     message = "one image does not fit into the device's memory: use a larger one"
-                    raise LaionPeopleError(message) from error
+                    raise ModelError(message) from error
                 told = str(error).split("\n")[0]
             else:
                 start += len(batch)

@@ -11,13 +11,15 @@ import importlib.util
 import inspect
 import json
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from include.models import checkpoints, fetching
-from laion_people.errors import UsageError, one_line
+from include.models import fetching
+from include.models.checkpoints import Cache
+from include.models.errors import ModelUsageError
 
 ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
 MOST_BYTES, MOST_DEPTH, MOST_ALIASES = 100_000, 20, 20  # of a file: aliases can stand for aliases, and so on
@@ -56,8 +58,9 @@ class Role:
 class Profile:
     """A named choice of models on a device.
 
-    note: what a user must know about it, for reports and ``status``; fetches: whether weights are fetched when they are
-    needed and missing, instead of an error that tells how to get them.
+    note: what a user must know about it, for reports and ``status``; threads: of each model on the CPU, 0: one for each
+    core that the process may use; cache: of weights; fetches: whether those are fetched when they are needed and
+    missing, instead of an error that tells how to get them.
     """
 
     name: str
@@ -65,25 +68,27 @@ class Profile:
     note: str
     roles: dict[str, Role]
     device: str = "auto"
+    threads: int = 0
+    cache: Cache = field(default_factory=Cache)
     fetches: bool = False
 
     def role(self, name: str) -> Role:
-        """One of its models. Raises UsageError, with the profiles that have it, for one that this profile lacks."""
+        """One of its models. Raises ModelUsageError, with the profiles that have it, for one that it lacks."""
         if name not in self.roles:
             having = [other for other in available() if name in load_profile(other).roles]
-            raise UsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
+            raise ModelUsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
         return self.roles[name]
 
     def fingerprint(self, role: str) -> dict[str, str]:
         """The sha256 of each checkpoint of the role, by name: the ``models`` of a manifest.
 
-        Raises LaionPeopleError for a checkpoint that must be fetched before it can be told from others.
+        Raises ModelError for a checkpoint that must be fetched before it can be told from others.
         """
         names = list(self.role(role).checkpoints.values())
         for name in names:
-            if self.fetches and not checkpoints.known(name):
-                fetching.fetch(name)
-        return {name: checkpoints.sha256(name) for name in names}
+            if self.fetches and not self.cache.known(name):
+                fetching.fetch(name, self.cache)
+        return {name: self.cache.sha256(name) for name in names}
 
     def checkpoints(self) -> list[str]:
         """The names of all its checkpoints."""
@@ -99,12 +104,16 @@ class Profile:
         chosen = self.role(role)
         if "precision" in chosen.params:
             options = {"device": self.device} | options
-        wrapper, given = self._wrapper(chosen), chosen.params | chosen.options | options
+        wrapper = self._wrapper(chosen)
+        signature = inspect.signature(wrapper)
+        if self.threads and "threads" in signature.parameters:
+            options = {"threads": self.threads} | options
+        given = chosen.params | chosen.options | options
         try:
-            inspect.signature(wrapper).bind(**chosen.checkpoints, **given)
+            signature.bind(**chosen.checkpoints, **given)
         except TypeError as error:
-            raise UsageError(f"profile {self.name}: {chosen.wrapper}: {error}") from None
-        get = fetching.fetch if self.fetches else checkpoints.path
+            raise ModelUsageError(f"profile {self.name}: {chosen.wrapper}: {error}") from None
+        get = partial(fetching.fetch, cache=self.cache) if self.fetches else self.cache.path
         return wrapper(**{key: get(checkpoint) for key, checkpoint in chosen.checkpoints.items()}, **given)
 
     def _wrapper(self, role: Role) -> Any:
@@ -113,7 +122,7 @@ class Profile:
             module = importlib.import_module(f"include.models.{name}")
             if hasattr(module, of_class):
                 return getattr(module, of_class)
-        raise UsageError(f"profile {self.name}: include/models has no wrapper {role.wrapper}")
+        raise ModelUsageError(f"profile {self.name}: include/models has no wrapper {role.wrapper}")
 
 
 def available() -> list[str]:
@@ -121,23 +130,29 @@ def available() -> list[str]:
     return sorted(path.stem for path in FOLDER.glob("*.yaml"))
 
 
-def load_profile(name: str, device: str = "auto", precision: str = "auto", fetches: bool = False) -> Profile:
-    """Reads a profile by name, or from the path of a file ``.yaml``. A ``precision`` other than auto replaces that of
-    every role that runs on torch. Raises UsageError when there is no such profile, or it lacks something."""
+def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
+    """Reads a profile by name, or from the path of a file ``.yaml``.
+
+    A ``precision`` other than auto replaces that of every role that runs on torch; ``options`` are those of a
+    `Profile`: device, threads, cache, fetches. Raises ModelUsageError when there is no such profile, or it lacks
+    something.
+    """
     if not name.endswith(".yaml") and name not in available():
-        raise UsageError(f"unknown profile {name!r}: choose one of {', '.join(available())}, or the path of a .yaml")
+        known = ", ".join(available())
+        raise ModelUsageError(f"unknown profile {name!r}: choose one of {known}, or the path of a .yaml")
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     try:
         content = _read(file)
         roles = {role: Role(**values) for role, values in content["roles"].items()}
-        profile = Profile(file.stem, content["summary"], content["note"], roles, device, fetches)
+        profile = Profile(file.stem, content["summary"], content["note"], roles, **options)
     except OSError as error:
-        raise UsageError(f"profile {file}: {error.strerror}") from None
+        raise ModelUsageError(f"profile {file}: {error.strerror}") from None
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
-        reason = one_line(str(error).partition("\n")[0], 200)
-        raise UsageError(f"profile {file}: {reason}; {FOLDER / 'packaged.yaml'} shows what one looks like") from None
+        reason = "".join(c for c in str(error).partition("\n")[0][:200] if c.isprintable())
+        example = FOLDER / "packaged.yaml"
+        raise ModelUsageError(f"profile {file}: {reason}; {example} shows what one looks like") from None
     if lacking := [role for role in ROLES if role not in roles]:
-        raise UsageError(f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
+        raise ModelUsageError(f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
     if precision != "auto":
         for role in roles.values():
             role.params.update({"precision": precision} if "precision" in role.params else {})

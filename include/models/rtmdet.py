@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from include.models import Detections
+from include.models.errors import ModelUsageError
 from include.models.openmmlab import Normalise, build, load_weights, nms, read_config
 from include.models.pixels import bilinear, on_device, upload
 from include.models.placement import Batches, Placement, place
 from include.models.regions import clip_boxes
 from include.models.runtime import Pool
-from laion_people.errors import UsageError
 
 PERSON = 0  # index of the class in COCO-80, and of the only one that a detector of people alone has
 CPU_BATCH = 2  # with more, what a layer gives the next no longer fits into a CPU's cache
@@ -116,7 +116,7 @@ def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
     steps = {step["type"]: step for step in pipeline}
     resize, pad = steps.get("Resize", {}), steps.get("Pad", {})
     if not resize.get("keep_ratio") or resize["scale"] != pad.get("size") or len({*resize["scale"]}) != 1:
-        raise UsageError(f"{config}: RTMDet's configs resize images to a square and pad them; this one doesn't")
+        raise ModelUsageError(f"{config}: RTMDet's configs resize images to a square and pad them; this one doesn't")
     return resize["scale"][0], pad["pad_val"]["img"][0]
 
 

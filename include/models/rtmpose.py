@@ -16,12 +16,12 @@ import numpy as np
 import torch
 
 from include.models import COCO_KEYPOINTS, Poses
+from include.models.errors import ModelUsageError
 from include.models.openmmlab import Normalise, build, load_weights, read_config
 from include.models.pixels import Pixels, bilinear, on_device, upload
 from include.models.placement import Batches, place
 from include.models.regions import CV2_LIMIT
 from include.models.runtime import Pool
-from laion_people.errors import UsageError
 
 from mmpose.apis.inference import dataset_meta_from_config  # isort: skip
 
@@ -55,7 +55,7 @@ class RTMPose:
         settings = read_config("mmpose", config)
         codec, keypoints = settings.model.head.get("decoder", {}), settings.model.head.get("out_channels")
         if codec.get("type") != "SimCCLabel" or codec.get("use_dark") or keypoints not in (BODY, HALPE, WHOLE_BODY):
-            raise UsageError(f"{config}: should be an RTMPose model of {BODY}, {HALPE} or {WHOLE_BODY} keypoints")
+            raise ModelUsageError(f"{config}: should be an RTMPose model of {BODY}, {HALPE} or {WHOLE_BODY} keypoints")
         self._size, self._split = tuple(codec["input_size"]), codec["simcc_split_ratio"]
         self._padding = _padding(config, settings.test_dataloader.dataset.pipeline)
         self._whole_body = keypoints == WHOLE_BODY
@@ -121,7 +121,7 @@ def _padding(config: str, pipeline: list[dict]) -> float:
     steps = {step["type"]: step for step in pipeline}
     affine, box = steps.get("TopdownAffine"), steps.get("GetBBoxCenterScale")
     if affine is None or affine.get("use_udp") or box is None:
-        raise UsageError(f"{config}: RTMPose's configs cut people out by TopdownAffine; this one doesn't")
+        raise ModelUsageError(f"{config}: RTMPose's configs cut people out by TopdownAffine; this one doesn't")
     return box.get("padding", 1.25)
 
 

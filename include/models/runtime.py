@@ -6,6 +6,7 @@ included, where one small model spread over many cores mostly waits, and makes r
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -13,8 +14,6 @@ from typing import TypeVar
 
 import cv2
 import onnxruntime
-
-from laion_people.engine.concurrency import cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -34,7 +33,7 @@ class Pool:
     """Maps a function over items, in order, with the given number of threads, which all callers share."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or cores()
+        self.threads = threads or len(os.sched_getaffinity(0))
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:

@@ -8,6 +8,7 @@ to a class that takes anything and does nothing, so that the history loads as em
 
 from __future__ import annotations
 
+import errno
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
-from laion_people.errors import LaionPeopleError, check_shortage
+from include.models.errors import ModelError
 
+SHORTAGES = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)  # of the machine, which say nothing of the file
 MOST_INFLATED = 4  # bytes of the tensors for each byte of the file: some of a model share theirs
 
 
@@ -37,7 +39,7 @@ def reduce(checkpoint: Path, target: Path) -> None:
     """Writes the checkpoint's ``state_dict`` (or the dictionary of tensors that it is) to ``target``.
 
     With an EMA in training, that is the averaged model: mmengine's EMAHook swaps it in before it saves, and leaves the
-    last iterate in ``ema_state_dict``. Raises LaionPeopleError when the file is not such a checkpoint.
+    last iterate in ``ema_state_dict``. Raises ModelError when the file is not such a checkpoint.
     """
     tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _state_dict(checkpoint).items()}
     part = target.with_name(f"{target.name}.part")
@@ -52,20 +54,21 @@ def _state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
         with torch.serialization.safe_globals([(Inert, name) for name in unknown]):
             content = torch.load(checkpoint, map_location="cpu", weights_only=True)
     except Exception as error:  # what a broken or hostile pickle makes torch raise depends on where it breaks
-        check_shortage(error)
+        if isinstance(error, MemoryError) or getattr(error, "errno", None) in SHORTAGES:
+            raise
         reason = str(error).strip().splitlines()
-        raise LaionPeopleError(
+        raise ModelError(
             f"{checkpoint} is not a checkpoint that can be read without running code from it: "
             f"{reason[-1] if reason else type(error).__name__}"
         ) from None
     found = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(found, dict) or not found:
-        raise LaionPeopleError(f"{checkpoint} holds no state_dict")
+        raise ModelError(f"{checkpoint} holds no state_dict")
     for name, value in found.items():
         if not isinstance(name, str) or not _is_plain(value):
-            raise LaionPeopleError(f"{checkpoint}: {name!r} of its state_dict is not a plain tensor")
+            raise ModelError(f"{checkpoint}: {name!r} of its state_dict is not a plain tensor")
     if sum(value.nbytes for value in found.values()) > MOST_INFLATED * checkpoint.stat().st_size:
-        raise LaionPeopleError(f"{checkpoint}: the tensors of its state_dict are far larger than the file")
+        raise ModelError(f"{checkpoint}: the tensors of its state_dict are far larger than the file")
     return found
 
 

@@ -14,6 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from include.models.errors import ModelError
 from laion_people import settings
 from laion_people.engine import audit
 from laion_people.engine.heartbeat import heartbeat
@@ -65,7 +66,7 @@ def _complain(error: BaseException) -> int:
     except ShortageError as shortage:
         error = shortage
     match error:
-        case LaionPeopleError():
+        case LaionPeopleError() | ModelError():
             reason, remedy, end = str(error), f"{KEPT}: docs/operations.md has the remedy", ""
         case KeyboardInterrupt():
             reason, remedy, end = "stopped", GO_ON, ""
@@ -73,7 +74,7 @@ def _complain(error: BaseException) -> int:
             reason, remedy, end = f"{type(error).__name__}: {error}", GO_ON, " (--debug shows where)"
     advice = f"; {remedy}" if where else ""
     print(": ".join(["laion-people", *where, one_line(reason)]) + advice + end, file=sys.stderr)
-    return error.exit_code if isinstance(error, LaionPeopleError) else 1
+    return error.exit_code if isinstance(error, LaionPeopleError | ModelError) else 1
 
 
 def _run(args: argparse.Namespace) -> None:
@@ -206,10 +207,12 @@ def _models(args: argparse.Namespace) -> int:
     from include.models.profiles import load_profile
     from laion_people import weights
 
+    chosen = settings.from_environment()
+    cache = weights.cache_of(chosen, os.environ)
     if args.action == "list":
-        print(weights.describe(load_profile(args.profile) if args.profile else None))
+        print(weights.describe(load_profile(args.profile) if args.profile else None, cache))
         return 0
-    profile = load_profile(args.profile or settings.from_environment().profile)
+    profile = load_profile(args.profile or chosen.profile, cache=cache)
     if args.action == "fetch":
         weights.fetch(profile)
         return 0
@@ -230,9 +233,17 @@ def _store(args: argparse.Namespace) -> Store:
 
 def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     from include.models.profiles import load_profile
+    from laion_people import weights
 
     chosen = _chosen(args)
-    profile = load_profile(chosen.profile, chosen.device, chosen.precision, fetches=True)
+    profile = load_profile(
+        chosen.profile,
+        chosen.precision,
+        device=chosen.device,
+        threads=chosen.threads,
+        cache=weights.cache_of(chosen, os.environ),
+        fetches=True,
+    )
     if chosen.describe:
         profile.role("captioner")  # which it may lack: better said before hours of other steps
     return Runner(open_store(chosen.store), chosen, profile, steps)

@@ -14,15 +14,11 @@ from __future__ import annotations
 
 import errno
 import os
-import re
+
+from include.models.errors import ModelError, without_logins
 
 KEPT = "what is finished is kept"
 GO_ON = f"{KEPT}: clear the task, or run the command again, to go on"
-
-
-# Of a URL, user and password: up to the last @ of its host, or of all that follows what is no port.
-_LOGIN = re.compile(r"(?<=://)([^/?#\s]*|[^/?#\s@:]*:(?!\d*([/?#\s]|$))\S*)@")
-_TO_LAST_AT = re.compile(r"(?<!\S)\S*@")  # of a word: looking for a login where no @ follows takes long
 
 
 class LaionPeopleError(Exception):
@@ -50,7 +46,7 @@ class ShortageError(LaionPeopleError):
 
 def check_shortage(error: BaseException, where: str = "") -> None:
     """Raises ShortageError, which begins with ``where``, when ``error``, or what it was raised from, is the machine's
-    own shortage. What is a LaionPeopleError already says itself what is wrong.
+    own shortage. What is a LaionPeopleError or a ModelError already says itself what is wrong.
 
     Much hides its cause: a look-up that can open no socket says that the name is unknown, TLS that a certificate which
     it could not read does not hold, an import that there is no such module. So files must be to be had, too.
@@ -60,7 +56,7 @@ def check_shortage(error: BaseException, where: str = "") -> None:
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, ShortageError):
             raise cause
-        if isinstance(cause, LaionPeopleError):
+        if isinstance(cause, LaionPeopleError | ModelError):
             return
         if fault := _machine_fault(cause):
             raise ShortageError(f"{where}: {fault}" if where else fault) from error
@@ -110,8 +106,3 @@ def one_line(text: object, most: int = 1000) -> str:
     """``text`` as one line of a log or a message: nothing that a terminal would obey, ``most`` characters at most."""
     line = " ".join("".join(c if c.isprintable() else " " for c in without_logins(str(text))).split())
     return line if len(line) <= most else f"{line[: most - 4]} ..."
-
-
-def without_logins(text: str) -> str:
-    """``text`` with *** for the user and password of every URL in it: ``http://***@mirror.example.org/weights``."""
-    return _TO_LAST_AT.sub(lambda word: _LOGIN.sub("***@", word[0]), text)

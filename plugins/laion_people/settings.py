@@ -221,6 +221,11 @@ class Settings:
     pod_schedule_seconds: int = _setting(3600, "that a pod may wait for a node", minimum=1)
     pod_startup_seconds: int = _setting(1800, "that pulling the image and starting may take", minimum=1)
 
+    @property
+    def threads(self) -> int:
+        """For images and models. A pod sees all cores of its node: there ``cores`` says how many are meant."""
+        return self.cores or len(os.sched_getaffinity(0))
+
 
 NAMES = frozenset(f.name for f in fields(Settings))
 

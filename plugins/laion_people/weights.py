@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Mapping
+from pathlib import Path
 
-from include.models import checkpoints
+from include.models.checkpoints import CHECKPOINTS, HUGGING_FACE, Cache, Checkpoint, find
+from include.models.errors import ModelError, without_logins
 from include.models.profiles import Profile, available, load_profile
-from laion_people.errors import LaionPeopleError, without_logins
+from laion_people.settings import Settings
 
 
-def describe(profile: Profile | None) -> str:
+def cache_of(settings: Settings, environ: Mapping[str, str]) -> Cache:
+    """The cache of weights that the settings name; HF_ENDPOINT of ``environ`` names a mirror of Hugging Face's hub."""
+    return Cache(Path(settings.models_dir), settings.models_mirror, environ.get("HF_ENDPOINT", HUGGING_FACE))
+
+
+def describe(profile: Profile | None, cache: Cache) -> str:
     """A table of the checkpoints of a profile, or of all that are known: name, state, size, licence, users, source."""
     profiles = [profile] if profile else [load_profile(name) for name in available()]
-    names = profile.checkpoints() if profile else list(checkpoints.CHECKPOINTS)
+    names = profile.checkpoints() if profile else list(CHECKPOINTS)
     rows = [("NAME", "STATE", "SIZE", "LICENCE", "PROFILES", "SOURCE")]
     for name in names:
-        found = checkpoints.find(name)
+        found = find(name)
         users = ",".join(p.name for p in profiles if name in p.checkpoints()) or "-"
-        source = f"{found.source}, {without_logins(found.address)}" if found.address else found.source
-        rows.append((name, checkpoints.state(name), _size(found), found.licence, users, source))
+        source = f"{found.source}, {without_logins(cache.address(found))}" if found.url else found.source
+        rows.append((name, cache.state(name), _size(found, cache), found.licence, users, source))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(f"{row[i]:{wide}}" for i, wide in enumerate(widths)), row[-1]]) for row in rows)
 
@@ -28,7 +36,7 @@ def fetch(profile: Profile) -> None:
     from include.models import fetching
 
     for name in profile.checkpoints():
-        print(f"{name}: {fetching.fetch(name)}")
+        print(f"{name}: {fetching.fetch(name, profile.cache)}")
 
 
 def verify(profile: Profile) -> int:
@@ -36,16 +44,17 @@ def verify(profile: Profile) -> int:
     bad = 0
     for name in profile.checkpoints():
         try:
-            checkpoints.verify(name)
-        except LaionPeopleError as error:
+            profile.cache.verify(name)
+        except ModelError as error:
             bad += 1
             print(f"laion-people: {error}", file=sys.stderr)
         else:
-            print(f"{name}: sha256 {checkpoints.sha256(name)}")
+            print(f"{name}: sha256 {profile.cache.sha256(name)}")
     return bad
 
 
-def _size(checkpoint: checkpoints.Checkpoint) -> str:
-    if checkpoint.packaged or checkpoint.published.is_file():
-        return f"{checkpoint.published.stat().st_size / 1e6:.1f} MB"
+def _size(checkpoint: Checkpoint, cache: Cache) -> str:
+    published = cache.published(checkpoint)
+    if checkpoint.packaged or published.is_file():
+        return f"{published.stat().st_size / 1e6:.1f} MB"
     return f"{checkpoint.size / 1e6:.1f} MB" if checkpoint.size else "?"

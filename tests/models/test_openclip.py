@@ -146,10 +146,10 @@ def test_what_weights_were_published_with_is_kept_when_they_come_from_a_file(
 
 
 def test_a_model_that_does_not_exist_is_bad_usage(tmp_path: Path):
+    from include.models.errors import ModelUsageError
     from include.models.openclip import OpenClip
-    from laion_people.errors import UsageError
 
-    with pytest.raises(UsageError, match="has no model 'ViT-Z-32'"):
+    with pytest.raises(ModelUsageError, match="has no model 'ViT-Z-32'"):
         OpenClip(tmp_path / "none", model="ViT-Z-32", tag="openai", precision="fp32", batch_size=2)
 
 

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from include.models import checkpoints
-from include.models.checkpoints import Checkpoint
+from include.models.checkpoints import Cache, Checkpoint
+from include.models.errors import ModelError, ModelUsageError
 from include.models.openmmlab import config_path
 from include.models.profiles import FOLDER, ROLES, Profile, Role, available, load_profile
 from laion_people import cli
-from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.storage.store import LocalStore
 from tests import fakes
 
@@ -28,7 +28,7 @@ def test_packaged_is_available():
 
 
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(UsageError, match=r"unknown profile 'nope': choose one of .*packaged"):
+    with pytest.raises(ModelUsageError, match=r"unknown profile 'nope': choose one of .*packaged"):
         load_profile("nope")
 
 
@@ -48,21 +48,18 @@ def test_weights_that_are_not_fetched_are_told_apart_by_what_they_should_hash_to
     assert all(len(sha256) == 64 for role in ("pose", "mesh", "clip") for sha256 in standard.fingerprint(role).values())
 
 
-def test_weights_that_nothing_is_known_of_must_be_fetched_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path))
-    with pytest.raises(LaionPeopleError, match=r"\.pth is missing: run `bin/laion-people models fetch"):
-        load_profile("wholebody").fingerprint("detector")
+def test_weights_that_nothing_is_known_of_must_be_fetched_first(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"\.pth is missing: run `bin/laion-people models fetch"):
+        load_profile("wholebody", cache=Cache(tmp_path)).fingerprint("detector")
 
 
-def test_loading_a_model_without_its_weights_says_how_to_get_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path))
-    with pytest.raises(LaionPeopleError, match=r"openai.safetensors is missing: run `bin/laion-people models fetch"):
-        load_profile("standard").load("clip")
+def test_loading_a_model_without_its_weights_says_how_to_get_them(tmp_path: Path):
+    with pytest.raises(ModelError, match=r"openai.safetensors is missing: run `bin/laion-people models fetch"):
+        load_profile("standard", cache=Cache(tmp_path)).load("clip")
 
 
 def test_a_run_fetches_weights_when_it_needs_them_and_not_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", str(tmp_path / "mirror"))
+    cache = Cache(tmp_path / "cache", str(tmp_path / "mirror"))
     (tmp_path / "mirror").mkdir()
     weights = tmp_path / "mirror" / "m.safetensors"
     weights.write_bytes(b"weights")
@@ -71,10 +68,10 @@ def test_a_run_fetches_weights_when_it_needs_them_and_not_before(tmp_path: Path,
         monkeypatch.setitem(checkpoints.CHECKPOINTS, name, entry)
     takes_a_file = {"name": "", "sha256": "", "licence": "", "source": ""}
     roles = {name: Role("checkpoints.Checkpoint", {"file": name}, takes_a_file) for name in ("known", "unknown")}
-    careful, eager = (Profile("test", "", "", roles, fetches=fetches) for fetches in (False, True))
+    careful, eager = (Profile("test", "", "", roles, cache=cache, fetches=fetches) for fetches in (False, True))
     assert careful.fingerprint("known") == eager.fingerprint("known") and not (tmp_path / "cache").exists()
     for needs in (careful.fingerprint, careful.load):
-        with pytest.raises(LaionPeopleError, match="is missing: run `bin/laion-people models fetch"):
+        with pytest.raises(ModelError, match="is missing: run `bin/laion-people models fetch"):
             needs("unknown")
     assert eager.fingerprint("unknown") == {"unknown": eager.fingerprint("known")["known"]}
     assert eager.load("known").file.read_bytes() == careful.load("known").file.read_bytes() == b"weights"
@@ -132,7 +129,7 @@ def test_a_profile_of_ones_own_is_a_file_anywhere(tmp_path: Path):
 def test_a_wrong_profile_is_refused_in_one_line(tmp_path: Path, text: str | None, says: str):
     if text is not None:
         (tmp_path / "wrong.yaml").write_text(text)
-    with pytest.raises(UsageError, match=says) as error:
+    with pytest.raises(ModelUsageError, match=says) as error:
         load_profile(str(tmp_path / "wrong.yaml"))
     assert "\n" not in str(error.value)
 
@@ -168,7 +165,7 @@ def test_a_hostile_profile_is_refused_soon_and_in_one_line(tmp_path: Path, name:
     text = HOSTILE[name]
     (tmp_path / "p.yaml").write_bytes(text if isinstance(text, bytes) else text.encode())
     start = time.monotonic()
-    with pytest.raises(UsageError, match=r"p\.yaml: .*packaged\.yaml shows") as error:
+    with pytest.raises(ModelUsageError, match=r"p\.yaml: .*packaged\.yaml shows") as error:
         load_profile(str(tmp_path / "p.yaml"))
     assert time.monotonic() - start < 5
     assert "\n" not in str(error.value) and len(str(error.value)) < 600
@@ -203,15 +200,19 @@ def test_a_mistake_in_a_profile_of_ones_own_is_told_in_one_line(tmp_path: Path, 
     content = yaml.safe_load((FOLDER / "packaged.yaml").read_text())
     content["roles"]["clip"] = yaml.safe_load(f"{{{role}, options: {{batch_size: 1}}}}")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(UsageError, match=told):
+    with pytest.raises(ModelUsageError, match=told):
         load_profile(str(tmp_path / "mine.yaml")).load("clip")
 
 
-def test_the_command_line_fetches_what_a_step_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys):
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_DIR", str(tmp_path / "cache"))
-    monkeypatch.setenv("LAION_PEOPLE_MODELS_MIRROR", str(tmp_path / "mirror"))
+def test_models_have_as_many_threads_as_they_are_given():
+    assert load_profile("packaged", threads=3).load("mesh")._pool.threads == 3
+
+
+def test_the_command_line_fetches_what_a_step_needs_to_where_its_options_say(tmp_path: Path, capsys):
     (tmp_path / "mirror").mkdir()
     fakes.image_shard(LocalStore(tmp_path / "store"), "some/part", 0)
+    mirror, cache = tmp_path / "mirror", tmp_path / "cache"
     command = ["run", "detect", "some/part", "--profile", "standard", "--store", str(tmp_path / "store")]
-    assert cli.main(command) == 1
-    assert "rtmdet-m-person could not be fetched" in capsys.readouterr().err
+    assert cli.main([*command, f"--set=models_mirror={mirror}", f"--set=models_dir={cache}"]) == 1
+    told = capsys.readouterr().err
+    assert "rtmdet-m-person could not be fetched" in told and str(mirror) in told and str(cache) in told

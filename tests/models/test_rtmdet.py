@@ -11,10 +11,10 @@ import pytest
 from scipy.optimize import linear_sum_assignment
 
 from include.models import Detections, rtmdet
+from include.models.errors import ModelError, ModelUsageError
 from include.models.regions import iou
 from include.models.rtmdet import RTMDet
 from include.models.runtime import Pool
-from laion_people.errors import LaionPeopleError, UsageError
 from tests.models import seeded
 
 import torch  # isort: skip
@@ -175,7 +175,7 @@ def test_weights_of_another_model_are_told_in_one_line(theirs, tmp_path: Path, c
     state = {name: tensor.clone() for name, tensor in theirs[0].state_dict().items()}
     change(state)
     seeded.save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(LaionPeopleError, match=told) as error:
+    with pytest.raises(ModelError, match=told) as error:
         open_ours(tmp_path / "other.safetensors")
     assert "\n" not in str(error.value)
 
@@ -190,10 +190,10 @@ def test_the_preprocessors_statistics_in_a_checkpoint_do_no_harm(theirs, ours, t
 
 def test_a_damaged_file_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "damaged.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(LaionPeopleError, match="fetch it again"):
+    with pytest.raises(ModelError, match="fetch it again"):
         open_ours(tmp_path / "damaged.safetensors")
 
 
 def test_a_config_of_another_kind_is_refused(theirs):
-    with pytest.raises(UsageError, match="RTMDet's configs"):
+    with pytest.raises(ModelUsageError, match="RTMDet's configs"):
         RTMDet(theirs[1], config="yolox/yolox_s_8xb8-300e_coco.py", score=SCORE, precision="fp32")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from include.models import Poses, rtmpose
+from include.models.errors import ModelUsageError
 from include.models.rtmpose import RTMPose
 from include.models.runtime import Pool
-from laion_people.errors import UsageError
 from tests.models import seeded
 
 import torch  # isort: skip
@@ -183,5 +183,5 @@ def test_models_of_another_kind_are_refused(theirs):
         "body_2d_keypoint/rtmpose/mpii/rtmpose-m_8xb64-210e_mpii-256x256.py",
         "body_2d_keypoint/topdown_heatmap/coco/td-hm_hrnet-w32_8xb64-210e_coco-256x192.py",
     ):
-        with pytest.raises(UsageError, match="should be an RTMPose model"):
+        with pytest.raises(ModelUsageError, match="should be an RTMPose model"):
             open_ours(theirs[1], config)

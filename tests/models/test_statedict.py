@@ -17,8 +17,8 @@ from mmengine.config import ConfigDict
 from mmengine.logging import MessageHub
 from safetensors.torch import load_file
 
+from include.models.errors import ModelError
 from include.models.statedict import reduce
-from laion_people.errors import LaionPeopleError
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +96,7 @@ def test_nothing_in_a_hostile_checkpoint_runs(tmp_path: Path, name: str, place: 
     torch.save(contents[place], file)
     try:
         reduce(file, tmp_path / "reduced.safetensors")
-    except LaionPeopleError as error:
+    except ModelError as error:
         assert "\n" not in str(error)
     else:
         assert place != "state_dict" and load_file(tmp_path / "reduced.safetensors").keys() == {"weight"}
@@ -127,7 +127,7 @@ def test_nothing_in_a_hostile_checkpoint_runs(tmp_path: Path, name: str, place: 
 )
 def test_what_is_not_a_dictionary_of_plain_tensors_is_refused(tmp_path: Path, content: Any, says: str):
     torch.save(content, tmp_path / "odd.pth")
-    with pytest.raises(LaionPeopleError, match=says):
+    with pytest.raises(ModelError, match=says):
         reduce(tmp_path / "odd.pth", tmp_path / "odd.safetensors")
     assert [f.name for f in tmp_path.iterdir()] == ["odd.pth"]
 
@@ -142,7 +142,7 @@ def test_a_file_that_unfolds_to_gigabytes_is_refused_unread(tmp_path: Path, monk
             packed.writestr(name, plain.read(name))
     assert torch.load(tmp_path / "packed.pth")["weight"].shape == (1 << 20,), "torch would read it"
     monkeypatch.setattr(torch, "load", lambda *_, **__: pytest.fail("it is read"))
-    with pytest.raises(LaionPeopleError, match=r"packed\.pth .* is compressed"):
+    with pytest.raises(ModelError, match=r"packed\.pth .* is compressed"):
         reduce(tmp_path / "packed.pth", tmp_path / "packed.safetensors")
 
 
@@ -151,7 +151,7 @@ def test_tensors_that_share_their_bytes_a_thousand_times_are_refused(tmp_path: P
     torch.save({f"weight{i}": shared for i in range(3)}, tmp_path / "tied.pth")
     reduce(tmp_path / "tied.pth", tmp_path / "tied.safetensors")
     torch.save({f"weight{i}": shared for i in range(1000)}, tmp_path / "bomb.pth")
-    with pytest.raises(LaionPeopleError, match="far larger than the file"):
+    with pytest.raises(ModelError, match="far larger than the file"):
         reduce(tmp_path / "bomb.pth", tmp_path / "bomb.safetensors")
     assert not list(tmp_path.glob("bomb.safetensors*"))
 
@@ -159,7 +159,7 @@ def test_tensors_that_share_their_bytes_a_thousand_times_are_refused(tmp_path: P
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 not a zip either"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "no.pth").write_bytes(content)
-    with pytest.raises(LaionPeopleError, match="is not a checkpoint that can be read without running code"):
+    with pytest.raises(ModelError, match="is not a checkpoint that can be read without running code"):
         reduce(tmp_path / "no.pth", tmp_path / "no.safetensors")
 
 
@@ -172,7 +172,7 @@ def test_a_cut_or_garbled_checkpoint_is_an_error_of_ours(trained: Path, tmp_path
             garbled[at] ^= 0xFF
         file = tmp_path / f"{index}.pth"
         file.write_bytes(garbled if index % 2 else whole[: int(random.integers(len(whole)))])
-        with pytest.raises(LaionPeopleError):
+        with pytest.raises(ModelError):
             reduce(file, tmp_path / "x.safetensors")
 
 

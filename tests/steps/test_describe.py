@@ -15,6 +15,7 @@ from laion_people import cli
 from laion_people.engine import audit
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import Row
+from include.models.errors import ModelUsageError
 from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS

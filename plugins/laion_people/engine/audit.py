@@ -21,6 +21,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from include.models.errors import ModelError
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import Step
 from laion_people.errors import LaionPeopleError, StoreError, check_shortage, one_line
@@ -236,7 +237,7 @@ def _outdated(runner: Runner, receipt: Manifest) -> str | None:
     """Why a shard would be made otherwise today, or None."""
     try:
         reason = runner.outdated(receipt, receipt.shards[0].index)
-    except LaionPeopleError as error:
+    except (LaionPeopleError, ModelError) as error:
         return str(error)
     return f"{reason}: run `{receipt.step}` again" if reason else None
 

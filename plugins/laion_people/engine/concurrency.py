@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import TypeVar
 
-from laion_people.settings import from_environment
-
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def cores() -> int:
-    """Threads for images and models. A pod sees all cores of its node: there the setting says how many are meant."""
-    return from_environment().cores or len(os.sched_getaffinity(0))
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from include.models.errors import ModelError
 from laion_people.engine.concurrency import overlapped
 from laion_people.engine.metrics import Metrics
 from laion_people.engine.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_files
@@ -162,7 +163,7 @@ class Runner:
         step, path = self._step(name), self._receipt_path(name, partition, index)
         try:
             plan = self._plan(step, partition, self._inputs(step, partition, index))
-        except LaionPeopleError as error:  # an input is still to be made
+        except (LaionPeopleError, ModelError) as error:  # an input is still to be made, or weights to be fetched
             return str(error)
         return self._state(step, path, plan, contents=False)[1]
 

@@ -33,7 +33,7 @@ def in_batches(
     """
     done: dict[int, tuple[Item, Result | ImageError]] = {}
     place = 0
-    batches = timed(shard, "decode", _batches(decode_ahead(items, limited=limited)))
+    batches = timed(shard, "decode", _batches(decode_ahead(items, shard.settings.threads, limited)))
     with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
         for future in futures:
             with shard.clock("model"):

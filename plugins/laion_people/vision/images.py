@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 from PIL import Image, ImageChops, ImageFile
 
-from laion_people.engine.concurrency import cores, workers
+from laion_people.engine.concurrency import workers
 from laion_people.errors import check_shortage, one_line
 from laion_people.storage.metadata import text
 from laion_people.storage.tars import Contents, Files, Place
@@ -327,16 +327,14 @@ class Decoded(Generic[Item]):
         return 0 if isinstance(self.image, ImageError) else self.image.shape[0] * self.image.shape[1]
 
 
-def decode_ahead(
-    items: Iterable[tuple[Item, bytes]], threads: int | None = None, limited: bool = True
-) -> Iterator[Decoded[Item]]:
-    """Items with their decoded images; threads, default one a core, decode the encoded ones early.
+def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int, limited: bool = True) -> Iterator[Decoded[Item]]:
+    """Items with their decoded images; threads decode the encoded ones early.
 
     They come in order, but for large images: these are set aside, a thread of their own decodes one after the other,
     and each takes its turn when LATER more items have been read or ASIDE more large ones wait. So the order follows
     from the images alone, and of the large ones no more than one is held here decoded.
     """
-    with workers(threads or cores()) as pool, workers(1) as alone:
+    with workers(threads) as pool, workers(1) as alone:
         ahead: _Queue[Item] = _Queue(pool, AHEAD + 1)
         aside: _Queue[Item] = _Queue(alone, 1)
         for place, (item, data) in enumerate(items):

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from laion_people.engine.concurrency import cores, workers
+from laion_people.engine.concurrency import workers
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.settings import Settings
@@ -329,7 +329,7 @@ def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
     settings = shard.settings
     places = asyncio.Semaphore(settings.url_threads)
     waiting: deque[asyncio.Task[Row]] = deque()
-    with asyncio.Runner() as runner, workers(cores()) as pool:
+    with asyncio.Runner() as runner, workers(settings.threads) as pool:
         loop = runner.get_loop()
 
         async def finish(row: Row) -> Row:
