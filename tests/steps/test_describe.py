@@ -11,12 +11,12 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
+from include.models.errors import ModelUsageError
 from laion_people import cli
 from laion_people.engine import audit
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import Row
-from include.models.errors import ModelUsageError
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
@@ -138,7 +138,7 @@ def test_a_profile_without_a_captioner_is_bad_usage_that_names_those_with_one(
 ) -> None:
     from include.models.profiles import load_profile
 
-    with pytest.raises(UsageError, match=r"profile packaged has no captioner: choose .*large"):
+    with pytest.raises(ModelUsageError, match=r"profile packaged has no captioner: choose .*large"):
         load_profile("packaged").params("captioner")
     monkeypatch.setenv("LAION_PEOPLE_DESCRIBE", "1")
     assert cli.main(["run", "detect", PARTITION, "--store", str(tmp_path)]) == 2
