@@ -26,8 +26,6 @@ from laion_people.orchestration.notifications import deadline
 from laion_people.orchestration.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
-    FORCE,
-    GPU_POOL,
     ONLY_FAILED,
     PARTITION,
     RERUN_PARAMS,
@@ -77,11 +75,10 @@ with DAG(
 
     @task_group
     def shards(group):
-        assign = step_task("assign", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
-        compose = step_task("compose", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
-        embed = step_task("embed", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
-        caption = step_task("caption", shards=group, clusters=CHOSEN, flags=FORCE, **CLAIM)
-        step_task("describe", shards=group, clusters=CHOSEN, pool=GPU_POOL, flags=FORCE, **CLAIM)
+        assign, compose, embed, caption, _ = (
+            step_task(step, shards=group, clusters=CHOSEN, **CLAIM)
+            for step in ("assign", "compose", "embed", "caption", "describe")
+        )
         assign >> compose
         [assign, embed] >> caption
 

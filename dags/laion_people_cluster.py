@@ -26,7 +26,6 @@ from laion_people.orchestration.operators import (
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
-    FORCE,
     METADATA,
     PARTITIONS_SCHEMA,
     audit_task,
@@ -102,7 +101,6 @@ with DAG(
     cluster = step_task(
         "cluster",
         partitions=release,
-        flags=FORCE,
         pre_execute=skip_when_version_given,
         max_active_tis_per_dag=1,  # two would fit the same people twice
     )

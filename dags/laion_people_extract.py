@@ -25,11 +25,10 @@ from laion_people.orchestration.notifications import deadline
 from laion_people.orchestration.operators import (
     DAG_DEFAULTS,
     EXTRACTED,
-    FORCE,
-    GPU_POOL,
+    FLAGS,
     METADATA,
-    NETWORK_POOL,
     ONLY_FAILED,
+    OVERRIDES,
     PARTITION,
     RERUN_PARAMS,
     audit_task,
@@ -56,8 +55,6 @@ PARAMS = RERUN_PARAMS | {
         "Empty: LAION_PEOPLE_THRESHOLD, which a later run without this parameter goes back to.",
     ),
 }
-RETRY = {"retry_failed": "{{ params.retry_failed_rows }}"}
-THRESHOLD = {"threshold": "{{ params.threshold }}"}
 CLAIM = {"pre_execute": claim, "inlets": [METADATA]}
 
 with DAG(
@@ -78,23 +75,21 @@ with DAG(
         "--stage",
         "extract",
         partitions=PARTITION,
-        overrides=THRESHOLD,
-        flags=ONLY_FAILED | RETRY,
+        overrides=OVERRIDES,
+        flags=ONLY_FAILED | FLAGS,
         max_active_tis_per_dag=1,  # so that two runs never claim at the same time
         **CLAIM,
     )
 
     @task_group
     def shards(group):
-        download = step_task("download", shards=group, pool=NETWORK_POOL, flags=FORCE | RETRY, **CLAIM)
-        detect = step_task("detect", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
-        pose = step_task("pose", shards=group, pool=GPU_POOL, flags=FORCE, **CLAIM)
-        mesh = step_task("mesh", shards=group, flags=FORCE, **CLAIM)
-        clip_filter = step_task("clip_filter", shards=group, pool=GPU_POOL, overrides=THRESHOLD, flags=FORCE, **CLAIM)
+        download, detect, pose, mesh, clip_filter = (
+            step_task(step, shards=group, **CLAIM) for step in ("download", "detect", "pose", "mesh", "clip_filter")
+        )
         download >> detect >> [pose, clip_filter]
         pose >> mesh
 
-    audit = audit_task("extract", overrides=THRESHOLD, pre_execute=skip_unless_planned)
+    audit = audit_task("extract", overrides=OVERRIDES, pre_execute=skip_unless_planned)
 
     @task(outlets=[EXTRACTED])
     def announce(dag_run, outlet_events):

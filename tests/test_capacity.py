@@ -11,12 +11,11 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_people.cli import main
-from laion_people.engine.step import Step
+from laion_people.engine.catalog import STEPS
 from laion_people.errors import UsageError
 from laion_people.reports import capacity
 from laion_people.reports.capacity import Rate, estimate, format_plan, measured_in, plan, read_rates
 from laion_people.settings import Settings
-from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore, open_store
 from tests.s3 import moto_server
 from tests.synthetic_store import make_store
@@ -57,7 +56,7 @@ def test_rows_become_images_people_and_hours() -> None:
 def test_every_step_has_a_rate_for_every_profile(profile: str) -> None:
     planned = estimate({"a/0": 1000}, Settings(profile=profile, describe=True), read_rates(capacity.RATES, profile))
     assert {c.step for c in planned.steps} == STEPS.keys() - {"label"}
-    on_gpu = {name for name, step in STEPS.items() if step.gpu and isinstance(step, Step)}
+    on_gpu = {name for name, entry in STEPS.items() if entry.pool == "gpu"}
     assert {c.step for c in planned.steps if c.gpu_hours} == (set() if profile == "packaged" else on_gpu)
     assert all(c.cpu_hours > 0 for c in planned.steps)
 

@@ -29,7 +29,7 @@ from tests.fakes import FakeModels, image_shard, tar_of
 PARTITION = "laion2B-en/00042"
 EXTRACT = ("detect", "pose", "mesh", "clip_filter")
 STEPS: dict[str, Step | ReleaseStep] = {
-    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), ClipFilter(), SubsetA())
+    s.entry.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), ClipFilter(), SubsetA())
 }
 
 

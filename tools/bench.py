@@ -34,9 +34,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.profiles import load_profile
+from laion_people.engine.catalog import FOLLOWERS
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
-from laion_people.steps.registry import FOLLOWERS, STEPS
+from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import LocalStore
 from tools.bench_ratios import ratios

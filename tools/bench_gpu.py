@@ -50,7 +50,7 @@ PARTITION = "bench/00000"
 BATCH = 64  # images that a step hands to a model at once, and two such batches at a time
 PROFILED = 512  # images, people or crops: events of more take minutes to add up
 BUSY = 80.0  # per cent
-STEPS = {step.name: step for step in (Detect(), Pose(), ClipFilter(), SubsetA())}
+STEPS = {step.entry.name: step for step in (Detect(), Pose(), ClipFilter(), SubsetA())}
 Job = Callable[[], Any]
 
 

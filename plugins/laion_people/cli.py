@@ -17,6 +17,7 @@ from pathlib import Path
 from include.models.errors import ModelError
 from laion_people import settings
 from laion_people.engine import audit
+from laion_people.engine.catalog import FOLLOWERS, PARTITION_STAGES, RELEASE_STEPS, STAGES
 from laion_people.engine.heartbeat import heartbeat
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import ReleaseStep, Step
@@ -24,7 +25,7 @@ from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, Us
 from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
-from laion_people.steps.registry import FOLLOWERS, STEPS
+from laion_people.steps.registry import STEPS
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
 from laion_people.storage.origin import made_elsewhere
@@ -104,7 +105,7 @@ def _pipeline(args: argparse.Namespace) -> None:
         for step in audit.steps_of(runner, partition, "extract"):
             if step not in FOLLOWERS:
                 runner.run(step, partition, force=args.force)
-    for step in ("cluster", "label"):
+    for step in RELEASE_STEPS:
         runner.run_release(step, partitions, args.force)
     for partition in partitions:
         for step in audit.steps_of(runner, partition, "caption"):
@@ -142,7 +143,7 @@ def _audit(args: argparse.Namespace) -> int:
     partitions = metadata.known(runner.store, args.partition)
     if args.stage == RELEASE_STAGE:
         audited = _chosen(args).clusters or release_audit.newest_version(runner.store)
-        steps: Sequence[str] = funnel.RELEASE_STEPS
+        steps: Sequence[str] = RELEASE_STEPS
         faults = release_audit.audit_release(runner, audited)
     elif len(partitions) == 1:
         [audited] = partitions
@@ -361,14 +362,14 @@ def _parser() -> argparse.ArgumentParser:
     check.add_argument("partition", nargs="+", metavar="PARTITION")
     check.add_argument(
         "--stage",
-        choices=[*audit.STAGES, RELEASE_STAGE],
+        choices=STAGES,
         default="extract",
         help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
     )
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
-    groups.add_argument("--stage", choices=list(audit.STAGES), default="extract")
+    groups.add_argument("--stage", choices=PARTITION_STAGES, default="extract")
     groups.add_argument("--unfinished", action="store_true", help="only shards that are not finished and valid")
     groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")

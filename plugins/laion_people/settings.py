@@ -202,7 +202,7 @@ class Settings:
     )
     pod_resources: str = _setting(
         "",
-        "by step, in place of resources.yaml: JSON",
+        "by step, in place of engine/catalog.py's: JSON",
         json=_map_of(_is_resources),
         like='{"detect": {"gpu": 1, "cpu": 8, "memory": "24Gi", "ephemeral_storage": "8Gi"}}',
     )

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException, Airfl
 from kubernetes.client import ApiClient
 
 from laion_people.orchestration import pods
-from laion_people.orchestration.operators import GPU_POOL, WorkerOperator, audit_task, step_task, worker_task
+from laion_people.orchestration.operators import WorkerOperator, audit_task, step_task, worker_task
 from laion_people.orchestration.pods import PodOperator
 from tests.dags.conftest import ROOT
 from tests.dags.fake_kubernetes import (
@@ -283,9 +283,9 @@ def test_a_store_that_is_a_folder_is_mounted_where_it_is(settings: pytest.Monkey
 
 
 def test_a_run_may_be_kept_from_taking_all_gpus(settings: pytest.MonkeyPatch) -> None:
-    assert step_task("detect", partitions="a/1", pool=GPU_POOL).max_active_tis_per_dagrun is None
+    assert step_task("detect", partitions="a/1").max_active_tis_per_dagrun is None
     settings.setenv("LAION_PEOPLE_GPU_TASKS_PER_RUN", "3")
-    assert step_task("detect", partitions="a/1", pool=GPU_POOL).max_active_tis_per_dagrun == 3
+    assert step_task("detect", partitions="a/1").max_active_tis_per_dagrun == 3
     assert step_task("mesh", partitions="a/1").max_active_tis_per_dagrun is None
 
 

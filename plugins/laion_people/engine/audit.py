@@ -22,6 +22,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.errors import ModelError
+from laion_people.engine.catalog import STEPS
+from laion_people.engine.catalog import steps_of as steps_of_stage
 from laion_people.engine.runner import Runner
 from laion_people.engine.step import Step
 from laion_people.errors import LaionPeopleError, StoreError, check_shortage, one_line
@@ -33,14 +35,9 @@ from laion_people.storage.totals import has_totals, totals_path, write_totals
 
 log = logging.getLogger(__name__)
 
-STAGES = {
-    "extract": ("download", "detect", "pose", "mesh", "facts", "clip_filter", "subset_a"),
-    "caption": ("assign", "compose", "embed", "caption", "describe"),
-}
-ALIGNED = ("detect", "pose", "mesh", "facts", "clip_filter", "assign", "embed")  # the same people in the same order
 COLUMNS = {  # of the tables, as far as the audit looks into them
     "download": ["key", "status", "reason"],
-    **{step: ["person_id"] for step in ALIGNED},
+    **{name: ["person_id"] for name, entry in STEPS.items() if entry.aligned},
     "detect": ["person_id", "key"],
     "compose": ["composite_id", "people"],
 }
@@ -135,8 +132,11 @@ def steps_of(runner: Runner, partition: str, stage: str) -> tuple[str, ...]:
     """The steps of a stage in their order; a partition whose images were made elsewhere has no download, and describe
     is among them if the settings ask for it."""
     left_out = {"download"} if stage == "extract" and made_elsewhere(runner.store, partition) else set()
-    left_out |= set() if runner.settings.describe else {"describe"}
-    return tuple(step for step in STAGES[stage] if step not in left_out)
+    return tuple(
+        entry.name
+        for entry in steps_of_stage(stage)
+        if entry.name not in left_out and (not entry.optional or getattr(runner.settings, entry.optional))
+    )
 
 
 def _receipts(runner: Runner, step: str, partition: str) -> dict[int, Receipt]:
@@ -177,10 +177,10 @@ def _shard_faults(
             _name_fault(runner, receipt)
             or _file_fault(runner.store, receipt, contents)
             or _outdated(runner, receipt)
-            or _count_fault(runner, receipt, contents, _input_rows(runner, step, receipts, of_metadata))
+            or _count_fault(runner, receipt, contents, _input_rows(step, receipts, of_metadata))
         ):
             yield step, fault
-        elif step in ALIGNED and contents.table is not None:
+        elif STEPS[step].aligned and contents.table is not None:
             people = contents.table["person_id"]
             if first and not people.equals(first[1]):
                 yield step, f"does not have the people of {first[0]} in their order"
@@ -192,9 +192,9 @@ def _name_fault(runner: Runner, receipt: Manifest) -> str | None:
     entry, step = receipt.shards[0], runner.steps[receipt.step]
     assert isinstance(step, Step)
     base = runner.shard_path(receipt.step, receipt.partition, entry.index)
-    main = f"{base}.tar" if step.writes == "images" else f"{base}.parquet"
+    main = f"{base}.tar" if step.entry.writes == "images" else f"{base}.parquet"
     named = {file.uri for file in entry.files()}
-    wanted = {f"{base}.parquet", f"{base}.tar"} if step.tar else {f"{base}.parquet"}
+    wanted = {f"{base}.parquet", f"{base}.tar"} if step.entry.tar_key else {f"{base}.parquet"}
     if entry.uri != main or not wanted <= named or not all(uri.startswith(base) for uri in named):
         return f"its receipt names the files {', '.join(sorted(named))}: run `{receipt.step}` with force"
     return None
@@ -242,18 +242,14 @@ def _outdated(runner: Runner, receipt: Manifest) -> str | None:
     return f"{reason}: run `{receipt.step}` again" if reason else None
 
 
-def _input_rows(
-    runner: Runner, step: str, receipts: Mapping[str, Receipt | None], of_metadata: int | None
-) -> int | None:
+def _input_rows(step: str, receipts: Mapping[str, Receipt | None], of_metadata: int | None) -> int | None:
     """How many rows a step has to read; None where only images made elsewhere, or a damaged receipt, could tell."""
     if step == "download":
         return of_metadata
     before = receipts.get("download" if step == "detect" else "detect")
     if not isinstance(before, Manifest):
         return None
-    reading = runner.steps[step]
-    assert isinstance(reading, Step)
-    return before.rows * reading.rows_per_person
+    return before.rows * STEPS[step].rows_per_person
 
 
 def _count_fault(runner: Runner, receipt: Manifest, contents: ShardContents, input_rows: int | None) -> str | None:

@@ -20,9 +20,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.errors import ModelError
+from laion_people.engine.catalog import RELEASE_FILES, VERSIONED_TABLES
 from laion_people.engine.concurrency import overlapped
 from laion_people.engine.metrics import Metrics
-from laion_people.engine.step import VERSIONED_TABLES, Release, ReleaseStep, Row, Shard, Step, shard_files
+from laion_people.engine.step import Release, ReleaseStep, Row, Shard, Step, shard_files
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.storage import metadata
@@ -35,7 +36,6 @@ log = logging.getLogger(__name__)
 
 ROW_GROUP = 1024  # rows that are held in memory before they are written
 HEARTBEAT_SECONDS = 30.0
-RELEASE_FILES = {"fit": "fit.json", "clusters": "clusters.parquet"}
 
 
 class Runner:
@@ -51,7 +51,7 @@ class Runner:
         self.model = cache(models.load)
         self._newest = cache(partial(newest, store))
         self.metrics = Metrics(settings.statsd)
-        self._writers = {s.writes: s for s in steps.values() if isinstance(s, Step)}
+        self._writers = {s.entry.writes: s for s in steps.values() if isinstance(s, Step)}
 
     def run(self, name: str, partition: str, shards: Sequence[int] | None = None, force: bool = False) -> Manifest:
         """Runs a step on a partition, or on some of its shards; returns the partition's manifest so far.
@@ -74,7 +74,7 @@ class Runner:
                 self._run_shard(step, shard, force, label)
         self._remove_surplus(step, partition, planned, force)
         manifest = self.write_manifest(name, partition)
-        for follower in step.then:
+        for follower in step.entry.followed_by:
             self.run(follower, partition, shards, force)
         return manifest
 
@@ -83,7 +83,9 @@ class Runner:
         step = self._step(name)
         planned = step.plan(self.store, partition, self.settings)
         if not planned:
-            raise LaionPeopleError(f"{name} {partition}: there is no {step.reads[0]} to read; run the step before it")
+            raise LaionPeopleError(
+                f"{name} {partition}: there is no {step.entry.reads[0]} to read; run the step before it"
+            )
         return planned
 
     def run_release(self, name: str, partitions: Sequence[str], force: bool = False) -> Manifest:
@@ -99,7 +101,7 @@ class Runner:
             partition=self.settings.clusters,
             run_id=self.run_id,
             params=step.params(self.settings) | {"partitions": partitions},
-            inputs=tuple(dict.fromkeys(self._input(n, p, i) for p, i in shards for n in step.reads)),
+            inputs=tuple(dict.fromkeys(self._input(n, p, i) for p, i in shards for n in step.entry.reads)),
         )
         if step.opens_version:
             if same := self._same_version(plan, force):
@@ -156,7 +158,7 @@ class Runner:
 
     def shard_path(self, name: str, partition: str, index: int) -> str:
         """Where the files of a step's shard lie, but for the ends of their names (.parquet, .tar, ...)."""
-        return f"{self._folder(self._step(name).writes, partition)}/{index:05d}"
+        return f"{self._folder(self._step(name).entry.writes, partition)}/{index:05d}"
 
     def unfinished(self, name: str, partition: str, index: int) -> str | None:
         """Why a shard is still to be made or worked on once more, or None when it is done, by its files' sizes."""
@@ -199,7 +201,7 @@ class Runner:
         partition, index = shard.partition, shard.index
         inputs = self._inputs(step, partition, index)
         plan = self._plan(step, partition, inputs)
-        receipt_path = self._receipt_path(step.name, partition, index)
+        receipt_path = self._receipt_path(step.entry.name, partition, index)
         shard.force = force
         shard.receipt, reason = self._state(step, receipt_path, plan, force)
         if reason is None:
@@ -228,35 +230,35 @@ class Runner:
     def _plan(self, step: Step, partition: str, inputs: Mapping[str, FileEntry]) -> Manifest:
         """The manifest of a shard that is still to be made from these inputs."""
         return Manifest(
-            step=step.name,
+            step=step.entry.name,
             partition=partition,
             run_id=self.run_id,
             params={"revision": step.revision}
             | step.params(self.settings)
-            | {role: self.models.params(role) for role in step.roles},
-            models={k: v for role in step.roles for k, v in self.models.fingerprint(role).items()},
+            | {role: self.models.params(role) for role in step.entry.roles},
+            models={k: v for role in step.entry.roles for k, v in self.models.fingerprint(role).items()},
             inputs=tuple(inputs.values()),
         )
 
     def _inputs(self, step: Step, partition: str, index: int) -> dict[str, FileEntry]:
         """The input files of a shard, by name. Raises LaionPeopleError when one was made from an earlier other one."""
-        inputs = {name: self._input(name, partition, index) for name in step.reads}
+        inputs = {name: self._input(name, partition, index) for name in step.entry.reads}
         now = {entry.uri: entry.sha256 for entry in inputs.values()}
-        for name in step.reads:
+        for name in step.entry.reads:
             receipt = self._receipt_of(name, partition, index)
             for file in receipt.inputs if receipt else ():
                 if now.get(file.uri, file.sha256) != file.sha256:
                     raise LaionPeopleError(
-                        f"its {name} was made from an earlier {file.uri}: run `{self._writers[name].name}` first"
+                        f"its {name} was made from an earlier {file.uri}: run `{self._writers[name].entry.name}` first"
                     )
         return inputs
 
     def _write(self, step: Step, shard: Shard, label: str) -> ShardEntry:
         """Writes the shard's files and returns their record."""
-        base = self.shard_path(step.name, shard.partition, shard.index)
+        base = self.shard_path(step.entry.name, shard.partition, shard.index)
         with ExitStack() as stack:
             parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
-            tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.tar else None
+            tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.entry.tar_key else None
             _write_rows(step, shard, parquet, tar, label)
             files = {f"{base}.parquet": _described(f"{base}.parquet", parquet)}
             if tar:
@@ -265,7 +267,7 @@ class Runner:
                 # before the tar: they tell whose it is, should the process be killed
                 self.store.write(base + suffix, data)
                 files[base + suffix] = FileEntry(base + suffix, len(data), hashlib.sha256(data).hexdigest())
-        entry = files.pop(f"{base}.tar" if step.writes == "images" else f"{base}.parquet")
+        entry = files.pop(f"{base}.tar" if step.entry.writes == "images" else f"{base}.parquet")
         return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, tuple(files.values()))
 
     def _state(
@@ -302,7 +304,7 @@ class Runner:
         """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
         if name not in self._writers:
             return None
-        path = self._receipt_path(self._writers[name].name, partition, index)
+        path = self._receipt_path(self._writers[name].entry.name, partition, index)
         return self._receipt(path) if self.store.exists(path) else None
 
     def _same_version(self, plan: Manifest, force: bool) -> Manifest | None:
@@ -352,7 +354,7 @@ class Runner:
 
     def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
         """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
-        for index, path in self.receipt_paths(step.name, partition).items():
+        for index, path in self.receipt_paths(step.entry.name, partition).items():
             if index in planned or not self.store.exists(path):  # another task may be faster
                 continue
             if step.irreplaceable and not force:
@@ -366,7 +368,7 @@ class Runner:
     def _step(self, name: str) -> Step:
         step = self.steps[name]
         assert isinstance(step, Step), f"{name} is a release step"
-        if {step.writes, *step.reads} & {*VERSIONED_TABLES, *RELEASE_FILES}:
+        if step.entry.versioned:
             self._choose_version()
         return step
 
@@ -382,8 +384,8 @@ class Runner:
         return f"{table}/{self.settings.clusters}/{partition}" if table in VERSIONED_TABLES else f"{table}/{partition}"
 
     def _receipt_folder(self, step: Step, partition: str) -> str:
-        version = f"{self.settings.clusters}/" if step.writes in VERSIONED_TABLES else ""
-        return f"manifests/{step.name}/{version}{partition}"
+        version = f"{self.settings.clusters}/" if step.entry.writes in VERSIONED_TABLES else ""
+        return f"manifests/{step.entry.name}/{version}{partition}"
 
     def _receipt_path(self, name: str, partition: str, index: int) -> str:
         return f"{self._receipt_folder(self._step(name), partition)}/{index:05d}.json"
@@ -406,7 +408,7 @@ def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, 
             group.append(row)
             if tar and files:
                 with shard.clock("write"):
-                    _add_files(tar, row[step.tar_key].rsplit("/", 1)[-1], files)
+                    _add_files(tar, row[step.entry.tar_key].rsplit("/", 1)[-1], files)
             if len(group) == ROW_GROUP:
                 yield group
                 group = []

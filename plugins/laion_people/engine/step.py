@@ -1,7 +1,8 @@
 """How a step is declared, and what it is given to work on.
 
 A step says what it reads and writes and turns the rows of one shard into others; the runner does the rest (reading,
-checking, writing, resuming, counting). A new step is one file under ``steps/`` and one line in ``steps/registry.py``.
+checking, writing, resuming, counting). A new step is one file under ``steps/``, one entry of `catalog` and
+one line in ``steps/registry.py``.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_people.engine.catalog import VERSIONED_TABLES, StepEntry
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.storage.manifest import FileEntry, Manifest
@@ -29,7 +31,6 @@ log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
 SHARD = re.compile(r"\d{5}|[1-9]\d{5,8}", re.ASCII)  # as ``f"{index:05d}"`` writes it
-VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables that belong to a cluster version
 
 
 class Shard:
@@ -93,24 +94,14 @@ class Shard:
 
 
 class Step(ABC):
-    """A step that works shard by shard.
+    """A step that works shard by shard; ``entry`` declares it.
 
-    ``reads`` names its inputs: ``metadata``, ``images`` (the tar), a table of ``schemas.SCHEMAS`` of the same shard, or
-    a release file (``fit``, ``clusters``). ``writes`` names the table, ``roles`` the models that it uses.
-    The rows of a ``tar`` step may carry ``files`` (suffix -> bytes), which go into the shard's tar under ``tar_key``.
+    The rows of a step that writes a tar may carry ``files`` (suffix -> bytes), which go into the shard's tar under the
+    entry's ``tar_key``.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]]
-    writes: ClassVar[str]
-    roles: ClassVar[tuple[str, ...]] = ()
-    gpu: ClassVar[bool] = False
-    rows_per_person: ClassVar[int] = 1  # that it reads, or per image, where it reads no people
-    tar: ClassVar[bool] = False
-    tar_key: ClassVar[str] = "key"
+    entry: ClassVar[StepEntry]
     revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone
-    then: ClassVar[tuple[str, ...]] = ()  # steps that always follow on the same shards
     irreplaceable: ClassVar[bool] = False  # what it wrote may not be had again: no shard is deleted without ``force``
     reasons: ClassVar[Mapping[str, str]] = {}  # why rows are rejected, each with what that means in a few words
 
@@ -119,12 +110,12 @@ class Step(ABC):
         return {}
 
     def schema(self) -> pa.Schema:
-        return SCHEMAS[self.writes]
+        return SCHEMAS[self.entry.writes]
 
     def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
         """The shards of a partition: those of the first input."""
-        suffix = ".tar" if self.reads[0] == "images" else ".parquet"
-        folder = self.reads[0]
+        suffix = ".tar" if self.entry.reads[0] == "images" else ".parquet"
+        folder = self.entry.reads[0]
         if folder in VERSIONED_TABLES:
             folder += f"/{settings.clusters}"
         folder += f"/{partition}"
@@ -206,16 +197,16 @@ class Release:
 class ReleaseStep(ABC):
     """A step that works on a whole release (cluster, label). It writes files below ``clusters/<version>``.
 
-    ``apply`` returns the number of rows (clusters) and the names of the files written, the main file first. A step with
-    ``opens_version`` starts a new cluster version unless one was made from the same input and parameters.
+    ``apply`` returns the number of rows (clusters) and the names of the files written, the main file first. The step
+    that writes the fit starts a new cluster version, unless one was made from the same input and parameters.
     """
 
-    name: ClassVar[str]
-    summary: ClassVar[str]
-    reads: ClassVar[tuple[str, ...]]
-    opens_version: ClassVar[bool] = False
-    gpu: ClassVar[bool] = False
+    entry: ClassVar[StepEntry]
     reasons: ClassVar[Mapping[str, str]] = {}  # as of a `Step`
+
+    @property
+    def opens_version(self) -> bool:
+        return self.entry.writes == "fit"
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {}

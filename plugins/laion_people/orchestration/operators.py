@@ -26,6 +26,7 @@ from airflow.sdk.exceptions import (
     AirflowTaskTimeout,
 )
 
+from laion_people.engine.catalog import STEPS
 from laion_people.errors import GO_ON, UsageError
 from laion_people.orchestration.notifications import notify_drift, notify_failure
 from laion_people.orchestration.taskdocs import task_doc
@@ -42,8 +43,7 @@ CLUSTERED = Asset("laion_people_clustered")  # partitions: collection/part, to b
 PARTITION = "{{ dag_run.partition_key or '' }}"
 TEMPLATED = ("partitions", "shards", "clusters", "overrides", "flags")  # of a task, whether a process or a pod
 
-GPU_POOL = "laion_people_gpu"
-NETWORK_POOL = "laion_people_network"
+POOLS = {"gpu": "laion_people_gpu", "network": "laion_people_network"}  # by what a step waits for
 
 # Every task is idempotent: a shard that is done is left as it is, so any task may be cleared or run twice.
 # No start_date: with one, unpausing a cron DAG starts a run for the time that has passed.
@@ -87,7 +87,10 @@ RERUN_PARAMS: dict[str, Param] = {
         section="Make everything again",
     ),
 }
+# What a task takes of them, by the names that the catalog gives its options.
 FORCE = {"force": "{{ params.force }}"}
+FLAGS = {"retry_failed": "{{ params.retry_failed_rows }}"}
+OVERRIDES = {"threshold": "{{ params.threshold }}"}
 ONLY_FAILED = {"unfinished": "{{ params.only_failed_shards }}"}
 # A task that is killed outright can stop nothing: its next try would find the same shards being made.
 DIES_WITH_TASK = ("setpriv", "--pdeathsig", "TERM")
@@ -193,7 +196,7 @@ def worker_task(task_id: str, *arguments: str, **options: Any) -> BaseOperator:
     options = {"doc_md": task_doc(task_id, step)} | options | {"task_id": task_id, "arguments": arguments}
     try:
         settings = from_environment()
-        if settings.gpu_tasks_per_run and options.get("pool") == GPU_POOL:
+        if settings.gpu_tasks_per_run and options.get("pool") == POOLS["gpu"]:
             options["max_active_tis_per_dagrun"] = settings.gpu_tasks_per_run
         if settings.runner == "kubernetes":
             from laion_people.orchestration.pods import pod_task  # which takes seconds
@@ -204,16 +207,27 @@ def worker_task(task_id: str, *arguments: str, **options: Any) -> BaseOperator:
     return WorkerOperator(**options)
 
 
-def step_task(step: str, *, hours: float = 12, **options: Any) -> BaseOperator:
+def step_task(step: str, *, clusters: Any = None, hours: float = 12, **options: Any) -> BaseOperator:
     """The task of a step, for the run's partition unless ``partitions`` are given; ``hours`` is its time limit.
 
+    What it takes of the run's parameters, and the pool that it waits in, follow from its entry in the catalog.
     Mapped over groups of shards (``shards``), it shows the group as its name in the UI.
     """
-    options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=hours)} | options
+    entry = STEPS[step]
+    options = {
+        "partitions": PARTITION,
+        "execution_timeout": timedelta(hours=hours),
+        "flags": FORCE | {name: FLAGS[name] for name in entry.options if name in FLAGS},
+        "overrides": {name: OVERRIDES[name] for name in entry.options if name in OVERRIDES},
+    } | options
+    if entry.pool:
+        options["pool"] = POOLS[entry.pool]
+    if clusters and entry.versioned:
+        options["clusters"] = clusters
     if "shards" in options:
         options["map_index_template"] = "shards {{ task.shards | string | truncate(200) }}"  # a column of 250
-    if step == "describe":
-        options["pre_execute"] = partial(_skip_unless_described, then=options.get("pre_execute"))
+    if entry.optional:
+        options["pre_execute"] = partial(_skip_unless_on, setting=entry.optional, then=options.get("pre_execute"))
     return worker_task(step, "run", step, **options)
 
 
@@ -286,8 +300,8 @@ def dag_settings() -> Settings:
         return Settings()
 
 
-def _skip_unless_described(context: Any, then: Any) -> None:
-    if not from_environment().describe:
-        raise AirflowSkipException("describe is experimental: LAION_PEOPLE_DESCRIBE=1 turns it on")
+def _skip_unless_on(context: Any, setting: str, then: Any) -> None:
+    if not getattr(from_environment(), setting):
+        raise AirflowSkipException(f"{setting} is experimental: LAION_PEOPLE_{setting.upper()}=1 turns it on")
     if then:
         then(context)

@@ -12,11 +12,11 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
 from airflow.providers.cncf.kubernetes.pod_generator import make_safe_label_value
 from airflow.providers.cncf.kubernetes.utils.container import container_is_succeeded, get_container_status
@@ -25,11 +25,11 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
+from laion_people.engine.catalog import STEPS, TASKS, Resources
 from laion_people.errors import UsageError, without_logins
 from laion_people.orchestration.operators import TEMPLATED, command_line
 from laion_people.settings import PREFIX, Settings, to_environment
 
-RESOURCES = Path(__file__).with_name("resources.yaml")
 RESULT = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
 WORKER_USER = 10001  # of the worker's image; the sidecar's image has no user of its own
 WEIGHTS = "/models"
@@ -216,8 +216,8 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
             "registry.example.org/laion-people-worker:0.1.0"
         )
     resources = step_resources(settings, step)
-    volumes, mounts = _volumes(settings, str(resources["shared_memory"]))
-    on_gpu = bool(int(resources["gpu"]))
+    volumes, mounts = _volumes(settings, str(resources.shared_memory))
+    on_gpu = bool(int(resources.gpu))
     secret = [k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=settings.pod_secret))]
     return {
         "name": f"laion-people-{step.replace('_', '-')}",
@@ -225,7 +225,7 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
         "image": settings.pod_image,
         "sidecar_image": settings.pod_sidecar_image,
         "image_pull_secrets": settings.pod_pull_secret or None,
-        "env_vars": _environment(settings, str(resources["cpu"])),
+        "env_vars": _environment(settings, str(resources.cpu)),
         "env_from": secret if settings.pod_secret else [],
         "labels": {"app.kubernetes.io/name": "laion-people", "app.kubernetes.io/component": step},
         # A pod that autoscalers move to another node starts its group of shards again.
@@ -247,20 +247,20 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
     }
 
 
-def step_resources(settings: Settings, step: str) -> dict[str, Any]:
-    """What the pod of a step (or of another task) asks for, by the names of resources.yaml. Raises UsageError."""
-    table = yaml.safe_load(RESOURCES.read_text())
-    by_profile = table["profiles"].get(settings.profile, {})
+def step_resources(settings: Settings, step: str) -> Resources:
+    """What the pod of a step (or of another task) asks for. Raises UsageError."""
+    pods = {name: entry.pods for name, entry in STEPS.items()} | TASKS
     on_cluster = json.loads(settings.pod_resources or "{}")
-    if unknown := sorted(on_cluster.keys() - table["steps"].keys()):
-        raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(table['steps'])}")
-    return table["default"] | table["steps"].get(step, {}) | by_profile.get(step, {}) | on_cluster.get(step, {})
+    if unknown := sorted(on_cluster.keys() - pods.keys()):
+        raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(pods)}")
+    asked = pods[step].get(settings.profile, pods[step][""])
+    return replace(asked, **on_cluster.get(step, {}))
 
 
-def _requirements(resources: dict[str, Any], gpu_resource: str) -> k8s.V1ResourceRequirements:
-    gpus = {gpu_resource: str(resources["gpu"])} if int(resources["gpu"]) else {}
-    limits = {"memory": str(resources["memory"])} | gpus
-    unlimited = {"cpu": str(resources["cpu"]), "ephemeral-storage": str(resources["ephemeral_storage"])}
+def _requirements(resources: Resources, gpu_resource: str) -> k8s.V1ResourceRequirements:
+    gpus = {gpu_resource: str(resources.gpu)} if int(resources.gpu) else {}
+    limits = {"memory": str(resources.memory)} | gpus
+    unlimited = {"cpu": str(resources.cpu), "ephemeral-storage": str(resources.ephemeral_storage)}
     return k8s.V1ResourceRequirements(requests=unlimited | limits, limits=limits)
 
 

@@ -1,154 +1,23 @@
 """What the Airflow UI says of each task: what it reads, writes and costs, how to run it again, where its failures are.
 
-DAG files are parsed without the libraries of the steps, so what the step classes know (summary, reads, writes, gpu)
-stands here once more, and tests/test_taskdocs.py compares. Costs are reckoned from rates.json and resources.yaml.
+DAG files are parsed without the libraries of the steps: what is to be said of them comes from `engine.catalog`, costs
+from rates.json.
 """
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
 
-import yaml
+from laion_people.engine.catalog import KINDS_OF_CAPTION, STEPS, Resources, StepEntry
 
 HERE = Path(__file__).parent
 SHARD_ROWS = 10_000  # rows of metadata that costs are told for: the default of LAION_PEOPLE_SHARD_ROWS
 CLUSTER_SAMPLE = 100_000  # the default of LAION_PEOPLE_CLUSTER_SAMPLE
 PROFILES = ("packaged", "standard", "large")
-KINDS_OF_CAPTION = 3  # pose, face and head of each person
 
-
-@dataclass(frozen=True, slots=True)
-class StepDoc:
-    """A step. ``unit``: what its rates count; ``again``: what clearing its task does; ``failures``: a heading of
-    docs/operations.md; ``remark``: what else its user should know."""
-
-    summary: str
-    reads: tuple[str, ...]
-    writes: tuple[str, ...]
-    gpu: bool
-    unit: str
-    again: str
-    failures: str
-    remark: str = ""
-
-
-SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up to date are left as they are."
-
-STEPS = {
-    "download": StepDoc(
-        "fetches images over HTTP",
-        ("metadata",),
-        ("images",),
-        False,
-        "rows",
-        SHARDS_ONLY
-        + " The parameter `retry_failed_rows` fetches rows again that may pass another time, and no others.",
-        "Shards and their inputs",
-        "One request for each row. The pool `laion_people_network` limits how many of these tasks run at once.",
-    ),
-    "detect": StepDoc(
-        "finds every person's bounding box", ("images",), ("people",), True, "images", SHARDS_ONLY, "Images and people"
-    ),
-    "pose": StepDoc(
-        "estimates every person's 2D body pose, and 3D landmarks where the model gives them",
-        ("images", "people"),
-        ("pose",),
-        True,
-        "people",
-        SHARDS_ONLY,
-        "Images and people",
-    ),
-    "mesh": StepDoc(
-        "fits a 478-point face mesh with blendshapes and head angles",
-        ("images", "people", "pose"),
-        ("mesh", "facts"),
-        False,
-        "people",
-        SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
-        "Images and people",
-        "The facts of each person (the step `facts`) follow in the same task.",
-    ),
-    "clip_filter": StepDoc(
-        "CLIP similarity of each person's crop with the image's caption",
-        ("images", "people"),
-        ("clip", "subset_a"),
-        True,
-        "people",
-        SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
-        "Images and people",
-        "Subset A (the step `subset_a`) follows in the same task.",
-    ),
-    "cluster": StepDoc(
-        "finds pose, face and head clusters on a sample of the release and freezes them as a version",
-        ("images", "people", "pose", "mesh", "facts"),
-        ("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
-        False,
-        "sampled",
-        "Clear it with its downstream tasks. The same people and parameters give the version that is there; others, or "
-        "`force`, make a new one, and no version is ever changed.",
-        "Clusters and captions",
-        "Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people), so that its cost does not grow with the release.",
-    ),
-    "label": StepDoc(
-        "writes captions of what each cluster's members share, keeping those that a person has edited",
-        ("fit",),
-        ("clusters/<version>/captions.yaml", "clusters/<version>/clusters.parquet"),
-        False,
-        "",
-        "Clear it with its downstream tasks after captions were edited. What people have written is never overwritten.",
-        "Clusters and captions",
-    ),
-    "assign": StepDoc(
-        "finds the nearest pose, face and head cluster of every person",
-        ("pose", "mesh", "fit"),
-        ("assignments",),
-        False,
-        "people",
-        SHARDS_ONLY,
-        "Clusters and captions",
-    ),
-    "compose": StepDoc(
-        "pastes people on person-free backgrounds, with captions about what they share",
-        ("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
-        ("subset_b",),
-        False,
-        "people",
-        SHARDS_ONLY,
-        "Clusters and captions",
-    ),
-    "embed": StepDoc(
-        "CLIP vectors of each person and head, which captions are chosen by",
-        ("images", "people", "mesh"),
-        ("vectors",),
-        True,
-        "people",
-        SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
-        "Images and people",
-    ),
-    "caption": StepDoc(
-        "CLIP chooses each person's caption among the candidates of their clusters that are true of them",
-        ("people", "facts", "assignments", "vectors", "clusters"),
-        ("subset_c",),
-        False,
-        "captions",
-        SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
-        "Clusters and captions",
-    ),
-    "describe": StepDoc(
-        "a captioner describes each person, CLIP keeps the best description that fits (experimental)",
-        ("images", "people"),
-        ("subset_d",),
-        True,
-        "people",
-        SHARDS_ONLY,
-        "Clusters and captions",
-        "Skipped unless `LAION_PEOPLE_DESCRIBE=1`. The slowest step by far; needs a profile with a captioner.",
-    ),
-}
 
 OTHERS = {  # tasks that run bin/laion-people and no step
     "list_metadata": """\
@@ -199,9 +68,9 @@ def step_doc(step: str) -> str:
     doc = STEPS[step]
     facts = {
         "reads": ", ".join(f"`{name}`" for name in doc.reads),
-        "writes": ", ".join(f"`{name}`" for name in doc.writes),
-        "runs on": "GPU, where there is one" if doc.gpu else "CPU",
-        **_asked(step),
+        "writes": ", ".join(f"`{name}`" for name in _written(doc)),
+        "runs on": "GPU, where there is one" if doc.pool == "gpu" else "CPU",
+        **_asked(doc),
         **_costs(step),
         **_sizes(step),
     }
@@ -220,7 +89,7 @@ def step_doc(step: str) -> str:
 def seconds(step: str, profile: str, device: str) -> float | None:
     """What a step needs for a shard of SHARD_ROWS rows, in seconds of one ``gpu`` or one core (``cpu``)."""
     rate = _rate(f"{device}:{step}", profile)
-    return _amounts()[STEPS[step].unit] / rate["value"] if rate else None
+    return _amounts()[STEPS[step].amount] / rate["value"] if rate else None
 
 
 def _costs(step: str) -> dict[str, str]:
@@ -232,21 +101,17 @@ def _costs(step: str) -> dict[str, str]:
         if used:
             told = " and ".join(f"{_duration(time)} of a {unit}" for unit, time in needed.items() if time is not None)
             times[profile] = f"{told} ({'measured' if all(rate['measured'] for rate in used) else 'assumed'} rate)"
-    return _by_profile("the sample takes" if STEPS[step].unit == "sampled" else f"{SHARD_ROWS:,} rows take", times)
+    return _by_profile("the sample takes" if STEPS[step].amount == "sampled" else f"{SHARD_ROWS:,} rows take", times)
 
 
 def _sizes(step: str) -> dict[str, str]:
     """How many bytes the rows leave, by profile."""
-    written = {
-        "images": "images",
-        "people": "people",
-        "subset_a": "kept",
-    }  # rows of these tables; of others, those read
+    entries = {STEPS[name].writes: STEPS[name] for name in (step, *STEPS[step].followed_by)}
     sizes = {}
     for profile in PROFILES:
-        rates = {table: _rate(f"bytes:{table}", profile) for table in STEPS[step].writes}
+        rates = {table: _rate(f"bytes:{table}", profile) for table in entries}
         sizes[profile] = ", ".join(
-            f"{table} {size(rate['value'] * _amounts()[written.get(table, STEPS[step].unit)])}"
+            f"{table} {size(rate['value'] * _amounts()[entries[table].written or entries[table].amount])}"
             f" ({'measured' if rate['measured'] else 'assumed'})"
             for table, rate in rates.items()
             if rate
@@ -277,20 +142,22 @@ def _amounts() -> dict[str, float]:
     }
 
 
-def _asked(step: str) -> dict[str, str]:
+def _written(entry: StepEntry) -> tuple[str, ...]:
+    return entry.files or (entry.writes, *(STEPS[name].writes for name in entry.followed_by))
+
+
+def _asked(entry: StepEntry) -> dict[str, str]:
     """What the step's pod asks for, and what it does with profiles where that is something else."""
-    table = _resources()
-    base = table["default"] | table["steps"].get(step, {})
-    told = {"a pod asks for": _resource(base)}
-    for profile, steps in table["profiles"].items():
-        if (other := _resource(base | steps.get(step, {}))) != told["a pod asks for"]:
+    told = {"a pod asks for": _resource(entry.resources(""))}
+    for profile in entry.pods:
+        if (other := _resource(entry.resources(profile))) != told["a pod asks for"]:
             told[f"a pod asks for, {profile}"] = other
     return told
 
 
-def _resource(asked: dict[str, Any]) -> str:
-    gpu = f", {asked['gpu']} GPU" if asked["gpu"] else ""
-    return f"{asked['cpu']} {'core' if asked['cpu'] == 1 else 'cores'}, {asked['memory']}{gpu}"
+def _resource(asked: Resources) -> str:
+    gpu = f", {asked.gpu} GPU" if asked.gpu else ""
+    return f"{asked.cpu} {'core' if asked.cpu == 1 else 'cores'}, {asked.memory}{gpu}"
 
 
 def _rate(name: str, profile: str) -> dict[str, Any] | None:
@@ -302,12 +169,6 @@ def _rate(name: str, profile: str) -> dict[str, Any] | None:
 @cache
 def _rates() -> dict[str, dict[str, dict[str, Any]]]:
     content: dict[str, dict[str, dict[str, Any]]] = json.loads((HERE.parent / "reports" / "rates.json").read_text())
-    return content
-
-
-@cache
-def _resources() -> dict[str, Any]:
-    content: dict[str, Any] = yaml.safe_load((HERE / "resources.yaml").read_text())
     return content
 
 

@@ -15,11 +15,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from laion_people.engine.step import Step
+from laion_people.engine.catalog import KINDS_OF_CAPTION, STEPS
 from laion_people.errors import UsageError
 from laion_people.reports import funnel
 from laion_people.settings import Settings
-from laion_people.steps.registry import STEPS
 from laion_people.storage import metadata
 from laion_people.storage.store import Store
 
@@ -27,10 +26,6 @@ RATES = Path(__file__).parent / "rates.json"
 PART_BYTES = 8 << 20  # boto3's default: a file of at least as much is uploaded in parts of this size
 MACHINE_CORES = 16  # of the machine that the hours of the download are told for
 LISTED = 10  # of more partitions, only the sum is shown
-UNITS = {"download": "rows", "detect": "images", "cluster": "sampled", "caption": "captions"}  # read; else people
-WRITTEN = {"download": "images", "detect": "people", "subset_a": "kept"}  # rows of their tables; of others, those read
-BESIDE = {"download": 2, "compose": 1}  # small files beside each tar: its Parquet, and the images' _stats.json
-KINDS_OF_CAPTION = 3  # pose, face and head of each person
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,21 +106,20 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
     }
     shards = sum(math.ceil(n / settings.shard_rows) for n in rows.values())
     costs, writes, reads = [], 0, 0
-    for name, step in STEPS.items():
-        if name == "label" or (name == "describe" and not settings.describe):
+    for name, entry in STEPS.items():
+        if not entry.amount or (entry.optional and not getattr(settings, entry.optional)):
             continue  # label works on clusters, a thousandth of the rest
-        unit = UNITS.get(name, "people")
         gpu, cpu, size = f"gpu:{name}", f"cpu:{name}", ""
-        gpu_hours = amounts[unit] / rate(gpu) / 3600 if gpu in rates else 0
+        gpu_hours = amounts[entry.amount] / rate(gpu) / 3600 if gpu in rates else 0
         written = 0.0
-        if isinstance(step, Step):
-            size = f"bytes:{step.writes}"
-            written = rate(size) * amounts[WRITTEN.get(name, unit)]
-            writes += shards * (_uploads(written / shards) + BESIDE.get(name, 0) + 1) if shards else 0  # 1: the receipt
-            reads += shards * 2 * len(step.reads)  # a file, and the receipt that says what it must hash to
+        if not entry.is_release:
+            size = f"bytes:{entry.writes}"
+            written = rate(size) * amounts[entry.written or entry.amount]
+            writes += shards * (_uploads(written / shards) + entry.beside + 1) if shards else 0  # 1: the receipt
+            reads += shards * 2 * len(entry.reads)  # a file, and the receipt that says what it must hash to
         used = tuple(n for n in (gpu, cpu, size) if n in rates)
-        cpu_hours = amounts[unit] / rate(cpu) / 3600
-        costs.append(Cost(name, amounts[unit], unit, gpu_hours, cpu_hours, size[6:], written, used))
+        cpu_hours = amounts[entry.amount] / rate(cpu) / 3600
+        costs.append(Cost(name, amounts[entry.amount], entry.amount, gpu_hours, cpu_hours, size[6:], written, used))
     named = ("images_per_row", "people_per_image", "kept_per_person", *(n for cost in costs for n in cost.rates))
     made_from = {n: rates[n] for n in named}
     return Plan(settings.profile, rows, images, people, amounts["kept"], tuple(costs), writes, reads, made_from)
@@ -163,14 +157,14 @@ def measured_in(store: Store) -> dict[str, Rate]:
     shares = {"download": "images_per_row", "detect": "people_per_image", "subset_a": "kept_per_person"}
     found: dict[str, float] = {}
     for name, manifest in funnel.merged(done).items():
-        step = STEPS[name]
-        if not manifest.rows_in or not manifest.rows or not isinstance(step, Step):
+        entry = STEPS[name]
+        if not manifest.rows_in or not manifest.rows:
             continue
         if name in shares:
             found[shares[name]] = manifest.rows / manifest.rows_in
         written = sum(file.bytes for shard in manifest.shards for file in shard.files())
-        rows = manifest.rows if name in WRITTEN else manifest.rows_in
-        found[f"bytes:{step.writes}"] = written / rows
+        rows = manifest.rows if entry.written else manifest.rows_in
+        found[f"bytes:{entry.writes}"] = written / rows
     return {name: Rate(value, True, where) for name, value in found.items()}
 
 

@@ -13,17 +13,14 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.profiles import Profile, available, load_profile
-from laion_people.engine.step import ReleaseStep, Step
+from laion_people.engine.catalog import PARTITION_STEPS, RELEASE_STEPS
 from laion_people.errors import LaionPeopleError
-from laion_people.steps.registry import STEPS
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Manifest, manifest_path, merge, read_manifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals
 from laion_people.storage.versions import manifest_of, versions
 
-PARTITION_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, Step))
-RELEASE_STEPS = tuple(name for name, step in STEPS.items() if isinstance(step, ReleaseStep))
 FUNNEL_PARTITIONS = 8  # `status` adds up their funnels; of more, counting the meshes in every shard would take minutes
 WIDTH = 100  # columns of a terminal
 

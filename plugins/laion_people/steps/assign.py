@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.steps.cluster.clusters import load_fit
 
@@ -18,10 +19,7 @@ class Assign(Step):
     nearest is farther than the tolerance, and without one where too little is seen.
     """
 
-    name = "assign"
-    summary = "finds the nearest pose, face and head cluster of every person"
-    reads = ("pose", "mesh", "fit")
-    writes = "assignments"
+    entry = STEPS["assign"]
     revision = 2  # 2: nobody is assigned to a cluster beyond its tolerance
 
     def apply(self, shard: Shard) -> Iterator[Row]:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models import Clip
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError
 from laion_people.language.facts import contradicts, read_facts, supports
@@ -33,12 +34,7 @@ class Caption(Step):
     facial expression and the head's direction. So other captions or clusters need no image.
     """
 
-    name = "caption"
-    summary = "CLIP chooses each person's caption among the candidates of their clusters that are true of them"
-    reads = ("people", "facts", "assignments", "vectors", "clusters")
-    writes = "subset_c"
-    rows_per_person = len(VIEWS)
-    roles = ("clip",)
+    entry = STEPS["caption"]
     reasons: ClassVar[Mapping[str, str]] = {
         "no_pose_cluster": "too little of the body is seen for a pose cluster",
         "no_face_cluster": "too little of the face is seen for an expression",

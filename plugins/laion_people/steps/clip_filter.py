@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
 from laion_people.vision.images import crop
@@ -16,14 +17,8 @@ from laion_people.vision.people import boxes, by_people
 class ClipFilter(Step):
     """One row a person, kept or not, with the cosine similarity of crop and caption; Subset A follows from it."""
 
-    name = "clip_filter"
-    summary = "CLIP similarity of each person's crop with the image's caption"
-    reads = ("images", "people")
-    writes = "clip"
-    roles = ("clip",)
-    gpu = True
+    entry = STEPS["clip_filter"]
     revision = 2  # 2: crops are resized by torch
-    then = ("subset_a",)
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"crop_padding": settings.crop_padding}

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from include.models import Clip
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
@@ -23,12 +24,7 @@ class Describe(Step):
     ``no_caption`` where the captioner had nothing to say.
     """
 
-    name = "describe"
-    summary = "a captioner describes each person, CLIP keeps the best description that fits (experimental)"
-    reads = ("images", "people")
-    writes = "subset_d"
-    roles = ("captioner", "clip")
-    gpu = True
+    entry = STEPS["describe"]
     reasons: ClassVar[Mapping[str, str]] = {
         "no_caption": "the captioner had nothing to say",
         "below_threshold": "the best description does not fit the crop: the similarity is not above the threshold",

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from include.models import Detections
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
 from laion_people.steps.download.step import REASONS
@@ -23,12 +24,7 @@ class Detect(Step):
     So is what its collection calls unsafe, unless the filter is off: nobody has looked at shards made elsewhere.
     """
 
-    name = "detect"
-    summary = "finds every person's bounding box"
-    reads = ("images",)
-    writes = "people"
-    roles = ("detector",)
-    gpu = True
+    entry = STEPS["detect"]
     revision = 2  # 2: detectors of people: no animals, portraits whole, nobody twice
     reasons: ClassVar[Mapping[str, str]] = {
         **{reason: REASONS[reason] for reason in ("nsfw", "not_an_image", "truncated", "decompression_bomb")},

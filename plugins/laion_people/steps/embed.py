@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
 from laion_people.vision.images import crop
@@ -18,12 +19,7 @@ HEAD_PADDING = 0.6  # share of the face mesh's width and height on each side: th
 class Embed(Step):
     """One row a person, in the order of people: the vector of the person and, where a face mesh is, of the head."""
 
-    name = "embed"
-    summary = "CLIP vectors of each person and head, which captions are chosen by"
-    reads = ("images", "people", "mesh")
-    writes = "vectors"
-    roles = ("clip",)
-    gpu = True
+    entry = STEPS["embed"]
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"crop_padding": settings.crop_padding}

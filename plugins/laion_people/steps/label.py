@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Release, ReleaseStep
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.language import captions, phrases
@@ -35,9 +36,7 @@ class Label(ReleaseStep):
     ``captions`` (a file of the store like captions.yaml) may have captions, and the rest get made ones.
     """
 
-    name = "label"
-    summary = "writes captions of what each cluster's members share, keeping those that a person has edited"
-    reads = ("fit",)
+    entry = STEPS["label"]
 
     def params(self, settings: Settings) -> dict[str, Any]:
         return {"captions": settings.captions}

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from include.models import Mesh as FaceMesh
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.vision.people import boxes, by_people, matrix
 
@@ -14,12 +15,7 @@ from laion_people.vision.people import boxes, by_people, matrix
 class Mesh(Step):
     """One row a person, in the order of people; a person whose face is not seen has nulls and is not rejected."""
 
-    name = "mesh"
-    summary = "fits a 478-point face mesh with blendshapes and head angles"
-    reads = ("images", "people", "pose")
-    writes = "mesh"
-    roles = ("mesh",)
-    then = ("facts",)
+    entry = STEPS["mesh"]
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "key", "bbox"])

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from include.models import Poses
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.vision.people import boxes, by_people
 
@@ -14,12 +15,7 @@ from laion_people.vision.people import boxes, by_people
 class Pose(Step):
     """One row a person, in the order of people."""
 
-    name = "pose"
-    summary = "estimates every person's 2D body pose, and 3D landmarks where the model gives them"
-    reads = ("images", "people")
-    writes = "pose"
-    roles = ("pose",)
-    gpu = True
+    entry = STEPS["pose"]
     revision = 3  # 3: of people close together, each has their own
 
     def apply(self, shard: Shard) -> Iterator[Row]:

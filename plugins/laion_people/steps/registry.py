@@ -19,7 +19,7 @@ from laion_people.steps.pose import Pose
 from laion_people.steps.subset_a import SubsetA
 
 STEPS: dict[str, Step | ReleaseStep] = {
-    step.name: step
+    step.entry.name: step
     for step in (
         Download(),
         Detect(),
@@ -37,6 +37,3 @@ STEPS: dict[str, Step | ReleaseStep] = {
         Describe(),
     )
 }
-FOLLOWERS = {
-    name for step in STEPS.values() if isinstance(step, Step) for name in step.then
-}  # run with the step before

@@ -7,6 +7,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
 
@@ -14,10 +15,7 @@ from laion_people.settings import Settings
 class SubsetA(Step):
     """One row for each person whose similarity is greater than the threshold."""
 
-    name = "subset_a"
-    summary = "keeps the people whose similarity is greater than the threshold"
-    reads = ("people", "clip")
-    writes = "subset_a"
+    entry = STEPS["subset_a"]
     reasons: ClassVar[Mapping[str, str]] = {
         "below_threshold": "the crop does not fit the image's caption: the similarity is not above the threshold"
     }

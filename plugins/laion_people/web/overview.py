@@ -9,8 +9,7 @@ from typing import Annotated, Literal, get_args
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
-from laion_people.engine.audit import STAGES
-from laion_people.reports.funnel import PARTITION_STEPS
+from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, STEPS, steps_of
 from laion_people.storage.totals import Totals
 from laion_people.web import source
 from laion_people.web.auth import CAPTION, EXTRACT
@@ -18,7 +17,7 @@ from laion_people.web.pages import render
 from laion_people.web.source import Run, State
 
 DAG_OF_STAGE = {"extract": EXTRACT, "caption": CAPTION}
-OPTIONAL = "describe"  # the step that few ask for
+OPTIONAL = {name for name, entry in STEPS.items() if entry.optional}  # steps that few ask for
 ROWS = 128  # partitions on a page: all parts of LAION-2B
 Show = Literal["all", "unfinished", "failed", "running", "drift"]
 
@@ -57,7 +56,7 @@ class Row:
     def states(self) -> set[str]:
         """Under which choices of ``Show`` the partition is found."""
         runs = {run.state for run in self.runs.values()}
-        needless = {OPTIONAL, "download"} if self._elsewhere else {OPTIONAL}
+        needless = OPTIONAL | ({"download"} if self._elsewhere else set())
         done = all(step in self.steps and self.steps[step].done for step in PARTITION_STEPS if step not in needless)
         found = {"all": True, "unfinished": not done, "failed": "failed" in runs, "drift": bool(self.flags)}
         found["running"] = bool(runs & {"queued", "running"})
@@ -91,7 +90,7 @@ def overview(
     chosen = [row for row, of in zip(named, states, strict=True) if show in of]
     pages = max(1, -(-len(chosen) // ROWS))
     page = min(page, pages)
-    described = any(OPTIONAL in row.steps for row in rows)
+    left_out = {step for step in OPTIONAL if not any(step in row.steps for row in rows)}
     return render(
         request,
         "overview.html.j2",
@@ -106,7 +105,9 @@ def overview(
         first=(page - 1) * ROWS,
         rows=chosen[(page - 1) * ROWS : page * ROWS],
         chosen=len(chosen),
-        stages={stage: [s for s in steps if described or s != OPTIONAL] for stage, steps in STAGES.items()},
+        stages={
+            stage: [entry.name for entry in steps_of(stage) if entry.name not in left_out] for stage in PARTITION_STAGES
+        },
         sums=_sums(chosen),
         images=sum(row.images for row in chosen),
         stored=sum(step.bytes for row in chosen for step in row.steps.values()),

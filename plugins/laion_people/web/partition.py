@@ -10,8 +10,8 @@ from typing import Annotated
 from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
-from laion_people.engine.audit import STAGES
-from laion_people.reports.funnel import PARTITION_STEPS, bars, stages_of
+from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, steps_of
+from laion_people.reports.funnel import bars, stages_of
 from laion_people.storage.manifest import read_manifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals
@@ -44,7 +44,7 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
         before=keys[at - 1] if at else "",
         after=keys[at + 1] if at + 1 < len(keys) else "",
         steps=steps,
-        stages=STAGES,
+        stages={stage: [entry.name for entry in steps_of(stage)] for stage in PARTITION_STAGES},
         bars=bars(list(stages_of(steps, elsewhere, meshes=None))),
         meanings=MEANINGS,
         missing={step: missing for step in steps if (missing := missing_shards(store, steps, step))},

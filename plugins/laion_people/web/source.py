@@ -15,9 +15,9 @@ from airflow.models.dagrun import DagRun
 from airflow.utils.session import create_session
 from sqlalchemy import func, select
 
+from laion_people.engine.catalog import RELEASE_STEPS
 from laion_people.errors import LaionPeopleError
 from laion_people.reports import drift
-from laion_people.reports.funnel import RELEASE_STEPS
 from laion_people.storage import metadata
 from laion_people.storage.store import Store, deployment_uri, open_store
 from laion_people.storage.totals import Totals, TotalsReader

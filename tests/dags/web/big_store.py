@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Sequence
 
-from laion_people.engine.audit import STAGES
+from laion_people.engine.catalog import PARTITION_STEPS
 from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path
 from laion_people.storage.store import LocalStore, Store
 from laion_people.storage.totals import write_totals
@@ -54,7 +54,7 @@ def manifest(step: str, partition: str, shards: Sequence[int], rows_in: int, run
 def add_partition(store: Store, partition: str, shards: int, finished: dict[str, int] | None = None) -> None:
     """Totals and manifests of each step; ``finished`` has the shards of steps that have not finished all."""
     rows_in = SHARD_ROWS
-    for step in (step for steps in STAGES.values() for step in steps if step != "describe"):
+    for step in (step for step in PARTITION_STEPS if step != "describe"):
         made = manifest(step, partition, range((finished or {}).get(step, shards)), rows_in)
         if made.shards:
             store.write(manifest_path(step, partition), made.to_json())
@@ -84,7 +84,7 @@ def add_version(store: Store, version: str, partitions: Sequence[str]) -> None:
 
 def _add_totals(store: Store, partition: str, shards: int) -> None:
     rows_in = SHARD_ROWS
-    for step in (step for steps in STAGES.values() for step in steps if step != "describe"):
+    for step in (step for step in PARTITION_STEPS if step != "describe"):
         one = manifest(step, partition, [0], rows_in)
         many = dataclasses.replace(
             one,

@@ -10,7 +10,8 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from laion_people.engine.audit import is_whole
-from laion_people.engine.runner import RELEASE_FILES, Runner
+from laion_people.engine.catalog import RELEASE_FILES, RELEASE_STEPS, STEPS
+from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
 from laion_people.language import captions
 from laion_people.language.captions import Entry
@@ -23,7 +24,6 @@ from laion_people.storage.versions import LABELLED, TAKEN, folders, number, vers
 
 log = logging.getLogger(__name__)
 
-MAIN = {"cluster": "fit", "label": "clusters"}  # the main file of each step, as RELEASE_FILES calls it
 COMPARED = ("cluster_id", "kind", "size", "medoid_person_id")  # columns of clusters.parquet that are the fit's
 
 
@@ -47,7 +47,7 @@ def audit_release(runner: Runner, version: str) -> list[str]:
     store = runner.store
     manifests: dict[str, Manifest] = {}
     faults = []
-    for step in MAIN:
+    for step in RELEASE_STEPS:
         path = manifest_path(step, version)
         if not store.exists(path):
             faults.append(f"{step} {version}: {path} is missing: run `{step}` again")
@@ -72,7 +72,9 @@ def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str
     folder = f"clusters/{version}/"
     files = [file for shard in manifest.shards for file in shard.files()]
     main = [(shard.index, shard.uri) for shard in manifest.shards]
-    if main != [(0, folder + RELEASE_FILES[MAIN[step]])] or not all(file.uri.startswith(folder) for file in files):
+    if main != [(0, folder + RELEASE_FILES[STEPS[step].writes])] or not all(
+        file.uri.startswith(folder) for file in files
+    ):
         yield f"its manifest names other files than its own: run `{step}` again"
         return
     if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Release, ReleaseStep
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.language.facts import read_facts
@@ -27,10 +28,7 @@ class Cluster(ReleaseStep):
     Reads shards in a drawn order until it has the sample, so that memory and time don't grow with the release.
     """
 
-    name = "cluster"
-    summary = "finds pose, face and head clusters on a sample of the release and freezes them as a version"
-    reads = ("images", "people", "pose", "mesh", "facts")
-    opens_version = True
+    entry = STEPS["cluster"]
     reasons: ClassVar[Mapping[str, str]] = {
         "not_sampled": "the sample was full",
         "too_little_seen": "neither a pose, a facial expression nor the head's direction can be told",

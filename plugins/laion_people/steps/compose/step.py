@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from include.models import Detections, Detector, Segmenter
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
@@ -33,14 +34,8 @@ PEOPLE_PER_COMPOSITE = 4  # people of a shard for each composed picture, unless 
 class Compose(Step):
     """One row a composed picture. A person who is in none is rejected, under the first reason that keeps them out."""
 
-    name = "compose"
-    summary = "pastes people on person-free backgrounds, with captions about what they share"
-    reads = ("images", "people", "pose", "mesh", "facts", "assignments", "fit")
-    writes = "subset_b"
-    roles = ("bystanders", "matte")
+    entry = STEPS["compose"]
     revision = 3
-    tar = True
-    tar_key = "composite_id"
     reasons: ClassVar[Mapping[str, str]] = {
         "no_background": "the shard has no image that shows a scene, large and wide enough, and in which nobody is",
         "no_cluster": "in no pose, face or head cluster",

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.concurrency import workers
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.errors import LaionPeopleError, UsageError, one_line
@@ -108,11 +109,7 @@ class Download(Step):
     ``retry_failed`` those too that failed for a PASSING reason, for which finished shards are worked on again.
     """
 
-    name = "download"
-    summary = "fetches images over HTTP"
-    reads = ("metadata",)
-    writes = "images"
-    tar = True
+    entry = STEPS["download"]
     irreplaceable = True
     reasons = REASONS
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.steps.facts.facefacts import face_facts
 from laion_people.steps.facts.posefacts import pose_facts
@@ -12,14 +13,11 @@ from laion_people.steps.facts.posefacts import pose_facts
 class Facts(Step):
     """One row a person, in the order of people; of somebody of whom nothing is certain the list is empty."""
 
-    name = "facts"
-    summary = "says in words what each person's own pose and face mesh show"
+    entry = STEPS["facts"]
     revision = 4  # 4: hanging arms are straighter, nods larger
-    reads = ("people", "pose", "mesh")
-    writes = "facts"
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people, pose, mesh = (shard.table(name) for name in self.reads)
+        people, pose, mesh = (shard.table(name) for name in self.entry.reads)
         shard.rows_in = len(people)
         told = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
         for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), told, strict=True):

@@ -1,0 +1,323 @@
+"""The steps and what is to be known of each, declared once; DAG files, pages and plans read it without any library.
+
+A new step is one file under ``steps/``, with a class that takes its entry from here, and one entry::
+
+    detect = STEPS["detect"]
+    detect.reads, detect.writes        # ("images",), "people"
+    detect.resources("standard")       # what its pod asks for
+    steps_of("extract")                # the entries of a stage, in the order of the work
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables that belong to a cluster version
+RELEASE_FILES = {
+    "fit": "fit.json",
+    "clusters": "clusters.parquet",
+}  # below clusters/<version>
+KINDS_OF_CAPTION = 3  # pose, face and head of each person
+
+
+@dataclass(frozen=True, slots=True)
+class Resources:
+    """What a pod asks for.
+
+    cpu: cores, and as many threads; there is no limit: a quota halts all threads of a pod for part of each 100 ms.
+    memory: asked for, and the limit; what lies in shared memory counts. gpu: whole GPUs. shared_memory: size limit of
+    /dev/shm; steps use threads and need none, a library that you add may. ephemeral_storage: asked for on the node's
+    disk: shards in /tmp, and weights where no claim keeps them.
+    """
+
+    cpu: int = 1
+    memory: str = "2Gi"
+    gpu: int = 0
+    shared_memory: str = "64Mi"
+    ephemeral_storage: str = "4Gi"
+
+
+SMALL, ON_CPU, ON_GPU = Resources(2, "8Gi"), Resources(4, "8Gi"), Resources(8, "24Gi", gpu=1)
+LARGE_WEIGHTS = "10Gi"  # ViT-L/14 and the x models: all weights are 5.5 GB
+# Of a model: the profile packaged runs on CPUs; the large ones hold larger batches of pixels.
+OF_MODELS = {
+    "": ON_GPU,
+    "packaged": ON_CPU,
+    "large": replace(ON_GPU, memory="32Gi", ephemeral_storage=LARGE_WEIGHTS),
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StepEntry:
+    """A step.
+
+    reads: ``metadata``, ``images`` (the tar), tables of ``schemas.SCHEMAS``, or release files. writes: its table; of a
+    release step (which works on whole releases, not on shards) the main file, by its name in RELEASE_FILES. files: what
+    it writes, for people. tar_key: of a step that writes a tar, the column that names the samples.
+
+    roles: the models that it uses. pool: of Airflow (``gpu``, ``network``), if it waits for one. optional: the setting
+    that turns it on. options: parameters of a run, beside ``force``, that its task takes. followed_by: steps that
+    always follow on the same shards, in the same task.
+
+    amount: what it reads a row of (rows, images, people, captions; of a step whose cost does not grow, its sample).
+    written: what its table has a row for, where that is something else. aligned: its table has the people of `detect`
+    in their order. beside: small files beside its table or tar.
+
+    pods: resources by profile, "" for all others. again, failures, remark: what clearing its task does, a heading of
+    docs/operations.md, and what else its user should know.
+    """
+
+    name: str
+    summary: str
+    stage: str
+    reads: tuple[str, ...]
+    writes: str
+    files: tuple[str, ...] = ()
+    is_release: bool = False
+    tar_key: str = ""
+    roles: tuple[str, ...] = ()
+    pool: str = ""
+    optional: str = ""
+    options: tuple[str, ...] = ()
+    followed_by: tuple[str, ...] = ()
+    amount: str = "people"
+    written: str = ""
+    aligned: bool = False
+    beside: int = 0
+    pods: Mapping[str, Resources] = field(default_factory=lambda: {"": Resources()})
+    again: str
+    failures: str
+    remark: str = ""
+
+    @property
+    def versioned(self) -> bool:
+        """Whether its output belongs to a cluster version."""
+        return bool({self.writes, *self.reads} & {*VERSIONED_TABLES, *RELEASE_FILES})
+
+    @property
+    def rows_per_person(self) -> int:
+        """How many rows it counts for each person that it reads (or image, where it reads no people)."""
+        return KINDS_OF_CAPTION if self.amount == "captions" else 1
+
+    def resources(self, profile: str) -> Resources:
+        """What its pod asks for."""
+        return self.pods.get(profile, self.pods[""])
+
+
+SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up to date are left as they are."
+IMAGES, CLUSTERS = "Images and people", "Clusters and captions"
+
+_ENTRIES = (
+    StepEntry(
+        name="download",
+        summary="fetches images over HTTP",
+        stage="extract",
+        reads=("metadata",),
+        writes="images",
+        tar_key="key",
+        pool="network",
+        options=("retry_failed",),
+        amount="rows",
+        written="images",
+        beside=2,
+        pods={"": Resources(2, "4Gi")},
+        again=SHARDS_ONLY
+        + " The parameter `retry_failed_rows` fetches rows again that may pass another time, and no others.",
+        failures="Shards and their inputs",
+        remark="One request for each row. The pool `laion_people_network` limits how many of these tasks run at once.",
+    ),
+    StepEntry(
+        name="detect",
+        summary="finds every person's bounding box",
+        stage="extract",
+        reads=("images",),
+        writes="people",
+        roles=("detector",),
+        pool="gpu",
+        amount="images",
+        written="people",
+        aligned=True,
+        pods=OF_MODELS,
+        again=SHARDS_ONLY,
+        failures=IMAGES,
+    ),
+    StepEntry(
+        name="pose",
+        summary="estimates every person's 2D body pose, and 3D landmarks where the model gives them",
+        stage="extract",
+        reads=("images", "people"),
+        writes="pose",
+        roles=("pose",),
+        pool="gpu",
+        aligned=True,
+        pods=OF_MODELS,
+        again=SHARDS_ONLY,
+        failures=IMAGES,
+    ),
+    StepEntry(
+        name="mesh",
+        summary="fits a 478-point face mesh with blendshapes and head angles",
+        stage="extract",
+        reads=("images", "people", "pose"),
+        writes="mesh",
+        roles=("mesh",),
+        followed_by=("facts",),
+        aligned=True,
+        pods={"": ON_CPU},
+        again=SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
+        failures=IMAGES,
+        remark="The facts of each person (the step `facts`) follow in the same task.",
+    ),
+    StepEntry(
+        name="facts",
+        summary="says in words what each person's own pose and face mesh show",
+        stage="extract",
+        reads=("people", "pose", "mesh"),
+        writes="facts",
+        aligned=True,
+        again=SHARDS_ONLY,
+        failures=IMAGES,
+    ),
+    StepEntry(
+        name="clip_filter",
+        summary="CLIP similarity of each person's crop with the image's caption",
+        stage="extract",
+        reads=("images", "people"),
+        writes="clip",
+        roles=("clip",),
+        pool="gpu",
+        options=("threshold",),
+        followed_by=("subset_a",),
+        aligned=True,
+        pods=OF_MODELS,
+        again=SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
+        failures=IMAGES,
+        remark="Subset A (the step `subset_a`) follows in the same task.",
+    ),
+    StepEntry(
+        name="subset_a",
+        summary="keeps the people whose similarity is greater than the threshold",
+        stage="extract",
+        reads=("people", "clip"),
+        writes="subset_a",
+        written="kept",
+        again=SHARDS_ONLY,
+        failures=IMAGES,
+    ),
+    StepEntry(
+        name="cluster",
+        summary="finds pose, face and head clusters on a sample of the release and freezes them as a version",
+        stage="cluster",
+        reads=("images", "people", "pose", "mesh", "facts"),
+        writes="fit",
+        files=("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
+        is_release=True,
+        amount="sampled",
+        pods={"": Resources(4, "16Gi")},
+        again="Clear it with its downstream tasks. The same people and parameters give the version that is there; "
+        "others, or `force`, make a new one, and no version is ever changed.",
+        failures=CLUSTERS,
+        remark="Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people): its cost does not grow with the release.",
+    ),
+    StepEntry(
+        name="label",
+        summary="writes captions of what each cluster's members share, keeping those that a person has edited",
+        stage="cluster",
+        reads=("fit",),
+        writes="clusters",
+        files=("clusters/<version>/captions.yaml", "clusters/<version>/clusters.parquet"),
+        is_release=True,
+        amount="",
+        pods={"": SMALL},
+        again="Clear it with its downstream tasks after captions were edited. What people have written is never "
+        "overwritten.",
+        failures=CLUSTERS,
+    ),
+    StepEntry(
+        name="assign",
+        summary="finds the nearest pose, face and head cluster of every person",
+        stage="caption",
+        reads=("pose", "mesh", "fit"),
+        writes="assignments",
+        aligned=True,
+        pods={"": SMALL},
+        again=SHARDS_ONLY,
+        failures=CLUSTERS,
+    ),
+    StepEntry(
+        name="compose",
+        summary="pastes people on person-free backgrounds, with captions about what they share",
+        stage="caption",
+        reads=("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
+        writes="subset_b",
+        tar_key="composite_id",
+        roles=("bystanders", "matte"),
+        beside=1,
+        pods={"": SMALL},
+        again=SHARDS_ONLY,
+        failures=CLUSTERS,
+    ),
+    StepEntry(
+        name="embed",
+        summary="CLIP vectors of each person and head, which captions are chosen by",
+        stage="caption",
+        reads=("images", "people", "mesh"),
+        writes="vectors",
+        roles=("clip",),
+        pool="gpu",
+        aligned=True,
+        pods=OF_MODELS,
+        again=SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
+        failures=IMAGES,
+    ),
+    StepEntry(
+        name="caption",
+        summary="CLIP chooses each person's caption among the candidates of their clusters that are true of them",
+        stage="caption",
+        reads=("people", "facts", "assignments", "vectors", "clusters"),
+        writes="subset_c",
+        roles=("clip",),
+        amount="captions",
+        pods={"": SMALL, "large": replace(SMALL, ephemeral_storage=LARGE_WEIGHTS)},
+        again=SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
+        failures=CLUSTERS,
+    ),
+    StepEntry(
+        name="describe",
+        summary="a captioner describes each person, CLIP keeps the best description that fits (experimental)",
+        stage="caption",
+        reads=("images", "people"),
+        writes="subset_d",
+        roles=("captioner", "clip"),
+        pool="gpu",
+        optional="describe",
+        pods={
+            "": Resources(4, "24Gi", gpu=1),
+            "large": Resources(4, "48Gi", gpu=1, ephemeral_storage=LARGE_WEIGHTS),
+        },
+        again=SHARDS_ONLY,
+        failures=CLUSTERS,
+        remark="Skipped unless `LAION_PEOPLE_DESCRIBE=1`. The slowest step by far; needs a profile with a captioner.",
+    ),
+)
+STEPS = {entry.name: entry for entry in _ENTRIES}
+PARTITION_STEPS = tuple(entry.name for entry in _ENTRIES if not entry.is_release)
+RELEASE_STEPS = tuple(entry.name for entry in _ENTRIES if entry.is_release)
+STAGES = tuple(dict.fromkeys(entry.stage for entry in _ENTRIES))
+PARTITION_STAGES = tuple(stage for stage in STAGES if not any(e.is_release for e in _ENTRIES if e.stage == stage))
+FOLLOWERS = {name for entry in _ENTRIES for name in entry.followed_by}
+
+# Tasks of the DAGs that run bin/laion-people and no step, and what their pods ask for.
+TASKS: dict[str, Mapping[str, Resources]] = {
+    "list_metadata": {"": Resources()},
+    "count": {"": Resources()},
+    "plan": {"": Resources()},
+    "relabel": {"": SMALL},
+    "audit": {"": Resources(1, "4Gi"), "large": Resources(1, "4Gi", ephemeral_storage=LARGE_WEIGHTS)},
+}
+
+
+def steps_of(stage: str) -> tuple[StepEntry, ...]:
+    """The entries of a stage, in the order of the work."""
+    return tuple(entry for entry in _ENTRIES if entry.stage == stage)
