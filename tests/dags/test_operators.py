@@ -71,8 +71,8 @@ def test_a_release_step_gets_all_partitions(command_line: Path) -> None:
 
 @pytest.mark.parametrize("key", HOSTILE)
 def test_a_hostile_key_stays_one_argument(command_line: Path, key: str) -> None:
-    run(step_task("detect", partitions=key, shards=key, clusters=key))
-    assert argv(command_line) == ["run", "detect", f"--shards={key}", f"--clusters={key}", "--", key]
+    run(step_task("assign", partitions=key, shards=key, clusters=key))
+    assert argv(command_line) == ["run", "assign", f"--shards={key}", f"--clusters={key}", "--", key]
     assert not list(command_line.rglob("*pwned*"))
 
 

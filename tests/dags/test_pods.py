@@ -14,11 +14,11 @@ from typing import Any
 
 import kubernetes_validate
 import pytest
-import yaml
 from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException
 from kubernetes.client import ApiClient
 
+from laion_people.engine.catalog import FOLLOWERS, STEPS, TASKS
 from laion_people.orchestration import pods
 from laion_people.orchestration.operators import WorkerOperator, audit_task, step_task, worker_task
 from laion_people.orchestration.pods import PodOperator
@@ -256,7 +256,7 @@ def test_settings_reach_the_pod(settings: pytest.MonkeyPatch) -> None:
         ("POD_TOLERATIONS", '[{"keys": "gpu"}]', r"should look like \[{.*NoSchedule"),
         ("POD_RESOURCES", '{"detect": {"memory": "24 GB"}}', r'should look like {"detect": {"gpu": 1'),
         ("POD_RESOURCES", '{"detect": {"mem": "24Gi"}}', r'should look like {"detect": {"gpu": 1'),
-        ("POD_RESOURCES", '{"detekt": {"cpu": 8}}', "no step detekt; there are list_metadata, .* detect, .* audit"),
+        ("POD_RESOURCES", '{"detekt": {"cpu": 8}}', "no step detekt; there are download, detect, .* audit"),
         ("MODELS_MIRROR", "https://me:hush@example.org/m", "make it a key of the secret that LAION_PEOPLE_POD_SECRET"),
         ("STORE", "s3://me:hu/sh@bucket/x", "LAION_PEOPLE_STORE has a password"),
         ("POD_SECRET", "Not A Name", "should look like laion-people"),
@@ -301,9 +301,9 @@ def test_describe_is_skipped_unless_it_is_asked_for(settings: pytest.MonkeyPatch
 
 
 def test_resources_are_given_for_steps_and_profiles_that_exist() -> None:
-    table = yaml.safe_load(pods.RESOURCES.read_text())
-    assert table["steps"].keys() == {*EXTRACT, *CLUSTER, *CAPTION, *OTHERS}
-    assert all(changes.keys() <= table["steps"].keys() for changes in table["profiles"].values())
+    asked = {name: entry.pods for name, entry in STEPS.items() if name not in FOLLOWERS} | TASKS
+    assert asked.keys() == {*EXTRACT, *CLUSTER, *CAPTION, *OTHERS}
+    assert all({""} <= pods.keys() <= {"", *PROFILES} for pods in asked.values())
 
 
 # What a task says of what the cluster does, with pods that run.

@@ -25,7 +25,7 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from laion_people.engine.catalog import STEPS, TASKS, Resources
+from laion_people.engine.catalog import FOLLOWERS, STEPS, TASKS, Resources
 from laion_people.errors import UsageError, without_logins
 from laion_people.orchestration.operators import TEMPLATED, command_line
 from laion_people.settings import PREFIX, Settings, to_environment
@@ -249,7 +249,7 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
 
 def step_resources(settings: Settings, step: str) -> Resources:
     """What the pod of a step (or of another task) asks for. Raises UsageError."""
-    pods = {name: entry.pods for name, entry in STEPS.items()} | TASKS
+    pods = {name: entry.pods for name, entry in STEPS.items() if name not in FOLLOWERS} | TASKS
     on_cluster = json.loads(settings.pod_resources or "{}")
     if unknown := sorted(on_cluster.keys() - pods.keys()):
         raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(pods)}")
