@@ -40,6 +40,10 @@ class StoreError(LaionPeopleError):
     """A store cannot be read or written, which says nothing of what it holds."""
 
 
+class MissingError(StoreError):
+    """A file of a store is not there."""
+
+
 class ShortageError(LaionPeopleError):
     """The machine lacks something (files, memory, disk, ports); the message says what to raise."""
 

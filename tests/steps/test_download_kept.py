@@ -249,15 +249,15 @@ def test_pictures_that_were_lost_with_the_record_of_them_are_told(
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int, store: LocalStore, **options: Any) -> None:
     """Downloads, and is killed once so many files have been put in place: stats, tar, table, receipt."""
     puts = iter([True] * written)
-    put = LocalStore._put
+    put = LocalStore.put
 
-    def killed(self: LocalStore, local: Path, path: str) -> None:
+    def killed(self: LocalStore, local: Path, path: str) -> Path:
         if not next(puts, False):
             raise KeyboardInterrupt
-        put(self, local, path)
+        return put(self, local, path)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(LocalStore, "_put", killed)
+        patch.setattr(LocalStore, "put", killed)
         download(store, **options)
 
 

@@ -23,11 +23,12 @@ from include.models.errors import ModelError
 from laion_people.engine.catalog import RELEASE_FILES, VERSIONED_TABLES
 from laion_people.engine.concurrency import overlapped
 from laion_people.engine.metrics import Metrics
-from laion_people.engine.step import Release, ReleaseStep, Row, Shard, Step, shard_files
-from laion_people.errors import LaionPeopleError
+from laion_people.engine.shardmanifests import ShardManifests
+from laion_people.engine.step import Release, ReleaseStep, Row, Shard, Step
+from laion_people.errors import LaionPeopleError, MissingError, StoreError
 from laion_people.settings import Settings
 from laion_people.storage import metadata
-from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path, merge, parse_receipt
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path, merge
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
 from laion_people.storage.versions import TAKEN, manifest_of, newest, take, versions
@@ -51,6 +52,7 @@ class Runner:
         self.model = cache(models.load)
         self._newest = cache(partial(newest, store))
         self.metrics = Metrics(settings.statsd)
+        self.manifests = ShardManifests(store)
         self._writers = {s.entry.writes: s for s in steps.values() if isinstance(s, Step)}
 
     def run(self, name: str, partition: str, shards: Sequence[int] | None = None, force: bool = False) -> Manifest:
@@ -62,21 +64,27 @@ class Runner:
         Raises LaionPeopleError when an input is missing or damaged, or a chosen shard does not exist.
         """
         step = self._step(name)
+        self.manifests.forget()
         step.check(self.store, partition, self.settings, force)
         planned = self.planned(name, partition)
         chosen = planned if shards is None else sorted(set(shards))
         if missing := sorted(set(chosen) - set(planned)):
             raise LaionPeopleError(f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}")
+        steps = [step, *(self._step(follower) for follower in step.entry.followed_by)]
         for done, index in enumerate(chosen, 1):
-            label = f"{name} {partition} shard {index:05d} ({done} of {len(chosen)})"
-            shard = Shard(partition, index, settings=self.settings, store=self.store, model=self.model, files={})
-            with self._located(label, shard):
-                self._run_shard(step, shard, force, label)
-        self._remove_surplus(step, partition, planned, force)
-        manifest = self.write_manifest(name, partition)
-        for follower in step.entry.followed_by:
-            self.run(follower, partition, shards, force)
-        return manifest
+            with ExitStack() as held:
+                files: dict[str, Path] = {}  # that one of the steps has fetched or written
+                for each in steps:
+                    label = f"{each.entry.name} {partition} shard {index:05d} ({done} of {len(chosen)})"
+                    shard = Shard(
+                        partition, index, settings=self.settings, store=self.store, model=self.model, files={}
+                    )
+                    with self._located(label, shard):
+                        self._run_shard(each, shard, force, label, files, held)
+        for each in steps:
+            self._remove_surplus(each, partition, planned, force)
+        manifests = [self.write_manifest(each.entry.name, partition) for each in steps]
+        return manifests[0]
 
     def planned(self, name: str, partition: str) -> list[int]:
         """The shards that a step should make of a partition. Raises LaionPeopleError when there is nothing to read."""
@@ -138,6 +146,7 @@ class Runner:
     def write_manifest(self, name: str, partition: str) -> Manifest:
         """Sums the receipts of a partition into its manifest."""
         before: dict[int, str] = {}
+        self.manifests.forget()
         while before != (paths := self.receipt_paths(name, partition)):  # a task may have finished a shard meanwhile
             before = paths
             manifest = merge(list(self.receipts(name, partition).values()))
@@ -153,8 +162,7 @@ class Runner:
 
     def receipt_paths(self, name: str, partition: str) -> dict[int, str]:
         """Where the receipts of a partition's finished shards lie, by shard; other files are passed over."""
-        folder = self._receipt_folder(self._step(name), partition)
-        return shard_files(self.store.list(folder), folder, ".json")
+        return self.manifests.paths(self._receipt_folder(self._step(name), partition))
 
     def shard_path(self, name: str, partition: str, index: int) -> str:
         """Where the files of a step's shard lie, but for the ends of their names (.parquet, .tar, ...)."""
@@ -197,9 +205,11 @@ class Runner:
             error.add_note(f"{label}, {work.rows_in:,} rows in, {work.rows:,} out")
             raise
 
-    def _run_shard(self, step: Step, shard: Shard, force: bool, label: str) -> None:
+    def _run_shard(
+        self, step: Step, shard: Shard, force: bool, label: str, files: dict[str, Path], held: ExitStack
+    ) -> None:
         partition, index = shard.partition, shard.index
-        inputs = self._inputs(step, partition, index)
+        inputs = self._inputs(step, partition, index, files, held)
         plan = self._plan(step, partition, inputs)
         receipt_path = self._receipt_path(step.entry.name, partition, index)
         shard.force = force
@@ -210,9 +220,11 @@ class Runner:
         log.info("%s: starts (%s)", label, reason)
         start = time.perf_counter()
         shard.inputs = inputs
-        with ExitStack() as stack:
-            shard.files = {n: stack.enter_context(self._verified(e)) for n, e in inputs.items() if n != "metadata"}
-            entry = self._write(step, shard, label)
+        for name, file in inputs.items():
+            if name != "metadata" and name not in files:
+                files[name] = held.enter_context(self._verified(file))
+        shard.files = files
+        entry, files[step.entry.writes] = self._write(step, shard, label, held)
         receipt = dataclasses.replace(
             plan,
             shards=(entry,),
@@ -222,7 +234,7 @@ class Runner:
             seconds=round(time.perf_counter() - start, 3),
             timings=_rounded(shard.timings),
         )
-        self.store.write(receipt_path, receipt.to_json())
+        self.manifests.write(receipt_path, receipt)
         self.metrics.finished(receipt)
         lost = ", ".join(f"{n} {r}" for r, n in shard.rejected.most_common()) or "none"
         log.info("%s: %d in, %d out, rejected: %s; %.1f s", label, shard.rows_in, entry.rows, lost, receipt.seconds)
@@ -240,9 +252,25 @@ class Runner:
             inputs=tuple(inputs.values()),
         )
 
-    def _inputs(self, step: Step, partition: str, index: int) -> dict[str, FileEntry]:
-        """The input files of a shard, by name. Raises LaionPeopleError when one was made from an earlier other one."""
-        inputs = {name: self._input(name, partition, index) for name in step.entry.reads}
+    def _inputs(
+        self,
+        step: Step,
+        partition: str,
+        index: int,
+        files: dict[str, Path] | None = None,
+        held: ExitStack | None = None,
+    ) -> dict[str, FileEntry]:
+        """The input files of a shard, by name. Raises LaionPeopleError when one was made from an earlier other one.
+
+        What must be hashed, as it was made elsewhere, is kept in ``files`` for as long as ``held`` holds it.
+        """
+        inputs = {}
+        for name in step.entry.reads:
+            path, entry = self._recorded_input(name, partition, index)
+            if entry is None and files is not None and held is not None:
+                files[name] = files.get(name) or held.enter_context(self._fetched(path))
+                entry = _described(path, files[name])
+            inputs[name] = entry or self._described_in_store(path)
         now = {entry.uri: entry.sha256 for entry in inputs.values()}
         for name in step.entry.reads:
             receipt = self._receipt_of(name, partition, index)
@@ -253,22 +281,22 @@ class Runner:
                     )
         return inputs
 
-    def _write(self, step: Step, shard: Shard, label: str) -> ShardEntry:
-        """Writes the shard's files and returns their record."""
+    def _write(self, step: Step, shard: Shard, label: str, held: ExitStack) -> tuple[ShardEntry, Path]:
+        """Writes the shard's files; returns their record, and the main file, which is there as long as ``held``."""
         base = self.shard_path(step.entry.name, shard.partition, shard.index)
-        with ExitStack() as stack:
-            parquet = stack.enter_context(self.store.writer(f"{base}.parquet"))
-            tar = stack.enter_context(self.store.writer(f"{base}.tar")) if step.entry.tar_key else None
-            _write_rows(step, shard, parquet, tar, label)
-            files = {f"{base}.parquet": _described(f"{base}.parquet", parquet)}
-            if tar:
-                files[f"{base}.tar"] = _described(f"{base}.tar", tar)
-            for suffix, data in step.sidecars(shard, shard.rows).items():
-                # before the tar: they tell whose it is, should the process be killed
-                self.store.write(base + suffix, data)
-                files[base + suffix] = FileEntry(base + suffix, len(data), hashlib.sha256(data).hexdigest())
-        entry = files.pop(f"{base}.tar" if step.entry.writes == "images" else f"{base}.parquet")
-        return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, tuple(files.values()))
+        suffixes = (".parquet", ".tar") if step.entry.tar_key else (".parquet",)
+        temporary = {suffix: held.enter_context(self.store.temporary(base + suffix)) for suffix in suffixes}
+        _write_rows(step, shard, temporary[".parquet"], temporary.get(".tar"), label)
+        entries = {suffix: _described(base + suffix, path) for suffix, path in temporary.items()}
+        for suffix, data in step.sidecars(shard, shard.rows).items():
+            # before the tar: they tell whose it is, should the process be killed
+            self.store.write(base + suffix, data)
+            entries[suffix] = FileEntry(base + suffix, len(data), hashlib.sha256(data).hexdigest())
+        put = {suffix: self.store.put(path, base + suffix) for suffix, path in reversed(temporary.items())}
+        main = ".tar" if step.entry.writes == "images" else ".parquet"
+        entry = entries.pop(main)
+        sidecars = tuple(entries.values())
+        return ShardEntry(shard.index, entry.uri, shard.rows, entry.bytes, entry.sha256, sidecars), put[main]
 
     def _state(
         self, step: Step, receipt_path: str, plan: Manifest, force: bool = False, contents: bool = True
@@ -277,13 +305,14 @@ class Runner:
 
         The receipt stays until another takes its place: of files that are newer it says that they are damaged.
         """
-        if not self.store.exists(receipt_path):
-            return None, "new"
-        data = self.store.read(receipt_path)  # a store that does not answer is no damage, for which all were made anew
         try:
-            receipt = parse_receipt(receipt_path, data)
+            receipt = self.manifests.read(receipt_path)
+        except StoreError:  # a store that does not answer is no damage, for which all were made anew
+            raise
         except LaionPeopleError as error:
             return None, str(error)
+        if receipt is None:
+            return None, "new"
         if receipt.made_from() != plan.made_from():
             return receipt, "input, parameters or models have changed"
         if receipt.run_id == self.run_id:  # once a run, also if its task is tried or cleared again
@@ -298,14 +327,16 @@ class Runner:
         return planned
 
     def _receipt(self, path: str) -> Manifest:
-        return parse_receipt(path, self.store.read(path))
+        receipt = self.manifests.read(path)
+        if receipt is None:
+            raise LaionPeopleError(f"{path} is gone: try again")
+        return receipt
 
     def _receipt_of(self, name: str, partition: str, index: int) -> Manifest | None:
         """The receipt of the shard that is an input, or None for metadata, release files and shards made elsewhere."""
         if name not in self._writers:
             return None
-        path = self._receipt_path(self._writers[name].entry.name, partition, index)
-        return self._receipt(path) if self.store.exists(path) else None
+        return self.manifests.read(self._receipt_path(self._writers[name].entry.name, partition, index))
 
     def _same_version(self, plan: Manifest, force: bool) -> Manifest | None:
         """The newest version that is made from the same; with ``force`` one that this run has made."""
@@ -319,19 +350,32 @@ class Runner:
 
     def _input(self, name: str, partition: str, index: int) -> FileEntry:
         """An input of a shard as its writer recorded it; what was made elsewhere (metadata, shards) is hashed."""
+        path, entry = self._recorded_input(name, partition, index)
+        return entry or self._described_in_store(path)
+
+    def _recorded_input(self, name: str, partition: str, index: int) -> tuple[str, FileEntry | None]:
+        """Where an input of a shard lies, and what its writer recorded of it, if that was a step."""
         if name == "metadata":
-            return self._metadata(partition)
+            entry = self._metadata(partition)
+            return entry.uri, entry
         if name in RELEASE_FILES:
             path = f"clusters/{self.settings.clusters}/{RELEASE_FILES[name]}"
-        else:
-            path = f"{self._folder(name, partition)}/{index:05d}.{'tar' if name == 'images' else 'parquet'}"
-            if made := self._receipt_of(name, partition, index):
-                if entry := next((f for f in made.shards[0].files() if f.uri == path), None):
-                    return entry
-                raise LaionPeopleError(f"{path} is not in its receipt: run again the step that writes it")
-        if not self.store.exists(path):
-            raise LaionPeopleError(f"{path} is missing: run the step that writes it")
-        return _describe(path, self.store)
+            return path, self._release_file(path)
+        path = f"{self._folder(name, partition)}/{index:05d}.{'tar' if name == 'images' else 'parquet'}"
+        made = self._receipt_of(name, partition, index)
+        if made is None:
+            return path, None
+        if recorded := next((f for f in made.shards[0].files() if f.uri == path), None):
+            return path, recorded
+        raise LaionPeopleError(f"{path} is not in its receipt: run again the step that writes it")
+
+    def _described_in_store(self, path: str) -> FileEntry:
+        with self._fetched(path) as local:
+            return _described(path, local)
+
+    @cache  # noqa: B019 - the same for every shard, and a Runner lives as long as its process
+    def _release_file(self, path: str) -> FileEntry:
+        return self._described_in_store(path)
 
     @cache  # noqa: B019 - a metadata part is large, the same for every shard, and a Runner lives as long as its process
     def _metadata(self, partition: str) -> FileEntry:
@@ -339,13 +383,19 @@ class Runner:
 
     @contextmanager
     def _verified(self, entry: FileEntry) -> Iterator[Path]:
-        if not self.store.exists(entry.uri):
-            raise LaionPeopleError(f"{entry.uri} is missing: run again the step that writes it")
-        with self.store.local(entry.uri) as path:
-            with path.open("rb") as file:
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
-                    raise LaionPeopleError(f"{entry.uri} is damaged: run again the step that writes it")
+        with self._fetched(entry.uri) as path:
+            if _described(entry.uri, path) != entry:
+                raise LaionPeopleError(f"{entry.uri} is damaged: run again the step that writes it")
             yield path
+
+    @contextmanager
+    def _fetched(self, path: str) -> Iterator[Path]:
+        with ExitStack() as stack:
+            try:
+                local = stack.enter_context(self.store.local(path))
+            except MissingError as error:
+                raise LaionPeopleError(f"{path} is missing: run the step that writes it") from error
+            yield local
 
     @contextmanager
     def _local(self, name: str, partition: str, index: int) -> Iterator[Path]:
@@ -355,13 +405,13 @@ class Runner:
     def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
         """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
         for index, path in self.receipt_paths(step.entry.name, partition).items():
-            if index in planned or not self.store.exists(path):  # another task may be faster
+            if index in planned:
                 continue
             if step.irreplaceable and not force:
                 log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
                 continue
             files = self._receipt(path).shards[0].files()
-            self.store.delete(path)
+            self.manifests.delete(path)
             for file in files:
                 self.store.delete(file.uri)
 

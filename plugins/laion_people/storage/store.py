@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 from urllib.parse import unquote
 
-from laion_people.errors import StoreError, UsageError, check_shortage
+from laion_people.errors import MissingError, StoreError, UsageError, check_shortage
 from laion_people.settings import from_environment
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -83,8 +83,9 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def _put(self, local: Path, path: str) -> None:
-        """Moves a local file into the store, replacing what is there in one go."""
+    def put(self, local: Path, path: str) -> Path:
+        """Moves a `temporary` file into the store, replacing what is there in one go; returns where it can be read
+        locally until the block of its `temporary` ends."""
 
     @abstractmethod
     def _temporary_folder(self) -> Path:
@@ -99,20 +100,25 @@ class Store(ABC):
         """Names the file in what goes wrong with it within the block: StoreError."""
 
     @contextmanager
-    def writer(self, path: str) -> Iterator[Path]:
-        """A temporary local path; what is written there is in the store under ``path`` when the block has ended."""
+    def temporary(self, path: str) -> Iterator[Path]:
+        """A temporary local file for what is to be `put` under ``path``, for as long as the block lasts."""
         with self._errors(path):
             handle, name = tempfile.mkstemp(dir=self._temporary_folder(), suffix="-" + path.rsplit("/", 1)[-1])
             os.close(handle)
         try:
-            try:
-                yield Path(name)
-            except OSError as error:  # which names the temporary file, if any
-                check_shortage(error, f"{self.uri}/{path}")
-                raise
-            self._put(Path(name), path)
+            yield Path(name)
+        except OSError as error:  # which names the temporary file, if any
+            check_shortage(error, f"{self.uri}/{path}")
+            raise
         finally:
             Path(name).unlink(missing_ok=True)
+
+    @contextmanager
+    def writer(self, path: str) -> Iterator[Path]:
+        """A temporary local path; what is written there is in the store under ``path`` when the block has ended."""
+        with self.temporary(path) as local:
+            yield local
+            self.put(local, path)
 
     @contextmanager
     def local(self, path: str) -> Iterator[Path]:
@@ -251,12 +257,13 @@ class LocalStore(Store):
                 folder.mkdir()
                 folder.chmod(folder.parent.stat().st_mode & 0o2777)
 
-    def _put(self, local: Path, path: str) -> None:
+    def put(self, local: Path, path: str) -> Path:
         target = self.root / path
         with self._errors(path):
             self._make(target.parent)
             local.chmod(0o644)  # mkstemp makes files that only their owner can read
             local.replace(target)
+        return target
 
     def _temporary_folder(self) -> Path:
         folder = self.root / ".writing"
@@ -273,7 +280,8 @@ class LocalStore(Store):
             yield
         except OSError as error:
             check_shortage(error, f"{self.uri}/{path}")
-            raise StoreError(f"{self.uri}/{path}: {error.strerror or error}") from error
+            kind = MissingError if isinstance(error, MISSING) else StoreError
+            raise kind(f"{self.uri}/{path}: {error.strerror or error}") from error
 
 
 def _leads_back(folder: str) -> bool:
@@ -378,9 +386,10 @@ class S3Store(Store):
                 return False
         return True
 
-    def _put(self, local: Path, path: str) -> None:
+    def put(self, local: Path, path: str) -> Path:
         with self._errors(path):
             self.client.upload_file(str(local), self.bucket, self.prefix + path)
+        return local
 
     def _temporary_folder(self) -> Path:
         return Path(tempfile.gettempdir())
@@ -394,7 +403,15 @@ class S3Store(Store):
             yield
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             check_shortage(error, f"{self.uri}/{path}")
-            raise StoreError(f"{self.uri}/{path}: {_s3_fault(error)}") from error
+            raise (MissingError if _is_missing(error) else StoreError)(
+                f"{self.uri}/{path}: {_s3_fault(error)}"
+            ) from error
+
+
+def _is_missing(error: Exception) -> bool:
+    from botocore.exceptions import ClientError
+
+    return isinstance(error, ClientError) and error.response["Error"].get("Code") in ("404", "NoSuchKey")
 
 
 def _s3_fault(error: Exception) -> str:
