@@ -17,9 +17,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.engine.catalog import STEPS
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
+from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import manifest_path
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, jpeg
@@ -86,7 +86,7 @@ def without(root: Path, step: str) -> None:
     """Takes a step and all that comes after it out of a store."""
     store = LocalStore(root)
     later = ORDER[ORDER.index(step) :]
-    outputs = {STEPS[s].writes for s in later if not STEPS[s].is_release}
+    outputs = {STEPS[s].entry.writes for s in later if not STEPS[s].entry.is_release}
     if "clip_filter" in later:
         later, outputs = (*later, "subset_a"), outputs | {"subset_a"}
     if "cluster" in later:

@@ -37,7 +37,7 @@ from tests.fakes import FakeMesh, FakeModels, image_shard
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
 TOLD = {"base": "standing", "left_arm": "down", "mouth": "smiling", "eyes": "open", "turn": "camera", "nod": "level"}
 STEPS: dict[str, Step | ReleaseStep] = {
-    s.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
+    s.entry.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
 }
 
 
