@@ -123,7 +123,7 @@ _ALL = (
     Checkpoint(
         "clip-sample",
         "clip_sample.safetensors",
-        "4ffb3d60fd26dbc4de03a3747c2fcc6183c6ce4909d2ba18fb659d36ed91b540",
+        "cb8b3003a082128ef73cacd184bf27513c1295ca643a4bbcfb40076c8f223c47",
         "Apache-2.0",
         "tools/train_clip.py, on rendered people (knows nothing else)",
     ),
