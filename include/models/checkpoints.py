@@ -123,7 +123,7 @@ _ALL = (
     Checkpoint(
         "clip-sample",
         "clip_sample.safetensors",
-        "cb8b3003a082128ef73cacd184bf27513c1295ca643a4bbcfb40076c8f223c47",
+        "c110f5017dc5e64887b4dcb00e1712891113d7b474e6207f6b4941f0c7e0e66f",
         "Apache-2.0",
         "tools/train_clip.py, on rendered people (knows nothing else)",
     ),
