@@ -16,8 +16,9 @@ from PIL import Image, ImageEnhance, ImageFilter
 ROOT = Path(__file__).resolve().parent.parent
 sys.path[:0] = [str(ROOT), str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 from captions import EXPRESSION_WORDS, PLACE_WORDS, image_caption, unrelated_caption  # noqa: E402
+from poses import BASES  # noqa: E402
 
-from laion_people.language.facts import KIND, VALUES  # noqa: E402
+from laion_people.language.facts import KIND, VALUES, contradicts, supports  # noqa: E402
 from laion_people.language.phrases import captions  # noqa: E402
 from tools.truth_labels import holds, readings  # noqa: E402
 
@@ -26,6 +27,7 @@ CLAIMS = tuple(f"{name}={value}" for names in VALUES.values() for name, values i
 INDEX = {claim: i for i, claim in enumerate(CLAIMS)}
 OF_KIND = {kind: np.array([KIND[claim.partition("=")[0]] == kind for claim in CLAIMS]) for kind in VALUES}
 PADDING = {"body": 0.1, "head": 0.6}  # share of the box, as the step embed crops people and face meshes
+LEANING = 5  # degrees by which a body is turned in its picture at most, as people and cameras never stand quite upright
 FINER = 1.5  # how many times a crop's longer side, before it is squashed, is that of the square
 TELLING = 0.5  # share of texts that say all that is true: of such candidates CLIP chooses
 SHORT = 0.5  # share of foils that say one thing: candidates have few claims where members differ
@@ -41,7 +43,6 @@ class View:
 
     picture: Image.Image
     kind: str
-    identity: str
     gender: str
     pose: str
     direction: str
@@ -72,30 +73,36 @@ def _view(folder: Path, known: Mapping) -> View:
     picture = Image.open(folder / known["file"]).convert("RGBA")
     is_body = known["kind"] == "body"
     box = picture.getchannel("A").point(lambda a: 255 * (a > 40)).getbbox() if is_body else known["face"]
-    label = known["label"]
+    label, base = known["label"], BASES.get(known["pose"], "") if is_body else ""
     if is_body:
         picture, box = picture.crop(box), (0, 0, box[2] - box[0], box[3] - box[1])
     return View(
         picture=picture,
         kind=known["kind"],
-        identity=known["identity"],
         gender=known["gender"],
         pose=known["pose"],
         direction=known["head_direction"],
-        held=_held(label, is_body),
-        held_mirrored=_held(_mirrored_label(label), is_body),
+        held=_held(label, is_body, base),
+        held_mirrored=_held(_mirrored_label(label), is_body, base),
         box=tuple(box),
         is_cut=known.get("frame", "whole") != "whole",
         number=int(Path(known["file"]).stem.split("-")[1]),
     )
 
 
-def _held(label: Mapping[str, str], is_body: bool) -> np.ndarray:
-    """How each claim stands to a label; only what a body's or a head's picture shows is told."""
+def _held(label: Mapping[str, str], is_body: bool, base: str = "") -> np.ndarray:
+    """How each claim stands to a label; only what a body's or a head's picture shows is told.
+
+    base: of a pose of the sample, as `facts` tell it: a label allows who kicks or lunges to stand, facts do not.
+    """
     told = np.full(len(CLAIMS), UNKNOWN, np.int8)
+    is_seen = base in (seen := readings(label, "base")) and len(seen) <= 2  # more where legs are cut off
     for i, claim in enumerate(CLAIMS):
         name, _, value = claim.partition("=")
-        if (KIND[name] == "pose") == is_body:
+        if name == "base" and is_seen:
+            own = {"base": base}
+            told[i] = FITS if supports(own, claim) else DIFFERS if contradicts(own, claim) else UNKNOWN
+        elif (KIND[name] == "pose") == is_body:
             is_true = holds(label, claim)
             if is_true is not None and not (is_true and name in FINE and value not in readings(label, name)):
                 told[i] = FITS if is_true else DIFFERS
@@ -126,6 +133,13 @@ def mirrored(view: View) -> View:
         held_mirrored=view.held,
         box=(view.picture.width - x2, y1, view.picture.width - x1, y2),
     )
+
+
+def turned(view: View, degrees: float) -> View:
+    """The view of a body, turned by so little that the same is true of it."""
+    picture = view.picture.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
+    picture = picture.crop(picture.getbbox())
+    return replace(view, picture=picture, box=(0, 0, *picture.size))
 
 
 def kinds(view: View) -> tuple[str, ...]:
@@ -247,6 +261,8 @@ class Painter:
 
     def paint(self, view: View, rng: random.Random, neighbour: View | None = None, plain: bool = False) -> Image.Image:
         """A crop around the person or head; `plain`: true colours, sharp, padded as by the step embed, not squashed."""
+        if view.kind == "body" and not plain and not view.is_cut:
+            view = turned(view, rng.uniform(-LEANING, LEANING))
         x1, y1, x2, y2 = view.box
         padding = PADDING[view.kind]
         left, top, right, bottom = (padding if plain else max(0.0, rng.gauss(padding, 0.06)) for _ in range(4))

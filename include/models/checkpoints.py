@@ -107,7 +107,7 @@ _ALL = (
     Checkpoint(
         "clip-sample",
         "clip_sample.safetensors",
-        "4ffb3d60fd26dbc4de03a3747c2fcc6183c6ce4909d2ba18fb659d36ed91b540",
+        "c110f5017dc5e64887b4dcb00e1712891113d7b474e6207f6b4941f0c7e0e66f",
         "Apache-2.0",
         "tools/train_clip.py, on rendered people (knows nothing else)",
     ),

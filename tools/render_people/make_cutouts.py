@@ -27,7 +27,7 @@ import numpy as np
 import render
 import scenery
 from people import IDENTITIES, Figure, PeopleFactory, Person
-from poses import EXPRESSIONS, HEAD_TURNS, POSES
+from poses import BASES, EXPRESSIONS, HEAD_TURNS, POSES
 
 PERCENT = 50  # of the cameras' sizes, in which labels count pixels, that cutouts have
 HEAD_PX, HEAD_FOCAL_MM, HEAD_DISTANCE_M = 400, 160, 2.4  # 0.54 m across: a head with its surroundings
@@ -35,14 +35,6 @@ FACE_DEPTH_M, FACE_TOP_M = 0.06, 0.04  # how far a face mesh reaches behind and 
 BODIES, FACES, HEADS = 5, 5, 2  # views of each body, faces of each person, views of each face
 FRAMES = {"whole": 74, "knees": 8, "waist": 12, "bust": 6}
 SIDES = ((0, 25, 45), (25, 60, 25), (60, 115, 10), (115, 180, 20))  # degrees from, to; share
-BASES = dict.fromkeys(POSES, "standing") | {  # of poses of `poses.py`, as labels name them
-    "sit": "sitting",
-    "squat": "squatting",
-    "lunge": "lunging",
-    "run": "running",
-    "kick": "kicking",
-    "tree": "one_leg",
-}
 
 
 @dataclass

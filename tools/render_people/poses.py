@@ -132,3 +132,12 @@ HEAD_TURNS: dict[str, tuple[float, float, float]] = {
     "up": (0, -26, 0),
     "tilted": (0, 0, 18),
 }
+
+BASES = dict.fromkeys(POSES, "standing") | {  # what the body rests on, as labels name it
+    "sit": "sitting",
+    "squat": "squatting",
+    "lunge": "lunging",
+    "run": "running",
+    "kick": "kicking",
+    "tree": "one_leg",
+}
