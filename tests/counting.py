@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from laion_people.storage.store import AHEAD, LocalStore
+from laion_people.storage.store import AHEAD, LocalStore, Placed
 
 PAGE = 1000  # keys of a list in one answer
 
@@ -49,6 +49,10 @@ class CountingStore(LocalStore):
         self._count("list", folder, 1 + len(found) // PAGE)
         return found
 
+    def folders(self, folder: str) -> Sequence[str]:
+        self._count("list", folder)
+        return super().folders(folder)
+
     def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
         self._count("get", path, 2)  # its end, and what is read of it
         return super().open(path, ahead)
@@ -80,6 +84,6 @@ class CountingStore(LocalStore):
         with self._errors(path):
             yield (self.root / path).read_bytes()
 
-    def put(self, local: Path, path: str) -> Path:
+    def put(self, local: Path, path: str) -> Placed:
         self._count("put", path)
         return super().put(local, path)

@@ -145,6 +145,9 @@ class FakeModels:
     def params(self, role: str) -> dict[str, str]:
         return {"wrapper": "fake"}
 
+    def model_name(self, role: str) -> str:
+        return f"fake-{role}"
+
     def load(self, role: str) -> object:
         self.loaded.append(role)
         return self.KINDS[role]()

@@ -34,7 +34,7 @@ def main(store: str, name: str, partition: str, seconds: float) -> None:
     settings = Settings(allow_private_addresses=True, shard_rows=10)
     if seconds and isinstance(steps[name], Step):
         steps[name] = slow(steps[name], seconds)
-    runner = Runner(LocalStore(Path(store)), settings, FakeModels(), steps)
+    runner = Runner(LocalStore(Path(store)), settings, FakeModels(), steps, run_id="one run, tried again")
     if isinstance(steps[name], ReleaseStep):
         runner.run_release(name, [partition])
     else:

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from include.models.profiles import load_profile
-from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path
+from laion_people.storage.layout import manifest_path
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
 from tests.fakes import UPRIGHT
@@ -118,7 +119,7 @@ class Maker:
         return {"person_id": person["person_id"], "facts": facts}
 
     def _subset_a(self, clip: Sequence[Row]) -> None:
-        columns = ("person_id", "sample_id", "url", "caption", "bbox", "bbox_score")
+        columns = ("person_id", "sample_id", "url", "caption", "bbox", "bbox_score", "image_width", "image_height")
         kept = [
             {k: p[k] for k in columns} | c | {"threshold": THRESHOLD}
             for p, c in zip(self.people, clip, strict=True)

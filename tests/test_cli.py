@@ -21,6 +21,8 @@ from tests.fakes import FakeModels, image_shard
 
 COMMAND = Path(__file__).parent.parent / "bin" / "laion-people"
 
+EXTRACT = ("detect", "pose", "mesh", "clip_filter")
+
 
 def call(*args: str, **environ: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([COMMAND, *args], capture_output=True, text=True, env=os.environ | environ)
@@ -108,8 +110,9 @@ def test_a_step_prints_its_result_as_json_on_the_last_line_and_only_there(tmp_pa
     done = call("run", "detect", "a/b", "--store", str(tmp_path))
     assert done.returncode == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result.keys() == {"manifest", "sha256", "rows", "shards"}
-    assert result["manifest"] == f"{tmp_path.as_uri()}/manifests/detect/a/b.json"
+    [manifest] = result["manifests"]
+    assert result.keys() == {"manifests", "rows", "shards"}
+    assert manifest["uri"] == f"{tmp_path.as_uri()}/manifests/detect/a/b.json"
     assert "detect a/b shard 00000 (1 of 1): 12 in, " in done.stderr
 
 
@@ -136,9 +139,9 @@ def test_a_setting_may_be_another_for_one_command(
     groups = ["shard-groups", "a/b", "--store", str(tmp_path)]
     for more in ([], ["--unfinished"]):
         assert main([*groups, *more, "--set", "shards_per_task=2", "--set=threshold=0.2"]) == 0
-        assert json.loads(capsys.readouterr().out) == ["0-1", "2-3", "4"]
+        assert json.loads(capsys.readouterr().out) == [dict.fromkeys(EXTRACT, text) for text in ("0-1", "2-3", "4")]
     assert main(groups) == 0
-    assert json.loads(capsys.readouterr().out) == ["0-4"]
+    assert json.loads(capsys.readouterr().out) == [dict.fromkeys(EXTRACT, "0-4")]
 
 
 def test_unfinished_shards_are_found_without_a_look_into_their_files(
@@ -153,8 +156,22 @@ def test_unfinished_shards_are_found_without_a_look_into_their_files(
     store.write("pose/a/b/00001.parquet", b"half")
     read, sha256 = [], LocalStore.sha256
     monkeypatch.setattr(LocalStore, "sha256", lambda self, path: read.append(path) or sha256(self, path))
-    assert [i for i in range(3) if runner.unfinished("pose", "a/b", i)] == [1]
-    assert {path.split("/")[0] for path in read} <= {"images"}  # made elsewhere: no receipt says what they are
+    assert [i for i in range(3) if runner.planner.unfinished("pose", "a/b", i)] == [1]
+    assert {path.split("/")[0] for path in read} == {"pose"}  # which was written since
+
+
+def test_a_group_names_for_each_step_the_shards_that_it_has_to_make(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store = LocalStore(tmp_path)
+    for index in range(3):
+        image_shard(store, "a/b", index, images=1)
+    for step in EXTRACT:
+        assert main(["run", step, "a/b", "--store", str(tmp_path)]) == 0
+    store.delete("pose/a/b/00001.parquet")
+    capsys.readouterr()
+    assert main(["shard-groups", "a/b", "--unfinished", "--store", str(tmp_path)]) == 0
+    assert json.loads(capsys.readouterr().out) == [{"detect": "", "pose": "1", "mesh": "1", "clip_filter": ""}]
 
 
 @given(st.sets(st.integers(0, 99999), min_size=1))

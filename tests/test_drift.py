@@ -17,7 +17,8 @@ from laion_people.reports import drift
 from laion_people.reports.drift import flags, news, record
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.storage.manifest import Manifest, ShardEntry, manifest_path
+from laion_people.storage.layout import manifest_path
+from laion_people.storage.manifest import PartitionManifest, ShardEntry
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, image_shard
 from tests.synthetic_store import change_manifest, make_store
@@ -47,7 +48,17 @@ def extracted(
     if downloaded is not None:
         rows["download"] = (1000, downloaded, {})
     for step, (rows_in, given, models) in rows.items():
-        manifest = Manifest(step, partition, "run", {}, (), models, tuple(entries), rows_in=rows_in, rows=given)
+        manifest = PartitionManifest(
+            step=step,
+            partition=partition,
+            run_id="run",
+            params={},
+            inputs=(),
+            models=models,
+            shards=tuple(entries),
+            rows_in=rows_in,
+            rows=given,
+        )
         store.write(manifest_path(step, partition), manifest.to_json())
     record(store, partition)
     return partition
@@ -58,7 +69,8 @@ def test_the_vitals_are_shares_of_what_the_steps_read(store: LocalStore) -> None
     change_manifest(store, "clip_filter", "demo/00000", models={})
     vitals = record(store, "demo/00000")
     manifests = {
-        step: Manifest.from_json(store.read(manifest_path(step, "demo/00000"))) for step in ("download", "detect")
+        step: PartitionManifest.from_json(store.read(manifest_path(step, "demo/00000")))
+        for step in ("download", "detect")
     }
     assert vitals.download_success == 40 / 49
     assert vitals.people_per_image == manifests["detect"].rows / 40
@@ -258,6 +270,6 @@ def test_the_extract_audit_leaves_the_funnel_and_the_flags_in_its_log(
         extracted(store, part, downloaded=None, people=90, detector="fake-detector")
     assert main(["audit", "c/00042"]) == 0
     out, err = capfd.readouterr()
-    assert json.loads(out).keys() == {"manifest", "sha256", "rows", "shards"}
+    assert json.loads(out).keys() == {"manifests", "rows", "shards"}
     assert re.search(r"images made elsewhere +12  █+\n +images with people +\d+ .*lost \d no_people", err, re.S)
     assert re.search(r"^drift c/00042: people per image is \d", err, re.M)

@@ -78,7 +78,7 @@ def test_the_line_names_the_shard_and_counts_its_rows(
 ) -> None:
     failing(OSError("disk on fire"))
     last = capsys.readouterr().err.splitlines()[-1]
-    read = Runner(store, Settings(), FakeModels(), {"detect": Detect()}).receipts("detect", PARTITION)[1].rows
+    read = Runner(store, Settings(), FakeModels(), {"detect": Detect()}).sum("detect", PARTITION, [1]).rows
     assert last.startswith(f"{WHERE}{read} rows in, 3 out: OSError: disk on fire; ")
     assert store.exists(f"manifests/pose/{PARTITION}/00000.json")
     assert not store.exists(f"manifests/pose/{PARTITION}/00001.json")

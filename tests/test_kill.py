@@ -20,7 +20,7 @@ import pytest
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
-from laion_people.storage.manifest import manifest_path
+from laion_people.storage.layout import manifest_path
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, jpeg
 

@@ -12,7 +12,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.reports.examples import spread
 from laion_people.reports.report import histogram, ticks, write_report
 from laion_people.steps.registry import STEPS
-from laion_people.storage.manifest import manifest_path
+from laion_people.storage.layout import manifest_path
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import LocalStore
 from tests.synthetic_store import make_store

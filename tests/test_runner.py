@@ -22,7 +22,7 @@ from laion_people.steps.facts.step import Facts
 from laion_people.steps.mesh import Mesh
 from laion_people.steps.pose import Pose
 from laion_people.steps.subset_a import SubsetA
-from laion_people.storage.manifest import manifest_path
+from laion_people.storage.layout import manifest_path
 from laion_people.storage.store import LocalStore, Store
 from tests.fakes import FakeModels, image_shard, tar_of
 
@@ -34,9 +34,12 @@ STEPS: dict[str, Step | ReleaseStep] = {
 
 
 def runner(
-    store: Store, settings: Settings | None = None, steps: dict[str, Step | ReleaseStep] | None = None
+    store: Store,
+    settings: Settings | None = None,
+    steps: dict[str, Step | ReleaseStep] | None = None,
+    run_id: str = "",
 ) -> Runner:
-    return Runner(store, settings or Settings(), FakeModels(), steps or STEPS)
+    return Runner(store, settings or Settings(), FakeModels(), steps or STEPS, run_id)
 
 
 @pytest.fixture
@@ -55,11 +58,11 @@ def files(store: LocalStore, *tables: str) -> dict[str, tuple[bytes, int]]:
 
 def test_every_row_read_is_used_or_rejected_under_a_reason(extracted: LocalStore) -> None:
     for step in ("detect", "pose", "mesh", "clip_filter", "subset_a"):
-        manifest = runner(extracted).write_manifest(step, PARTITION)
+        manifest = runner(extracted).sum(step, PARTITION)
         assert manifest.rows == sum(s.rows for s in manifest.shards) > 0
         if step != "detect":  # one image can hold several people
             assert manifest.rows_in == manifest.rows + sum(manifest.rejected.values())
-    detected = runner(extracted).write_manifest("detect", PARTITION)
+    detected = runner(extracted).sum("detect", PARTITION)
     with_people = {r["key"] for i in range(3) for r in rows(extracted, "people", i)}
     assert detected.rows_in == 36 == len(with_people) + detected.rejected["no_people"]
 
@@ -81,7 +84,7 @@ def test_a_second_run_leaves_every_byte_alone_and_loads_no_model(extracted: Loca
     for step in EXTRACT:
         again.run(step, PARTITION)
     assert files(extracted, "people", "pose", "mesh", "clip", "subset_a") == before
-    assert again.models.loaded == []
+    assert again.planner.models.loaded == []
 
 
 @pytest.mark.parametrize("harm", ["delete", "flip", "truncate"])
@@ -111,7 +114,7 @@ def test_another_threshold_makes_subset_a_again_without_inference(extracted: Loc
     clip = files(extracted, "clip")
     stricter = runner(extracted, Settings(threshold=0.6))
     stricter.run("clip_filter", PARTITION)
-    assert files(extracted, "clip") == clip and stricter.models.loaded == []
+    assert files(extracted, "clip") == clip and stricter.planner.models.loaded == []
     kept = [r for i in range(3) for r in rows(extracted, "subset_a", i)]
     scored = [r for i in range(3) for r in rows(extracted, "clip", i)]
     assert {r["person_id"] for r in kept} == {r["person_id"] for r in scored if r["similarity"] > kept[0]["threshold"]}
@@ -132,7 +135,9 @@ def test_shards_can_be_run_apart_and_the_manifest_sums_them(store: LocalStore) -
     for index in (0, 1, 2, 7):
         image_shard(store, PARTITION, index)
     assert len(runner(store).run("detect", PARTITION, [7]).shards) == 1
-    manifest = runner(store).run("detect", PARTITION, [0, 1, 2])
+    assert [s.index for s in runner(store).run("detect", PARTITION, [0, 1, 2]).shards] == [0, 1, 2]
+    assert not store.exists(manifest_path("detect", PARTITION))  # as long as others may be at work on it
+    manifest = runner(store).run("detect", PARTITION)
     assert [s.index for s in manifest.shards] == [0, 1, 2, 7]
     assert store.read(manifest_path("detect", PARTITION)) == manifest.to_json()
     with pytest.raises(LaionPeopleError, match="no shard 3 among 0 to 7"):
@@ -149,7 +154,7 @@ def test_shards_that_an_earlier_plan_had_are_removed(extracted: LocalStore) -> N
 @pytest.mark.parametrize(
     "name", [".DS_Store", "._00001.json", "00001 (1).json", "00001.json.bak", "x", "old/00001.json"]
 )
-def test_strangers_among_receipts_are_passed_over(extracted: LocalStore, name: str) -> None:
+def test_strangers_among_manifests_are_passed_over(extracted: LocalStore, name: str) -> None:
     before = files(extracted, "people")
     extracted.write(f"manifests/detect/{PARTITION}/{name}", b"")
     assert len(runner(extracted).run("detect", PARTITION).shards) == 3
@@ -165,14 +170,14 @@ def test_an_input_that_was_made_from_an_earlier_one_is_refused(extracted: LocalS
 
 
 @pytest.mark.parametrize("content", [b"", b"{}", b"\xff\x00", b"[1]"])
-def test_a_damaged_receipt_is_made_again_with_its_shard(extracted: LocalStore, content: bytes) -> None:
+def test_a_damaged_manifest_is_made_again_with_its_shard(extracted: LocalStore, content: bytes) -> None:
     before = files(extracted, "people")
     extracted.write(f"manifests/detect/{PARTITION}/00001.json", content)
     with pytest.raises(LaionPeopleError, match=r"00001.json is damaged"):
         runner(extracted).run("pose", PARTITION)
     runner(extracted).run("detect", PARTITION)
     assert {p: b for p, (b, _) in files(extracted, "people").items()} == {p: b for p, (b, _) in before.items()}
-    assert len(runner(extracted).receipts("detect", PARTITION)) == 3
+    assert len(runner(extracted).planner.manifest_paths("detect", PARTITION)) == 3
 
 
 def test_a_step_of_another_revision_makes_its_shards_again(extracted: LocalStore) -> None:
@@ -181,7 +186,7 @@ def test_a_step_of_another_revision_makes_its_shards_again(extracted: LocalStore
 
     again = runner(extracted, steps=STEPS | {"pose": Better()})
     again.run("pose", PARTITION)
-    assert again.models.loaded == ["pose"]
+    assert again.planner.models.loaded == ["pose"]
 
 
 def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) -> None:
@@ -259,23 +264,19 @@ def test_a_step_that_fails_in_the_middle_leaves_no_file(extracted: LocalStore) -
     assert list((extracted.root / ".writing").iterdir()) == []
 
 
-def test_force_makes_a_shard_again_once_in_a_run_however_often_its_task_is_tried(
-    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__1")
+def test_force_makes_a_shard_again_once_in_a_run_however_often_its_task_is_tried(extracted: LocalStore) -> None:
     with pytest.raises(OSError, match="disk on fire"):
-        runner(extracted, steps=STEPS | {"pose": Dies()}).run("pose", PARTITION, [2], force=True)
-    runner(extracted).run("pose", PARTITION, [0, 1], force=True)
+        runner(extracted, steps=STEPS | {"pose": Dies()}, run_id="1").run("pose", PARTITION, [2], force=True)
+    runner(extracted, run_id="1").run("pose", PARTITION, [0, 1], force=True)
     tried = files(extracted, "pose")
-    runner(extracted).run("pose", PARTITION, force=True)  # the next try
+    runner(extracted, run_id="1").run("pose", PARTITION, force=True)  # the next try
     again = files(extracted, "pose")
     assert [path for path in again if again[path] != tried.get(path)] == [f"pose/{PARTITION}/00002.parquet"]
     extracted.delete(f"pose/{PARTITION}/00001.parquet")
-    runner(extracted).run("pose", PARTITION, force=True)  # cleared
+    runner(extracted, run_id="1").run("pose", PARTITION, force=True)  # cleared
     mended = files(extracted, "pose")
     assert [path for path in mended if mended[path] != again[path]] == [f"pose/{PARTITION}/00001.parquet"]
-    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__2")
-    runner(extracted).run("pose", PARTITION, force=True)
+    runner(extracted, run_id="2").run("pose", PARTITION, force=True)
     forced = files(extracted, "pose")
     assert all(forced[path][1] > mended[path][1] and forced[path][0] == mended[path][0] for path in forced)
 
@@ -309,7 +310,7 @@ def test_memory_stays_flat_from_1_to_50_shards(tmp_path: Path) -> None:
     assert fifty < one + 40, f"{one:.0f} MiB after one shard, {fifty:.0f} MiB after fifty"
 
 
-def test_a_receipt_that_the_store_does_not_give_now_is_not_taken_for_damaged(
+def test_a_manifest_that_the_store_does_not_give_now_is_not_taken_for_damaged(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Or all would be made anew."""

@@ -11,7 +11,17 @@ from laion_people.storage.totals import TotalsReader, write_totals
 def manifest(step: str, partition: str, rows: int) -> Manifest:
     sidecar = FileEntry("x.tar", 30, "b")
     shards = tuple(ShardEntry(i, f"{i}.parquet", rows, 100, "a", (sidecar,)) for i in range(2))
-    return Manifest(step, partition, "run", {"p": 1}, (), shards=shards, rows_in=9, rows=2 * rows, rejected={"bad": 3})
+    return Manifest(
+        step=step,
+        partition=partition,
+        run_id="run",
+        params={"p": 1},
+        inputs=(),
+        shards=shards,
+        rows_in=9,
+        rows=2 * rows,
+        rejected={"bad": 3},
+    )
 
 
 def test_totals_tell_the_sums_of_each_step_and_partition(store: LocalStore) -> None:
@@ -29,8 +39,8 @@ def test_a_reader_sees_changes_and_reads_nothing_twice(store: LocalStore, monkey
     reader = TotalsReader(store)
     reader.read()
     read: list[str] = []
-    monkeypatch.setattr(store, "read", lambda path: read.append(path) or type(store).read(store, path))
     write_totals(store, manifest("detect", "c/00001", 7), planned=2)
+    monkeypatch.setattr(store, "read", lambda path: read.append(path) or type(store).read(store, path))
     store.delete("totals/detect/c/00002.json")
     told = reader.read()
     assert read == ["totals/detect/c/00001.json"]

@@ -10,6 +10,7 @@ import importlib
 import importlib.util
 import inspect
 import json
+import re
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -97,6 +98,11 @@ class Profile:
     def params(self, role: str) -> dict[str, Any]:
         """What decides the role's results besides the checkpoints, fit for JSON."""
         return {"wrapper": self.role(role).wrapper, **self.role(role).params}
+
+    def model_name(self, role: str) -> str:
+        """A name of the role's model that is fit for a folder: its checkpoints', or that of its wrapper without any."""
+        chosen = self.role(role)
+        return re.sub(r"[^A-Za-z0-9._-]+", "-", "+".join(chosen.checkpoints.values()) or chosen.wrapper)
 
     def load(self, role: str, **options: Any) -> Any:
         """Builds the wrapper: a Detector, PoseEstimator, MeshEstimator, Clip or Captioner. ``options``, such as

@@ -16,10 +16,12 @@ from pathlib import Path
 
 from include.models.errors import ModelError
 from laion_people import settings
-from laion_people.engine import audit
+from laion_people.engine.audit import audit
 from laion_people.engine.catalog import FOLLOWERS, PARTITION_STAGES, RELEASE_STEPS, STAGES
+from laion_people.engine.catalog import STEPS as CATALOG
 from laion_people.engine.heartbeat import heartbeat
 from laion_people.engine.runner import Runner
+from laion_people.engine.stages import progress, stage_steps, unfinished
 from laion_people.engine.step import ReleaseStep, Step
 from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
 from laion_people.reports import drift, funnel
@@ -27,7 +29,8 @@ from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage import metadata
-from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.layout import manifest_path
+from laion_people.storage.manifest import FileEntry
 from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import Store, open_store
 
@@ -89,26 +92,33 @@ def _run(args: argparse.Namespace) -> None:
     step, partitions = args.step, metadata.known(runner.store, args.partition)
     if step == "download" and made_elsewhere(runner.store, partitions[0]):
         log.info("download %s: its images were made elsewhere, detect reads them as they are", partitions[0])
-        _give(args, {"manifest": None, "sha256": None, "rows": 0, "shards": 0})
+        _give(args, _result(runner.store, [], 0, 0))
         return
     if isinstance(runner.steps[step], ReleaseStep):
-        manifest = runner.run_release(step, partitions, args.force)
+        release = runner.run_release(step, partitions, args.force)
+        path = manifest_path(step, release.partition)
+        _give(args, _result(runner.store, [_file(runner.store, path)], release.rows, len(partitions)))
+        return
+    made = runner.run(step, partitions[0], args.shards, args.force)
+    if args.shards is None:
+        files = [_file(runner.store, manifest_path(name, partitions[0])) for name in runner.steps_with(step)]
     else:
-        manifest = runner.run(step, partitions[0], args.shards, args.force)
-    _give(args, _result(runner.store, manifest))
+        sums = [runner.sum(name, partitions[0], args.shards) for name in runner.steps_with(step)]
+        files = [shard.manifest for each in sums for shard in each.shards if shard.manifest]
+    _give(args, _result(runner.store, files, made.rows, len(made.shards)))
 
 
 def _pipeline(args: argparse.Namespace) -> None:
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
     for partition in partitions:
-        for step in audit.steps_of(runner, partition, "extract"):
+        for step in stage_steps(runner.planner, partition, "extract"):
             if step not in FOLLOWERS:
                 runner.run(step, partition, force=args.force)
     for step in RELEASE_STEPS:
         runner.run_release(step, partitions, args.force)
     for partition in partitions:
-        for step in audit.steps_of(runner, partition, "caption"):
+        for step in stage_steps(runner.planner, partition, "caption"):
             runner.run(step, partition, force=args.force)
     print(funnel.format_status(runner.store, partitions))
 
@@ -142,13 +152,13 @@ def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
     if args.stage == RELEASE_STAGE:
-        audited = _chosen(args).clusters or release_audit.newest_version(runner.store)
+        audited = runner.settings.cluster_version or release_audit.newest_version(runner.store)
         steps: Sequence[str] = RELEASE_STEPS
-        faults = release_audit.audit_release(runner, audited)
+        faults = release_audit.audit_release(runner, audited, args.deep)
     elif len(partitions) == 1:
         [audited] = partitions
-        steps = audit.steps_of(runner, audited, args.stage)
-        faults = audit.audit(runner, audited, args.stage)
+        steps = stage_steps(runner.planner, audited, args.stage)
+        faults = audit(runner, audited, args.stage, args.deep)
     else:
         raise UsageError(f"the audit takes one partition; --stage {RELEASE_STAGE} takes several")
     for fault in faults:
@@ -162,7 +172,8 @@ def _audit(args: argparse.Namespace) -> int:
         _record_vitals(runner.store, audited)
     if args.stage != RELEASE_STAGE:
         _tell(runner.store, audited, args.stage)
-    _give(args, _result(runner.store, read_manifest(runner.store, steps[-1], audited)))
+    files = [_file(runner.store, manifest_path(step, audited)) for step in steps]
+    _give(args, _result(runner.store, files, None, None))
     return 0
 
 
@@ -187,21 +198,26 @@ def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _partitions(args: argparse.Namespace) -> None:
-    _give(args, audit.progress(_runner(args)))
+    _give(args, progress(_runner(args).planner))
 
 
 def _shard_groups(args: argparse.Namespace) -> None:
+    """Gives a list of groups: each has the shards that the task of each step works on, as ``--shards`` takes them."""
     runner = _runner(args, _steps(args.retry_failed))
     (partition,) = metadata.known(runner.store, [args.partition])
+    steps = [step for step in stage_steps(runner.planner, partition, args.stage) if step not in FOLLOWERS]
+    if "metadata" in CATALOG[steps[0]].reads:  # hashed once, before the tasks that need it start side by side
+        metadata.recorded(runner.store, partition)
     if args.unfinished:
-        shards = audit.unfinished(runner, partition, args.stage)
-        log.info(
-            "%s: %s", partition, f"{len(shards)} shards to make" if shards else "nothing to do: every shard is done"
-        )
+        to_make = unfinished(runner.planner, partition, args.stage)
+        counts = ", ".join(f"{step} {len(shards)}" for step, shards in to_make.items() if shards)
+        log.info("%s: shards to make: %s", partition, counts or "none, every shard is done")
     else:
-        shards = runner.planned(audit.steps_of(runner, partition, args.stage)[0], partition)
+        to_make = dict.fromkeys(steps, runner.planner.planned(steps[0], partition))
     size = runner.settings.shards_per_task
-    _give(args, [_ranges(shards[i : i + size]) for i in range(0, len(shards), size)])
+    shards = sorted({index for indices in to_make.values() for index in indices})
+    groups = [set(shards[i : i + size]) for i in range(0, len(shards), size)]
+    _give(args, [{step: _ranges([i for i in to_make[step] if i in group]) for step in steps} for group in groups])
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -247,12 +263,13 @@ def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = 
     )
     if chosen.describe:
         profile.role("captioner")  # which it may lack: better said before hours of other steps
-    return Runner(open_store(chosen.store), chosen, profile, steps)
+    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
+    return Runner(open_store(chosen.store), chosen, profile, steps, run_id)
 
 
 def _chosen(args: argparse.Namespace) -> settings.Settings:
     """The settings, as far as the command's options do not say otherwise."""
-    options = {"store": args.store, "profile": args.profile, "clusters": args.clusters}
+    options = {"store": args.store, "profile": args.profile, "cluster_version": args.clusters}
     return settings.from_environment(**dict(args.set) | {k: v for k, v in options.items() if v is not None})
 
 
@@ -266,15 +283,14 @@ def _give(args: argparse.Namespace, result: object) -> None:
     print(text)
 
 
-def _result(store: Store, manifest: Manifest) -> dict[str, str | int]:
-    """What goes through XCom: where the manifest is, never data."""
-    path = manifest_path(manifest.step, manifest.partition)
-    return {
-        "manifest": f"{store.uri}/{path}",
-        "sha256": store.sha256(path),
-        "rows": manifest.rows,
-        "shards": len(manifest.shards),
-    }
+def _result(store: Store, manifests: Sequence[FileEntry], rows: int | None, shards: int | None) -> dict[str, object]:
+    """What goes through XCom: which manifests were made, never data."""
+    named = [{"uri": f"{store.uri}/{file.uri}", "sha256": file.sha256} for file in manifests]
+    return {"manifests": named, "rows": rows, "shards": shards}
+
+
+def _file(store: Store, path: str) -> FileEntry:
+    return FileEntry(path, 0, store.sha256(path))
 
 
 def _shards(text: str) -> list[int]:
@@ -366,6 +382,7 @@ def _parser() -> argparse.ArgumentParser:
         default="extract",
         help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
     )
+    check.add_argument("--deep", action="store_true", help="read every byte, not only files that may have changed")
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")

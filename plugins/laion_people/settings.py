@@ -105,7 +105,7 @@ class Settings:
         "auto", "of these models; auto: fp16 on a GPU, fp32 on a CPU", choices=("auto", "fp32", "bf16", "fp16")
     )
     cores: int = _setting(0, "threads for images and models; 0: one for each core that the process may use", minimum=0)
-    clusters: str = _setting(
+    cluster_version: str = _setting(
         "",
         "cluster version that assign, compose and caption use; empty: the newest",
         pattern=r"(v[0-9]{4,9})?",

@@ -60,7 +60,7 @@ def argv(folder: Path) -> list[str]:
 
 
 def test_a_step_task_runs_the_step_on_its_shards_and_returns_where_the_manifest_is(command_line: Path) -> None:
-    assert run(step_task("detect", partitions="a/1", shards="0-15", clusters="")) == RESULT
+    assert run(step_task("detect", partitions="a/1", shards="0-15", cluster_version="")) == RESULT
     assert argv(command_line) == ["run", "detect", "--shards=0-15", "--", "a/1"]
 
 

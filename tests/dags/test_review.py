@@ -196,7 +196,9 @@ def test_a_run_that_asks_for_no_review_goes_on_without(store: LocalStore) -> Non
 
 
 def test_a_cluster_version_stands_for_the_partitions_that_it_was_fitted_on(store: LocalStore) -> None:
-    manifest = Manifest("cluster", "v0001", "run", {"partitions": [PARTITION, "tiny/00001"]}, ())
+    manifest = Manifest(
+        step="cluster", partition="v0001", run_id="run", params={"partitions": [PARTITION, "tiny/00001"]}, inputs=()
+    )
     store.write("manifests/cluster/v0001.json", manifest.to_json())
     assert partitions_of_version("v0001") == [PARTITION, "tiny/00001"]
     with pytest.raises(AirflowFailException, match="there is no cluster version v0002: leave the parameter empty"):

@@ -52,8 +52,8 @@ class Faceless(FakeModels):
     KINDS = FakeModels.KINDS | {"mesh": FacelessMesh}
 
 
-def runner(store: LocalStore, **settings: Any) -> Runner:
-    return Runner(store, replace(Settings(), **settings), FakeModels(), STEPS)
+def runner(store: LocalStore, run_id: str = "", **settings: Any) -> Runner:
+    return Runner(store, replace(Settings(), **settings), FakeModels(), STEPS, run_id)
 
 
 @pytest.fixture
@@ -159,7 +159,7 @@ def test_a_damaged_manifest_is_named_and_passed_over(
     path = "manifests/cluster/v0002.json"
     clustered.write(path, fault)
     assert newest(clustered) == "v0001"
-    assert runner(clustered).shard_path("assign", PARTITIONS[0], 0).startswith("assignments/v0001/")
+    assert runner(clustered).planner.shard_stem("assign", PARTITIONS[0], 0).startswith("assignments/v0001/")
     assert list(funnel.release_manifests(clustered)) == ["v0001"]
     assert f"cluster version v0002 is passed over: {path} is damaged" in caplog.text
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
@@ -185,7 +185,7 @@ def test_steps_that_work_without_a_version_look_for_none(
 ) -> None:
     """Of a large release the manifest of a version is hundreds of megabytes."""
     asked = []
-    monkeypatch.setattr("laion_people.engine.runner.newest", lambda _: asked.append("newest") or "v0001")
+    monkeypatch.setattr("laion_people.engine.planning.newest", lambda _: asked.append("newest") or "v0001")
     for step in ("detect", "pose", "mesh"):
         runner(clustered).run(step, PARTITIONS[0])
     assert asked == []
@@ -218,11 +218,12 @@ def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
         patch.setattr("laion_people.steps.cluster.step.write_sheets", kill)
         for _ in range(2):
             with pytest.raises(KeyboardInterrupt):
-                runner(extracted).run_release("cluster", PARTITIONS)
+                runner(extracted, run_id="manual__1").run_release("cluster", PARTITIONS)
     assert newest(extracted) == ""
     other = runner(extracted, pose_clusters=2)  # is made from something else
     assert other.run_release("cluster", PARTITIONS).partition == "v0002"
-    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0001"
+    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may be at work yet
+    assert runner(extracted, run_id="manual__1", seed=1).run_release("cluster", PARTITIONS).partition == "v0004"
 
 
 def kill(*_: object) -> None:

@@ -13,10 +13,9 @@ import pytest
 
 from include.models.errors import ModelUsageError
 from laion_people import cli
-from laion_people.engine import audit
 from laion_people.engine.runner import Runner
+from laion_people.engine.stages import stage_steps
 from laion_people.engine.step import Row
-from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
@@ -27,8 +26,8 @@ from tests.models import sample
 from tests.models.tiny_coca import seeded_coca
 
 PARTITION = "laion2B-en/00042"
-TABLE = f"subset_d/v0001/{PARTITION}/00000.parquet"
-EVERYTHING = Settings(clusters="v0001", description_threshold=-1, description_candidates=6)
+TABLE = f"subset_d/fake-captioner/{PARTITION}/00000.parquet"
+EVERYTHING = Settings(description_threshold=-1, description_candidates=6)
 
 
 class Models(FakeModels):
@@ -119,15 +118,17 @@ def test_settings_that_decide_the_captions_make_the_shard_again(detected: LocalS
     assert before.shards != after.shards
 
 
-def test_without_a_cluster_version_there_is_nowhere_to_write(detected: LocalStore) -> None:
-    with pytest.raises(LaionPeopleError, match="run `cluster` first"):
-        describe(detected, dataclasses.replace(EVERYTHING, clusters=""))
+def test_descriptions_belong_to_their_captioner_whatever_the_clusters(detected: LocalStore) -> None:
+    """A new cluster version does not make them again."""
+    _, before = describe(detected)
+    _, after = describe(detected, dataclasses.replace(EVERYTHING, cluster_version="v0002"))
+    assert before.shards == after.shards and before.run_id == after.run_id
 
 
 def test_only_who_asks_for_descriptions_has_them_audited(detected: LocalStore) -> None:
     def steps(on: bool) -> tuple[str, ...]:
         settings = dataclasses.replace(EVERYTHING, describe=on)
-        return audit.steps_of(Runner(detected, settings, FakeModels(), STEPS), PARTITION, "caption")
+        return stage_steps(Runner(detected, settings, FakeModels(), STEPS).planner, PARTITION, "caption")
 
     assert steps(False) == ("assign", "compose", "embed", "caption")
     assert steps(True) == ("assign", "compose", "embed", "caption", "describe")

@@ -22,9 +22,10 @@ import pytest
 from multidict import CIMultiDict
 from PIL import Image
 
-from laion_people.engine import runner
-from laion_people.engine.audit import audit, progress, steps_of
+from laion_people.engine import writing
+from laion_people.engine.audit import audit
 from laion_people.engine.runner import Runner
+from laion_people.engine.stages import progress, stage_steps
 from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.settings import Settings
 from laion_people.steps.download import fetch
@@ -185,11 +186,11 @@ def test_a_part_without_rows_is_done(store: LocalStore) -> None:
     assert (manifest.rows_in, manifest.rows, [s.index for s in manifest.shards]) == (0, 0, [0])
     assert rows_of(store) == []
     runner = Runner(store, LOOPBACK, FakeModels(), STEPS)
-    for step in steps_of(runner, "test/part", "extract"):
+    for step in stage_steps(runner.planner, "test/part", "extract"):
         if step != "subset_a":  # which follows clip_filter
             runner.run(step, "test/part")
     assert audit(runner, "test/part", "extract") == []
-    assert progress(runner)["extracted"] == ["test/part"]
+    assert progress(runner.planner)["extracted"] == ["test/part"]
 
 
 def test_a_part_of_more_shards_than_names_is_refused(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,7 +234,7 @@ def test_a_shortage_of_the_machine_fails_the_shard_and_counts_no_row(
     monkeypatch.setattr(fetch, "_Socket", none_left)
     with quiet_end(), pytest.raises(ShortageError, match="too many open files: raise `ulimit -n`"):
         download(store)
-    assert not store.list("images") and not store.list("manifests")
+    assert not store.list("images") and not store.list("manifests/download")
 
 
 @pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), KeyboardInterrupt()])
@@ -244,7 +245,7 @@ def test_a_shard_that_is_stopped_leaves_nothing_under_way_and_says_no_more(
         raise error
 
     put_metadata(store, [server.url + path for path in ("/plain.jpg", "/silent") * 40])
-    monkeypatch.setattr(runner, "_add_files", fail)
+    monkeypatch.setattr(writing, "_add_files", fail)
     threads = threading.active_count()
     with quiet_end(), pytest.raises((type(error), ShortageError)):
         download(store, Settings(allow_private_addresses=True, url_timeout=60.0, url_threads=8))

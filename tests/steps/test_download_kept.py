@@ -14,8 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.engine.audit import audit, progress
+from laion_people.engine.audit import audit
 from laion_people.engine.runner import Runner
+from laion_people.engine.stages import progress
 from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.settings import Settings
 from laion_people.steps.download.fetch import Fetcher, FetchError
@@ -324,7 +325,7 @@ def foreign(request: pytest.FixtureRequest, store: LocalStore, web: Web) -> Iter
 def test_pictures_of_others_are_refused_whatever_their_format(foreign: LocalStore, options: dict[str, Any]) -> None:
     with pytest.raises(LaionPeopleError, match=rf"{IMAGES} was made elsewhere \("):
         download(foreign, **options)
-    state = progress(Runner(foreign, Settings(), FakeModels(), STEPS))
+    state = progress(Runner(foreign, Settings(), FakeModels(), STEPS).planner)
     assert state["pending"] == [PARTITION]
 
 

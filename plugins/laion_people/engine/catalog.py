@@ -13,11 +13,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
-VERSIONED_TABLES = ("assignments", "subset_b", "subset_c", "subset_d")  # tables that belong to a cluster version
-RELEASE_FILES = {
-    "fit": "fit.json",
-    "clusters": "clusters.parquet",
-}  # below clusters/<version>
+from laion_people.storage.layout import RELEASE_FILES
+
+CLUSTERS, CAPTIONER = "clusters", "captioner"  # what tables can belong to, beside their partition
 KINDS_OF_CAPTION = 3  # pose, face and head of each person
 
 
@@ -54,7 +52,8 @@ class StepEntry:
 
     reads: ``metadata``, ``images`` (the tar), tables of ``schemas.SCHEMAS``, or release files. writes: its table; of a
     release step (which works on whole releases, not on shards) the main file, by its name in RELEASE_FILES. files: what
-    it writes, for people. tar_key: of a step that writes a tar, the column that names the samples.
+    it writes, for people. tar_key: of a step that writes a tar, the column that names the samples. scope: what its
+    table belongs to beside the partition: a cluster version (CLUSTERS), or a captioner (CAPTIONER).
 
     roles: the models that it uses. pool: of Airflow (``gpu``, ``network``), if it waits for one. optional: the setting
     that turns it on. options: parameters of a run, beside ``force``, that its task takes. followed_by: steps that
@@ -62,7 +61,9 @@ class StepEntry:
 
     amount: what it reads a row of (rows, images, people, captions; of a step whose cost does not grow, its sample).
     written: what its table has a row for, where that is something else. aligned: its table has the people of `detect`
-    in their order. beside: small files beside its table or tar.
+    in their order. uses: the column whose different values are the rows of the input that it used, where that is not
+    one for each of its own rows. outcomes: its table has a row for each row of the input, with ``status`` and
+    ``reason``. beside: small files beside its table or tar.
 
     pods: resources by profile, "" for all others. again, failures, remark: what clearing its task does, a heading of
     docs/operations.md, and what else its user should know.
@@ -76,6 +77,7 @@ class StepEntry:
     files: tuple[str, ...] = ()
     is_release: bool = False
     tar_key: str = ""
+    scope: str = ""
     roles: tuple[str, ...] = ()
     pool: str = ""
     optional: str = ""
@@ -84,6 +86,8 @@ class StepEntry:
     amount: str = "people"
     written: str = ""
     aligned: bool = False
+    uses: str = ""
+    outcomes: bool = False
     beside: int = 0
     pods: Mapping[str, Resources] = field(default_factory=lambda: {"": Resources()})
     again: str
@@ -92,8 +96,8 @@ class StepEntry:
 
     @property
     def versioned(self) -> bool:
-        """Whether its output belongs to a cluster version."""
-        return bool({self.writes, *self.reads} & {*VERSIONED_TABLES, *RELEASE_FILES})
+        """Whether it works with a cluster version."""
+        return any(name in RELEASE_FILES or SCOPES.get(name) == CLUSTERS for name in (self.writes, *self.reads))
 
     @property
     def rows_per_person(self) -> int:
@@ -106,7 +110,7 @@ class StepEntry:
 
 
 SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up to date are left as they are."
-IMAGES, CLUSTERS = "Images and people", "Clusters and captions"
+ON_IMAGES, ON_CLUSTERS = "Images and people", "Clusters and captions"  # headings of docs/operations.md
 
 _ENTRIES = (
     StepEntry(
@@ -122,6 +126,7 @@ _ENTRIES = (
         written="images",
         beside=2,
         pods={"": Resources(2, "4Gi")},
+        outcomes=True,
         again=SHARDS_ONLY
         + " The parameter `retry_failed_rows` fetches rows again that may pass another time, and no others.",
         failures="Shards and their inputs",
@@ -139,8 +144,9 @@ _ENTRIES = (
         written="people",
         aligned=True,
         pods=OF_MODELS,
+        uses="key",
         again=SHARDS_ONLY,
-        failures=IMAGES,
+        failures=ON_IMAGES,
     ),
     StepEntry(
         name="pose",
@@ -153,7 +159,7 @@ _ENTRIES = (
         aligned=True,
         pods=OF_MODELS,
         again=SHARDS_ONLY,
-        failures=IMAGES,
+        failures=ON_IMAGES,
     ),
     StepEntry(
         name="mesh",
@@ -166,7 +172,7 @@ _ENTRIES = (
         aligned=True,
         pods={"": ON_CPU},
         again=SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
-        failures=IMAGES,
+        failures=ON_IMAGES,
         remark="The facts of each person (the step `facts`) follow in the same task.",
     ),
     StepEntry(
@@ -177,7 +183,7 @@ _ENTRIES = (
         writes="facts",
         aligned=True,
         again=SHARDS_ONLY,
-        failures=IMAGES,
+        failures=ON_IMAGES,
     ),
     StepEntry(
         name="clip_filter",
@@ -192,7 +198,7 @@ _ENTRIES = (
         aligned=True,
         pods=OF_MODELS,
         again=SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
-        failures=IMAGES,
+        failures=ON_IMAGES,
         remark="Subset A (the step `subset_a`) follows in the same task.",
     ),
     StepEntry(
@@ -203,7 +209,7 @@ _ENTRIES = (
         writes="subset_a",
         written="kept",
         again=SHARDS_ONLY,
-        failures=IMAGES,
+        failures=ON_IMAGES,
     ),
     StepEntry(
         name="cluster",
@@ -217,7 +223,7 @@ _ENTRIES = (
         pods={"": Resources(4, "16Gi")},
         again="Clear it with its downstream tasks. The same people and parameters give the version that is there; "
         "others, or `force`, make a new one, and no version is ever changed.",
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
         remark="Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people): its cost does not grow with the release.",
     ),
     StepEntry(
@@ -232,7 +238,7 @@ _ENTRIES = (
         pods={"": SMALL},
         again="Clear it with its downstream tasks after captions were edited. What people have written is never "
         "overwritten.",
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
     ),
     StepEntry(
         name="assign",
@@ -242,8 +248,9 @@ _ENTRIES = (
         writes="assignments",
         aligned=True,
         pods={"": SMALL},
+        scope=CLUSTERS,
         again=SHARDS_ONLY,
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
     ),
     StepEntry(
         name="compose",
@@ -255,8 +262,10 @@ _ENTRIES = (
         roles=("bystanders", "matte"),
         beside=1,
         pods={"": SMALL},
+        uses="people.person_id",
+        scope=CLUSTERS,
         again=SHARDS_ONLY,
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
     ),
     StepEntry(
         name="embed",
@@ -269,7 +278,7 @@ _ENTRIES = (
         aligned=True,
         pods=OF_MODELS,
         again=SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
-        failures=IMAGES,
+        failures=ON_IMAGES,
     ),
     StepEntry(
         name="caption",
@@ -280,8 +289,9 @@ _ENTRIES = (
         roles=("clip",),
         amount="captions",
         pods={"": SMALL, "large": replace(SMALL, ephemeral_storage=LARGE_WEIGHTS)},
+        scope=CLUSTERS,
         again=SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
     ),
     StepEntry(
         name="describe",
@@ -296,12 +306,14 @@ _ENTRIES = (
             "": Resources(4, "24Gi", gpu=1),
             "large": Resources(4, "48Gi", gpu=1, ephemeral_storage=LARGE_WEIGHTS),
         },
+        scope=CAPTIONER,
         again=SHARDS_ONLY,
-        failures=CLUSTERS,
+        failures=ON_CLUSTERS,
         remark="Skipped unless `LAION_PEOPLE_DESCRIBE=1`. The slowest step by far; needs a profile with a captioner.",
     ),
 )
 STEPS = {entry.name: entry for entry in _ENTRIES}
+SCOPES = {entry.writes: entry.scope for entry in _ENTRIES if entry.scope}  # by table
 PARTITION_STEPS = tuple(entry.name for entry in _ENTRIES if not entry.is_release)
 RELEASE_STEPS = tuple(entry.name for entry in _ENTRIES if entry.is_release)
 STAGES = tuple(dict.fromkeys(entry.stage for entry in _ENTRIES))

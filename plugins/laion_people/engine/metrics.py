@@ -25,20 +25,20 @@ class Metrics:
     def __init__(self, address: str):
         self.address = address
 
-    def finished(self, receipt: Manifest) -> None:
+    def finished(self, manifest: Manifest) -> None:
         """Counts a finished shard of a step, or a finished release step."""
         if not self._client:
             return
-        step = receipt.step
+        step = manifest.step
         with self._client.pipeline() as stats:  # a few packets of as many metrics as one may hold
             stats.incr(f"shards.{step}")
-            stats.incr(f"rows_in.{step}", receipt.rows_in)
-            stats.incr(f"rows.{step}", receipt.rows)
-            stats.incr(f"bytes.{step}", sum(file.bytes for shard in receipt.shards for file in shard.files()))
-            for reason, rows in receipt.rejected.items():
+            stats.incr(f"rows_in.{step}", manifest.rows_in)
+            stats.incr(f"rows.{step}", manifest.rows)
+            stats.incr(f"bytes.{step}", sum(file.bytes for shard in manifest.shards for file in shard.files()))
+            for reason, rows in manifest.rejected.items():
                 stats.incr(f"rejected.{step}.{_word(reason)}", rows)
-            stats.timing(f"duration.{step}", 1000 * receipt.seconds)
-            for part, seconds in receipt.timings.items():
+            stats.timing(f"duration.{step}", 1000 * manifest.seconds)
+            for part, seconds in manifest.timings.items():
                 stats.timing(f"time.{step}.{_word(part)}", 1000 * seconds)
 
     def failed(self, step: str) -> None:

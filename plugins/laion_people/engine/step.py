@@ -12,7 +12,7 @@ import re
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any, ClassVar
@@ -20,23 +20,52 @@ from typing import Any, ClassVar
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from laion_people.engine.catalog import VERSIONED_TABLES, StepEntry
+from laion_people.engine.catalog import StepEntry
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
-from laion_people.storage.manifest import FileEntry, Manifest
+from laion_people.storage.layout import cluster_path, parse_shard, shard_name, shards_in, table_folder
+from laion_people.storage.manifest import FileEntry, ShardManifest
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
-SHARD = re.compile(r"\d{5}|[1-9]\d{5,8}", re.ASCII)  # as ``f"{index:05d}"`` writes it
 
 
-class Shard:
+class Work:
+    """What a step counts while it works: rows that it has read and given, rows that it has rejected, and its time."""
+
+    def __init__(self) -> None:
+        self.rows_in = self.rows = 0
+        self.rejected: Counter[str] = Counter()
+        self.timings: dict[str, float] = defaultdict(float)
+
+    def reject(self, reason: str, rows: int = 1) -> None:
+        """Counts rows that were read and not used."""
+        if rows:
+            self.rejected[reason] += rows
+
+    @contextmanager
+    def timed(self, part: str) -> Iterator[None]:
+        """Adds the block's seconds to a part of the step's time (``model``, ``decode``, ...)."""
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[part] += time.perf_counter() - start
+
+    def rounded_timings(self) -> dict[str, float]:
+        """Seconds by part of the work, as manifests have them."""
+        return {part: round(seconds, 3) for part, seconds in sorted(self.timings.items())}
+
+
+class Shard(Work):
     """One shard of a partition, as a step sees it: its input files, the models, and the counts that it keeps.
 
-    ``store`` is for what is no shard (metadata); ``inputs`` says where that is.
+    ``files`` and ``inputs`` have the local file and the record of each of the step's ``reads``, but for metadata, which
+    is read from ``store``. ``earlier`` is the manifest of the shard as it is, if that can be read; with ``force``
+    nothing of that shard is to be kept.
     """
 
     def __init__(
@@ -48,22 +77,21 @@ class Shard:
         store: Store,
         model: Callable[[str], Any],
         files: Mapping[str, Path],
+        inputs: Mapping[str, FileEntry] | None = None,
+        earlier: ShardManifest | None = None,
+        force: bool = False,
     ):
+        super().__init__()
         self.partition, self.index = partition, index
         self.settings, self.store = settings, store
+        self.files, self.inputs, self._model = files, inputs or {}, model
+        self.earlier, self.force = earlier, force
         self.started = time.time()
-        self.receipt: Manifest | None = None  # of the shard as it is, unless there is none or it cannot be read
-        self.force = False  # nothing of the shard as it is is to be kept
-        self.rows_in = self.rows = 0  # rows that the step has read and given so far
-        self.rejected: Counter[str] = Counter()
-        self.timings: dict[str, float] = defaultdict(float)
-        self.files, self._model = files, model
-        self.inputs: Mapping[str, FileEntry] = {}  # by the names of the step's ``reads``
 
     @property
     def id(self) -> str:
         """``<partition>/<shard>``, the start of every person_id."""
-        return f"{self.partition}/{self.index:05d}"
+        return f"{self.partition}/{shard_name(self.index)}"
 
     def path(self, name: str) -> Path:
         """A local file with an input (a name of the step's ``reads``)."""
@@ -71,26 +99,12 @@ class Shard:
 
     def model(self, role: str) -> Any:
         """A model of the profile (``detector``, ``pose``, ``mesh``, ``clip``), loaded once a process."""
-        with self.clock("load"):
+        with self.timed("load"):
             return self._model(role)
 
     def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
         """An input table."""
         return pq.read_table(self.files[name], columns=columns)
-
-    def reject(self, reason: str, rows: int = 1) -> None:
-        """Counts rows that were read and not used."""
-        if rows:
-            self.rejected[reason] += rows
-
-    @contextmanager
-    def clock(self, part: str) -> Iterator[None]:
-        """Adds the block's seconds to a part of the step's time (``model``, ``decode``, ...)."""
-        start = time.perf_counter()
-        try:
-            yield
-        finally:
-            self.timings[part] += time.perf_counter() - start
 
 
 class Step(ABC):
@@ -112,24 +126,22 @@ class Step(ABC):
     def schema(self) -> pa.Schema:
         return SCHEMAS[self.entry.writes]
 
-    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
-        """The shards of a partition: those of the first input."""
-        suffix = ".tar" if self.entry.reads[0] == "images" else ".parquet"
-        folder = self.entry.reads[0]
-        if folder in VERSIONED_TABLES:
-            folder += f"/{settings.clusters}"
-        folder += f"/{partition}"
+    def plan(self, store: Store, partition: str, settings: Settings, scope: str) -> list[int]:
+        """The shards of a partition: those of the first input, whose scope is ``scope``."""
+        table = self.entry.reads[0]
+        suffix = ".tar" if table == "images" else ".parquet"
+        folder = table_folder(table, partition, scope)
         paths = store.list(folder)
-        found = shard_files(paths, folder, suffix)
+        shards = shards_in(paths, folder, suffix)
         if suffix == ".tar":
-            _check_names(sorted(set(paths) - set(found.values())), alone=not found)
-        return sorted(found)
+            _check_names(sorted(set(paths) - set(shards.values())), alone=not shards)
+        return sorted(shards)
 
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
         """Raises LaionPeopleError when the step must not write to the partition; called before it does anything."""
         return
 
-    def again(self, receipt: Manifest) -> str | None:
+    def needs_rework(self, manifest: ShardManifest) -> str | None:
         """Why a finished and valid shard is worked on once more; None leaves it."""
         return None
 
@@ -142,12 +154,6 @@ class Step(ABC):
         return {}
 
 
-def shard_files(paths: Iterable[str], folder: str, suffix: str) -> dict[int, str]:
-    """The files of a folder that are called as shards are (``00007.tar``), by shard; not those of folders in it."""
-    stems = {path: path.removeprefix(f"{folder}/").removesuffix(suffix) for path in paths if path.endswith(suffix)}
-    return {int(stem): path for path, stem in stems.items() if SHARD.fullmatch(stem)}
-
-
 def _check_names(paths: Sequence[str], alone: bool) -> None:
     """Tells of tars that are no shards by their places; hidden files, such as macOS's ._00000.tar, are passed over.
 
@@ -157,14 +163,14 @@ def _check_names(paths: Sequence[str], alone: bool) -> None:
         name = path.rsplit("/", 1)[-1]
         if name.startswith(".") or not re.search(r"\.tar|\.tgz$", name, re.IGNORECASE):
             continue
-        if alone or (re.fullmatch(r"(?i)\d+\.tar", name) and not SHARD.fullmatch(name.removesuffix(".tar"))):
+        if alone or (re.fullmatch(r"(?i)\d+\.tar", name) and parse_shard(name.removesuffix(".tar")) is None):
             raise LaionPeopleError(
                 f"{path}: shards are images/COLLECTION/PART/00000.tar, .../00001.tar, ... of five digits: rename it"
             )
         log.warning("%s is not read: it is not called as shards are, or lies in a folder of its own", path)
 
 
-class Release:
+class Release(Work):
     """A set of partitions that are clustered together, and the folder ``clusters/<version>`` of their fit."""
 
     def __init__(
@@ -177,12 +183,10 @@ class Release:
         local: Callable[[str, str, int], AbstractContextManager[Path]],
         shards: Sequence[tuple[str, int]],
     ):
-        self.version, self.partitions, self.shards = version, tuple(partitions), tuple(shards)
+        super().__init__()
+        self.version, self.partitions, self.shards = version, tuple(partitions), shards
         self.settings, self.store = settings, store
         self.local = local  # local(name, partition, index): a verified input of a shard as a local file
-        self.rows_in = self.rows = 0
-        self.rejected: Counter[str] = Counter()
-        self.timings: dict[str, float] = defaultdict(float)
 
     def table(self, name: str, partition: str, index: int, columns: list[str] | None = None) -> pa.Table:
         """A table of one of the release's ``shards``."""
@@ -191,7 +195,7 @@ class Release:
 
     def path(self, name: str) -> str:
         """Store path of a file of this cluster version."""
-        return f"clusters/{self.version}/{name}"
+        return cluster_path(self.version, name)
 
 
 class ReleaseStep(ABC):

@@ -115,8 +115,8 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
         if not entry.is_release:
             size = f"bytes:{entry.writes}"
             written = rate(size) * amounts[entry.written or entry.amount]
-            writes += shards * (_uploads(written / shards) + entry.beside + 1) if shards else 0  # 1: the receipt
-            reads += shards * 2 * len(entry.reads)  # a file, and the receipt that says what it must hash to
+            writes += shards * (_uploads(written / shards) + entry.beside + 1) if shards else 0  # 1: the manifest
+            reads += shards * 2 * len(entry.reads)  # a file, and the manifest that says what it must hash to
         used = tuple(n for n in (gpu, cpu, size) if n in rates)
         cpu_hours = amounts[entry.amount] / rate(cpu) / 3600
         costs.append(Cost(name, amounts[entry.amount], entry.amount, gpu_hours, cpu_hours, size[6:], written, used))

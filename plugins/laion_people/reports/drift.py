@@ -20,8 +20,10 @@ from itertools import pairwise
 from math import inf, isfinite
 from statistics import median
 
+from laion_people.errors import LaionPeopleError
 from laion_people.reports.funnel import read_table
-from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.manifest import Manifest
+from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -84,9 +86,10 @@ VITALS = {
 
 def record(store: Store, partition: str) -> Vitals:
     """Reckons the vitals of an extracted partition from its manifests, and leaves them in the store."""
-    detect, clip = (read_manifest(store, step, partition) for step in ("detect", "clip_filter"))
-    downloaded = store.exists(manifest_path("download", partition))
-    download = read_manifest(store, "download", partition) if downloaded else None
+    index = ManifestIndex(store)
+    detect, clip, download = (index.partition(step, partition) for step in ("detect", "clip_filter", "download"))
+    if detect is None or clip is None:
+        raise LaionPeopleError(f"{partition} is not extracted")
     vitals = Vitals(
         partition,
         download.rows / download.rows_in if download and download.rows_in else None,

@@ -13,10 +13,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from include.models.profiles import Profile, available, load_profile
-from laion_people.engine.catalog import PARTITION_STEPS, RELEASE_STEPS
+from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, RELEASE_STEPS, STEPS
+from laion_people.engine.stages import begun_partitions
 from laion_people.errors import LaionPeopleError
 from laion_people.storage import metadata
-from laion_people.storage.manifest import Manifest, manifest_path, merge, read_manifest
+from laion_people.storage.layout import ClusterVersion
+from laion_people.storage.manifest import Manifest, PartitionManifest, added
+from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals
 from laion_people.storage.versions import manifest_of, versions
@@ -47,15 +50,25 @@ class Bar:
 
 def partitions(store: Store) -> list[str]:
     """All partitions: those of the metadata, and those whose images were made elsewhere."""
-    paths = (path.removeprefix("manifests/detect/") for path in store.list("manifests/detect"))
-    made = (path.removesuffix(".json") for path in paths if path.endswith(".json"))
-    return sorted({*metadata.partitions(store), *(key for key in made if metadata.PARTITION_KEY.fullmatch(key))})
+    return sorted({*metadata.partitions(store), *begun_partitions(store)})
 
 
-def manifests(store: Store, partition: str) -> dict[str, Manifest]:
-    """The manifests of the steps that have been run on a partition, in the order of the steps."""
-    done = [step for step in PARTITION_STEPS if store.exists(manifest_path(step, partition))]
-    return {step: read_manifest(store, step, partition) for step in done}
+def manifests(store: Store, partition: str) -> dict[str, PartitionManifest]:
+    """The manifests of the steps that have been run on a partition, in the order of the steps; of those that no audit
+    has seen, the sums of the shards that are finished so far."""
+    index = ManifestIndex(store)
+    read = {step: index.partition(step, partition) or _sum_so_far(index, step, partition) for step in PARTITION_STEPS}
+    return {step: manifest for step, manifest in read.items() if manifest}
+
+
+def _sum_so_far(index: ManifestIndex, step: str, partition: str) -> PartitionManifest | None:
+    if not STEPS[step].scope:
+        return index.sum(step, partition)
+    scopes = index.store.folders(f"manifests/{step}")
+    if STEPS[step].scope == CLUSTERS:
+        scopes = sorted(filter(ClusterVersion.pattern.fullmatch, scopes), key=lambda name: ClusterVersion(name).number)
+    sums = (index.sum(step, partition, scope) for scope in reversed(scopes))
+    return next(filter(None, sums), None)
 
 
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
@@ -77,13 +90,31 @@ def read_table(store: Store, path: str, columns: Sequence[str] | None = None) ->
             raise LaionPeopleError(f"{path} is damaged: run again the step that writes it") from error
 
 
-def merged(done: Collection[dict[str, Manifest]]) -> dict[str, Manifest]:
+def merged(done: Collection[Mapping[str, Manifest]]) -> dict[str, Manifest]:
     """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
-    of_step = {step: [of[step] for of in done if step in of] for step in PARTITION_STEPS}
-    return {step: merge(found) for step, found in of_step.items() if found}
+    by_step = {step: [manifests[step] for manifests in done if step in manifests] for step in PARTITION_STEPS}
+    return {step: _merged(found) for step, found in by_step.items() if found}
 
 
-def profile_notes(done: Collection[dict[str, Manifest]]) -> list[str]:
+def _merged(manifests: Sequence[Manifest]) -> Manifest:
+    last = manifests[-1]
+    return Manifest(
+        step=last.step,
+        partition=last.partition,
+        run_id=last.run_id,
+        params=last.params,
+        models=last.models,
+        inputs=(),
+        shards=tuple(shard for manifest in manifests for shard in manifest.shards),
+        rows_in=sum(m.rows_in for m in manifests),
+        rows=sum(m.rows for m in manifests),
+        rejected=added(m.rejected for m in manifests),
+        seconds=sum(m.seconds for m in manifests),
+        timings=added(m.timings for m in manifests),
+    )
+
+
+def profile_notes(done: Collection[Mapping[str, Manifest]]) -> list[str]:
     """What users must know of the profiles whose CLIP the partitions were filtered with."""
     used = [{name for step in of.values() for name in step.models} for of in done if "clip_filter" in of]
     profiles = [load_profile(name) for name in available()]
@@ -95,7 +126,7 @@ def _is_of(names: set[str], profile: Profile) -> bool:
     return set(profile.roles["clip"].checkpoints.values()) <= names <= set(profile.checkpoints())
 
 
-def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stage]:
+def stages(store: Store, done: Collection[Mapping[str, Manifest]]) -> Iterator[Stage]:
     """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
     steps = merged(done)
     elsewhere = sum(of["detect"].rows_in for of in done if "detect" in of and "download" not in of)

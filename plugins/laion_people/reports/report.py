@@ -117,7 +117,7 @@ def write_report(store: Store, out: Path) -> Path:
     return path
 
 
-def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, Any]:
+def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[str, Any]:
     """What the page says, by variable of the template; ``done`` has the manifests of each partition."""
     releases = funnel.release_manifests(store)
     version = next(reversed(releases), "")
@@ -168,7 +168,7 @@ def ticks(start: float, stop: float) -> list[float]:
     return [n * step for n in range(math.ceil(start / step), math.floor(stop / step) + 1)]
 
 
-def facts_told(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
+def facts_told(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
     """How many people were looked at, in shards spread over the partitions, and what is told of them, by kind."""
     shards = [shard for of in done.values() if "facts" in of for shard in of["facts"].shards]
     people, counts = 0, Counter[tuple[str, str]]()
@@ -222,7 +222,7 @@ def flat(params: Mapping[str, Any]) -> list[tuple[str, str]]:
     return pairs
 
 
-def _similarity(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[np.ndarray, str]:
+def _similarity(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tuple[np.ndarray, str]:
     """Similarities of people in shards spread over the partitions, and the name of the CLIP that gave them."""
     shards = [shard for of in done.values() if "clip_filter" in of for shard in of["clip_filter"].shards]
     columns = ["similarity", "clip_model"]
@@ -232,7 +232,7 @@ def _similarity(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[
     return np.concatenate([np.empty(0, np.float32), *similarity]), ", ".join(names)
 
 
-def _examples(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, list[Any]]:
+def _examples(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[str, list[Any]]:
     """Pictures for each section, from the first shard with people of some partitions."""
     shards = [
         (key, next(s.index for s in of["detect"].shards if s.rows), of)

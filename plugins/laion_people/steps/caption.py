@@ -18,6 +18,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.language.facts import contradicts, read_facts, supports
 from laion_people.language.wordgate import blocked
 from laion_people.settings import Settings
+from laion_people.storage.layout import cluster_path
 from laion_people.vision.people import matrix
 
 VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> the vector that its captions are compared to
@@ -151,11 +152,12 @@ def _of_shard(shard: Shard) -> dict[str, _Candidates]:
     path = shard.path("clusters")
     if "claims" not in pq.read_schema(path).names:
         raise LaionPeopleError(
-            f"clusters/{shard.settings.clusters}/clusters.parquet is of an earlier release, without claims: "
+            f"{cluster_path(shard.settings.cluster_version, 'clusters.parquet')} is of an earlier release, without "
+            "claims: "
             "run `facts`, `cluster` and `label` for a new version"
         )
     clip = shard.model("clip")
-    with shard.clock("model"):
+    with shard.timed("model"):
         return _candidates(path.read_bytes(), clip)
 
 

@@ -11,11 +11,11 @@ import numpy as np
 from include.models import Clip
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
-from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
-from laion_people.storage.store import Store
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people
+
+COPIED = ("sample_id", "url", "bbox", "image_width", "image_height")  # columns of people
 
 
 class Describe(Step):
@@ -38,14 +38,9 @@ class Describe(Step):
             "seed": settings.seed,
         }
 
-    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
-        if not settings.clusters:  # its folder, though clusters are not read
-            raise LaionPeopleError(f"describe {partition}: Subset D lies beside B and C; run `cluster` first")
-        return super().plan(store, partition, settings)
-
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "url", "bbox"])
-        columns = {name: people[name].to_pylist() for name in ("person_id", "url", "bbox")}
+        people = shard.table("people", ["person_id", "key", *COPIED])
+        columns = {name: people[name].to_pylist() for name in ("person_id", *COPIED)}
         all_boxes, padding = boxes(people), shard.settings.crop_padding
         threshold = np.float32(shard.settings.description_threshold)  # as it is stored beside the float32 similarity
         captioner, clip = shard.model("captioner"), shard.model("clip")

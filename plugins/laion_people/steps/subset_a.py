@@ -11,11 +11,14 @@ from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Shard, Step
 from laion_people.settings import Settings
 
+COPIED = ("sample_id", "url", "caption", "bbox", "bbox_score", "image_width", "image_height")  # columns of people
+
 
 class SubsetA(Step):
     """One row for each person whose similarity is greater than the threshold."""
 
     entry = STEPS["subset_a"]
+    revision = 2  # 1 lacked the sizes of images
     reasons: ClassVar[Mapping[str, str]] = {
         "below_threshold": "the crop does not fit the image's caption: the similarity is not above the threshold"
     }
@@ -24,7 +27,7 @@ class SubsetA(Step):
         return {"threshold": settings.threshold}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "sample_id", "url", "caption", "bbox", "bbox_score"])
+        people = shard.table("people", ["person_id", *COPIED])
         threshold = np.float32(shard.settings.threshold)  # as it is stored beside the float32 similarity
         for person, clip in zip(people.to_pylist(), shard.table("clip").to_pylist(), strict=True):
             shard.rows_in += 1

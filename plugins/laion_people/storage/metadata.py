@@ -18,12 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_people.errors import LaionPeopleError, UsageError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, MissingError, StoreError, UsageError, check_shortage, one_line
+from laion_people.storage import layout
+from laion_people.storage.layout import PartitionKey
+from laion_people.storage.manifest import PartitionManifest, ShardEntry
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PARTITION_KEY = PartitionKey.pattern
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
 UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; null and NaN count as unsafe
 COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as far as the part has them
@@ -71,9 +74,7 @@ class MetadataRow:
 
 def check_partition(key: str) -> str:
     """Returns a partition key that is safe in paths and URIs; raises UsageError for any other."""
-    if not PARTITION_KEY.fullmatch(key):
-        raise UsageError(f"partition {key!r}: should look like laion2B-en/00042")
-    return key
+    return PartitionKey.parse(key)
 
 
 def partitions(store: Store) -> dict[str, str]:
@@ -97,7 +98,7 @@ def known(store: Store, keys: Sequence[str]) -> list[str]:
     """Partition keys of which the store has something. Raises UsageError for the first other one."""
     parts = partitions(store)
     for key in map(check_partition, keys):
-        made = key in parts or store.exists(f"manifests/detect/{key}.json")
+        made = key in parts or store.exists(layout.manifest_path("detect", key))
         if not made and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
             raise _unknown(store, key)
     return list(keys)
@@ -108,6 +109,53 @@ def metadata_path(store: Store, partition: str) -> str:
     if path := partitions(store).get(partition):
         return path
     raise _unknown(store, partition)
+
+
+def part(store: Store, partition: str) -> tuple[str, int]:
+    """Path and rows of a partition's metadata part, by its record or its footer."""
+    path = metadata_path(store, partition)
+    record = _record(store, partition, path, store.tag(path))
+    return path, record.rows if record else count_rows(store, path)
+
+
+def recorded(store: Store, partition: str) -> PartitionManifest:
+    """What a partition's metadata part is: its file with its sha256, and its rows.
+
+    A part has more than a gigabyte: it is hashed once, and again when the store says that it is another file.
+    """
+    path = metadata_path(store, partition)
+    tag = store.tag(path)
+    if record := _record(store, partition, path, tag):
+        return record
+    count = count_rows(store, path)
+    shard = ShardEntry(0, path, count, store.size(path), store.sha256(path), tag=tag)
+    record = PartitionManifest(
+        step="metadata",
+        partition=partition,
+        run_id="",
+        params={},
+        inputs=(),
+        shards=(shard,),
+        rows_in=count,
+        rows=count,
+    )
+    store.write(layout.manifest_path("metadata", partition), record.to_json())
+    return record
+
+
+def _record(store: Store, partition: str, path: str, tag: str) -> PartitionManifest | None:
+    """What was recorded of a metadata part; None where it was not, or of another file."""
+    manifest_path = layout.manifest_path("metadata", partition)
+    try:
+        record = PartitionManifest.parse(manifest_path, store.read(manifest_path))
+    except MissingError:
+        return None
+    except StoreError:
+        raise
+    except LaionPeopleError as error:
+        log.warning("%s; its part is hashed again", error)
+        return None
+    return record if [(shard.uri, shard.tag) for shard in record.shards] == [(path, tag)] else None
 
 
 def _unknown(store: Store, key: str) -> UsageError:

@@ -28,10 +28,10 @@ def made_elsewhere(store: Store, partition: str) -> bool:
 def foreign_files(store: Store, partition: str) -> Iterator[str]:
     """Files with pictures below ``images/<partition>`` that download has not written.
 
-    Its own belong to a shard that has a receipt, is in the partition's manifest, or whose ``_stats.json``, written
+    Its own belong to a shard that has a manifest, is in the partition manifest, or whose ``_stats.json``, written
     before the shard's other files, says so.
     """
-    receipts = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
+    manifests = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
 
     @cache
     def summed() -> set[str]:
@@ -41,8 +41,8 @@ def foreign_files(store: Store, partition: str) -> Iterator[str]:
     @cache
     def is_ours(shard: str) -> bool:
         base = f"images/{partition}/{shard}"
-        made_by = None if f"{shard}.json" in receipts else read_object(store, f"{base}_stats.json").get("made_by")
-        return f"{shard}.json" in receipts or made_by == MADE_BY or f"{base}.tar" in summed()
+        made_by = None if f"{shard}.json" in manifests else read_object(store, f"{base}_stats.json").get("made_by")
+        return f"{shard}.json" in manifests or made_by == MADE_BY or f"{base}.tar" in summed()
 
     for path in store.list(f"images/{partition}"):
         name = path.removeprefix(f"images/{partition}/")

@@ -16,10 +16,10 @@ import stat
 import tempfile
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NamedTuple
 from urllib.parse import unquote
 
 from laion_people.errors import MissingError, StoreError, UsageError, check_shortage
@@ -33,9 +33,18 @@ CONNECT_SECONDS = 10.0
 FASTER = ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey")  # as S3 says that a file has changed
 UPDATES = 30  # of one file: each time that one fails, somebody else's has succeeded
 CONNECTIONS = 32  # as many as threads that read at a time; boto3's own 10 make the others wait or connect anew
+IN_PARTS = 8 << 20  # bytes above which a file goes to a bucket in parts, as boto3 itself has it
 AHEAD = 1 << 20  # bytes that a request to a bucket brings at least, where a file is read in pieces
 BUCKET = r"(?P<bucket>[A-Za-z0-9][A-Za-z0-9._-]{1,254})(?P<prefix>/.*)?"
 BLOCK = 1 << 20  # bytes of a file that are in memory at a time
+
+
+class Placed(NamedTuple):
+    """A file that has been put into a store: where it can be read locally until the block of its `Store.temporary`
+    ends, and its tag."""
+
+    local: Path
+    tag: str
 
 
 class Store(ABC):
@@ -49,6 +58,10 @@ class Store(ABC):
     @abstractmethod
     def list(self, folder: str) -> list[str]:
         """Paths of all files below ``folder``, sorted; empty when there is none."""
+
+    @abstractmethod
+    def folders(self, folder: str) -> Sequence[str]:
+        """The names of the folders that lie directly in ``folder``, sorted."""
 
     @abstractmethod
     def tags(self, folder: str) -> dict[str, str]:
@@ -83,9 +96,8 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def put(self, local: Path, path: str) -> Path:
-        """Moves a `temporary` file into the store, replacing what is there in one go; returns where it can be read
-        locally until the block of its `temporary` ends."""
+    def put(self, local: Path, path: str) -> Placed:
+        """Moves a `temporary` file into the store, replacing what is there in one go."""
 
     @abstractmethod
     def _temporary_folder(self) -> Path:
@@ -132,9 +144,11 @@ class Store(ABC):
     def read(self, path: str) -> bytes:
         return b"".join(self._pieces(path))
 
-    def write(self, path: str, data: bytes) -> None:
-        with self.writer(path) as target:
-            target.write_bytes(data)
+    def write(self, path: str, data: bytes) -> str:
+        """Returns the file's tag."""
+        with self.temporary(path) as local:
+            local.write_bytes(data)
+            return self.put(local, path).tag
 
     def sha256(self, path: str) -> str:
         """Hex digest of a file, read as a stream."""
@@ -160,6 +174,13 @@ class LocalStore(Store):
 
     def list(self, folder: str) -> list[str]:
         return sorted(path for path, _ in self._files(folder))
+
+    def folders(self, folder: str) -> Sequence[str]:
+        with self._errors(folder):
+            try:
+                return sorted(entry.name for entry in os.scandir(self.root / folder) if entry.is_dir())
+            except MISSING:
+                return []
 
     def tags(self, folder: str) -> dict[str, str]:
         return {path: _tag(found) for path, found in self._files(folder)}
@@ -257,13 +278,14 @@ class LocalStore(Store):
                 folder.mkdir()
                 folder.chmod(folder.parent.stat().st_mode & 0o2777)
 
-    def put(self, local: Path, path: str) -> Path:
+    def put(self, local: Path, path: str) -> Placed:
         target = self.root / path
         with self._errors(path):
             self._make(target.parent)
             local.chmod(0o644)  # mkstemp makes files that only their owner can read
+            tag = _tag(local.stat())  # renaming changes nothing of it
             local.replace(target)
-        return target
+        return Placed(target, tag)
 
     def _temporary_folder(self) -> Path:
         folder = self.root / ".writing"
@@ -290,7 +312,7 @@ def _leads_back(folder: str) -> bool:
 
 
 def _tag(file: os.stat_result) -> str:
-    return f"{file.st_mtime_ns}-{file.st_ino}"
+    return f"{file.st_size}-{file.st_mtime_ns}-{file.st_ino}"
 
 
 class S3Store(Store):
@@ -314,12 +336,24 @@ class S3Store(Store):
     def list(self, folder: str) -> list[str]:
         return sorted(self.tags(folder))
 
+    def folders(self, folder: str) -> Sequence[str]:
+        with self._errors(folder):
+            pages = self.client.get_paginator("list_objects_v2").paginate(
+                Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/", Delimiter="/"
+            )
+            prefixes = [found["Prefix"] for page in pages for found in page.get("CommonPrefixes", [])]
+        return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in prefixes)
+
     def tags(self, folder: str) -> dict[str, str]:
         with self._errors(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
             )
-            return {o["Key"][len(self.prefix) :]: o["ETag"] for page in pages for o in page.get("Contents", [])}
+            return {
+                o["Key"][len(self.prefix) :]: _s3_tag(o["Size"], o["ETag"])
+                for page in pages
+                for o in page.get("Contents", [])
+            }
 
     def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
         return io.BufferedReader(_Ranges(self, path, ahead), ahead)
@@ -339,7 +373,8 @@ class S3Store(Store):
 
         with self._errors(path):
             try:
-                return str(self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)["ETag"])
+                answer = self.client.head_object(Bucket=self.bucket, Key=self.prefix + path)
+                return _s3_tag(answer.get("ContentLength", -1), answer["ETag"])
             except ClientError as error:
                 if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
                     return ""
@@ -386,10 +421,16 @@ class S3Store(Store):
                 return False
         return True
 
-    def put(self, local: Path, path: str) -> Path:
+    def put(self, local: Path, path: str) -> Placed:
+        """Large files go up in parts; they alone cost a further request for their tag, which boto3 does not tell."""
+        size = local.stat().st_size
         with self._errors(path):
-            self.client.upload_file(str(local), self.bucket, self.prefix + path)
-        return local
+            if size > IN_PARTS:
+                self.client.upload_file(str(local), self.bucket, self.prefix + path)
+                return Placed(local, self.tag(path))
+            with local.open("rb") as body:
+                answer = self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=body)
+        return Placed(local, _s3_tag(size, answer["ETag"]))
 
     def _temporary_folder(self) -> Path:
         return Path(tempfile.gettempdir())
@@ -406,6 +447,10 @@ class S3Store(Store):
             raise (MissingError if _is_missing(error) else StoreError)(
                 f"{self.uri}/{path}: {_s3_fault(error)}"
             ) from error
+
+
+def _s3_tag(size: int, etag: str) -> str:
+    return "-".join((str(size), etag.strip('"')))
 
 
 def _is_missing(error: Exception) -> bool:

@@ -10,19 +10,18 @@ import json
 import re
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, MissingError, StoreError
+from laion_people.storage.layout import ClusterVersion, PartitionKey, totals_path
 from laion_people.storage.manifest import Manifest, check_values
-from laion_people.storage.metadata import PARTITION_KEY
 from laion_people.storage.store import Store
-from laion_people.storage.versions import VERSION
 
 FOLDER = "totals"
-PATH = re.compile(rf"{FOLDER}/\w+/({PARTITION_KEY.pattern}|{VERSION.pattern})\.json")
+PATH = re.compile(rf"{FOLDER}/\w+/({PartitionKey.pattern.pattern}|{ClusterVersion.pattern.pattern})\.json")
 READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
 
 
@@ -31,7 +30,7 @@ class Totals:
     """The sums of a manifest; ``partition`` is the cluster version for a release step.
 
     ``shards`` are finished, ``planned`` is how many there should be; ``bytes`` counts what was written, sidecars
-    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC.
+    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC; ``models`` are the manifest's.
     """
 
     step: str
@@ -46,6 +45,7 @@ class Totals:
     bytes: int
     seconds: float
     ended: str
+    models: dict[str, str] = field(default_factory=dict)
 
     @property
     def done(self) -> bool:
@@ -53,22 +53,23 @@ class Totals:
 
 
 def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
-    """Writes the totals of a partition's (or a cluster version's) manifest."""
-    store.write(totals_path(manifest), json.dumps(asdict(_totals(manifest, planned)), indent=1).encode())
-
-
-def totals_path(of: Manifest | Totals) -> str:
-    return f"{FOLDER}/{of.step}/{of.partition}.json"
+    """Writes the totals of a partition's (or a cluster version's) manifest, unless they are there."""
+    totals = _totals(manifest, planned)
+    if not has_totals(store, manifest, planned):
+        store.write(totals_path(totals.step, totals.partition), json.dumps(asdict(totals), indent=1).encode())
 
 
 def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
     """Whether the totals of a manifest are there, and are its sums."""
-    path = totals_path(manifest)
     try:
-        totals = _read(store, path) if store.exists(path) else None
-    except LaionPeopleError:
+        totals = _read(store, totals_path(manifest.step, manifest.partition))
+    except MissingError:
         return False
-    return totals is not None and replace(totals, ended="") == replace(_totals(manifest, planned), ended="")
+    except StoreError:
+        raise
+    except LaionPeopleError:  # damaged
+        return False
+    return replace(totals, ended="") == replace(_totals(manifest, planned), ended="")
 
 
 def _totals(manifest: Manifest, planned: int) -> Totals:
@@ -85,6 +86,7 @@ def _totals(manifest: Manifest, planned: int) -> Totals:
         bytes=sum(file.bytes for shard in manifest.shards for file in shard.files()),
         seconds=manifest.seconds,
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
+        models=manifest.models,
     )
 
 
@@ -97,7 +99,7 @@ def _read(store: Store, path: str) -> Totals:
         datetime.fromisoformat(totals.ended)
         if not isinstance(totals.params, dict):
             raise ValueError("its parameters have no names")
-        if totals_path(totals) != path:
+        if totals_path(totals.step, totals.partition) != path:
             raise ValueError(f"it is of {totals.step} {totals.partition}")
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
         raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error

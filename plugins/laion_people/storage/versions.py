@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 from collections import defaultdict
 
-from laion_people.errors import LaionPeopleError
-from laion_people.storage.manifest import Manifest, manifest_path, parse_manifest
+from laion_people.errors import LaionPeopleError, MissingError
+from laion_people.storage.layout import ClusterVersion, cluster_path, manifest_path
+from laion_people.storage.manifest import ReleaseManifest
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-VERSION = re.compile(r"v[0-9]{4,9}")
+VERSION = ClusterVersion.pattern
 TAKEN = "taken.json"  # what a version is made from, written first: whoever writes it has taken the version's number
 LABELLED = {"captions.yaml", "reviews.json", "clusters.parquet"}  # files of a version that was finished once
 
@@ -42,14 +42,15 @@ def folders(store: Store) -> dict[str, set[str]]:
     return {version: names[version] for version in sorted(names, key=number)}
 
 
-def manifest_of(store: Store, step: str, version: str) -> Manifest | None:
+def manifest_of(store: Store, step: str, version: str) -> ReleaseManifest | None:
     """What a step says of a version; None where it has not been run, or, with a warning, where that is damaged."""
     path = manifest_path(step, version)
-    if not store.exists(path):
-        return None
-    data = store.read(path)  # a store that does not answer is no damage: an older version must not take its place
     try:
-        return parse_manifest(data, step, version)
+        data = store.read(path)  # a store that does not answer is no damage: an older version must not take its place
+    except MissingError:
+        return None
+    try:
+        return ReleaseManifest.parse(path, data)
     except LaionPeopleError as error:
         log.warning("cluster version %s is passed over: %s", version, error)
         return None
@@ -61,20 +62,21 @@ def newest(store: Store) -> str:
 
 
 def take(store: Store, made_from: str, run_id: str) -> str:
-    """Takes the number of a version that is to be made from this, by this run ("": by whichever).
+    """Takes the number of a version that is to be made from this by this run.
 
-    That is the one above all others, of which one of several processes that ask at once can have it; or that of a fit
-    from the same that did not end, which is gone on with.
+    That is the one above all others, of which one of several processes that ask at once can have it; a run that asks
+    again, after its process was killed, has the one that it took before.
     """
     taken = json.dumps({"made_from": made_from, "run_id": run_id}).encode()
     finished, started = versions(store), folders(store)
     for version, names in started.items():
         left_over = version not in finished and TAKEN in names and not LABELLED & names
-        if left_over and store.read(f"clusters/{version}/{TAKEN}") == taken:
+        if left_over and store.read(cluster_path(version, TAKEN)) == taken:
             return version
     last = max(map(number, [*finished, *started]), default=0)
     while True:
         last += 1
-        version = f"v{last:04d}"
-        if store.update(f"clusters/{version}/{TAKEN}", lambda before: taken if before is None else before) == taken:
+        version = ClusterVersion.of_number(last)
+        path = cluster_path(version, TAKEN)
+        if store.update(path, lambda before: taken if before is None else before) == taken:
             return version

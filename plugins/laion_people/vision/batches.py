@@ -36,7 +36,7 @@ def in_batches(
     batches = timed(shard, "decode", _batches(decode_ahead(items, shard.settings.threads, limited)))
     with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
         for future in futures:
-            with shard.clock("model"):
+            with shard.timed("model"):
                 done.update(future.result())
             while place in done:
                 yield done.pop(place)
@@ -46,7 +46,7 @@ def in_batches(
 def timed(shard: Shard, part: str, items: Iterator[Item]) -> Generator[Item]:
     """Passes items on, adding the seconds waited for each to a part of the shard's time."""
     while True:
-        with shard.clock(part):
+        with shard.timed(part):
             item = next(items, None)
         if item is None:
             return

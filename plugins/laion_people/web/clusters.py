@@ -13,7 +13,7 @@ from fastapi import APIRouter, Form, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
-from laion_people.engine.runner import ROW_GROUP
+from laion_people.engine.writing import ROW_GROUP
 from laion_people.errors import LaionPeopleError
 from laion_people.language import captions
 from laion_people.language.captions import Entry

@@ -12,7 +12,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 
 from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, steps_of
 from laion_people.reports.funnel import bars, stages_of
-from laion_people.storage.manifest import read_manifest
+from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals
 from laion_people.web import source
@@ -100,4 +100,5 @@ def _shards(store: Store, totals: Totals) -> frozenset[int]:
 
 @lru_cache(maxsize=64)  # a manifest of 2,000 shards is a megabyte: it is read again when it has changed
 def _read_shards(store: Store, step: str, partition: str, ended: str, shards: int) -> frozenset[int]:
-    return frozenset(shard.index for shard in read_manifest(store, step, partition).shards)
+    manifest = ManifestIndex(store).partition(step, partition)
+    return frozenset(shard.index for shard in manifest.shards) if manifest else frozenset()

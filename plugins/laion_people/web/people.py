@@ -15,7 +15,7 @@ from fastapi import APIRouter, HTTPException, Path, Query, Request
 from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator, Field
 
-from laion_people.engine.runner import ROW_GROUP
+from laion_people.engine.writing import ROW_GROUP
 from laion_people.errors import LaionPeopleError
 from laion_people.language.facts import KIND, VALUES, closure, explained
 from laion_people.storage.store import Store

@@ -17,8 +17,9 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from fastapi import HTTPException
 
-from laion_people.engine.step import VERSIONED_TABLES, shard_files
+from laion_people.engine.catalog import CLUSTERS, SCOPES
 from laion_people.errors import LaionPeopleError
+from laion_people.storage.layout import shard_file, shards_in
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
 from laion_people.storage.versions import versions
@@ -42,7 +43,7 @@ def shards(store: Store, folder: str) -> list[int]:
     with _listings_lock:
         if key in _listings and now - _listings[key][0] < LISTING_SECONDS:
             return _listings[key][1]
-    found = sorted(shard_files(store.list(folder), folder, ".parquet"))
+    found = sorted(shards_in(store.list(folder), folder, ".parquet"))
     with _listings_lock:
         _listings[key] = now, found
         _listings.move_to_end(key)
@@ -104,8 +105,8 @@ class Tables:
     version: str
 
     def path(self, table: str) -> str:
-        folder = f"{table}/{self.version}" if table in VERSIONED_TABLES else table
-        return f"{folder}/{self.partition}/{self.shard:05d}.parquet"
+        scope = self.version if SCOPES.get(table) == CLUSTERS else ""
+        return shard_file(table, self.partition, self.shard, scope)
 
     def newest(self, table: str) -> str:
         """The cluster version, or else the newest one, of which the shard has a table; "" if it has none."""

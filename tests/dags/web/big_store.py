@@ -6,7 +6,8 @@ import dataclasses
 from collections.abc import Sequence
 
 from laion_people.engine.catalog import PARTITION_STEPS
-from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry, manifest_path
+from laion_people.storage.layout import manifest_path
+from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry
 from laion_people.storage.store import LocalStore, Store
 from laion_people.storage.totals import write_totals
 
@@ -23,7 +24,7 @@ FOLDERS = {"download": "images", "detect": "people", "clip_filter": "clip", "ass
 
 
 def manifest(step: str, partition: str, shards: Sequence[int], rows_in: int, run_id: str = "manual__1") -> Manifest:
-    """A manifest with receipts' contents for these shards; ``rows_in`` is of each shard."""
+    """A partition manifest of these shards; ``rows_in`` is of each shard."""
     folder = FOLDERS.get(step, step)
     entries = tuple(
         ShardEntry(
@@ -63,7 +64,7 @@ def add_partition(store: Store, partition: str, shards: int, finished: dict[str,
 
 
 def add_partitions(store: LocalStore, collection: str, count: int, shards: int, whole: int = 2) -> None:
-    """As `add_partition` for many: manifests of the first ``whole`` only, and their receipts, which are most files."""
+    """As `add_partition` for many: manifests of the first ``whole`` only, and those of their shards: most files."""
     for part in range(count):
         key = f"{collection}/{part:05d}"
         store.write(f"metadata/{collection}/part-{part:05d}-made-up.snappy.parquet", b"")

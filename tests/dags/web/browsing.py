@@ -11,7 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.language import captions
-from laion_people.storage.manifest import Manifest, manifest_path
+from laion_people.storage.layout import manifest_path
+from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
 from tests.synthetic_store import VERSION, make_store

@@ -9,7 +9,7 @@ import pytest
 from fastapi.testclient import TestClient
 
 from laion_people.engine.catalog import PARTITION_STEPS
-from laion_people.storage.manifest import manifest_path
+from laion_people.storage.layout import manifest_path
 from laion_people.storage.store import LocalStore
 from laion_people.storage.totals import write_totals
 from laion_people.web.partition import ranges

@@ -9,17 +9,18 @@ from typing import Any
 
 import pyarrow.parquet as pq
 
-from laion_people.engine.audit import is_whole
-from laion_people.engine.catalog import RELEASE_FILES, RELEASE_STEPS, STEPS
+from laion_people.engine.catalog import RELEASE_STEPS, STEPS
+from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, check_shortage, one_line
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
 from laion_people.steps.label import entry_faults
-from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
+from laion_people.storage.layout import RELEASE_FILES, cluster_path, contact_sheet, manifest_path
+from laion_people.storage.manifest import Manifest, ReleaseManifest
 from laion_people.storage.store import Store
-from laion_people.storage.totals import has_totals, totals_path, write_totals
+from laion_people.storage.totals import write_totals
 from laion_people.storage.versions import LABELLED, TAKEN, folders, number, versions
 
 log = logging.getLogger(__name__)
@@ -38,11 +39,11 @@ def newest_version(store: Store) -> str:
     return max(finished, key=number)
 
 
-def audit_release(runner: Runner, version: str) -> list[str]:
+def audit_release(runner: Runner, version: str, deep: bool = False) -> list[str]:
     """Recounts a cluster version; returns one line for each fault, with step, version and reason.
 
-    That people have edited captions since `label` ran is no fault, and is logged. Without a fault, totals that are not
-    those of the manifests are written anew.
+    That people have edited captions since `label` ran is no fault, and is logged. Without a fault the totals are
+    written, where they are not there already.
     """
     store = runner.store
     manifests: dict[str, Manifest] = {}
@@ -53,23 +54,23 @@ def audit_release(runner: Runner, version: str) -> list[str]:
             faults.append(f"{step} {version}: {path} is missing: run `{step}` again")
             continue
         try:
-            manifests[step] = read_manifest(store, step, version)
+            manifests[step] = ReleaseManifest.parse(path, store.read(path))
         except LaionPeopleError as error:
             faults.append(f"{step} {version}: {error}")
             continue
-        faults += [f"{step} {version}: {fault}" for fault in _manifest_faults(runner, manifests[step], step, version)]
+        found = _manifest_faults(runner, manifests[step], step, version, deep)
+        faults += [f"{step} {version}: {fault}" for fault in found]
     if not faults:
         faults += [f"{step} {version}: {fault}" for step, fault in _content_faults(store, version, manifests)]
     for manifest in manifests.values():
-        if not faults and not has_totals(store, manifest, planned=1):
-            log.info("%s was not the sum of its receipts, and is written anew", totals_path(manifest))
+        if not faults:
             write_totals(store, manifest, planned=1)
     return faults
 
 
-def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str) -> Iterator[str]:
+def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str, deep: bool) -> Iterator[str]:
     """What is wrong with the manifest of a release step, and each file of it that is not whole."""
-    folder = f"clusters/{version}/"
+    folder = cluster_path(version, "")
     files = [file for shard in manifest.shards for file in shard.files()]
     main = [(shard.index, shard.uri) for shard in manifest.shards]
     if main != [(0, folder + RELEASE_FILES[STEPS[step].writes])] or not all(
@@ -78,14 +79,17 @@ def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str
         yield f"its manifest names other files than its own: run `{step}` again"
         return
     if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):
-        yield f"its receipt has rows rejected as {unknown[0]}, which is no reason of `{step}`"
+        yield f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step}`"
+    tags = runner.store.tags(f"clusters/{version}")
     for file in files:
-        if not runner.store.exists(file.uri):
+        if file.uri not in tags:
             yield f"{file.uri} is missing"
+        elif not deep and file.tag and file.tag == tags[file.uri]:
             continue
-        with runner.store.local(file.uri) as path:
-            if not is_whole(path, file):
-                yield f"{file.uri} is damaged"
+        else:
+            with LocalFiles(runner.store) as local:
+                if local.described(file.uri) != file:
+                    yield f"{file.uri} is damaged"
 
 
 def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) -> Iterator[tuple[str, str]]:
@@ -99,8 +103,8 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     clusters = {c.cluster_id: (name, c) for name, kind in fit.kinds.items() for c in kind.clusters}
     if fit.version != version or len(clusters) != fitted.rows or fitted.shards[0].rows != fitted.rows:
         yield "cluster", f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}"
-    sheets = {f"clusters/{version}/contact-{cluster_id}.jpg" for cluster_id in clusters}
-    listed = {file.uri for file in fitted.shards[0].sidecars} - {f"clusters/{version}/{TAKEN}"}  # 0.1 had no such file
+    sheets = {cluster_path(version, contact_sheet(cluster_id)) for cluster_id in clusters}
+    listed = {file.uri for file in fitted.shards[0].sidecars} - {cluster_path(version, TAKEN)}  # 0.1 had no such file
     if other := sorted(sheets ^ listed):
         yield "cluster", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"
     if fitted.shards[0].sha256 not in {file.sha256 for file in labelled.inputs}:
@@ -117,7 +121,7 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
         yield "label", f"its {len(rows)} clusters are not the {len(clusters)} of the fit: run `label` again"
     yield from (("label", fault) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
     yield from (("label", fault) for fault in _caption_faults(store, version, clusters, taken))
-    yield from (("review", fault) for fault in _review_faults(store, f"clusters/{version}/reviews.json"))
+    yield from (("review", fault) for fault in _review_faults(store, cluster_path(version, "reviews.json")))
 
 
 def _labelled(row: dict[str, Any]) -> Entry:

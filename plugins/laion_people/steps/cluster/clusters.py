@@ -21,6 +21,7 @@ import pyarrow as pa
 
 from laion_people.errors import LaionPeopleError
 from laion_people.language.factsets import FactSet
+from laion_people.storage.layout import RELEASE_FILES, cluster_path
 from laion_people.storage.store import Store
 from laion_people.vision import geometry
 from laion_people.vision.people import matrix
@@ -293,7 +294,7 @@ class Fit:
 
 def read_fit(store: Store, version: str) -> Fit:
     """The fit of a version. Raises LaionPeopleError, naming the file, when it is missing or cannot be read."""
-    path = f"clusters/{version}/fit.json"
+    path = cluster_path(version, RELEASE_FILES["fit"])
     data = store.read(path)
     try:
         return load_fit(data)

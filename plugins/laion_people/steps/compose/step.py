@@ -132,7 +132,7 @@ class Cutouts:
         """What the cut-out is found to be."""
         cutout, image = self._rectangle(row), self._image(self._people.keys[row])
         wider = around(self._people.cutouts[row], image.size)
-        with self._shard.clock("model"):
+        with self._shard.timed("model"):
             (found,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
         bystanders = Detections(found.boxes + np.tile(wider[:2], 2), found.scores)
         return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, self._matte(cutout))
@@ -145,11 +145,11 @@ class Cutouts:
         return cutout
 
     def _matte(self, cutout: Image.Image) -> np.ndarray:
-        with self._shard.clock("model"):
+        with self._shard.timed("model"):
             return self._segmenter.mattes([np.asarray(cutout)])[0]
 
     def _rectangle(self, row: int) -> Image.Image:
-        with self._shard.clock("decode"):
+        with self._shard.timed("decode"):
             return self._image(self._people.keys[row]).crop(self._people.cutouts[row].tolist())
 
     def _decoded(self, key: str) -> Image.Image:

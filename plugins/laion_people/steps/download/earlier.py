@@ -1,7 +1,7 @@
 """What a shard of images held when it was last made: rows that are still whole are kept, only the rest is fetched.
 
 Each row proves itself: ``row_sha256`` is a digest of its values and of its stored picture. So it does not matter which
-file of a shard is damaged, nor whether its receipt can still be read. A picture's row is in the table and, as json, in
+file of a shard is damaged, nor whether its manifest can still be read. A picture's row is in the table and, as json, in
 the tar, and one of them is enough.
 """
 

@@ -30,7 +30,8 @@ from laion_people.settings import Settings
 from laion_people.steps.download.earlier import EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
 from laion_people.storage import metadata
-from laion_people.storage.manifest import FileEntry, Manifest
+from laion_people.storage.layout import shard_stem
+from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
 from laion_people.storage.origin import MADE_BY, foreign_files, has_manifests, read_object
 from laion_people.storage.store import Store
 from laion_people.vision import images
@@ -131,10 +132,9 @@ class Download(Step):
             | OUTCOME
         )
 
-    def plan(self, store: Store, partition: str, settings: Settings) -> list[int]:
+    def plan(self, store: Store, partition: str, settings: Settings, scope: str) -> list[int]:
         """A part without rows has one empty shard, so that every step has something to be done with."""
-        path = metadata.metadata_path(store, partition)
-        rows = metadata.count_rows(store, path)
+        path, rows = metadata.part(store, partition)
         if rows > MAX_SHARDS * settings.shard_rows:
             raise LaionPeopleError(
                 f"{path} has {rows:,} rows by its footer, more than {MAX_SHARDS:,} shards: fetch the file again if it "
@@ -153,11 +153,11 @@ class Download(Step):
                 f"images/{partition} was made elsewhere ({foreign.rsplit('/', 1)[-1]}): detect reads its tars as they "
                 "are; remove it to download again"
             )
-        if not force and (receipt := _first_receipt(store, partition)):
-            _check_size(partition, receipt.params, settings)
+        if not force and (first := _first_manifest(store, partition)):
+            _check_size(partition, first.params, settings)
 
-    def again(self, receipt: Manifest) -> str | None:
-        passing = sum(n for reason, n in receipt.rejected.items() if reason in PASSING)
+    def needs_rework(self, manifest: ShardManifest) -> str | None:
+        passing = sum(n for reason, n in manifest.rejected.items() if reason in PASSING)
         return f"{passing} rows failed for a passing reason" if self.retry_failed and passing else None
 
     def apply(self, shard: Shard) -> Iterator[Row]:
@@ -165,8 +165,8 @@ class Download(Step):
             earlier = _earlier(shard, stack)
             yield from self._rows(shard, earlier)
         pictures = earlier.pictures
-        if shard.receipt:
-            pictures = max(pictures, min(pictures + earlier.unknown, shard.receipt.rows))
+        if shard.earlier:
+            pictures = max(pictures, min(pictures + earlier.unknown, shard.earlier.rows))
         if shard.force or shard.rows >= pictures:
             return
         if not shard.rows:
@@ -207,8 +207,8 @@ class Download(Step):
         return {"_stats.json": json.dumps(stats, indent=4).encode()}
 
 
-def _first_receipt(store: Store, partition: str) -> Manifest | None:
-    """The first receipt of a partition that can be read."""
+def _first_manifest(store: Store, partition: str) -> Manifest | None:
+    """The first shard manifest of a partition that can be read."""
     for path in store.list(f"manifests/download/{partition}"):
         data = store.read(path)
         with suppress(LaionPeopleError):
@@ -227,8 +227,9 @@ def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -
 
 def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
-    store, base, receipt = shard.store, f"images/{shard.partition}/{shard.index:05d}", shard.receipt
-    files = receipt.shards[0].files() if receipt else ()
+    store, made = shard.store, shard.earlier
+    base = shard_stem("images", shard.partition, shard.index)
+    files = made.shard.files() if made else ()
     stats = read_object(store, f"{base}_stats.json")
     foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
     if foreign and not any(_is_there(store, file) for file in files):
@@ -237,9 +238,9 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
         )
     if shard.force:
         return EarlierRows(None, None, [])
-    written = (receipt.params if receipt else None, stats.get("params"))
+    written = (made.params if made else None, stats.get("params"))
     params = [each for each in written if isinstance(each, dict)]
-    if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the receipt?
+    if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the manifest?
         others = [file for file in files if not file.uri.endswith("_stats.json")]  # which is written first
         params = params[:1] if all(_is_there(store, file) for file in others) else params
     for each in params[:1]:

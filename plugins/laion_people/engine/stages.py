@@ -1,0 +1,98 @@
+"""The steps of a stage, as a partition needs them, and how far partitions and their shards are."""
+
+from __future__ import annotations
+
+import logging
+from collections import defaultdict
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+
+from laion_people.engine.catalog import STEPS, steps_of
+from laion_people.engine.planning import Planner
+from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.storage import layout, metadata
+from laion_people.storage.manifestindex import READERS
+from laion_people.storage.origin import made_elsewhere
+from laion_people.storage.store import Store
+from laion_people.storage.totals import Totals, TotalsReader
+
+log = logging.getLogger(__name__)
+
+
+def stage_steps(planner: Planner, partition: str, stage: str) -> tuple[str, ...]:
+    """The steps of a stage in their order: none makes images for a partition whose images were made elsewhere, and an
+    optional one is among them if the settings ask for it."""
+    elsewhere = any(entry.writes == "images" for entry in steps_of(stage)) and made_elsewhere(planner.store, partition)
+    return tuple(
+        entry.name
+        for entry in steps_of(stage)
+        if not (elsewhere and entry.writes == "images")
+        and (not entry.optional or getattr(planner.settings, entry.optional))
+    )
+
+
+def unfinished(planner: Planner, partition: str, stage: str) -> dict[str, list[int]]:
+    """The shards that each step of a stage would still make, or work on once more, if all were run in order.
+
+    A step that always follows another counts with that one.
+    """
+    planner.index.forget()
+    steps = stage_steps(planner, partition, stage)
+    planned = planner.planned(steps[0], partition)
+    planner.index.read_all(path for step in steps for path in planner.manifest_paths(step, partition).values())
+    task = {follower: step for step in steps for follower in STEPS[step].followed_by}
+    to_make: dict[str, list[int]] = {step: [] for step in steps if step not in task}
+    for index in planned:
+        stale: set[str] = set()  # tables that will be other ones
+        for step in steps:
+            entry, shards = STEPS[step], to_make[task.get(step, step)]
+            if stale & set(entry.reads) or planner.unfinished(step, partition, index):
+                stale.add(entry.writes)
+                if index not in shards[-1:]:
+                    shards.append(index)
+    return to_make
+
+
+def progress(planner: Planner) -> dict[str, list[str]]:
+    """The store's partitions by state: ``extracted`` (every shard of every step counted), ``begun`` or ``pending``."""
+    totals = TotalsReader(planner.store).read()
+    begun = begun_partitions(planner.store)
+
+    def state(partition: str) -> str:
+        if _is_extracted(planner, partition, totals.get(partition, {})):
+            return "extracted"
+        return "begun" if partition in begun else "pending"
+
+    partitions = list(metadata.partitions(planner.store))
+    with ThreadPoolExecutor(READERS) as pool:
+        states = list(pool.map(state, partitions))
+    return {
+        name: [partition for partition, its in zip(partitions, states, strict=True) if its == name]
+        for name in ("extracted", "begun", "pending")
+    }
+
+
+def _is_extracted(planner: Planner, partition: str, totals: Mapping[str, Totals]) -> bool:
+    done = {step: sums.planned for step, sums in totals.items() if sums.done}
+    wanted = {entry.name for entry in steps_of("extract") if entry.writes != "images" and not entry.optional}
+    if not wanted <= done.keys():  # the answer for most, without a look at the images
+        return False
+    steps = stage_steps(planner, partition, "extract")
+    try:
+        planned = len(planner.planned(steps[0], partition))
+    except StoreError:
+        raise
+    except LaionPeopleError as error:  # which is no reason to stop the others
+        log.warning("%s does not count as extracted: %s", partition, error)
+        return False
+    return all(done.get(step) == planned for step in steps)
+
+
+def begun_partitions(store: Store) -> set[str]:
+    """The partitions with which some step of the first stage has begun."""
+    begun: dict[str, set[str]] = defaultdict(set)
+    for step in steps_of("extract"):
+        for collection in store.folders(f"manifests/{step.name}"):
+            begun[collection] |= set(store.folders(f"manifests/{step.name}/{collection}"))
+    keys = {f"{collection}/{part}" for collection, parts in begun.items() for part in parts}
+    return {key for key in keys if layout.PartitionKey.pattern.fullmatch(key)}

@@ -1,0 +1,174 @@
+"""What a process knows of the manifests of a store: folders are listed once a run, each manifest is read once."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+from laion_people.errors import LaionPeopleError, MissingError, StoreError
+from laion_people.storage import layout
+from laion_people.storage.manifest import FileEntry, PartitionManifest, ShardEntry, ShardManifest
+from laion_people.storage.store import Store
+
+log = logging.getLogger(__name__)
+
+READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
+
+
+class ShardRecord(NamedTuple):
+    """What a step that reads a shard must know of it: the files, and what they were made from."""
+
+    files: tuple[FileEntry, ...]
+    inputs: tuple[FileEntry, ...]
+
+
+class ManifestIndex:
+    """``forget`` before each run: what others have done meanwhile is seen then, and what has not changed, not read."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._tags: dict[str, dict[str, str]] = {}  # folder -> path -> tag
+        self._read: dict[str, tuple[FileEntry, ShardManifest]] = {}  # by path
+        self._partitions: dict[str, PartitionManifest | None] = {}  # by path
+        self._files: dict[str, FileEntry] = {}  # of partition manifests
+        self._shards: dict[str, dict[int, ShardEntry]] = {}  # those of partition manifests, by path and index
+
+    def forget(self) -> None:
+        """Has folders listed anew."""
+        self._tags.clear()
+        self._partitions.clear()
+
+    def tag(self, path: str) -> str | None:
+        """The tag that a file had when its folder was listed; None when it was not there."""
+        return self._listed(path.rpartition("/")[0]).get(path)
+
+    def paths(self, step: str, partition: str, scope: str = "") -> dict[int, str]:
+        """Where the shard manifests of a step and a partition lie, by shard; other files are passed over."""
+        folder = layout.shard_manifests_folder(step, partition, scope)
+        return layout.shards_in(self._listed(folder), folder, ".json")
+
+    def read(self, path: str) -> ShardManifest | None:
+        """A shard manifest, or None when there is none.
+
+        Raises LaionPeopleError, naming the file, for a damaged one.
+        """
+        tag = self.tag(path)
+        if tag is None:
+            return None
+        if path not in self._read or self._read[path][0].tag != tag:
+            data = self.store.read(path)
+            entry = FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), tag)
+            self._read[path] = entry, ShardManifest.parse(path, data)
+        return self._read[path][1]
+
+    def read_all(self, paths: Iterable[str]) -> dict[str, ShardManifest | LaionPeopleError]:
+        """Shard manifests that are there, or why they cannot be read, by path; several are read at a time."""
+
+        def read(path: str) -> ShardManifest | LaionPeopleError | None:
+            try:
+                return self.read(path)
+            except StoreError as error:
+                if isinstance(error, MissingError):  # deleted since it was listed
+                    return None
+                raise  # a store that does not answer is no damage
+            except LaionPeopleError as error:
+                return error
+
+        paths = list(paths)
+        with ThreadPoolExecutor(READERS) as pool:
+            return {path: found for path, found in zip(paths, pool.map(read, paths), strict=True) if found is not None}
+
+    def write(self, path: str, manifest: ShardManifest) -> None:
+        data = manifest.to_json()
+        entry = FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), self.store.write(path, data))
+        self._listed(path.rpartition("/")[0])[path] = entry.tag
+        self._read[path] = entry, manifest
+
+    def delete(self, path: str) -> None:
+        self.store.delete(path)
+        self._listed(path.rpartition("/")[0]).pop(path, None)
+
+    def record(self, step: str, partition: str, index: int, scope: str = "") -> ShardRecord | None:
+        """What is recorded of a finished shard, or None: from the partition manifest, as far as that is up to date."""
+        path = layout.shard_manifest_path(step, partition, index, scope)
+        if (tag := self.tag(path)) is None:
+            return None
+        if path not in self._read and (whole := self.partition(step, partition)):
+            shard = self._shards[layout.manifest_path(step, partition)].get(index)
+            if shard and shard.manifest and (shard.manifest.uri, shard.manifest.tag) == (path, tag):
+                return ShardRecord(shard.files(), whole.inputs_of(shard))
+        manifest = self.read(path)
+        return ShardRecord(manifest.shard.files(), manifest.inputs) if manifest else None
+
+    def partition(self, step: str, partition: str) -> PartitionManifest | None:
+        """The partition manifest as it was last written; None where there is none, or, with a warning, a damaged one.
+
+        It may be older than the shard manifests: see `sum`.
+        """
+        path = layout.manifest_path(step, partition)
+        if path not in self._partitions:
+            whole = self._partitions[path] = self._partition(path)
+            self._shards[path] = {shard.index: shard for shard in whole.shards} if whole else {}
+        return self._partitions[path]
+
+    def sum(
+        self, step: str, partition: str, scope: str = "", shards: Iterable[int] | None = None
+    ) -> PartitionManifest | None:
+        """The sum of all shard manifests of a step and a partition, or of those of some shards; None without any.
+
+        Only what the partition manifest does not say already is read. Raises LaionPeopleError for a damaged one.
+        """
+        paths = self.paths(step, partition, scope)
+        chosen = [paths[index] for index in (paths if shards is None else shards) if index in paths]
+        if shards is None and not self._have_read(chosen) and (whole := self._current(step, partition, chosen)):
+            return whole
+        found = self.read_all(chosen)
+        for error in found.values():
+            if isinstance(error, LaionPeopleError):
+                raise error
+        pairs = [self._read[path] for path in found]
+        return PartitionManifest.of_shards(pairs) if pairs else None
+
+    def write_sum(self, manifest: PartitionManifest) -> FileEntry:
+        """Writes a partition manifest, unless that is what is there; returns its own file."""
+        path = layout.manifest_path(manifest.step, manifest.partition)
+        if self.partition(manifest.step, manifest.partition) is not manifest:
+            data = manifest.to_json()
+            file = FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+            if self._files.get(path) != file:
+                self.store.write(path, data)
+            self._files[path], self._partitions[path] = file, manifest
+            self._shards[path] = {shard.index: shard for shard in manifest.shards}
+        return self._files[path]
+
+    def _have_read(self, paths: Iterable[str]) -> bool:
+        """Whether the shard manifests at these paths are known as they are now."""
+        return all(path in self._read and self._read[path][0].tag == self.tag(path) for path in paths)
+
+    def _current(self, step: str, partition: str, paths: Iterable[str]) -> PartitionManifest | None:
+        """The partition manifest, if it is that of the shard manifests at these paths as they are now."""
+        whole = self.partition(step, partition)
+        if whole is None or not all(shard.manifest for shard in whole.shards):
+            return None
+        named = {shard.manifest.uri: shard.manifest.tag for shard in whole.shards if shard.manifest}
+        return whole if named == {path: self.tag(path) for path in paths} else None
+
+    def _partition(self, path: str) -> PartitionManifest | None:
+        try:
+            data = self.store.read(path)
+        except MissingError:
+            return None
+        self._files[path] = FileEntry(path, len(data), hashlib.sha256(data).hexdigest())
+        try:
+            return PartitionManifest.parse(path, data)
+        except LaionPeopleError as error:
+            log.warning("%s; until then its shards' own are read", error)
+            return None
+
+    def _listed(self, folder: str) -> dict[str, str]:
+        if folder not in self._tags:
+            self._tags[folder] = self.store.tags(folder)
+        return self._tags[folder]
