@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import ReleaseStep, Row, Shard, Step
+from laion_people.engine.step import ReleaseStep, Row, Step
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from include.models import Detections
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import Shard
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS

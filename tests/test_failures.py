@@ -10,7 +10,8 @@ import pytest
 from laion_people import cli
 from laion_people.cli import main
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import Row, Shard
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.detect import Detect
 from laion_people.steps.pose import Pose

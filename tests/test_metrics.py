@@ -16,7 +16,8 @@ import yaml
 
 from laion_people.engine.metrics import Metrics
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import Row, Shard
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore

@@ -12,7 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import ReleaseStep, Row, Shard, Step
+from laion_people.engine.step import ReleaseStep, Row, Step
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter

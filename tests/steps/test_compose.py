@@ -21,7 +21,8 @@ from hypothesis import strategies as st
 from PIL import Image, ImageEnhance, ImageFilter
 
 from include.models import Detections
-from laion_people.engine.step import Row, Shard
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.language.similartext import ASPECTS, TEMPLATES, fill, situation
 from laion_people.settings import Settings

@@ -9,7 +9,8 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from laion_people.engine.step import Row, Shard
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.detect import Detect
 from laion_people.storage.metadata import sample_id

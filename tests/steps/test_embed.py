@@ -10,7 +10,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from laion_people.engine.step import Row, Shard
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.embed import Embed
 from laion_people.storage.schemas import SCHEMAS

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from laion_people.engine.runner import Runner
-from laion_people.engine.step import Release
+from laion_people.engine.work import Release
 from laion_people.errors import LaionPeopleError
 from laion_people.language import captions, phrases
 from laion_people.language.captions import Entry

@@ -2,64 +2,30 @@
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
-from functools import cache
 from typing import Any
 
 from include.models.errors import ModelError
-from laion_people.engine.catalog import CAPTIONER, CLUSTERS, SCOPES
 from laion_people.engine.files import LocalFiles
+from laion_people.engine.inputs import Inputs
 from laion_people.engine.step import ReleaseStep, Step
+from laion_people.engine.tables import Tables
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.settings import Settings
-from laion_people.storage import layout, metadata
-from laion_people.storage.layout import RELEASE_FILES
 from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
-from laion_people.storage.versions import newest
 
 
-class Planner:
-    """Plans the steps of one store with one choice of settings and models.
-
-    ``models`` is an ``include.models.profiles.Profile``, or has its ``load``, ``params``, ``model_name`` and
-    ``fingerprint``.
-    """
+class Planner(Tables):
+    """Plans shards for one run: what is done by the manifests that it finds is not done again."""
 
     def __init__(
         self, store: Store, settings: Settings, models: Any, steps: Mapping[str, Step | ReleaseStep], run_id: str
     ):
-        self.store, self.settings, self.models, self.steps, self.run_id = store, settings, models, steps, run_id
-        self.index = ManifestIndex(store)
-        self._writers = {s.entry.writes: s.entry.name for s in steps.values() if isinstance(s, Step)}
-
-    def step(self, name: str) -> Step:
-        """A step that works on shards; one that works with clusters has the settings name a version from then on."""
-        step = self.steps[name]
-        assert isinstance(step, Step), f"{name} is a release step"
-        if step.entry.versioned:
-            self.choose_version()
-        return step
-
-    def choose_version(self) -> None:
-        """Has the settings name the newest cluster version, unless they name one."""
-        if not self.settings.cluster_version:
-            self.settings = dataclasses.replace(self.settings, cluster_version=newest(self.store))
-
-    def scope(self, table: str) -> str:
-        """What a table belongs to beside its partition: a cluster version, a captioner, or nothing ("")."""
-        match SCOPES.get(table, ""):
-            case str(scope) if scope == CLUSTERS:
-                return self.settings.cluster_version
-            case str(scope) if scope == CAPTIONER:
-                return str(self.models.model_name("captioner"))
-        return ""
-
-    def writer(self, table: str) -> str | None:
-        """The step that writes a table; None for metadata and release files."""
-        return self._writers.get(table)
+        super().__init__(store, settings, models, steps)
+        self.run_id, self.index = run_id, ManifestIndex(store)
+        self.inputs = Inputs(self, self.index)
 
     def planned(self, name: str, partition: str) -> list[int]:
         """The shards that a step should make of a partition. Raises LaionPeopleError when there is nothing to read."""
@@ -70,53 +36,9 @@ class Planner:
             raise LaionPeopleError(f"{name} {partition}: there is no {first} to read; run the step before it")
         return planned
 
-    def shard_stem(self, name: str, partition: str, index: int) -> str:
-        """Where the files of a step's shard lie, but for the ends of their names (.parquet, .tar, ...)."""
-        table = self.step(name).entry.writes
-        return layout.shard_stem(table, partition, index, self.scope(table))
-
-    def manifest_path(self, name: str, partition: str, index: int) -> str:
-        """Where the manifest of a step's shard lies."""
-        table = self.step(name).entry.writes
-        return layout.shard_manifest_path(name, partition, index, self.scope(table))
-
     def manifest_paths(self, name: str, partition: str) -> dict[int, str]:
         """Where the manifests of a partition's finished shards lie, by shard."""
         return self.index.paths(name, partition, self.scope(self.step(name).entry.writes))
-
-    def inputs(
-        self, step: Step, partition: str, index: int, files: LocalFiles, deep: bool = False
-    ) -> dict[str, FileEntry]:
-        """The input files of a shard, by name, as their writers recorded them; what was made elsewhere is hashed,
-        unless somebody has recorded it as it is and nobody asks to go ``deep``.
-
-        Raises LaionPeopleError when one is missing, or was made from an earlier other one.
-        """
-        records = {}
-        for name in step.entry.reads:
-            if (writer := self.writer(name)) and (
-                record := self.index.record(writer, partition, index, self.scope(name))
-            ):
-                records[name] = record
-        recorded = {file.uri: file for record in records.values() for file in record.inputs}
-        if own := self._earlier(step, partition, index):
-            recorded |= {file.uri: file for file in own.inputs}
-        inputs = {}
-        for name in step.entry.reads:
-            uri = self._input_uri(name, partition, index)
-            made = next((f for f in records[name].files if f.uri == uri), None) if name in records else None
-            if name in records and made is None:
-                raise LaionPeopleError(f"{uri} is not in its manifest: run again the step that writes it")
-            inputs[name] = made or self._made_elsewhere(
-                name, uri, None if deep else recorded.get(uri), partition, files
-            )
-        now = {entry.uri: entry.sha256 for entry in inputs.values()}
-        for name, record in records.items():
-            for file in record.inputs:
-                if now.get(file.uri, file.sha256) != file.sha256:
-                    writer = self.writer(name)
-                    raise LaionPeopleError(f"its {name} was made from an earlier {file.uri}: run `{writer}` first")
-        return inputs
 
     def plan(self, step: Step, partition: str, inputs: Mapping[str, FileEntry]) -> Manifest:
         """The manifest of a shard that is still to be made from these inputs."""
@@ -158,7 +80,7 @@ class Planner:
         step = self.step(name)
         try:
             with LocalFiles(self.store) as files:
-                plan = self.plan(step, partition, self.inputs(step, partition, index, files))
+                plan = self.plan(step, partition, self.inputs.of_shard(step, partition, index, files))
         except (LaionPeopleError, ModelError) as error:  # an input is still to be made, or weights to be fetched
             return str(error)
         return self.state(step, index, plan)[1]
@@ -166,7 +88,9 @@ class Planner:
     def outdated(self, made: ShardManifest, files: LocalFiles, deep: bool = False) -> str | None:
         """Why a shard would be made otherwise today, or None."""
         step = self.step(made.step)
-        plan = self.plan(step, made.partition, self.inputs(step, made.partition, made.shard.index, files, deep))
+        plan = self.plan(
+            step, made.partition, self.inputs.of_shard(step, made.partition, made.shard.index, files, deep)
+        )
         if made.made_from() != plan.made_from():
             return "input, parameters or models have changed"
         return None if set(made.inputs) == set(plan.inputs) else "its manifest has other sizes of its inputs"
@@ -182,39 +106,3 @@ class Planner:
             ):
                 return f"{file.uri} is damaged"
         return None
-
-    def _earlier(self, step: Step, partition: str, index: int) -> ShardManifest | None:
-        """The manifest of the shard as it is; None where it cannot be read, which `state` says why."""
-        try:
-            return self.index.read(self.manifest_path(step.entry.name, partition, index))
-        except StoreError:
-            raise
-        except LaionPeopleError:
-            return None
-
-    def _input_uri(self, name: str, partition: str, index: int) -> str:
-        if name == "metadata":
-            return self._metadata(partition).uri
-        if name in RELEASE_FILES:
-            return layout.cluster_path(self.settings.cluster_version, RELEASE_FILES[name])
-        return layout.shard_file(name, partition, index, self.scope(name))
-
-    def _made_elsewhere(
-        self, name: str, uri: str, recorded: FileEntry | None, partition: str, files: LocalFiles
-    ) -> FileEntry:
-        """An input that no step has recorded as its output."""
-        if name == "metadata":
-            return self._metadata(partition)
-        if name in RELEASE_FILES:
-            return self._release_file(uri)
-        tag = self.index.tag(uri) or ""
-        return recorded if recorded and tag and recorded.tag == tag else files.described(uri, tag)
-
-    @cache  # noqa: B019 - the same for every shard, and a Planner lives as long as its process
-    def _release_file(self, uri: str) -> FileEntry:
-        with LocalFiles(self.store) as files:
-            return files.described(uri, self.store.tag(uri))
-
-    @cache  # noqa: B019
-    def _metadata(self, partition: str) -> FileEntry:
-        return metadata.recorded(self.store, partition).shards[0].files()[0]

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.planning import Planner
-from laion_people.engine.step import Release, ReleaseStep, Work
+from laion_people.engine.step import ReleaseStep
+from laion_people.engine.work import Release, Work
 from laion_people.errors import LaionPeopleError
 from laion_people.storage import layout
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest, ShardEntry

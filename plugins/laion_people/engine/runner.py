@@ -14,7 +14,8 @@ from laion_people.engine.files import LocalFiles
 from laion_people.engine.metrics import Metrics
 from laion_people.engine.planning import Planner
 from laion_people.engine.releases import run_release
-from laion_people.engine.step import ReleaseStep, Shard, Step, Work
+from laion_people.engine.step import ReleaseStep, Step
+from laion_people.engine.work import Shard, Work
 from laion_people.engine.writing import write_shard
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
@@ -121,7 +122,7 @@ class Runner:
         """``files`` are the shard's, ``shared`` those that all shards read."""
         planner, name = self.planner, step.entry.name
         with located(label, self.metrics) as works:
-            inputs = planner.inputs(step, partition, index, files)
+            inputs = planner.inputs.of_shard(step, partition, index, files)
             plan = planner.plan(step, partition, inputs)
             earlier, reason = planner.state(step, index, plan, force)
             if reason is None:

@@ -17,7 +17,8 @@ import pyarrow.parquet as pq
 from laion_people.engine.concurrency import overlapped
 from laion_people.engine.contents import contents_of
 from laion_people.engine.files import LocalFiles, describe
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.storage.manifest import Contents, FileEntry, ShardEntry
 
 log = logging.getLogger(__name__)

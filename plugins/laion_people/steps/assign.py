@@ -7,7 +7,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.steps.cluster.clusters import load_fit
 
 

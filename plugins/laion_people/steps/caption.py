@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 
 from include.models import Clip
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.language.facts import contradicts, read_facts, supports
 from laion_people.language.wordgate import blocked

@@ -10,7 +10,8 @@ import numpy as np
 
 from include.models import Clip
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people

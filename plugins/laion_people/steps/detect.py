@@ -9,7 +9,8 @@ import numpy as np
 
 from include.models import Detections
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.download.step import REASONS
 from laion_people.storage.metadata import flagged, sample_id, text

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people, face_boxes

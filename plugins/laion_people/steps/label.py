@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Release, ReleaseStep
+from laion_people.engine.step import ReleaseStep
+from laion_people.engine.work import Release
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.language import captions, phrases
 from laion_people.language.captions import Entry

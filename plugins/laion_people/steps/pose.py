@@ -8,7 +8,8 @@ import numpy as np
 
 from include.models import Poses
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.vision.people import boxes, by_people
 
 

@@ -8,7 +8,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 
 COPIED = ("sample_id", "url", "caption", "bbox", "bbox_score", "image_width", "image_height")  # columns of people

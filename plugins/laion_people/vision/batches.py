@@ -10,7 +10,7 @@ from typing import TypeVar
 import numpy as np
 
 from laion_people.engine.concurrency import overlapped
-from laion_people.engine.step import Shard
+from laion_people.engine.work import Shard
 from laion_people.vision.images import Decoded, ImageError, decode_ahead
 
 Item = TypeVar("Item")

@@ -8,7 +8,7 @@ from typing import TypeVar
 import numpy as np
 import pyarrow as pa
 
-from laion_people.engine.step import Shard
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.vision.batches import in_batches
 from laion_people.vision.images import ImageError, samples

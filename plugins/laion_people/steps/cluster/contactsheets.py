@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image, ImageOps
 
-from laion_people.engine.step import Release
+from laion_people.engine.work import Release
 from laion_people.errors import LaionPeopleError
 from laion_people.vision.images import ImageError, TarImages, crop, decode
 from laion_people.vision.people import boxes, face_boxes

@@ -10,7 +10,8 @@ from typing import Any, ClassVar
 import numpy as np
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Release, ReleaseStep
+from laion_people.engine.step import ReleaseStep
+from laion_people.engine.work import Release
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.language.facts import read_facts
 from laion_people.settings import Settings

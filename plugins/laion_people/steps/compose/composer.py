@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from laion_people.engine.step import Shard
+from laion_people.engine.work import Shard
 from laion_people.language import similartext
 from laion_people.language.facts import supports
 from laion_people.steps.cluster.clusters import Kind, load_fit

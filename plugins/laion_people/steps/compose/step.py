@@ -16,7 +16,8 @@ from PIL import Image
 
 from include.models import Detections, Detector, Segmenter
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.compose.collage import canvas, fits, paste

@@ -24,7 +24,8 @@ import pyarrow as pa
 
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.concurrency import workers
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError, UsageError, one_line
 from laion_people.settings import Settings
 from laion_people.steps.download.earlier import EarlierRows, row_sha256

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from laion_people.engine.catalog import STEPS
-from laion_people.engine.step import Row, Shard, Step
+from laion_people.engine.step import Row, Step
+from laion_people.engine.work import Shard
 from laion_people.steps.facts.facefacts import face_facts
 from laion_people.steps.facts.posefacts import pose_facts
 
