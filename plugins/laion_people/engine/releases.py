@@ -68,7 +68,7 @@ def run_release(
     works.append(release)
     rows, names = step.apply(release)
     names += [TAKEN] if step.opens_version else []
-    tags = store.tags(f"clusters/{plan.partition}")
+    tags = store.tags(layout.clusters_folder(plan.partition))
     with LocalFiles(store) as local:
         main, *others = (local.described(uri, tags.get(uri, "")) for uri in map(release.path, names))
     manifest = dataclasses.replace(

@@ -92,7 +92,8 @@ def begun_partitions(store: Store) -> set[str]:
     """The partitions with which some step of the first stage has begun."""
     begun: dict[str, set[str]] = defaultdict(set)
     for step in steps_of("extract"):
-        for collection in store.folders(f"manifests/{step.name}"):
-            begun[collection] |= set(store.folders(f"manifests/{step.name}/{collection}"))
+        folder = layout.manifests_folder(step.name)
+        for collection in store.folders(folder):
+            begun[collection] |= set(store.folders(f"{folder}/{collection}"))
     keys = {f"{collection}/{part}" for collection, parts in begun.items() for part in parts}
     return {key for key in keys if layout.PartitionKey.pattern.fullmatch(key)}

@@ -32,8 +32,8 @@ import yaml
 from laion_people.errors import LaionPeopleError, one_line
 from laion_people.language.facts import known
 from laion_people.language.wordgate import blocked
+from laion_people.storage.layout import ClusterVersion, cluster_path
 from laion_people.storage.store import Store
-from laion_people.storage.versions import VERSION
 
 FEWEST, MOST = 5, 50  # captions of a cluster that has any
 MOST_CLAIMS = 20  # of a caption; of a person there are fewer facts of one kind
@@ -107,9 +107,9 @@ def _digest(value: Any) -> str:
 
 def captions_path(version: str) -> str:
     """The file of a cluster version. Raises LaionPeopleError for what is not the name of one."""
-    if not VERSION.fullmatch(version):
+    if not ClusterVersion.pattern.fullmatch(version):
         raise LaionPeopleError(f"there is no cluster version {version!r}: they are called v0001, v0002, ...")
-    return f"clusters/{version}/captions.yaml"
+    return cluster_path(version, "captions.yaml")
 
 
 def read(store: Store, version: str) -> dict[str, Entry]:

@@ -17,7 +17,7 @@ from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, RELEASE_STEPS
 from laion_people.engine.stages import begun_partitions
 from laion_people.errors import LaionPeopleError
 from laion_people.storage import metadata
-from laion_people.storage.layout import ClusterVersion
+from laion_people.storage.layout import ClusterVersion, manifests_folder
 from laion_people.storage.manifest import Manifest, PartitionManifest, added
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
@@ -64,7 +64,7 @@ def manifests(store: Store, partition: str) -> dict[str, PartitionManifest]:
 def _sum_so_far(index: ManifestIndex, step: str, partition: str) -> PartitionManifest | None:
     if not STEPS[step].scope:
         return index.sum(step, partition)
-    scopes = index.store.folders(f"manifests/{step}")
+    scopes = index.store.folders(manifests_folder(step))
     if STEPS[step].scope == CLUSTERS:
         scopes = sorted(filter(ClusterVersion.pattern.fullmatch, scopes), key=lambda name: ClusterVersion(name).number)
     sums = (index.sum(step, partition, scope) for scope in reversed(scopes))

@@ -93,9 +93,14 @@ def shard_file(table: str, partition: str, index: int, scope: str = "") -> str:
     return f"{shard_stem(table, partition, index, scope)}.{'tar' if table == 'images' else 'parquet'}"
 
 
+def manifests_folder(step: str) -> str:
+    """The folder of all manifests of a step."""
+    return f"manifests/{step}"
+
+
 def manifest_path(step: str, partition: str) -> str:
     """A partition manifest, or, with a cluster version for the partition, a release manifest."""
-    return f"manifests/{step}/{partition}.json"
+    return f"{manifests_folder(step)}/{partition}.json"
 
 
 def shard_manifests_folder(step: str, partition: str, scope: str = "") -> str:
@@ -110,9 +115,13 @@ def totals_path(step: str, partition: str) -> str:
     return f"totals/{step}/{partition}.json"
 
 
+def clusters_folder(version: str) -> str:
+    return f"clusters/{version}"
+
+
 def cluster_path(version: str, name: str) -> str:
     """A file of a cluster version."""
-    return f"clusters/{version}/{name}"
+    return f"{clusters_folder(version)}/{name}"
 
 
 def contact_sheet(cluster_id: str) -> str:

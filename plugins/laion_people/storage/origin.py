@@ -8,9 +8,11 @@ from collections.abc import Iterator
 from functools import cache
 from typing import Any
 
+from laion_people.storage.layout import manifest_path, shard_manifests_folder, table_folder
 from laion_people.storage.store import Store
 
 MADE_BY = "laion-people"
+DOWNLOAD = "download"  # the step that writes images
 # What img2dataset leaves, in any of its formats, and a shard's own files: 00000.tar, 00000.parquet, 00000_stats.json.
 PICTURES = re.compile(
     r".*(\.(tar|parquet|tfrecord|jpe?g|png|webp|gif|bmp|tiff?|avif)(\.\w+)?|_stats\.json)", re.IGNORECASE
@@ -31,21 +33,22 @@ def foreign_files(store: Store, partition: str) -> Iterator[str]:
     Its own belong to a shard that has a manifest, is in the partition manifest, or whose ``_stats.json``, written
     before the shard's other files, says so.
     """
-    manifests = {path.rsplit("/", 1)[-1] for path in store.list(f"manifests/download/{partition}")}
+    folder = table_folder("images", partition)
+    manifests = {path.rsplit("/", 1)[-1] for path in store.list(shard_manifests_folder(DOWNLOAD, partition))}
 
     @cache
     def summed() -> set[str]:
-        shards = read_object(store, f"manifests/download/{partition}.json").get("shards")
+        shards = read_object(store, manifest_path(DOWNLOAD, partition)).get("shards")
         return {str(s.get("uri")) for s in shards if isinstance(s, dict)} if isinstance(shards, list) else set()
 
     @cache
     def is_ours(shard: str) -> bool:
-        base = f"images/{partition}/{shard}"
+        base = f"{folder}/{shard}"
         made_by = None if f"{shard}.json" in manifests else read_object(store, f"{base}_stats.json").get("made_by")
         return f"{shard}.json" in manifests or made_by == MADE_BY or f"{base}.tar" in summed()
 
-    for path in store.list(f"images/{partition}"):
-        name = path.removeprefix(f"images/{partition}/")
+    for path in store.list(folder):
+        name = path.removeprefix(f"{folder}/")
         shard = SHARD_FILE.fullmatch(name)
         if not (shard and is_ours(shard[1])) and PICTURES.fullmatch(name) and "/." not in f"/{name}":
             yield path
@@ -53,8 +56,9 @@ def foreign_files(store: Store, partition: str) -> Iterator[str]:
 
 def has_manifests(store: Store, partition: str) -> bool:
     """Whether `download` has begun with a partition."""
-    folder = f"manifests/download/{partition}"
-    return store.exists(f"{folder}.json") or bool(store.list(folder))
+    return store.exists(manifest_path(DOWNLOAD, partition)) or bool(
+        store.list(shard_manifests_folder(DOWNLOAD, partition))
+    )
 
 
 def read_object(store: Store, path: str) -> dict[str, Any]:

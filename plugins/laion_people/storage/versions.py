@@ -11,7 +11,7 @@ import logging
 from collections import defaultdict
 
 from laion_people.errors import LaionPeopleError, MissingError
-from laion_people.storage.layout import ClusterVersion, cluster_path, manifest_path
+from laion_people.storage.layout import ClusterVersion, cluster_path, manifest_path, manifests_folder
 from laion_people.storage.manifest import ReleaseManifest
 from laion_people.storage.store import Store
 
@@ -28,7 +28,7 @@ def number(version: str) -> int:
 
 def versions(store: Store) -> list[str]:
     """The finished versions, oldest first."""
-    names = (path.removeprefix("manifests/cluster/").removesuffix(".json") for path in store.list("manifests/cluster"))
+    names = (path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list(manifests_folder("cluster")))
     return sorted(filter(VERSION.fullmatch, names), key=number)
 
 

@@ -17,7 +17,7 @@ from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
 from laion_people.steps.label import entry_faults
-from laion_people.storage.layout import RELEASE_FILES, cluster_path, contact_sheet, manifest_path
+from laion_people.storage.layout import RELEASE_FILES, cluster_path, clusters_folder, contact_sheet, manifest_path
 from laion_people.storage.manifest import Manifest, ReleaseManifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
@@ -80,7 +80,7 @@ def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str
         return
     if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):
         yield f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step}`"
-    tags = runner.store.tags(f"clusters/{version}")
+    tags = runner.store.tags(clusters_folder(version))
     for file in files:
         if file.uri not in tags:
             yield f"{file.uri} is missing"

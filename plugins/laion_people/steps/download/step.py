@@ -31,7 +31,7 @@ from laion_people.settings import Settings
 from laion_people.steps.download.earlier import EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
 from laion_people.storage import metadata
-from laion_people.storage.layout import shard_stem
+from laion_people.storage.layout import shard_manifests_folder, shard_name, shard_stem
 from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
 from laion_people.storage.origin import MADE_BY, foreign_files, has_manifests, read_object
 from laion_people.storage.store import Store
@@ -210,7 +210,7 @@ class Download(Step):
 
 def _first_manifest(store: Store, partition: str) -> Manifest | None:
     """The first shard manifest of a partition that can be read."""
-    for path in store.list(f"manifests/download/{partition}"):
+    for path in store.list(shard_manifests_folder("download", partition)):
         data = store.read(path)
         with suppress(LaionPeopleError):
             return Manifest.from_json(data)
@@ -308,7 +308,7 @@ def _new(shard: Shard) -> Iterator[Row]:
     path = shard.inputs["metadata"].uri
     for place, row in enumerate(metadata.rows(shard.store, path, start, start + settings.shard_rows)):
         fields = {"sample_id": row.sample_id, "url": row.url, "caption": row.caption, **row.collection}
-        fields |= {"key": f"{shard.index:05d}{place:0{digits}d}", **PENDING}
+        fields |= {"key": f"{shard_name(shard.index)}{place:0{digits}d}", **PENDING}
         if row.flagged and settings.nsfw_filter:
             yield fields | _failure("nsfw", REASONS["nsfw"])
         elif not row.url or not row.url.strip():
