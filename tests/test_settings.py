@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from laion_people.errors import LaionPeopleError, UsageError, one_line
-from laion_people.settings import Settings, describe, from_environment, to_environment
+from laion_people.settings import GROUPS, Settings, describe, from_environment, to_environment
 from laion_people.storage.store import open_store
 
 
@@ -25,7 +25,7 @@ def test_variables_set_values_and_overrides_win() -> None:
         ("RUNNER", "docker", "should be one of process, kubernetes"),
         ("THRESHOLD", "nan", "should be a number"),
         ("URL_THREADS", "0", "should be at least 1"),
-        ("CLUSTERS", "../../x", "should look like v0001"),
+        ("CLUSTER_VERSION", "../../x", "should look like v0001"),
         ("BACKGROUNDS", "/etc", "should look like backgrounds/rooms"),
         ("BACKGROUNDS", "a/../..", "should look like backgrounds/rooms"),
         ("POD_IMAGE", "laion-people-worker:latest", "and never :latest"),
@@ -68,7 +68,8 @@ def test_settings_come_back_from_the_variables_that_give_them() -> None:
 
 def test_the_table_names_every_setting_with_its_value() -> None:
     table = describe(Settings(threshold=0.25))
-    assert len(table.splitlines()) == len(Settings.__slots__)
+    assert sum(line.startswith("LAION_PEOPLE_") for line in table.splitlines()) == len(Settings.__slots__)
+    assert [line.partition(":")[0] for line in table.splitlines() if line and not line.startswith("LAION")] == [*GROUPS]
     assert all(f"LAION_PEOPLE_{name.upper()} " in table for name in Settings.__slots__)
     assert "0.25" in table
 

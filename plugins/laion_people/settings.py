@@ -1,4 +1,7 @@
-"""Settings: one frozen dataclass, read from environment variables with the prefix ``LAION_PEOPLE_``."""
+"""Settings: one frozen dataclass, read from environment variables with the prefix ``LAION_PEOPLE_``.
+
+They are grouped by who sets them; `bin/laion-people settings` shows them so.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from datetime import date
+from functools import partial
 from typing import Any
 
 from laion_people.dates import FIRST_DAYS
@@ -19,13 +23,24 @@ PREFIX = "LAION_PEOPLE_"
 SERVICE_LINK = r"_(SERVICE_HOST|SERVICE_PORT(_\w+)?|PORT(_\d+_\w+)?)$"
 
 
-def _setting(default: Any, help: str, **rules: Any) -> Any:
-    """A field with its help text and rules: ``choices``, ``minimum``, ``maximum``, or ``pattern`` with ``like``,
+GROUPS = {  # by who sets them
+    "data": "what the data set is made of, and how",
+    "models": "models, and the machine that they run on",
+    "airflow": "how Airflow runs it",
+    "pods": "how pods are made (LAION_PEOPLE_RUNNER=kubernetes)",
+}
+
+
+def _setting(group: str, default: Any, help: str, **rules: Any) -> Any:
+    """A field with its group, help text and rules: ``choices``, ``minimum``, ``maximum``, or ``pattern`` with ``like``,
     an example.
 
     A text that is JSON has a function ``json`` in place of the pattern, which tells whether its value is right.
     """
-    return field(default=default, metadata={"help": help, **rules})
+    return field(default=default, metadata={"group": group, "help": help, **rules})
+
+
+_data, _models, _airflow, _pods = (partial(_setting, group) for group in GROUPS)
 
 
 def _map_of(valid: Callable[[Any], bool]) -> Callable[[Any], bool]:
@@ -81,145 +96,148 @@ _IMAGE = {
 class Settings:
     """Everything that a user may choose. A step's ``params`` names those that decide its output."""
 
-    store: str = _setting("./data", "where data lives: a folder, file:///folder or s3://bucket/prefix")
-    profile: str = _setting(
-        "packaged", "which models: a file include/models/<profile>.yaml, or the path of your own .yaml"
-    )
-    runner: str = _setting("process", "how Airflow runs a step", choices=("process", "kubernetes"))
-    models_dir: str = _setting(
-        "~/.cache/laion-people", "cache of weights that are fetched; the packaged profile fetches none"
-    )
-    models_mirror: str = _setting(
-        "",
-        "fetch weights from here instead: a URL or a folder with the files by name, as in MODELS_DIR",
-        pattern=rf"(?!\w+://).*|file:///.*|(?i:https?)://([^/?#\s]*@)?{_HOST}(/[^?#\s]*)?",
-        like="https://user:password@mirror.example.org/weights, with %2F for a / in the password, and so on",
-    )
-    device: str = _setting(
-        "auto",
-        "where models run that can use a GPU; auto: a GPU if there is one",
-        pattern=r"auto|cpu|cuda(:\d+)?",
-        like="cuda:0",
-    )
-    precision: str = _setting(
-        "auto", "of these models; auto: fp16 on a GPU, fp32 on a CPU", choices=("auto", "fp32", "bf16", "fp16")
-    )
-    cores: int = _setting(0, "threads for images and models; 0: one for each core that the process may use", minimum=0)
-    cluster_version: str = _setting(
+    # What the data set is made of, and how: by who makes it.
+    store: str = _data("./data", "where data lives: a folder, file:///folder or s3://bucket/prefix")
+    cluster_version: str = _data(
         "",
         "cluster version that assign, compose and caption use; empty: the newest",
         pattern=r"(v[0-9]{4,9})?",
         like="v0001",
     )
-
-    shard_rows: int = _setting(10_000, "metadata rows in a shard", minimum=1)
-    shards_per_task: int = _setting(
-        16, "shards that an Airflow task works on; more shards are mapped over more tasks", minimum=1
-    )
-    url_timeout: float = _setting(10.0, "seconds for a whole request, redirects included", minimum=0.1)
-    url_max_bytes: int = _setting(20_000_000, "largest body of a response, in bytes", minimum=1)
-    url_threads: int = _setting(64, "requests in flight", minimum=1)
-    allow_private_addresses: bool = _setting(False, "fetch from loopback, private and link-local addresses too")
-    respect_opt_out: bool = _setting(True, "refuse images whose owner says noai, noimageai, noml or TDM-Reservation")
-    nsfw_filter: bool = _setting(True, "refuse rows that the metadata flags (NSFW, or punsafe above 0.5)")
-    image_size: int = _setting(384, "shortest side of stored images in pixels; never enlarged", minimum=1)
-    image_min_size: int = _setting(32, "images whose shorter side is smaller, in pixels, are refused", minimum=1)
-    image_max_pixels: int = _setting(
+    shard_rows: int = _data(10_000, "metadata rows in a shard", minimum=1)
+    url_timeout: float = _data(10.0, "seconds for a whole request, redirects included", minimum=0.1)
+    url_max_bytes: int = _data(20_000_000, "largest body of a response, in bytes", minimum=1)
+    url_threads: int = _data(64, "requests in flight", minimum=1)
+    allow_private_addresses: bool = _data(False, "fetch from loopback, private and link-local addresses too")
+    respect_opt_out: bool = _data(True, "refuse images whose owner says noai, noimageai, noml or TDM-Reservation")
+    nsfw_filter: bool = _data(True, "refuse rows that the metadata flags (NSFW, or punsafe above 0.5)")
+    image_size: int = _data(384, "shortest side of stored images in pixels; never enlarged", minimum=1)
+    image_min_size: int = _data(32, "images whose shorter side is smaller, in pixels, are refused", minimum=1)
+    image_max_pixels: int = _data(
         100_000_000, "images with more pixels are refused unread (decompression bombs)", minimum=1
     )
-    jpeg_quality: int = _setting(92, "quality of stored JPEG files", minimum=1)
-
-    crop_padding: float = _setting(
+    jpeg_quality: int = _data(92, "quality of stored JPEG files", minimum=1)
+    crop_padding: float = _data(
         0.1, "share of a box's width and height added on each side before CLIP sees it", minimum=0
     )
-    threshold: float = _setting(0.3, "a person is in Subset A when the similarity is greater", minimum=-1, maximum=1)
-
-    cluster_sample: int = _setting(100_000, "people that a cluster fit looks at, at most", minimum=1)
-    pose_clusters: int = _setting(0, "number of pose clusters; 0: chosen by the rule in the docs", minimum=0)
-    face_clusters: int = _setting(0, "number of facial-expression clusters; 0: chosen by rule", minimum=0)
-    head_clusters: int = _setting(0, "number of head-direction clusters; 0: chosen by rule", minimum=0)
-    captions: str = _setting(
+    threshold: float = _data(0.3, "a person is in Subset A when the similarity is greater", minimum=-1, maximum=1)
+    cluster_sample: int = _data(100_000, "people that a cluster fit looks at, at most", minimum=1)
+    pose_clusters: int = _data(0, "number of pose clusters; 0: chosen by the rule in the docs", minimum=0)
+    face_clusters: int = _data(0, "number of facial-expression clusters; 0: chosen by rule", minimum=0)
+    head_clusters: int = _data(0, "number of head-direction clusters; 0: chosen by rule", minimum=0)
+    captions: str = _data(
         "",
         "captions file of the store for label to take instead of making captions; what people have edited stays",
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*\.yaml)?",
         like="captions/hands.yaml",
     )
-    min_foil_margin: float = _setting(
+    min_foil_margin: float = _data(
         -2.0,
         "captions whose CLIP score is less than this above that of the best false caption are dropped; -2: none",
         minimum=-2,
         maximum=2,
     )
-    review: bool = _setting(False, "clustering runs of Airflow wait until a person has approved the captions")
-    composites: int = _setting(0, "composed images per shard; 0: one for every four people", minimum=0)
-    backgrounds: str = _setting(
+    composites: int = _data(0, "composed images per shard; 0: one for every four people", minimum=0)
+    backgrounds: str = _data(
         "",
         "folder of the store with person-free images for Subset B; empty: the partition's own",
         pattern=r"([\w-][\w.-]*(/[\w-][\w.-]*)*)?",
         like="backgrounds/rooms",
     )
-    cutouts: str = _setting(
+    cutouts: str = _data(
         "rectangle",
         "how Subset B cuts people out: as rectangles, or along a matte, soft at the edge",
         choices=("rectangle", "matte"),
     )
-    describe: bool = _setting(False, "run the experimental step describe (Subset D) too; slow without a GPU")
-    description_candidates: int = _setting(8, "captions that describe draws for a person", minimum=1)
-    description_threshold: float = _setting(0.25, "a description is kept when its CLIP similarity is greater")
-    seed: int = _setting(0, "seed of everything that draws", minimum=0)
+    describe: bool = _data(False, "run the experimental step describe (Subset D) too; slow without a GPU")
+    description_candidates: int = _data(8, "captions that describe draws for a person", minimum=1)
+    description_threshold: float = _data(0.25, "a description is kept when its CLIP similarity is greater")
+    seed: int = _data(0, "seed of everything that draws", minimum=0)
 
-    statsd: str = _setting(
+    # Models and the machine that they run on: by who runs a worker.
+    profile: str = _models(
+        "packaged", "which models: a file include/models/<profile>.yaml, or the path of your own .yaml"
+    )
+    models_dir: str = _models(
+        "~/.cache/laion-people", "cache of weights that are fetched; the packaged profile fetches none"
+    )
+    models_mirror: str = _models(
+        "",
+        "fetch weights from here instead: a URL or a folder with the files by name, as in MODELS_DIR",
+        pattern=rf"(?!\w+://).*|file:///.*|(?i:https?)://([^/?#\s]*@)?{_HOST}(/[^?#\s]*)?",
+        like="https://user:password@mirror.example.org/weights, with %2F for a / in the password, and so on",
+    )
+    device: str = _models(
+        "auto",
+        "where models run that can use a GPU; auto: a GPU if there is one",
+        pattern=r"auto|cpu|cuda(:\d+)?",
+        like="cuda:0",
+    )
+    precision: str = _models(
+        "auto", "of these models; auto: fp16 on a GPU, fp32 on a CPU", choices=("auto", "fp32", "bf16", "fp16")
+    )
+    cores: int = _models(0, "threads for images and models; 0: one for each core that the process may use", minimum=0)
+
+    # How Airflow runs it: by who runs Airflow.
+    runner: str = _airflow("process", "how Airflow runs a step", choices=("process", "kubernetes"))
+    shards_per_task: int = _airflow(
+        16, "shards that an Airflow task works on; more shards are mapped over more tasks", minimum=1
+    )
+    review: bool = _airflow(False, "clustering runs of Airflow wait until a person has approved the captions")
+    statsd: str = _airflow(
         "", "StatsD server that metrics are sent to; empty: none", pattern=r"([\w.-]+:\d{1,5})?", like="localhost:8125"
     )
-    deadline_hours: float = _setting(
+    deadline_hours: float = _airflow(
         48.0, "hours of a run of an Airflow DAG after which a notification says that it takes long; 0: never", minimum=0
     )
-    gpu_tasks_per_run: int = _setting(
+    gpu_tasks_per_run: int = _airflow(
         0,
         "tasks of one step that a run of an Airflow DAG may have on GPUs at once; 0: as many as the pool has",
         minimum=0,
     )
-    partitions_at_once: int = _setting(
+    partitions_at_once: int = _airflow(
         2, "partitions that laion_people_extract works on at once, whoever started their runs", minimum=1
     )
-    backfill_poll_seconds: int = _setting(60, "between the looks of laion_people_backfill at its runs", minimum=10)
-    first_days: str = _setting(
+    backfill_poll_seconds: int = _airflow(60, "between the looks of laion_people_backfill at its runs", minimum=10)
+    first_days: str = _airflow(
         "",
         "first day of more collections, for Airflow's own backfill: JSON",
         json=_is_first_days,
         like='{"my-collection": "2015-01-01"}, each date once and none of a collection that is known',
     )
-    pod_image: str = _setting("", "image of the worker, by version or digest; the runner kubernetes needs it", **_IMAGE)
-    pod_pull_secret: str = _setting("", "secret that opens the image's registry", **_NAME)
-    pod_sidecar_image: str = _setting("", "image of the sidecar that hands results on; empty: Airflow's", **_IMAGE)
-    pod_namespace: str = _setting("", "where pods run; empty: the connection's, else Airflow's own", **_NAME)
-    pod_service_account: str = _setting("", "that pods run as; empty: the namespace's default", **_NAME)
-    pod_secret: str = _setting("", "secret whose keys are the pods' environment: AWS_ACCESS_KEY_ID, ...", **_NAME)
-    pod_store_claim: str = _setting("", "volume claim that holds the store, if that is a folder", **_NAME)
-    pod_weights_claim: str = _setting("", "volume claim that keeps fetched weights; empty: each pod fetches", **_NAME)
-    pod_gpu_resource: str = _setting(
+
+    # How pods are made: by who runs the cluster.
+    pod_image: str = _pods("", "image of the worker, by version or digest; the runner kubernetes needs it", **_IMAGE)
+    pod_pull_secret: str = _pods("", "secret that opens the image's registry", **_NAME)
+    pod_sidecar_image: str = _pods("", "image of the sidecar that hands results on; empty: Airflow's", **_IMAGE)
+    pod_namespace: str = _pods("", "where pods run; empty: the connection's, else Airflow's own", **_NAME)
+    pod_service_account: str = _pods("", "that pods run as; empty: the namespace's default", **_NAME)
+    pod_secret: str = _pods("", "secret whose keys are the pods' environment: AWS_ACCESS_KEY_ID, ...", **_NAME)
+    pod_store_claim: str = _pods("", "volume claim that holds the store, if that is a folder", **_NAME)
+    pod_weights_claim: str = _pods("", "volume claim that keeps fetched weights; empty: each pod fetches", **_NAME)
+    pod_gpu_resource: str = _pods(
         "nvidia.com/gpu", "what a GPU is called", pattern=r"[\w.-]+/[\w.-]+", like="amd.com/gpu"
     )
-    pod_resources: str = _setting(
+    pod_resources: str = _pods(
         "",
         "by step, in place of engine/catalog.py's: JSON",
         json=_map_of(_is_resources),
         like='{"detect": {"gpu": 1, "cpu": 8, "memory": "24Gi", "ephemeral_storage": "8Gi"}}',
     )
-    pod_node_selector: str = _setting(
+    pod_node_selector: str = _pods(
         "", "labels of the nodes for pods: JSON", json=_map_of(_is_text), like='{"pool": "batch"}'
     )
-    pod_gpu_node_selector: str = _setting(
+    pod_gpu_node_selector: str = _pods(
         "", "labels of the nodes for pods with a GPU, in addition: JSON", json=_map_of(_is_text), like='{"gpu": "h100"}'
     )
-    pod_tolerations: str = _setting(
+    pod_tolerations: str = _pods(
         "",
         "taints that pods tolerate: JSON",
         json=_is_tolerations,
         like='[{"key": "nvidia.com/gpu", "operator": "Exists", "effect": "NoSchedule"}]',
     )
-    pod_schedule_seconds: int = _setting(3600, "that a pod may wait for a node", minimum=1)
-    pod_startup_seconds: int = _setting(1800, "that pulling the image and starting may take", minimum=1)
+    pod_schedule_seconds: int = _pods(3600, "that a pod may wait for a node", minimum=1)
+    pod_startup_seconds: int = _pods(1800, "that pulling the image and starting may take", minimum=1)
 
     @property
     def threads(self) -> int:
@@ -251,15 +269,20 @@ def to_environment(settings: Settings) -> dict[str, str]:
 
 
 def describe(settings: Settings) -> str:
-    """A table of all settings: variable, value without passwords, meaning."""
+    """All settings in their groups: variable, value without passwords, meaning."""
     values = {f: without_logins(_show(getattr(settings, f.name))) for f in fields(settings)}
     rows = [(PREFIX + f.name.upper(), value, f.metadata) for f, value in values.items()]
     wide, value_wide = max(len(r[0]) for r in rows), max(len(r[1]) for r in rows)
-    return "\n".join(
-        f"{name:{wide}}  {value:{value_wide}}  {meta['help']}"
-        + (f" ({' | '.join(meta['choices'])})" if "choices" in meta else "")
-        for name, value, meta in rows
-    )
+    lines: list[str] = []
+    for group, title in GROUPS.items():
+        lines += ["", f"{group}: {title}"] if lines else [f"{group}: {title}"]
+        lines += [
+            f"{name:{wide}}  {value:{value_wide}}  {meta['help']}"
+            + (f" ({' | '.join(meta['choices'])})" if "choices" in meta else "")
+            for name, value, meta in rows
+            if meta["group"] == group
+        ]
+    return "\n".join(lines)
 
 
 def _show(value: Any) -> str:
