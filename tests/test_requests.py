@@ -9,9 +9,11 @@ import pytest
 from laion_people.engine.audit import audit
 from laion_people.engine.catalog import PARTITION_STEPS
 from laion_people.engine.runner import Runner
-from laion_people.engine.stages import progress
+from laion_people.engine.stages import progress, unfinished
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
+from laion_people.storage.store import open_store
+from tests.bucket import Bucket, bucket
 from tests.counting import CountingStore
 from tests.fakes import FakeModels, image_shard
 
@@ -59,6 +61,8 @@ class Counts:
         count("late")
         assert audit(runner(store), PARTITION, "extract") == []
         count("audit extract")
+        assert not any(unfinished(runner(store).planner, PARTITION, "extract").values())
+        count("plan of an audited partition")
         assert progress(runner(store).planner)["extracted"] == []  # it has no metadata
         count("progress")
         runner(store).run_release("cluster", [PARTITION])
@@ -93,7 +97,7 @@ def test_an_audit_asks_fourteen_times_a_shard_at_most_and_reads_no_file_of_it(co
     assert counts.read("deep") >= {"images", "people", "pose", "mesh", "facts", "clip", "subset_a"}
 
 
-@pytest.mark.parametrize("work", ["late", "progress", "cluster again", "label"])
+@pytest.mark.parametrize("work", ["late", "progress", "plan of an audited partition", "cluster again", "label"])
 def test_what_others_have_finished_costs_nothing(counts: Counts, work: str) -> None:
     assert counts.per_shard(work) <= 0.3
 
@@ -113,3 +117,30 @@ def test_label_hashes_the_fit_once(counts: Counts) -> None:
 
 def test_every_step_is_counted() -> None:
     assert {*EXTRACT, *CAPTION, "download", "facts", "subset_a"} == set(PARTITION_STEPS)
+
+
+def test_a_bucket_is_asked_as_seldom(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The counts above are a model of S3; these are requests that boto3 really sends."""
+    for name, value in (("ACCESS_KEY_ID", "none"), ("SECRET_ACCESS_KEY", "none"), ("DEFAULT_REGION", "none")):
+        monkeypatch.setenv(f"AWS_{name}", value)
+    counted: dict[tuple[str, int], int] = {}
+    for shards in (FEW, MANY):
+        with bucket(tmp_path / str(shards)) as served:
+            monkeypatch.setenv("AWS_ENDPOINT_URL", served.url)
+            store = open_store("s3://bucket/prefix")
+            for index in range(shards):
+                image_shard(store, PARTITION, index)
+
+            def count(work: str, shards: int = shards, served: Bucket = served) -> None:
+                counted[work, shards] = served.requests()
+                served.counts.clear()
+
+            served.counts.clear()
+            for step in EXTRACT:
+                Runner(store, Settings(), FakeModels(), STEPS).run(step, PARTITION, list(range(shards)))
+                count(step)
+            assert audit(Runner(store, Settings(), FakeModels(), STEPS), PARTITION, "extract") == []
+            count("audit")
+    per_shard = {work: (counted[work, MANY] - counted[work, FEW]) / (MANY - FEW) for work in (*EXTRACT, "audit")}
+    assert all(0 < per_shard[step] <= 10 for step in EXTRACT), per_shard
+    assert 0 < per_shard["audit"] <= 14, per_shard

@@ -10,8 +10,8 @@ from laion_people.engine.tables import Tables
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.storage import layout, metadata
 from laion_people.storage.layout import RELEASE_FILES
-from laion_people.storage.manifest import FileEntry, ShardManifest
-from laion_people.storage.manifestindex import ManifestIndex
+from laion_people.storage.manifest import FileEntry
+from laion_people.storage.manifestindex import ManifestIndex, ShardRecord
 
 
 class Inputs:
@@ -54,10 +54,10 @@ class Inputs:
                     raise LaionPeopleError(f"its {name} was made from an earlier {file.uri}: run `{writer}` first")
         return inputs
 
-    def _earlier(self, step: Step, partition: str, index: int) -> ShardManifest | None:
-        """The manifest of the shard as it is; None where it cannot be read, which `state` says why."""
+    def _earlier(self, step: Step, partition: str, index: int) -> ShardRecord | None:
+        """The record of the shard as it is; None where it cannot be read, which `Planner.state` says why."""
         try:
-            return self.index.read(self.tables.manifest_path(step.entry.name, partition, index))
+            return self.index.record(step.entry.name, partition, index, self.tables.scope(step.entry.writes))
         except StoreError:
             raise
         except LaionPeopleError:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from include.models.errors import ModelError
@@ -72,8 +72,8 @@ class Planner(Tables):
         if made.made_from() != plan.made_from():
             return made, "input, parameters or models have changed"
         if made.run_id == self.run_id:
-            return made, self.damage(made)
-        return made, "forced" if force else self.damage(made) or step.needs_rework(made)
+            return made, self.damage(made.shard.files())
+        return made, "forced" if force else self.damage(made.shard.files()) or step.needs_rework(made)
 
     def unfinished(self, name: str, partition: str, index: int) -> str | None:
         """Why a shard is still to be made or worked on once more, or None when it is done."""
@@ -81,8 +81,12 @@ class Planner(Tables):
         try:
             with LocalFiles(self.store) as files:
                 plan = self.plan(step, partition, self.inputs.of_shard(step, partition, index, files))
+            scope = self.scope(step.entry.writes)
+            record = None if step.reworks else self.index.record(name, partition, index, scope)
         except (LaionPeopleError, ModelError) as error:  # an input is still to be made, or weights to be fetched
             return str(error)
+        if record and record.made_from == plan.made_from():
+            return self.damage(record.files)
         return self.state(step, index, plan)[1]
 
     def outdated(self, made: ShardManifest, files: LocalFiles, deep: bool = False) -> str | None:
@@ -95,9 +99,9 @@ class Planner(Tables):
             return "input, parameters or models have changed"
         return None if set(made.inputs) == set(plan.inputs) else "its manifest has other sizes of its inputs"
 
-    def damage(self, manifest: Manifest) -> str | None:
-        """What is wrong with the files of a manifest, or None. Only those are read that may have changed."""
-        for file in (file for shard in manifest.shards for file in shard.files()):
+    def damage(self, files: Iterable[FileEntry]) -> str | None:
+        """What is wrong with files, or None. Only those are read that may have changed."""
+        for file in files:
             if (tag := self.index.tag(file.uri)) is None:
                 return f"{file.uri} is missing"
             if tag != file.tag and (self.store.size(file.uri), self.store.sha256(file.uri)) != (

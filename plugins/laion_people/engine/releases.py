@@ -156,6 +156,6 @@ def _same_version(planner: Planner, plan: ReleaseManifest, force: bool) -> Relea
         manifest = manifest_of(planner.store, plan.step, version)
         if manifest is None or (force and manifest.run_id != planner.run_id):
             continue
-        if manifest.made_from() == plan.made_from() and not planner.damage(manifest):
+        if manifest.made_from() == plan.made_from() and not planner.damage(manifest.shards[0].files()):
             return manifest
     return None

@@ -39,7 +39,8 @@ def unfinished(planner: Planner, partition: str, stage: str) -> dict[str, list[i
     planner.index.forget()
     steps = stage_steps(planner, partition, stage)
     planned = planner.planned(steps[0], partition)
-    planner.index.read_all(path for step in steps for path in planner.manifest_paths(step, partition).values())
+    for step in steps:
+        planner.index.prepare(step, partition, planner.scope(STEPS[step].writes))
     task = {follower: step for step in steps for follower in STEPS[step].followed_by}
     to_make: dict[str, list[int]] = {step: [] for step in steps if step not in task}
     for index in planned:

@@ -40,6 +40,7 @@ class Step(ABC):
     revision: ClassVar[int] = 1  # raised with a change of the code that changes the output, so that shards are redone
     irreplaceable: ClassVar[bool] = False  # what it wrote may not be had again: no shard is deleted without ``force``
     reasons: ClassVar[Mapping[str, str]] = {}  # why rows are rejected, each with what that means in a few words
+    reworks: bool = False  # whether `needs_rework` may find something
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """The settings that decide the output: a shard made with others is redone."""

@@ -12,7 +12,7 @@ import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any, Self
 
 from laion_people.errors import LaionPeopleError
@@ -37,7 +37,8 @@ class FileEntry:
 class ShardEntry:
     """A shard's main file and its rows; ``sidecars`` are the files that belong to it (a tar's Parquet, ...).
 
-    In a partition manifest, ``manifest`` is the shard's own, and ``inputs`` are places in the list of the partition's.
+    In a partition manifest, ``manifest`` is the shard's own, ``made_from`` its digest of that name, and ``inputs`` are
+    places in the list of the partition's.
     """
 
     index: int
@@ -48,6 +49,7 @@ class ShardEntry:
     sidecars: tuple[FileEntry, ...] = ()
     tag: str = field(default="", compare=False)
     manifest: FileEntry | None = field(default=None, compare=False)
+    made_from: str = field(default="", compare=False)
     inputs: tuple[int, ...] = field(default=(), compare=False)
 
     def files(self) -> tuple[FileEntry, ...]:
@@ -196,7 +198,10 @@ class PartitionManifest(Manifest):
             params=last.params,
             models=last.models,
             inputs=tuple(places),
-            shards=tuple(_with_origin(m.shard, file, tuple(places[f] for f in m.inputs)) for file, m in manifests),
+            shards=tuple(
+                replace(m.shard, manifest=file, made_from=m.made_from(), inputs=tuple(places[f] for f in m.inputs))
+                for file, m in manifests
+            ),
             rows_in=sum(m.rows_in for m in every),
             rows=sum(m.rows for m in every),
             rejected=added([m.rejected for m in every]),
@@ -245,12 +250,6 @@ def added(counts: Iterable[dict[str, Any]]) -> dict[str, Any]:
     return dict(sorted(total.items()))
 
 
-def _with_origin(shard: ShardEntry, manifest: FileEntry, inputs: tuple[int, ...]) -> ShardEntry:
-    return ShardEntry(
-        shard.index, shard.uri, shard.rows, shard.bytes, shard.sha256, shard.sidecars, shard.tag, manifest, inputs
-    )
-
-
 def _shard_entry(fields: dict[str, Any]) -> ShardEntry:
     given = fields.pop("manifest", None)
     sidecars = tuple(FileEntry(**f) for f in fields.pop("sidecars", ()))
@@ -261,7 +260,7 @@ def _shard_entry(fields: dict[str, Any]) -> ShardEntry:
 
 def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     """Without the optional parts of files and shards that are empty: a partition has thousands of them."""
-    optional = ("tag", "manifest", "inputs", "sidecars")
+    optional = ("tag", "manifest", "made_from", "inputs", "sidecars")
 
     def short(entry: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in entry.items() if value or name not in optional}

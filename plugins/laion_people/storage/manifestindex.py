@@ -19,10 +19,11 @@ READERS = 16  # files that are read at a time: of a bucket, each takes some 20 m
 
 
 class ShardRecord(NamedTuple):
-    """What a step that reads a shard must know of it: the files, and what they were made from."""
+    """What others must know of a shard: its files, the inputs, and the digest of all that it was made from."""
 
     files: tuple[FileEntry, ...]
     inputs: tuple[FileEntry, ...]
+    made_from: str
 
 
 class ManifestIndex:
@@ -94,14 +95,19 @@ class ManifestIndex:
     def record(self, step: str, partition: str, index: int, scope: str = "") -> ShardRecord | None:
         """What is recorded of a finished shard, or None: from the partition manifest, as far as that is up to date."""
         path = layout.shard_manifest_path(step, partition, index, scope)
-        if (tag := self.tag(path)) is None:
+        if self.tag(path) is None:
             return None
-        if path not in self._read and (whole := self.partition(step, partition)):
-            shard = self._shards[layout.manifest_path(step, partition)].get(index)
-            if shard and shard.manifest and (shard.manifest.uri, shard.manifest.tag) == (path, tag):
-                return ShardRecord(shard.files(), whole.inputs_of(shard))
+        if path not in self._read and (shard := self._summed(step, partition, index, path)):
+            whole = self.partition(step, partition)
+            assert whole
+            return ShardRecord(shard.files(), whole.inputs_of(shard), shard.made_from)
         manifest = self.read(path)
-        return ShardRecord(manifest.shard.files(), manifest.inputs) if manifest else None
+        return ShardRecord(manifest.shard.files(), manifest.inputs, manifest.made_from()) if manifest else None
+
+    def prepare(self, step: str, partition: str, scope: str = "") -> None:
+        """Reads all that `record` needs for the shards of a partition, several files at a time."""
+        paths = self.paths(step, partition, scope)
+        self.read_all(path for index, path in paths.items() if not self._summed(step, partition, index, path))
 
     def partition(self, step: str, partition: str) -> PartitionManifest | None:
         """The partition manifest as it was last written; None where there is none, or, with a warning, a damaged one.
@@ -143,6 +149,13 @@ class ManifestIndex:
             self._files[path], self._partitions[path] = file, manifest
             self._shards[path] = {shard.index: shard for shard in manifest.shards}
         return self._files[path]
+
+    def _summed(self, step: str, partition: str, index: int, path: str) -> ShardEntry | None:
+        """What the partition manifest says of a shard, if its manifest is still the one that was summed."""
+        self.partition(step, partition)
+        shard = self._shards[layout.manifest_path(step, partition)].get(index)
+        named = (shard.manifest.uri, shard.manifest.tag) if shard and shard.manifest else None
+        return shard if shard and shard.made_from and named == (path, self.tag(path)) else None
 
     def _have_read(self, paths: Iterable[str]) -> bool:
         """Whether the shard manifests at these paths are known as they are now."""

@@ -116,7 +116,7 @@ class Download(Step):
     reasons = REASONS
 
     def __init__(self, retry_failed: bool = False):
-        self.retry_failed = retry_failed
+        self.retry_failed = self.reworks = retry_failed
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """Not among them: ``url_timeout`` and ``url_threads``, which only move what ``retry_failed`` can mend."""
