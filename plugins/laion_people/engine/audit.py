@@ -40,8 +40,7 @@ def audit(runner: Runner, partition: str, stage: str, deep: bool = False) -> lis
     planned = runner.planner.planned(steps[0], partition)
     shards = _Audit(runner, partition, steps, planned, deep)
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
-        found = pool.map(shards.faults, planned)
-        faults = [fault for faults_of_shard in found for fault in faults_of_shard]
+        faults = [fault for faults_of_shard in pool.map(shards.faults, planned) for fault in faults_of_shard]
     faults += shards.surplus()
     for step in steps:
         if STEPS[step].writes == "images":

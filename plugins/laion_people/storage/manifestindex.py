@@ -68,7 +68,7 @@ class ManifestIndex:
     def read_all(self, paths: Iterable[str]) -> dict[str, ShardManifest | LaionPeopleError]:
         """Shard manifests that are there, or why they cannot be read, by path; several are read at a time."""
 
-        def read(path: str) -> ShardManifest | LaionPeopleError | None:
+        def try_to_read(path: str) -> ShardManifest | LaionPeopleError | None:
             try:
                 return self.read(path)
             except StoreError as error:
@@ -80,7 +80,9 @@ class ManifestIndex:
 
         paths = list(paths)
         with ThreadPoolExecutor(READERS) as pool:
-            return {path: found for path, found in zip(paths, pool.map(read, paths), strict=True) if found is not None}
+            return {
+                path: read for path, read in zip(paths, pool.map(try_to_read, paths), strict=True) if read is not None
+            }
 
     def write(self, path: str, manifest: ShardManifest) -> None:
         data = manifest.to_json()
@@ -131,11 +133,11 @@ class ManifestIndex:
         chosen = [paths[index] for index in (paths if shards is None else shards) if index in paths]
         if shards is None and not self._have_read(chosen) and (whole := self._current(step, partition, chosen)):
             return whole
-        found = self.read_all(chosen)
-        for error in found.values():
+        manifests = self.read_all(chosen)
+        for error in manifests.values():
             if isinstance(error, LaionPeopleError):
                 raise error
-        pairs = [self._read[path] for path in found]
+        pairs = [self._read[path] for path in manifests]
         return PartitionManifest.of_shards(pairs) if pairs else None
 
     def write_sum(self, manifest: PartitionManifest) -> FileEntry:

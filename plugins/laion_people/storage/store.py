@@ -183,7 +183,7 @@ class LocalStore(Store):
                 return []
 
     def tags(self, folder: str) -> dict[str, str]:
-        return {path: _tag(found) for path, found in self._files(folder)}
+        return {path: _tag(status) for path, status in self._files(folder)}
 
     def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
         with self._errors(path):
@@ -257,9 +257,9 @@ class LocalStore(Store):
             for name in names:
                 path = f"{parent}/{name}"
                 with self._errors(path.removeprefix(f"{self.root}/")), suppress(*MISSING):
-                    found = os.stat(path)  # noqa: PTH116 - Paths of thousands take their time
-                    if stat.S_ISREG(found.st_mode):
-                        yield path.removeprefix(str(self.root)).lstrip("/"), found
+                    status = os.stat(path)  # noqa: PTH116 - Paths of thousands take their time
+                    if stat.S_ISREG(status.st_mode):
+                        yield path.removeprefix(str(self.root)).lstrip("/"), status
 
     def _unlisted(self, error: OSError) -> None:
         """Raises StoreError for a folder that cannot be listed: os.walk would take it for empty."""
@@ -341,7 +341,7 @@ class S3Store(Store):
             pages = self.client.get_paginator("list_objects_v2").paginate(
                 Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/", Delimiter="/"
             )
-            prefixes = [found["Prefix"] for page in pages for found in page.get("CommonPrefixes", [])]
+            prefixes = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
         return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in prefixes)
 
     def tags(self, folder: str) -> dict[str, str]:
@@ -464,13 +464,13 @@ def _s3_fault(error: Exception) -> str:
     from boto3.exceptions import Boto3Error
     from botocore import exceptions
 
-    told: BaseException = error
-    while isinstance(told, Boto3Error) and told.__context__:  # of an upload: it repeats paths of temporary files
-        told = told.__context__
-    match told:
+    cause: BaseException = error
+    while isinstance(cause, Boto3Error) and cause.__context__:  # of an upload: it repeats paths of temporary files
+        cause = cause.__context__
+    match cause:
         case exceptions.ClientError():
-            code, words = (told.response["Error"].get(name) or "" for name in ("Code", "Message"))
-            status = told.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
+            code, words = (cause.response["Error"].get(name) or "" for name in ("Code", "Message"))
+            status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if code in ("404", "NoSuchKey"):
                 return "it is missing"
             if code == "NoSuchBucket":
@@ -483,7 +483,7 @@ def _s3_fault(error: Exception) -> str:
         case exceptions.IncompleteReadError() | exceptions.ResponseStreamingError():
             return "its answer was cut off at every try"
         case _:
-            return f"{told}; check the address and the credentials"
+            return f"{cause}; check the address and the credentials"
 
 
 class _Answer:

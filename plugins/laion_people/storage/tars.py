@@ -241,7 +241,7 @@ def _extended(kind: bytes, data: bytes) -> dict[str, str]:
     """What a GNU or a PAX header tells of the file after it: path, linkpath, size, and whether it is ``sparse``."""
     if kind in LONG_NAMES:
         return {LONG_NAMES[kind]: data.partition(b"\0")[0].decode(errors="backslashreplace")}
-    found: dict[str, str] = {}
+    fields: dict[str, str] = {}
     at = 0
     while record := PAX_RECORD.match(data, at):
         end = at + int(record[1])
@@ -249,9 +249,9 @@ def _extended(kind: bytes, data: bytes) -> dict[str, str]:
             break
         key = record[2].decode(errors="replace")
         if key.startswith("GNU.sparse."):
-            found["sparse"] = ""
+            fields["sparse"] = ""
             key = "path" if key == "GNU.sparse.name" else ""
         if key in ("path", "linkpath", "size"):
-            found[key] = data[record.end() : end - 1].decode(errors="backslashreplace")
+            fields[key] = data[record.end() : end - 1].decode(errors="backslashreplace")
         at = end
-    return found
+    return fields

@@ -124,6 +124,6 @@ class TotalsReader:
             fresh = dict(zip(stale, pool.map(partial(_read, self.store), stale), strict=True))
         self._read = {p: (tag, fresh[p]) if p in fresh else self._read[p] for p, tag in tags.items()}
         totals: dict[str, dict[str, Totals]] = defaultdict(dict)
-        for _, found in self._read.values():
-            totals[found.partition][found.step] = found
+        for _, sums in self._read.values():
+            totals[sums.partition][sums.step] = sums
         return dict(totals)
