@@ -23,13 +23,13 @@ from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
 from laion_people.orchestration.leases import claim, skip_unless_planned
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.releases import announced_version
+from laion_people.orchestration.tasks import (
     CLUSTERED,
     DAG_DEFAULTS,
     ONLY_FAILED,
     PARTITION,
     RERUN_PARAMS,
-    announced_version,
     audit_task,
     dag_settings,
     step_task,

@@ -22,7 +22,14 @@ from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task
 
 from laion_people.orchestration.leases import skip_while_extracted
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.releases import (
+    partitions_of_release,
+    partitions_of_version,
+    skip_when_version_given,
+    version_of,
+)
+from laion_people.orchestration.review import ReviewOperator
+from laion_people.orchestration.tasks import (
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
@@ -30,14 +37,9 @@ from laion_people.orchestration.operators import (
     PARTITIONS_SCHEMA,
     audit_task,
     dag_settings,
-    partitions_of_release,
-    partitions_of_version,
-    skip_when_version_given,
     step_task,
-    version_of,
     worker_task,
 )
-from laion_people.orchestration.review import ReviewOperator
 from laion_people.storage.versions import VERSION
 
 PARAMS = {

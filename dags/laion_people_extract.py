@@ -22,7 +22,7 @@ from airflow.sdk import DAG, Param, task, task_group
 from laion_people.dates import first_days
 from laion_people.orchestration.leases import claim, skip_unless_planned
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.tasks import (
     DAG_DEFAULTS,
     EXTRACTED,
     FLAGS,

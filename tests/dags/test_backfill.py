@@ -21,7 +21,7 @@ from airflow.sdk.exceptions import (
 
 from laion_people.orchestration import backfill
 from laion_people.orchestration.leases import CAPTION, EXTRACT, claim, run_at_work, skip_unless_planned
-from laion_people.orchestration.operators import CLUSTERED, METADATA
+from laion_people.orchestration.tasks import CLUSTERED, METADATA
 from tests.dags.conftest import ROOT
 
 STATE = {

@@ -37,7 +37,7 @@ from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from laion_people.dates import first_days
 from laion_people.orchestration.leases import claim, skip_unless_planned
-from laion_people.orchestration.operators import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
+from laion_people.orchestration.tasks import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
 from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
 dates = PartitionDates(first_days(dag_settings().first_days))

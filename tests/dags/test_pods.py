@@ -20,8 +20,9 @@ from kubernetes.client import ApiClient
 
 from laion_people.engine.catalog import FOLLOWERS, STEPS, TASKS
 from laion_people.orchestration import pods
-from laion_people.orchestration.operators import WorkerOperator, audit_task, step_task, worker_task
 from laion_people.orchestration.pods import PodOperator
+from laion_people.orchestration.process import ProcessOperator
+from laion_people.orchestration.tasks import audit_task, step_task, worker_task
 from tests.dags.conftest import ROOT
 from tests.dags.fake_kubernetes import (
     FAIL,
@@ -293,7 +294,7 @@ def test_a_run_may_be_kept_from_taking_all_gpus(settings: pytest.MonkeyPatch) ->
 def test_describe_is_skipped_unless_it_is_asked_for(settings: pytest.MonkeyPatch, runner: str) -> None:
     settings.setenv("LAION_PEOPLE_RUNNER", runner)
     task = step_task("describe", partitions="a/1")
-    assert isinstance(task, WorkerOperator if runner == "process" else PodOperator)
+    assert isinstance(task, ProcessOperator if runner == "process" else PodOperator)
     with pytest.raises(AirflowSkipException, match="LAION_PEOPLE_DESCRIBE=1 turns it on"):
         task._pre_execute_hook({})
     settings.setenv("LAION_PEOPLE_DESCRIBE", "1")

@@ -17,7 +17,8 @@ from airflow.task.priority_strategy import get_airflow_priority_weight_strategie
 
 from laion_people.orchestration.leases import ANNOUNCED_BY, skip_unless_planned
 from laion_people.orchestration.notifications import RunMade, notify_drift, notify_failure
-from laion_people.orchestration.operators import WorkerOperator, command_line, step_task
+from laion_people.orchestration.process import ProcessOperator
+from laion_people.orchestration.tasks import step_task
 from tests.dags.conftest import ROOT
 from tools.local_airflow import POOLS
 
@@ -129,14 +130,14 @@ def test_late_steps_of_an_old_run_go_before_early_steps_of_a_new_one(bag: DagBag
 
 def test_pods_which_take_seconds_to_import_are_left_to_the_kubernetes_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "laion_people.orchestration.pods", raising=False)
-    assert isinstance(step_task("detect"), WorkerOperator)
+    assert isinstance(step_task("detect"), ProcessOperator)
     assert "laion_people.orchestration.pods" not in sys.modules
 
 
 def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag: DagBag) -> None:
     for dag_id in ("laion_people_extract", "laion_people_caption"):
         (first,) = bag.dags[dag_id].roots
-        assert isinstance(first, WorkerOperator)
+        assert isinstance(first, ProcessOperator)
         assert first.partitions == "{{ dag_run.partition_key or '' }}"
 
 
@@ -179,7 +180,7 @@ def words(bag: DagBag, dag_id: str, task_id: str, **given: object) -> list[str]:
     task.shards = None
     for field in ("partitions", "clusters", "overrides", "flags"):
         setattr(task, field, task.render_template(getattr(task, field), context, dag.get_template_env()))
-    return command_line(task, task.arguments)
+    return task.command_line()
 
 
 STEPS = {

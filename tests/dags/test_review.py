@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, P
 
 from laion_people.language import captions
 from laion_people.language.captions import Entry
-from laion_people.orchestration.operators import partitions_of_version
+from laion_people.orchestration.releases import partitions_of_version
 from laion_people.orchestration.review import ReviewOperator
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import LocalStore

@@ -18,7 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 
 from laion_people.dates import FIRST_DAYS
 from laion_people.orchestration.leases import ACTIVE, EXTRACT, lease, run_at_work, runs, was_begun
-from laion_people.orchestration.operators import PARTITIONS_SCHEMA, dag_settings
+from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
-from laion_people.orchestration.operators import CLUSTERED, METADATA, PARTITIONS_SCHEMA
+from laion_people.orchestration.tasks import CLUSTERED, METADATA, PARTITIONS_SCHEMA
 
 log = logging.getLogger(__name__)
 
