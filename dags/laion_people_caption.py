@@ -21,7 +21,7 @@ from __future__ import annotations
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
-from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.claims import claim, skip_unless_planned
 from laion_people.orchestration.notifications import deadline
 from laion_people.orchestration.releases import announced_version
 from laion_people.orchestration.tasks import (

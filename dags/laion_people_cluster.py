@@ -20,7 +20,7 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task
 
-from laion_people.orchestration.leases import skip_while_extracted
+from laion_people.orchestration.claims import skip_while_extracted
 from laion_people.orchestration.notifications import deadline
 from laion_people.orchestration.releases import (
     partitions_of_release,

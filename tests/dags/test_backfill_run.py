@@ -36,7 +36,7 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from laion_people.dates import first_days
-from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.claims import claim, skip_unless_planned
 from laion_people.orchestration.tasks import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
 from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 

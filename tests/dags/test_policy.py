@@ -15,7 +15,7 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, ParamValidationError
 from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
-from laion_people.orchestration.leases import ANNOUNCED_BY, skip_unless_planned
+from laion_people.orchestration.claims import ANNOUNCED_BY, skip_unless_planned
 from laion_people.orchestration.notifications import RunMade, notify_drift, notify_failure
 from laion_people.orchestration.process import ProcessOperator
 from laion_people.orchestration.tasks import step_task
@@ -152,11 +152,11 @@ def test_every_task_that_makes_something_of_a_partition_has_claimed_it(
     assert plan.max_active_tis_per_dag == 1  # looking and writing are one step
     for task in (plan, *(dag.get_task(f"shards.{step}") for step in STEPS[dag_id])):
         looked_at: list[str] = []
-        leases = SimpleNamespace(get=lambda key, seen=looked_at: seen.append(key) or {"run": "other"})
+        claims = SimpleNamespace(get=lambda key, seen=looked_at: seen.append(key) or {"run": "other"})
         context = {
             "ti": SimpleNamespace(get_dr_count=lambda dag_id, run_ids, states: int(run_ids == ["other"])),
             "dag_run": SimpleNamespace(dag_id=dag_id, run_id="r", partition_key="a/1"),
-            "asset_state_store": dict.fromkeys(task.inlets, leases),
+            "asset_state_store": dict.fromkeys(task.inlets, claims),
         }
         with pytest.raises((AirflowFailException, AirflowRescheduleException)):
             task._pre_execute_hook(context)

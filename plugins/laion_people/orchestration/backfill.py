@@ -1,7 +1,7 @@
 """Which partitions get a run of laion_people_extract: those that discover finds, those that a backfill asks for.
 
 Everything is decided from what the store has (``state``, which ``bin/laion-people partitions`` prints) and from what
-Airflow says of runs and leases at that moment, never from events: those that reach a paused DAG are lost, and Airflow
+Airflow says of runs and claims at that moment, never from events: those that reach a paused DAG are lost, and Airflow
 3.3.2 can't list them while a run that they made is queued (https://github.com/apache/airflow/issues/71360).
 ``context`` is the task's; METADATA is among its inlets or outlets.
 """
@@ -17,7 +17,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from laion_people.dates import FIRST_DAYS
-from laion_people.orchestration.leases import ACTIVE, EXTRACT, lease, run_at_work, runs, was_begun
+from laion_people.orchestration.claims import ACTIVE, EXTRACT, claim_of, run_at_work, runs, was_begun
 from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings
 
 log = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
         keys = [key for key in keys if key not in extracted]
     if form["which"] == "failed":
         begun = set(state["begun"])
-        keys = [key for key in keys if key in begun or lease(context, key)]
+        keys = [key for key in keys if key in begun or claim_of(context, key)]
     keys = _without_runs_at_work(context, keys)
     if not keys:
         raise AirflowSkipException(f"nothing to do: none of the partitions is {form['which']} and without a run")
@@ -129,7 +129,7 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
 
 
 def start(context: Any, key: str) -> dict[str, str] | None:
-    """Waits until it is a key's turn to be announced; returns the lease that it had before.
+    """Waits until it is a key's turn to be announced; returns the claim that it had before.
 
     The key at index i has its turn when more than i - `at_once` keys of this backfill have ended. So never more are
     under way, whatever is killed, cleared or late.
@@ -144,7 +144,7 @@ def start(context: Any, key: str) -> dict[str, str] | None:
         _wait(f"{EXTRACT} is paused: unpause it to go on")
     if run := run_at_work(context, key):
         raise AirflowSkipException(f"run {run} of {EXTRACT} is at work on {key}: this backfill waits for that one")
-    return lease(context, key)
+    return claim_of(context, key)
 
 
 def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
@@ -152,8 +152,8 @@ def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
 
     Raises AirflowFailException when the run has failed, or none was made of the announcement.
     """
-    claimed = lease(context, key)
-    if claimed is None or claimed == before:
+    newest = claim_of(context, key)
+    if newest is None or newest == before:
         begun = context["ti"].get_first_reschedule_date(context)
         if begun and datetime.now(UTC) - begun > PATIENCE and not runs(context, *ACTIVE):
             raise AirflowFailException(
@@ -164,7 +164,7 @@ def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
             f"{key} is announced; of {EXTRACT}, {runs(context, 'running')} runs are running (at most {LIMIT}: "
             f"LAION_PEOPLE_PARTITIONS_AT_ONCE) and {runs(context, 'queued')} are queued"
         )
-    run = claimed["run"]
+    run = newest["run"]
     if runs(context, *ACTIVE, run=run):
         _wait(f"run {run} is at work on {key}")
     if not runs(context, "success", run=run):
