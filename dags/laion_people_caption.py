@@ -30,20 +30,19 @@ from laion_people.orchestration.tasks import (
     ONLY_FAILED,
     PARTITION,
     RERUN_PARAMS,
+    VERSION_SCHEMA,
     audit_task,
     dag_settings,
     step_task,
     worker_task,
 )
-from laion_people.storage.versions import VERSION
 
 PARAMS = RERUN_PARAMS | {
     "clusters": Param(
         None,
-        type=["null", "string"],
-        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="For example v0001. Empty: the one announced to this run, or the newest if it is started by hand.",
+        **VERSION_SCHEMA,
     ),
 }
 CHOSEN = "{{ params.clusters or announced_version(triggering_asset_events) }}"

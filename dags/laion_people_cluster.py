@@ -30,25 +30,25 @@ from laion_people.orchestration.releases import (
 )
 from laion_people.orchestration.review import ReviewOperator
 from laion_people.orchestration.tasks import (
+    CAPTIONS_SCHEMA,
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
     METADATA,
     PARTITIONS_SCHEMA,
+    VERSION_SCHEMA,
     audit_task,
     dag_settings,
     step_task,
     worker_task,
 )
-from laion_people.storage.versions import VERSION
 
 PARAMS = {
     "clusters": Param(
         None,
-        type=["null", "string"],
-        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="A version that exists, for example v0001, to take up edited captions. Empty: fit the clusters.",
+        **VERSION_SCHEMA,
     ),
     "partitions": Param(
         [],
@@ -59,10 +59,9 @@ PARAMS = {
     "review": Param(dag_settings().review, type="boolean", title="Review", description="Wait for a person's approval."),
     "captions": Param(
         None,
-        type=["null", "string"],
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*\.yaml$",
         title="Other captions",
         description="A file of the store, for example captions/hands.yaml, to take instead of making. Edits stay.",
+        **CAPTIONS_SCHEMA,
     ),
     "force": Param(False, type="boolean", title="Force", description="Fit again what was fitted: a new version."),
 }

@@ -15,10 +15,13 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, ParamValidationError
 from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
+from laion_people.errors import UsageError
 from laion_people.orchestration.claims import ANNOUNCED_BY, skip_unless_planned
 from laion_people.orchestration.notifications import RunMade, notify_drift, notify_failure
 from laion_people.orchestration.process import ProcessOperator
 from laion_people.orchestration.tasks import step_task
+from laion_people.settings import from_environment
+from laion_people.storage.layout import PartitionKey
 from tests.dags.conftest import ROOT
 from tools.local_airflow import POOLS
 
@@ -230,12 +233,78 @@ def test_another_cluster_version_is_that_of_all_tasks_but_embed_which_knows_none
         ("laion_people_caption", "clusters", "newest"),
         ("laion_people_caption", "clusters", "v0001; touch x"),
         ("laion_people_caption", "clusters", "v0001\n--force"),
+        ("laion_people_caption", "clusters", "v0001\n"),
     ],
 )
 def test_a_run_with_a_wrong_parameter_is_refused(bag: DagBag, dag_id: str, name: str, value: object) -> None:
     params = deepcopy(bag.dags[dag_id].params)
     with pytest.raises(ParamValidationError):
         params[name] = value
+
+
+def accepts(bag: DagBag, dag_id: str, name: str, value: object) -> bool:
+    params = deepcopy(bag.dags[f"laion_people_{dag_id}"].params)
+    try:
+        params[name] = value
+    except ParamValidationError:
+        return False
+    return True
+
+
+LONG, TOO_LONG = "a" * 100, "a" * 101
+PARTS = [
+    "a",
+    "laion2B-en",
+    "00042",
+    "a.b_c-d",
+    "0",
+    LONG,
+    TOO_LONG,
+    "",
+    ".a",
+    "-a",
+    "a b",
+    "é",
+    "a\n",
+    "\na",
+    "..",
+    "a/b",
+]
+KEYS = [f"{collection}/{part}" for collection in PARTS for part in PARTS] + PARTS
+
+
+def test_forms_take_the_partition_keys_that_the_worker_takes_and_no_others(bag: DagBag) -> None:
+    valid = {key for key in KEYS if PartitionKey.pattern.fullmatch(key)}
+    assert {f"{LONG}/{LONG}", "laion2B-en/00042", "a/b"} <= valid < set(KEYS)
+    for dag_id in ("discover", "backfill", "cluster"):
+        assert {key for key in KEYS if accepts(bag, dag_id, "partitions", [key])} == valid
+
+
+def test_the_form_of_a_backfill_takes_collections_that_a_partition_can_have(bag: DagBag) -> None:
+    valid = [part for part in PARTS if PartitionKey.pattern.fullmatch(f"{part}/00042")]
+    assert [part for part in PARTS if accepts(bag, "backfill", "collection", part)] == valid
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        ("captions/hands.yaml", True),
+        ("légendes.yaml", True),
+        ("", True),  # as if it were not given
+        ("captions.yaml\n", False),
+        ("../captions.yaml", False),
+        ("/captions.yaml", False),
+        ("captions.yml", False),
+        ("a.yaml; touch x", False),
+    ],
+)
+def test_other_captions_are_what_the_setting_may_be(bag: DagBag, value: str, valid: bool) -> None:
+    assert accepts(bag, "cluster", "captions", value) is valid
+    if valid:
+        assert from_environment({}, captions=value).captions == value
+    else:
+        with pytest.raises(UsageError):
+            from_environment({}, captions=value)
 
 
 def test_every_parameter_has_a_title_and_says_what_it_does(dag: DAG) -> None:

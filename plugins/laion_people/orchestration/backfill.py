@@ -18,7 +18,8 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 
 from laion_people.dates import FIRST_DAYS
 from laion_people.orchestration.claims import ACTIVE, EXTRACT, claim_of, run_at_work, runs, was_begun
-from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings
+from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings, whole
+from laion_people.storage.layout import KEY_PART
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +38,7 @@ FORM = {  # Airflow opens those that have no section; null is what makes a field
     "collection": Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        pattern=whole(KEY_PART),
         examples=list(FIRST_DAYS),
         title="Collection",
         description="A folder of metadata/ in the store, for example laion2B-en",

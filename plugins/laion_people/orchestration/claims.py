@@ -11,14 +11,14 @@ cleared. If two such runs claim at the same moment, one of them stops at its nex
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Iterable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
-from laion_people.orchestration.tasks import CLUSTERED, METADATA, PARTITIONS_SCHEMA
+from laion_people.orchestration.tasks import CLUSTERED, METADATA
+from laion_people.storage.layout import PartitionKey
 
 log = logging.getLogger(__name__)
 
@@ -37,7 +37,7 @@ def claim(context: Any) -> None:
     """
     dag_run = context["dag_run"]
     dag, key, run = dag_run.dag_id, dag_run.partition_key, dag_run.run_id
-    if not key or not re.fullmatch(PARTITIONS_SCHEMA["items"]["pattern"], key):
+    if not key or not PartitionKey.pattern.fullmatch(key):
         return
     newest = claim_of(context, key, dag)
     if newest and newest["run"] == run:

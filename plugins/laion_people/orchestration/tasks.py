@@ -6,6 +6,7 @@ The modules that import Airflow run in the Airflow environment, which has no mod
 
 from __future__ import annotations
 
+from dataclasses import fields
 from datetime import timedelta
 from functools import partial
 from typing import Any
@@ -19,6 +20,8 @@ from laion_people.orchestration.notifications import notify_drift, notify_failur
 from laion_people.orchestration.process import ProcessOperator
 from laion_people.orchestration.taskdocs import task_doc
 from laion_people.settings import Settings, from_environment
+from laion_people.storage.layout import PartitionKey
+from laion_people.storage.versions import VERSION
 
 METADATA = Asset("laion_people_metadata")  # partitions: collection/part, to be extracted
 EXTRACTED = Asset("laion_people_extracted")  # partitions: the collection of a part that has been extracted
@@ -45,11 +48,28 @@ DAG_DEFAULTS: dict[str, Any] = {
     },
 }
 
+
+def whole(pattern: str) -> str:
+    """A regular expression for a parameter: JSON Schema looks for it anywhere in a text, here all of it has to match.
+
+    Airflow looks with Python, for which ``$`` also stands before a newline at the end; hence the last bracket.
+    """
+    return rf"^(?:{pattern})$(?!\n)"
+
+
+def _pattern_of_setting(name: str) -> str:
+    (rules,) = (field.metadata for field in fields(Settings) if field.name == name)
+    return str(rules["pattern"])
+
+
+# What parameters take; null is what leaves a field of the form empty.
 PARTITIONS_SCHEMA: dict[str, Any] = {
     "type": "array",
-    "items": {"type": "string", "pattern": r"^[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9][A-Za-z0-9._-]*$"},
+    "items": {"type": "string", "pattern": whole(PartitionKey.pattern.pattern)},
     "uniqueItems": True,
 }
+VERSION_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(VERSION.pattern)}
+CAPTIONS_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(_pattern_of_setting("captions"))}
 
 # Parameters of a run that works on one partition, and what its tasks take from them. The form opens with those that
 # have no section.

@@ -19,11 +19,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from laion_people.errors import LaionPeopleError, UsageError, check_shortage, one_line
+from laion_people.storage.layout import PartitionKey
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-PARTITION_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}/[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+PARTITION_KEY = PartitionKey.pattern
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
 UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; null and NaN count as unsafe
 COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as far as the part has them
@@ -71,9 +72,7 @@ class MetadataRow:
 
 def check_partition(key: str) -> str:
     """Returns a partition key that is safe in paths and URIs; raises UsageError for any other."""
-    if not PARTITION_KEY.fullmatch(key):
-        raise UsageError(f"partition {key!r}: should look like laion2B-en/00042")
-    return key
+    return PartitionKey.parse(key)
 
 
 def partitions(store: Store) -> dict[str, str]:
