@@ -11,7 +11,7 @@ has every partition of the collection extracted and no run of `laion_people_extr
 | relabel | captions as edited -> clusters | CPU; skipped with review |
 | audit | clusters -> nothing | CPU |
 
-`freeze` then announces the partitions, with the cluster version, to `laion_people_caption`. The same people and
+`announce` then announces the partitions, with the cluster version, to `laion_people_caption`. The same people and
 parameters give the same version again. **After captions were edited, trigger this DAG with their cluster version**:
 nothing is fitted, and Subset C is made again from stored vectors, without a look at any image.
 """
@@ -92,7 +92,7 @@ with DAG(
         return release
 
     @task(outlets=[CLUSTERED])
-    def freeze(release, version, outlet_events):
+    def announce(release, version, outlet_events):
         """Announces the partitions with the cluster version: each gets a run of `laion_people_caption`. Clear it to
         announce them again; what is done stays done."""
         outlet_events[CLUSTERED].extra = {"clusters": version}
@@ -115,4 +115,4 @@ with DAG(
     relabel = worker_task("relabel", "run", "label", **versioned)
     audit = audit_task("cluster", partitions=release, clusters=CHOSEN, trigger_rule=ANY)
     cluster >> label >> ReviewOperator(task_id="review", version=CHOSEN) >> relabel >> audit
-    label >> audit >> freeze(release, CHOSEN)
+    label >> audit >> announce(release, CHOSEN)
