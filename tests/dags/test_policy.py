@@ -82,11 +82,11 @@ def test_a_task_has_an_owner_retries_and_a_time_limit(dag: DAG) -> None:
             assert (task.retries, task.retry_delay) == (1, timedelta(seconds=10))
 
 
-def test_every_task_tells_of_its_failure_and_the_extract_audit_of_drift(dag: DAG) -> None:
+def test_every_task_notifies_of_its_failure_and_the_extract_audit_of_drift(dag: DAG) -> None:
     for task in dag.tasks:
         assert list(task.on_failure_callback) == [notify_failure]
-        told = [notify_drift] if (dag.dag_id, task.task_id) == ("laion_people_extract", "audit") else []
-        assert list(task.on_success_callback) == told
+        notified = [notify_drift] if (dag.dag_id, task.task_id) == ("laion_people_extract", "audit") else []
+        assert list(task.on_success_callback) == notified
 
 
 def test_runs_that_work_for_long_have_a_deadline(dag: DAG) -> None:

@@ -146,8 +146,8 @@ def wait_until(condition: Any) -> None:
 def instances(deployment: Deployment, dag: str, run_id: str) -> list[dict[str, Any]]:
     """The task instances of a run, mapped ones each."""
     path = f"/dags/{dag}/dagRuns/{run_id}/taskInstances?limit=200"
-    found: list[dict[str, Any]] = deployment.airflow.request("GET", path)["task_instances"]
-    return found
+    tasks: list[dict[str, Any]] = deployment.airflow.request("GET", path)["task_instances"]
+    return tasks
 
 
 def written(deployment: Deployment, *folders: str) -> dict[str, int]:

@@ -1,7 +1,7 @@
-"""Which partitions get a run of laion_people_extract: those that discover finds, those that a backfill asks for.
+"""Which partitions get a run of laion_people_extract: those that discover finds, and those that a backfill asks for.
 
-Everything is decided from what the store has (``state``, which ``bin/laion-people partitions`` prints) and from what
-Airflow says of runs and claims at that moment, never from events: those that reach a paused DAG are lost, and Airflow
+This is decided from what the store has (``state``, which ``bin/laion-people partitions`` prints) and from the runs and
+claims that Airflow has at that moment. It is never decided from asset events: a paused DAG loses them, and Airflow
 3.3.2 can't list them while a run that they made is queued (https://github.com/apache/airflow/issues/71360).
 ``context`` is the task's; METADATA is among its inlets or outlets.
 """
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 LIMIT = dag_settings().partitions_at_once
 POLL = timedelta(seconds=dag_settings().backfill_poll_seconds)
-PATIENCE = 5 * POLL  # with no run of any partition to wait for
+PATIENCE = 5 * POLL  # how long a key waits for its run while no run of any key is queued or running
 ENDED = ["success", "failed", "upstream_failed", "skipped", "removed"]
 START, FINISH = "parts.start", "parts.finish"
 
@@ -90,8 +90,8 @@ def partitions_to_announce(context: Any, state: Mapping[str, list[str]], asked: 
     """The keys that discover announces: those asked for, else those that are not extracted and that no run has
     begun.
 
-    Raises AirflowSkipException when there are none, and while new ones would have to wait: announced to a paused DAG
-    they were lost, and among runs that are queued they could be there already.
+    Raises AirflowSkipException when there are none, and when new ones have to wait: a paused DAG would lose them, and
+    while runs are queued, some of them may already be for these keys.
     """
     _check_known(state, asked)
     keys = _without_runs_at_work(context, asked)
@@ -132,8 +132,8 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
 def start(context: Any, key: str) -> dict[str, str] | None:
     """Waits until it is a key's turn to be announced; returns the claim that it had before.
 
-    The key at index i has its turn when more than i - `at_once` keys of this backfill have ended. So never more are
-    under way, whatever is killed, cleared or late.
+    The key at index i has its turn when more than i - `at_once` keys of this backfill have ended. So no more than
+    `at_once` are ever under way, whatever is killed, cleared or late.
 
     Raises AirflowRescheduleException to wait, AirflowSkipException when another run is at work on the key by now.
     """
@@ -149,7 +149,7 @@ def start(context: Any, key: str) -> dict[str, str] | None:
 
 
 def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
-    """Waits until the run of a key has ended; returns its id. ``before``: what `start` returned.
+    """Waits until the run of a key has ended; returns its id. ``before`` is what `start` returned.
 
     Raises AirflowFailException when the run has failed, or none was made of the announcement.
     """

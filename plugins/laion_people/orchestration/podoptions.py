@@ -38,19 +38,19 @@ BEHAVIOUR = {
     "do_xcom_push": True,
     "get_logs": True,
     "container_name_log_prefix_enabled": False,
-    # The pod's status then has the command's last words, which may be missing in a log that is followed.
+    # So the pod's status has the command's last words, which may be missing in a log that is followed.
     "termination_message_policy": "FallbackToLogsOnError",
     "log_pod_spec_on_failure": False,
     "log_events_on_failure": True,
-    # "delete_active_pod" would keep few pods to look at, since the sidecar still runs when most are done, and where the
-    # next try finds one that is dead (evicted under a worker that died too) it would take it for its own and fail.
+    # "delete_active_pod" would keep only few pods to look at, since the sidecar of most still runs when they are done.
+    # And the next try would take a pod that it finds dead (evicted, and the worker died too) for its own, and fail.
     "on_finish_action": "delete_pod",
     # After a restart of the scheduler or a worker, the next try finds the pod of the one before and goes on with it.
     "durable": True,
-    # A deferred task is resumed elsewhere when the pod has ended, where a pod that is gone by then counts as a success.
+    # A deferred task goes on in another process when the pod has ended; a pod that is gone by then counts as a success.
     "deferrable": False,
 }
-# What means nothing in a pod; the folder is another there.
+# Settings that mean nothing in a pod, and the folder of models, which is WEIGHTS there.
 AIRFLOW_ONLY = (
     "runner",
     "gpu_tasks_per_run",
@@ -124,10 +124,10 @@ def _node_selector(settings: Settings, on_gpu: bool) -> dict[str, str]:
 
 
 def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
-    """The settings that a step reads. What is secret comes from the cluster's secret and is never seen here.
+    """The settings that a step reads. Passwords come from the cluster's secret, and Airflow never sees them.
 
-    A pod sees all cores of its node: it is told to use the ``cpu`` that it asks for, since its memory doesn't grow with
-    the node. Raises UsageError for a password.
+    A pod sees all cores of its node. It is set to use only the ``cpu`` that it asks for, since its memory doesn't grow
+    with the node. Raises UsageError for a password.
     """
     cores = str(settings.cores or max(1, math.ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu))))
     variables = {
@@ -146,7 +146,7 @@ def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
 
 
 def _volumes(settings: Settings, shared_memory: str) -> tuple[list[k8s.V1Volume], list[k8s.V1VolumeMount]]:
-    """Places to write to, the root being read-only: /tmp, /dev/shm, the weights, and a store that is a folder."""
+    """What a pod may write to, its root being read-only: /tmp, /dev/shm, the weights, and a store that is a folder."""
     volumes = {
         "/tmp": _empty("tmp"),  # noqa: S108
         "/dev/shm": _empty("shared-memory", medium="Memory", size_limit=shared_memory),  # noqa: S108

@@ -1,7 +1,7 @@
 """A task as a pod: what LAION_PEOPLE_RUNNER=kubernetes makes of the worker's command line.
 
-A pod runs the same arguments as the process would, on the worker's image. Task state is never believed: steps are
-idempotent and the audit recounts the store, so that whatever goes wrong between Airflow and the cluster costs a retry.
+A pod runs the same arguments as the process would, on the worker's image. Whatever goes wrong between Airflow and the
+cluster costs a retry and no data: steps are idempotent, and the audit recounts the store whatever the tasks say.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from laion_people.settings import PREFIX, Settings
 
 RESULT = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
 RESULT_SECONDS = 300.0
-STOPPED = "the task was told to stop before its pod was done"
-GRACE = timedelta(hours=1)  # that a pod may outlive the time limit of its task
+STOPPED = "the task was stopped before its pod was done"
+GRACE = timedelta(hours=1)  # by which a pod may outlive the time limit of its task
 
 
 class PodOperator(CommandLineMixin, KubernetesPodOperator):
@@ -43,7 +43,7 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
     def __init__(self, *, sidecar_image: str = "", **kwargs: Any):
         super().__init__(**kwargs)
         self.sidecar_image = sidecar_image
-        if self.execution_timeout:  # which is meant for the work, while a pod may wait for longer than some tasks work
+        if self.execution_timeout:  # which is meant for the work alone, and a pod may have to wait before it
             waiting = self.schedule_timeout_seconds + self.startup_timeout_seconds
             self.execution_timeout += timedelta(seconds=waiting)
 
@@ -53,7 +53,7 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
             label = make_safe_label_value(self.partitions.replace("/", "."))
             self.labels = self.labels | {"laion-people/partition": label}
         if self.execution_timeout:
-            # Of a pod that nobody waits for any more, the sidecar would run for ever and keep its GPU from others.
+            # The sidecar of a pod that nobody waits for any more would run for ever and keep its GPU from others.
             self.active_deadline_seconds = int((self.execution_timeout + GRACE).total_seconds())
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
         # A service whose name begins with laion-people would look like settings that don't exist.
@@ -69,7 +69,7 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
         try:
             result = super().execute(context)
         finally:
-            # A worker that is drained is told to stop: Airflow deletes the pod and may then call the task a success
+            # When its worker is drained, Airflow stops the task, deletes the pod and may then call the task a success
             # (https://github.com/apache/airflow/issues/73006, https://github.com/apache/airflow/issues/71202).
             if self._killed:
                 raise AirflowException(STOPPED)
@@ -78,7 +78,7 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
         return result
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
-        """As Airflow does, but a task that is told to stop just before or meanwhile leaves no pod."""
+        """As Airflow does, but a task that is stopped just before or meanwhile leaves no pod."""
         if not self._killed:
             self.pod = super().get_or_create_pod(pod_request_obj, context)
         if self._killed:
@@ -89,9 +89,9 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
     def extract_xcom(self, pod: k8s.V1Pod, **options: Any) -> Any:
         """Reads the result from the sidecar, for at most RESULT_SECONDS.
 
-        Airflow waits without a limit for the end of the commands that it runs in the sidecar, and a sidecar that cannot
-        be told to stop keeps the pod alive (https://github.com/apache/airflow/pull/72068,
-        https://github.com/apache/airflow/issues/36218). A result that is lost costs a retry, and no work.
+        Airflow waits without a limit for the commands that it runs in the sidecar, and a sidecar that does not stop
+        keeps the pod alive (https://github.com/apache/airflow/pull/72068,
+        https://github.com/apache/airflow/issues/36218). A lost result costs a retry, and no work.
         """
         reader = ThreadPoolExecutor(1)
         try:

@@ -1,7 +1,7 @@
 """What the DAGs are made of: the assets that link them, their defaults and parameters, and their tasks.
 
-The modules that import Airflow run in the Airflow environment, which has no models: all work on images is left to
-``bin/laion-people`` in the worker's environment, or in the worker's image.
+This runs in the Airflow environment, which has no models: ``bin/laion-people``, in the worker's environment or in the
+worker's image, does all work on images.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ PARTITION = "{{ dag_run.partition_key or '' }}"
 POOLS = {"gpu": "laion_people_gpu", "network": "laion_people_network"}  # by what a step waits for
 
 # Every task is idempotent: a shard that is done is left as it is, so any task may be cleared or run twice.
-# No start_date: with one, unpausing a cron DAG starts a run for the time that has passed.
+# There is no start_date: with one, a cron DAG that is unpaused starts a run for the time that has passed.
 DAG_DEFAULTS: dict[str, Any] = {
     "catchup": False,
     "tags": ["laion-people"],
@@ -142,8 +142,8 @@ def audit_task(stage: str, **options: Any) -> BaseOperator:
     """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all; or,
     as stage ``cluster``, the cluster version.
 
-    It is tried again once, soon, for the sake of a pod or worker that is lost: what is missing doesn't come back by
-    counting again. Airflow's rules that want a success as well would skip it whenever `describe` is skipped.
+    It is tried again once, soon, because a pod or worker may be lost; what is missing doesn't come back by counting
+    again. Airflow's rules that want a success as well would skip it whenever `describe` is skipped.
     """
     options = {"partitions": PARTITION, "execution_timeout": timedelta(hours=12), "trigger_rule": "all_done"} | options
     options |= {"retries": 1, "retry_delay": timedelta(seconds=10)}
