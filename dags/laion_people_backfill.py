@@ -20,7 +20,7 @@ from __future__ import annotations
 from airflow.sdk import DAG, get_current_context, task, task_group
 
 from laion_people.orchestration import backfill
-from laion_people.orchestration.operators import DAG_DEFAULTS, METADATA, worker_task
+from laion_people.orchestration.tasks import DAG_DEFAULTS, METADATA, worker_task
 
 # Airflow fails a waiting task now and then when it is about to look again, which costs a try
 # (https://github.com/apache/airflow/issues/71172). What is really wrong is not tried again.

@@ -21,29 +21,28 @@ from __future__ import annotations
 from airflow.providers.standard.operators.empty import EmptyOperator
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task_group
 
-from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.claims import claim, skip_unless_planned
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.releases import announced_version
+from laion_people.orchestration.tasks import (
     CLUSTERED,
     DAG_DEFAULTS,
     ONLY_FAILED,
     PARTITION,
     RERUN_PARAMS,
-    announced_version,
+    VERSION_SCHEMA,
     audit_task,
     dag_settings,
     step_task,
     worker_task,
 )
-from laion_people.storage.versions import VERSION
 
 PARAMS = RERUN_PARAMS | {
     "clusters": Param(
         None,
-        type=["null", "string"],
-        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="For example v0001. Empty: the one announced to this run, or the newest if it is started by hand.",
+        **VERSION_SCHEMA,
     ),
 }
 CHOSEN = "{{ params.clusters or announced_version(triggering_asset_events) }}"

@@ -11,7 +11,7 @@ has every partition of the collection extracted and no run of `laion_people_extr
 | relabel | captions as edited -> clusters | CPU; skipped with review |
 | audit | clusters -> nothing | CPU |
 
-`freeze` then announces the partitions, with the cluster version, to `laion_people_caption`. The same people and
+`announce` then announces the partitions, with the cluster version, to `laion_people_caption`. The same people and
 parameters give the same version again. **After captions were edited, trigger this DAG with their cluster version**:
 nothing is fitted, and Subset C is made again from stored vectors, without a look at any image.
 """
@@ -20,33 +20,35 @@ from __future__ import annotations
 
 from airflow.sdk import DAG, Param, PartitionedAssetTimetable, task
 
-from laion_people.orchestration.leases import skip_while_extracted
+from laion_people.orchestration.claims import skip_while_extracted
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.releases import (
+    partitions_of_release,
+    partitions_of_version,
+    skip_when_version_given,
+    version_of,
+)
+from laion_people.orchestration.review import ReviewOperator
+from laion_people.orchestration.tasks import (
+    CAPTIONS_SCHEMA,
     CLUSTERED,
     DAG_DEFAULTS,
     EXTRACTED,
     METADATA,
     PARTITIONS_SCHEMA,
+    VERSION_SCHEMA,
     audit_task,
     dag_settings,
-    partitions_of_release,
-    partitions_of_version,
-    skip_when_version_given,
     step_task,
-    version_of,
     worker_task,
 )
-from laion_people.orchestration.review import ReviewOperator
-from laion_people.storage.versions import VERSION
 
 PARAMS = {
     "clusters": Param(
         None,
-        type=["null", "string"],
-        pattern=f"^{VERSION.pattern}$",
         title="Cluster version",
         description="A version that exists, for example v0001, to take up edited captions. Empty: fit the clusters.",
+        **VERSION_SCHEMA,
     ),
     "partitions": Param(
         [],
@@ -57,10 +59,9 @@ PARAMS = {
     "review": Param(dag_settings().review, type="boolean", title="Review", description="Wait for a person's approval."),
     "captions": Param(
         None,
-        type=["null", "string"],
-        pattern=r"^[A-Za-z0-9_-][A-Za-z0-9_.-]*(/[A-Za-z0-9_-][A-Za-z0-9_.-]*)*\.yaml$",
         title="Other captions",
         description="A file of the store, for example captions/hands.yaml, to take instead of making. Edits stay.",
+        **CAPTIONS_SCHEMA,
     ),
     "force": Param(False, type="boolean", title="Force", description="Fit again what was fitted: a new version."),
 }
@@ -91,7 +92,7 @@ with DAG(
         return release
 
     @task(outlets=[CLUSTERED])
-    def freeze(release, version, outlet_events):
+    def announce(release, version, outlet_events):
         """Announces the partitions with the cluster version: each gets a run of `laion_people_caption`. Clear it to
         announce them again; what is done stays done."""
         outlet_events[CLUSTERED].extra = {"clusters": version}
@@ -114,4 +115,4 @@ with DAG(
     relabel = worker_task("relabel", "run", "label", **versioned)
     audit = audit_task("cluster", partitions=release, clusters=CHOSEN, trigger_rule=ANY)
     cluster >> label >> ReviewOperator(task_id="review", version=CHOSEN) >> relabel >> audit
-    label >> audit >> freeze(release, CHOSEN)
+    label >> audit >> announce(release, CHOSEN)

@@ -18,7 +18,7 @@ from datetime import timedelta
 from airflow.sdk import DAG, CronTriggerTimetable, Param, get_current_context, task
 
 from laion_people.orchestration.backfill import partitions_to_announce
-from laion_people.orchestration.operators import DAG_DEFAULTS, METADATA, PARTITIONS_SCHEMA, worker_task
+from laion_people.orchestration.tasks import DAG_DEFAULTS, METADATA, PARTITIONS_SCHEMA, worker_task
 
 with DAG(
     "laion_people_discover",

@@ -20,9 +20,9 @@ from __future__ import annotations
 from airflow.sdk import DAG, Param, task, task_group
 
 from laion_people.dates import first_days
-from laion_people.orchestration.leases import claim, skip_unless_planned
+from laion_people.orchestration.claims import claim, skip_unless_planned
 from laion_people.orchestration.notifications import deadline
-from laion_people.orchestration.operators import (
+from laion_people.orchestration.tasks import (
     DAG_DEFAULTS,
     EXTRACTED,
     FLAGS,

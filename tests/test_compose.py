@@ -139,8 +139,9 @@ def test_gpus_are_given_to_what_uses_or_counts_them() -> None:
 
 def test_the_first_start_makes_the_pools_of_the_dags() -> None:
     pools = re.findall(r"^make_pool (\w+)", (ROOT / "docker" / "init").read_text(), re.MULTILINE)
-    operators = (ROOT / "plugins" / "laion_people" / "orchestration" / "operators.py").read_text()
-    assert sorted(pools) == sorted(re.findall(r'_POOL = "(\w+)"', operators))
+    tasks = (ROOT / "plugins" / "laion_people" / "orchestration" / "tasks.py").read_text()
+    (named,) = re.findall(r"^POOLS = {(.*)}", tasks, re.MULTILINE)
+    assert sorted(pools) == sorted(re.findall(r'"(laion_people_\w+)"', named))
 
 
 @pytest.fixture

@@ -129,7 +129,7 @@ def test_a_step_cannot_reach_the_clusters_addresses(address: str) -> None:
         assert any(ipaddress.ip_address(address) in network for network in closed)
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
     assert "ingress" not in policy
-    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "laion-people"}  # the labels of pods.py
+    assert policy["podSelector"]["matchLabels"] == {"app.kubernetes.io/name": "laion-people"}  # as podoptions.py says
 
 
 def test_nothing_is_called_latest() -> None:

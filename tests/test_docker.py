@@ -145,7 +145,7 @@ def test_the_worker_shows_no_gpu_to_pods_that_asked_for_none() -> None:
 
 
 def test_pods_run_as_the_workers_user_and_mount_weights_where_it_looks_for_them() -> None:
-    pods = (ROOT / "plugins" / "laion_people" / "orchestration" / "pods.py").read_text()
+    pods = (ROOT / "plugins" / "laion_people" / "orchestration" / "podoptions.py").read_text()
     assert f"WORKER_USER = {WORKER.final.all('USER')[-1]} " in pods
     assert f'WEIGHTS = "{WORKER.environment["LAION_PEOPLE_MODELS_DIR"]}"' in pods
 

@@ -24,14 +24,14 @@ def test_costs_are_those_of_the_plan(profile: str) -> None:
     rates = capacity.read_rates(capacity.RATES, profile)
     planned = capacity.estimate({"a/1": taskdocs.SHARD_ROWS}, settings, rates)
     for cost in planned.steps:
-        if cost.step in TASKS and cost.step != "cluster":  # told for its whole sample
+        if cost.step in TASKS and cost.step != "cluster":  # whose cost is that of its whole sample
             for device, hours in (("gpu", cost.gpu_hours), ("cpu", cost.cpu_hours)):
                 assert (taskdocs.seconds(cost.step, profile, device) or 0) / 3600 == pytest.approx(hours)
             if cost.table:
                 assert f"{cost.table} {taskdocs.size(cost.bytes)}" in taskdocs.step_doc(cost.step)
 
 
-def test_the_defaults_that_costs_are_told_for_are_those_of_the_settings() -> None:
+def test_the_defaults_that_costs_are_given_for_are_those_of_the_settings() -> None:
     assert (Settings().shard_rows, Settings().cluster_sample) == (taskdocs.SHARD_ROWS, taskdocs.CLUSTER_SAMPLE)
 
 

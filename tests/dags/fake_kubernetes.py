@@ -2,8 +2,8 @@
 
 A container's command really runs: ``bin/laion-people`` with the arguments of the pod, and nothing in its environment
 but the pod's. Mounts are folders: a mount's path in an argument or a variable is replaced by its folder, and a volume
-claim is the folder of the same name on this machine. The XCom sidecar is played: it hands out the result, and ends when
-it is told to, a little later. What a cluster does to pods is chosen beforehand by ``fate``.
+claim is the folder of the same name on this machine. The XCom sidecar is played: it hands out the result, and ends
+a little after it was asked to. What a cluster does to pods is chosen beforehand by ``fate``.
 """
 
 from __future__ import annotations
@@ -148,8 +148,8 @@ class FakeKubernetes:
 
     async def _list(self, request: web.Request) -> web.Response:
         matches = _selector(request.query.get("labelSelector", ""))
-        found = [pod.body for pod in self.pods.values() if matches(pod.body["metadata"]["labels"])]
-        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": found})
+        items = [pod.body for pod in self.pods.values() if matches(pod.body["metadata"]["labels"])]
+        return web.json_response({"kind": "PodList", "apiVersion": "v1", "metadata": {}, "items": items})
 
     async def _read(self, request: web.Request) -> web.Response:
         return web.json_response(self._pod(request).body)
@@ -185,7 +185,7 @@ class FakeKubernetes:
         await socket.prepare(request)
         if pod.fate.hang:
             await pod.ended.wait()
-        elif request.query.get("stdin") == "True":  # a shell, which is told to interrupt the sidecar
+        elif request.query.get("stdin") == "True":  # a shell, which is to interrupt the sidecar
             await socket.receive()
             self.loop.call_later(0.5, pod.end, SIDECAR, 0)
         else:

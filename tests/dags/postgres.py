@@ -68,7 +68,7 @@ def wait_for(server: subprocess.Popen[bytes], folder: Path, log: Path) -> None:
 def program(name: str) -> str:
     """The path of one of PostgreSQL's programs, which Debian keeps out of PATH."""
     packaged = sorted(Path("/usr/lib/postgresql").glob(f"*/bin/{name}"), key=lambda path: int(path.parts[4]))
-    found = shutil.which(name) or (str(packaged[-1]) if packaged else None)
-    if not found:
+    path = shutil.which(name) or (str(packaged[-1]) if packaged else None)
+    if not path:
         raise RuntimeError(f"PostgreSQL's {name} is not installed: apt-get install postgresql")
-    return found
+    return path

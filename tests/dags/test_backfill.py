@@ -20,8 +20,8 @@ from airflow.sdk.exceptions import (
 )
 
 from laion_people.orchestration import backfill
-from laion_people.orchestration.leases import CAPTION, EXTRACT, claim, run_at_work, skip_unless_planned
-from laion_people.orchestration.operators import CLUSTERED, METADATA
+from laion_people.orchestration.claims import CAPTION, EXTRACT, claim, run_at_work, skip_unless_planned
+from laion_people.orchestration.tasks import CLUSTERED, METADATA
 from tests.dags.conftest import ROOT
 
 STATE = {
@@ -32,28 +32,28 @@ STATE = {
 
 
 class FakeAirflow:
-    """What the tasks ask Airflow for: leases, states of runs, ended tasks of a backfill; and the context of one."""
+    """What the tasks ask Airflow for: claims, states of runs, ended tasks of a backfill; and the context of one."""
 
     dag_id = "laion_people_backfill"
 
     def __init__(self, **runs: str):
         self.runs = runs  # of laion_people_extract: run -> state
         self.caption_runs: dict[str, str] = {}
-        self.leases: dict[str, Any] = {}
-        self.caption_leases: dict[str, Any] = {}
+        self.claims: dict[str, Any] = {}
+        self.caption_claims: dict[str, Any] = {}
         self.tasks: dict[tuple[str, str, str], list[str]] = {}  # DAG, run, task -> states of its instances
         self.states: dict[str, str] = {}
         self.paused = False
         self.waits_since: datetime | None = None
 
     def has(self, run: str, key: str) -> None:
-        self.leases[key] = {"run": run, "since": "2026-01-01T00:00:00+00:00"}
+        self.claims[key] = {"run": run, "since": "2026-01-01T00:00:00+00:00"}
 
     def context(
         self, run: str = "r", key: str | None = None, index: int = -1, dag: str = EXTRACT, **form: Any
     ) -> dict[str, Any]:
         self.run_id, self.map_index = run, index
-        stores = {METADATA: self.leases, CLUSTERED: self.caption_leases}
+        stores = {METADATA: self.claims, CLUSTERED: self.caption_claims}
         return {
             "ti": self,
             "dag_run": SimpleNamespace(dag_id=dag, run_id=run, partition_key=key),
@@ -109,7 +109,7 @@ def test_a_second_run_of_a_partition_does_nothing_and_names_the_first(airflow: F
     airflow.has("busy", "a/00002")
     with pytest.raises(AirflowFailException, match="run busy is at work on a/00002, so this run does nothing"):
         claim(airflow.context("r", "a/00002"))
-    assert airflow.leases["a/00002"]["run"] == "busy"
+    assert airflow.claims["a/00002"]["run"] == "busy"
     claim(airflow.context("r", "a/00003"))
 
 
@@ -117,32 +117,32 @@ def test_a_claim_that_stands_is_not_written_again(airflow: FakeAirflow) -> None:
     """Every step claims: a write of each would be one that the claim of another run may be lost under."""
     airflow.has("r", "a/00002")
     claim(airflow.context("r", "a/00002"))
-    assert airflow.leases["a/00002"]["since"] == "2026-01-01T00:00:00+00:00"
+    assert airflow.claims["a/00002"]["since"] == "2026-01-01T00:00:00+00:00"
 
 
-def test_caption_runs_have_leases_of_their_own(airflow: FakeAirflow) -> None:
+def test_caption_runs_have_claims_of_their_own(airflow: FakeAirflow) -> None:
     airflow.has("busy", "a/00002")
     airflow.caption_runs["c"] = "running"
     claim(airflow.context("c", "a/00002", dag=CAPTION))
     with pytest.raises(AirflowRescheduleException):  # it may be for another cluster version, so it waits
         claim(airflow.context("d", "a/00002", dag=CAPTION))
-    assert airflow.caption_leases["a/00002"]["run"] == "c"
+    assert airflow.caption_claims["a/00002"]["run"] == "c"
     airflow.caption_runs["c"] = "failed"
     claim(airflow.context("d", "a/00002", dag=CAPTION))
-    assert (airflow.caption_leases["a/00002"]["run"], airflow.leases["a/00002"]["run"]) == ("d", "busy")
+    assert (airflow.caption_claims["a/00002"]["run"], airflow.claims["a/00002"]["run"]) == ("d", "busy")
 
 
 @pytest.mark.parametrize("holder", ["old", "deleted"])
 def test_a_run_that_has_ended_or_is_gone_holds_nothing(airflow: FakeAirflow, holder: str) -> None:
     airflow.has(holder, "a/00002")
     claim(airflow.context("r", "a/00002"))
-    assert airflow.leases["a/00002"]["run"] == "r"
+    assert airflow.claims["a/00002"]["run"] == "r"
 
 
-@pytest.mark.parametrize("key", [None, "", "no slash", "../../etc/passwd", "a/" + "b" * 300 + "\n"])
+@pytest.mark.parametrize("key", [None, "", "no slash", "../../etc/passwd", "a/b\n", "a/" + "b" * 101])
 def test_a_key_that_is_none_is_left_to_the_first_task_to_refuse(airflow: FakeAirflow, key: str | None) -> None:
     claim(airflow.context("r", key))
-    assert airflow.leases == {}
+    assert airflow.claims == {}
 
 
 @pytest.mark.parametrize("dag", [EXTRACT, CAPTION])

@@ -1,7 +1,7 @@
 """Discover, backfill and Airflow's own backfill in a real Airflow: 20 new parts, two at a time, none twice.
 
 The DAG that they start has the real one's id, schedule, first task and end, and between them a task that does nothing
-but wait or fail when it is told to: twenty real extractions would take half an hour.
+but wait or fail when a test asks for it: twenty real extractions would take half an hour.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ from pathlib import Path
 from airflow.sdk import DAG, task
 from airflow.sdk.exceptions import AirflowFailException
 from laion_people.dates import first_days
-from laion_people.orchestration.leases import claim, skip_unless_planned
-from laion_people.orchestration.operators import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
+from laion_people.orchestration.claims import claim, skip_unless_planned
+from laion_people.orchestration.tasks import DAG_DEFAULTS, EXTRACTED, METADATA, PARTITION, dag_settings, worker_task
 from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
 dates = PartitionDates(first_days(dag_settings().first_days))
@@ -48,12 +48,12 @@ with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, de
 
     @task(pre_execute=claim, inlets=[METADATA])
     def work(dag_run):
-        told = Path(os.environ["TOLD"])
+        orders = Path(os.environ["ORDERS"])
         part = dag_run.partition_key.partition("/")[2]
-        while (told / f"hold-{part}").exists():
+        while (orders / f"hold-{part}").exists():
             time.sleep(0.5)
-        if (told / f"fail-{part}").exists():
-            raise AirflowFailException("told to fail")
+        if (orders / f"fail-{part}").exists():
+            raise AirflowFailException("a test asked for it")
 
     @task(trigger_rule="all_done", pre_execute=skip_unless_planned)
     def audit(): ...
@@ -71,15 +71,15 @@ with DAG("laion_people_extract", schedule=PartitionTimetable(assets=METADATA, de
 class Fixture:
     def __init__(self, folder: Path):
         self.metadata, dags = folder / "store" / "metadata" / "new", folder / "dags"
-        self.told = folder / "told"
-        for path in (self.metadata, dags, self.told):
+        self.orders = folder / "orders"
+        for path in (self.metadata, dags, self.orders):
             path.mkdir(parents=True)
         subprocess.run([ROOT / ".venv" / "worker" / "bin" / "python", "-c", PARTS, self.metadata], check=True)
         for dag in (DISCOVER, BACKFILL):
             shutil.copy(ROOT / "dags" / f"{dag}.py", dags)
         (dags / f"{EXTRACT}.py").write_text(STAND_IN)
         self.environ = os.environ | {
-            "TOLD": str(self.told),
+            "ORDERS": str(self.orders),
             "LAION_PEOPLE_STORE": str(folder / "store"),
             "LAION_PEOPLE_BACKFILL_POLL_SECONDS": "10",
             "LAION_PEOPLE_FIRST_DAYS": '{"new": "2020-01-01"}',
@@ -135,8 +135,8 @@ def until(look: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
         try:
-            if found := look():
-                return found
+            if result := look():
+                return result
         except StopIteration:
             pass
         time.sleep(1)
@@ -206,7 +206,7 @@ def test_a_partition_whose_run_came_before_its_metadata_is_found(here: Fixture) 
 
 
 def test_a_partition_in_flight_is_not_started_twice(here: Fixture) -> None:
-    (here.told / "hold-00003").touch()
+    (here.orders / "hold-00003").touch()
     first = here.trigger(EXTRACT, KEYS[3])
     until(lambda: here.tasks(EXTRACT, first)["work"]["state"] == "running")
     second = here.ended(EXTRACT, here.trigger(EXTRACT, KEYS[3]))
@@ -219,11 +219,11 @@ def test_a_partition_in_flight_is_not_started_twice(here: Fixture) -> None:
     assert f"run {first} is at work on {KEYS[3]}" in here.log(EXTRACT, old, "work")
     before = len(here.runs())
 
-    (here.told / "fail-00005").touch()
+    (here.orders / "fail-00005").touch()
     conf = {"collection": "new", "first": 3, "last": 6, "which": "all"}
     here.command("dags", "trigger", BACKFILL, "--conf", json.dumps(conf), "--run-id", "by-hand")
     until(lambda: here.tasks(BACKFILL, "by-hand")["choose"]["state"] == "success")
-    (here.told / "hold-00003").unlink()
+    (here.orders / "hold-00003").unlink()
     assert here.ended(BACKFILL, "by-hand")["state"] == "failed"
     assert here.ended(EXTRACT, first)["state"] == "success"
     made = here.runs(after=before)
@@ -248,7 +248,7 @@ def test_airflows_own_backfill_makes_runs_of_a_range_of_parts_and_of_no_other_da
         return {r["partition_key"]: r["state"] for r in made}
 
     assert backfill("2020-01-02", "2020-01-20", "none") == {}  # discover's runs have these dates
-    (here.told / "fail-00005").unlink()
+    (here.orders / "fail-00005").unlink()
     assert backfill("2020-01-05", "2020-01-10", "failed") == {KEYS[5]: "success"}
     expected = {KEYS[18]: "success", KEYS[19]: "success"}
     assert backfill("2020-01-19", "2020-03-01", "completed") == expected  # no metadata: no run

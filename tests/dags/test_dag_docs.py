@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from difflib import unified_diff
 
 import pytest
@@ -12,6 +13,7 @@ from airflow.sdk import DAG
 from laion_people.engine.catalog import FOLLOWERS, STEPS
 from tests.dags.conftest import ROOT
 from tools.dag_docs import COMMAND, FILE, reference
+from tools.dag_docs import _links as links
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +64,19 @@ def test_every_task_and_parameter_is_in_the_reference(written: str, dags: dict[s
 def test_dependencies_are_drawn(written: str) -> None:
     assert "laion_people_discover -->|laion_people_metadata| laion_people_extract" in written
     assert "t_shards_detect --> t_shards_pose" in written
+
+
+def test_the_architecture_says_which_task_announces_an_asset_and_which_dag_that_starts(dags: dict[str, DAG]) -> None:
+    lines = (ROOT / "docs" / "architecture.md").read_text().splitlines()
+    cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| `")]
+    said = {asset.strip("`"): (set(tasks.split(", ")), dag_id) for asset, _, tasks, dag_id in cells}
+    announced: dict[str, set[str]] = defaultdict(set)
+    for dag_id, dag in dags.items():
+        for task in dag.tasks:
+            for asset in task.outlets:
+                announced[asset.name].add(f"`{task.task_id}` of `{dag_id}`")
+    started = {asset: f"`{dag_id}`" for _, asset, dag_id in links(dags.values())}
+    assert said == {asset: (tasks, started[asset]) for asset, tasks in announced.items()}
 
 
 def test_links_lead_to_headings_of_the_runbook(written: str) -> None:

@@ -1,4 +1,4 @@
-"""An Airflow on this machine: what its user is told."""
+"""An Airflow on this machine: what it says to its user."""
 
 from __future__ import annotations
 

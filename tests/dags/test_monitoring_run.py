@@ -1,4 +1,4 @@
-"""A run with a damaged shard in a real Airflow: who is told what, how often, and which metrics are sent."""
+"""A run with a damaged shard in a real Airflow: who is notified of what, how often, and which metrics are sent."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Run:
         self.tasks = deployment.airflow.request("GET", path)["task_instances"]
         self.posts, self.metrics = posts, metrics
 
-    def told(self, event: str) -> list[dict[str, Any]]:
+    def notices(self, event: str) -> list[dict[str, Any]]:
         return [post for post in self.posts if post["event"] == event]
 
     def states(self, task: str) -> list[str]:
@@ -90,14 +90,14 @@ def trigger(deployment: Deployment) -> None:
 def test_each_failed_task_is_told_exactly_once_after_its_last_try(damaged: Run) -> None:
     assert damaged.states("shards.detect") == ["success", "failed", "success"]
     assert damaged.states("audit") == ["failed"]
-    detect, audit = damaged.told("failure")
+    detect, audit = damaged.notices("failure")
     assert (detect["task"], detect["try"], detect["shards"]) == ("shards.detect (map index 1)", "3 of 3", "1")
     assert (audit["task"], audit["try"]) == ("audit", "2 of 2")
     assert detect["partition"] == audit["partition"] == PARTITION
 
 
 def test_the_notification_and_the_log_end_with_shard_reason_and_what_to_do(damaged: Run) -> None:
-    detect, audit = damaged.told("failure")
+    detect, audit = damaged.notices("failure")
     where = f"laion-people: detect {PARTITION} shard 00001 (1 of 1), "
     assert re.match(re.escape(where) + r"\d+ rows in, \d+ out: .*00001.tar is damaged", detect["reason"])
     task = next(t for t in damaged.tasks if t["task_id"] == "shards.detect" and t["map_index"] == 1)
@@ -109,9 +109,9 @@ def test_the_notification_and_the_log_end_with_shard_reason_and_what_to_do(damag
 
 
 def test_a_run_that_drags_is_told_once(damaged: Run) -> None:
-    [told] = damaged.told("deadline")
-    assert told["partition"] == PARTITION
-    assert told["reason"].startswith("not done 0.005 hours after it started")
+    [notice] = damaged.notices("deadline")
+    assert notice["partition"] == PARTITION
+    assert notice["reason"].startswith("not done 0.005 hours after it started")
 
 
 def test_steps_and_airflow_send_the_metrics_that_the_dashboard_needs(damaged: Run) -> None:

@@ -1,4 +1,4 @@
-"""Who is told what when a task fails, a run drags or a partition drifts: with real servers, and hostile text."""
+"""Who is notified of what when a task fails, a run drags or a partition drifts: with real servers, and hostile text."""
 
 from __future__ import annotations
 
@@ -261,5 +261,5 @@ def test_drift_that_cannot_be_read_fails_nothing(
 ) -> None:
     monkeypatch.setenv("LAION_PEOPLE_STORE", "ftp://nowhere")
     notify_drift(failed(task_id="audit"))
-    assert "what drifts is not told: store 'ftp://nowhere': should be" in caplog.text
+    assert "nobody is notified of drift: store 'ftp://nowhere': should be" in caplog.text
     assert servers.webhook.posts == []

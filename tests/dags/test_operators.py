@@ -19,15 +19,10 @@ import pytest
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowSkipException, AirflowTaskTimeout
 
 from laion_people.errors import GO_ON
-from laion_people.orchestration import operators
-from laion_people.orchestration.operators import (
-    WorkerOperator,
-    announced_version,
-    partitions_of_release,
-    step_task,
-    version_of,
-    worker_task,
-)
+from laion_people.orchestration import process
+from laion_people.orchestration.process import ProcessOperator
+from laion_people.orchestration.releases import announced_version, partitions_of_release, version_of
+from laion_people.orchestration.tasks import step_task, worker_task
 from tests.dags.conftest import ROOT
 
 RESULT = {"manifest": "file:///store/manifests/cluster/v0007.json", "sha256": "0", "rows": 3, "shards": 1}
@@ -46,12 +41,12 @@ def command_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "exec(open('script').read())\n"
     )
     command.chmod(0o755)
-    monkeypatch.setattr(operators, "ROOT", tmp_path)
+    monkeypatch.setattr(process, "ROOT", tmp_path)
     (tmp_path / "script").write_text(f"print({json.dumps(json.dumps(RESULT))})")
     return tmp_path
 
 
-def run(task: WorkerOperator) -> Any:
+def run(task: ProcessOperator) -> Any:
     return task.execute({})
 
 
@@ -113,8 +108,8 @@ def test_a_task_that_is_killed_outright_leaves_no_process(command_line: Path) ->
     """Its next try would find the same shards being made."""
     script = "import os, time; open('pid', 'w').write(str(os.getpid())); print(file=sys.stderr, flush=True)"
     (command_line / "script").write_text(f"{script}; time.sleep(60)")
-    code = "from laion_people.orchestration import operators; from pathlib import Path; operators.ROOT = Path.cwd(); "
-    code += "operators.worker_task('count', 'partitions').execute({})"
+    code = "from pathlib import Path; from laion_people.orchestration import process, tasks; "
+    code += "process.ROOT = Path.cwd(); tasks.worker_task('count', 'partitions').execute({})"
     task = subprocess.Popen([sys.executable, "-c", code], cwd=command_line, env=os.environ | {"PYTHONPATH": PATHS})
     pid = command_line / "pid"
     wait_until(lambda: pid.exists() and bool(pid.read_text()))

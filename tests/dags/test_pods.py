@@ -20,8 +20,9 @@ from kubernetes.client import ApiClient
 
 from laion_people.engine.catalog import FOLLOWERS, STEPS, TASKS
 from laion_people.orchestration import pods
-from laion_people.orchestration.operators import WorkerOperator, audit_task, step_task, worker_task
 from laion_people.orchestration.pods import PodOperator
+from laion_people.orchestration.process import ProcessOperator
+from laion_people.orchestration.tasks import audit_task, step_task, worker_task
 from tests.dags.conftest import ROOT
 from tests.dags.fake_kubernetes import (
     FAIL,
@@ -145,7 +146,9 @@ def test_threads_that_are_chosen_are_kept(settings: pytest.MonkeyPatch) -> None:
     assert variables(base(sent(step_task("detect", partitions="a/1"))))["LAION_PEOPLE_CORES"] == "3"
 
 
-def test_a_pod_is_not_told_of_services_whose_names_look_like_settings(requests: dict[str, dict[str, Any]]) -> None:
+def test_a_pod_gets_no_variables_of_services_that_look_like_settings(
+    requests: dict[str, dict[str, Any]],
+) -> None:
     assert not any(pod["spec"]["enableServiceLinks"] for pod in requests.values())
 
 
@@ -293,7 +296,7 @@ def test_a_run_may_be_kept_from_taking_all_gpus(settings: pytest.MonkeyPatch) ->
 def test_describe_is_skipped_unless_it_is_asked_for(settings: pytest.MonkeyPatch, runner: str) -> None:
     settings.setenv("LAION_PEOPLE_RUNNER", runner)
     task = step_task("describe", partitions="a/1")
-    assert isinstance(task, WorkerOperator if runner == "process" else PodOperator)
+    assert isinstance(task, ProcessOperator if runner == "process" else PodOperator)
     with pytest.raises(AirflowSkipException, match="LAION_PEOPLE_DESCRIBE=1 turns it on"):
         task._pre_execute_hook({})
     settings.setenv("LAION_PEOPLE_DESCRIBE", "1")
@@ -340,7 +343,7 @@ def detect(**options: Any) -> PodOperator:
     return task
 
 
-def test_a_pod_hands_its_result_on_and_is_told_which_run_it_is_of(cluster: FakeKubernetes) -> None:
+def test_a_pod_hands_its_result_on_and_knows_its_run(cluster: FakeKubernetes) -> None:
     cluster.fate("detect", LIE)
     assert detect().execute(context()) == RESULT
     (pod,) = cluster.pods_of("detect")
@@ -402,15 +405,15 @@ def test_a_drained_worker_leaves_no_green_task_and_no_pod(cluster: FakeKubernete
         task.on_kill()
 
     threading.Thread(target=drain).start()
-    with pytest.raises(AirflowException, match="the task was told to stop before its pod was done"):
+    with pytest.raises(AirflowException, match="the task was stopped before its pod was done"):
         task.execute(context())
     assert cluster.pods == {}
 
 
-def test_a_task_that_is_told_to_stop_before_it_has_a_pod_makes_none(cluster: FakeKubernetes) -> None:
+def test_a_task_that_is_stopped_before_it_has_a_pod_makes_none(cluster: FakeKubernetes) -> None:
     task = detect()
     task.on_kill()
-    with pytest.raises(AirflowException, match="the task was told to stop before its pod was done"):
+    with pytest.raises(AirflowException, match="the task was stopped before its pod was done"):
         task.execute(context())
     assert cluster.created == []
 

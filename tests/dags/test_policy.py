@@ -15,9 +15,13 @@ from airflow.sdk import DAG
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, ParamValidationError
 from airflow.task.priority_strategy import get_airflow_priority_weight_strategies
 
-from laion_people.orchestration.leases import ANNOUNCED_BY, skip_unless_planned
+from laion_people.errors import UsageError
+from laion_people.orchestration.claims import ANNOUNCED_BY, skip_unless_planned
 from laion_people.orchestration.notifications import RunMade, notify_drift, notify_failure
-from laion_people.orchestration.operators import WorkerOperator, command_line, step_task
+from laion_people.orchestration.process import ProcessOperator
+from laion_people.orchestration.tasks import step_task
+from laion_people.settings import from_environment
+from laion_people.storage.layout import PartitionKey
 from tests.dags.conftest import ROOT
 from tools.local_airflow import POOLS
 
@@ -78,11 +82,11 @@ def test_a_task_has_an_owner_retries_and_a_time_limit(dag: DAG) -> None:
             assert (task.retries, task.retry_delay) == (1, timedelta(seconds=10))
 
 
-def test_every_task_tells_of_its_failure_and_the_extract_audit_of_drift(dag: DAG) -> None:
+def test_every_task_notifies_of_its_failure_and_the_extract_audit_of_drift(dag: DAG) -> None:
     for task in dag.tasks:
         assert list(task.on_failure_callback) == [notify_failure]
-        told = [notify_drift] if (dag.dag_id, task.task_id) == ("laion_people_extract", "audit") else []
-        assert list(task.on_success_callback) == told
+        notified = [notify_drift] if (dag.dag_id, task.task_id) == ("laion_people_extract", "audit") else []
+        assert list(task.on_success_callback) == notified
 
 
 def test_runs_that_work_for_long_have_a_deadline(dag: DAG) -> None:
@@ -129,14 +133,14 @@ def test_late_steps_of_an_old_run_go_before_early_steps_of_a_new_one(bag: DagBag
 
 def test_pods_which_take_seconds_to_import_are_left_to_the_kubernetes_runner(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delitem(sys.modules, "laion_people.orchestration.pods", raising=False)
-    assert isinstance(step_task("detect"), WorkerOperator)
+    assert isinstance(step_task("detect"), ProcessOperator)
     assert "laion_people.orchestration.pods" not in sys.modules
 
 
 def test_the_first_task_of_a_partition_run_is_one_that_refuses_a_missing_key(bag: DagBag) -> None:
     for dag_id in ("laion_people_extract", "laion_people_caption"):
         (first,) = bag.dags[dag_id].roots
-        assert isinstance(first, WorkerOperator)
+        assert isinstance(first, ProcessOperator)
         assert first.partitions == "{{ dag_run.partition_key or '' }}"
 
 
@@ -151,11 +155,11 @@ def test_every_task_that_makes_something_of_a_partition_has_claimed_it(
     assert plan.max_active_tis_per_dag == 1  # looking and writing are one step
     for task in (plan, *(dag.get_task(f"shards.{step}") for step in STEPS[dag_id])):
         looked_at: list[str] = []
-        leases = SimpleNamespace(get=lambda key, seen=looked_at: seen.append(key) or {"run": "other"})
+        claims = SimpleNamespace(get=lambda key, seen=looked_at: seen.append(key) or {"run": "other"})
         context = {
             "ti": SimpleNamespace(get_dr_count=lambda dag_id, run_ids, states: int(run_ids == ["other"])),
             "dag_run": SimpleNamespace(dag_id=dag_id, run_id="r", partition_key="a/1"),
-            "asset_state_store": dict.fromkeys(task.inlets, leases),
+            "asset_state_store": dict.fromkeys(task.inlets, claims),
         }
         with pytest.raises((AirflowFailException, AirflowRescheduleException)):
             task._pre_execute_hook(context)
@@ -179,7 +183,7 @@ def words(bag: DagBag, dag_id: str, task_id: str, **given: object) -> list[str]:
     task.shards = None
     for field in ("partitions", "clusters", "overrides", "flags"):
         setattr(task, field, task.render_template(getattr(task, field), context, dag.get_template_env()))
-    return command_line(task, task.arguments)
+    return task.command_line()
 
 
 STEPS = {
@@ -229,12 +233,78 @@ def test_another_cluster_version_is_that_of_all_tasks_but_embed_which_knows_none
         ("laion_people_caption", "clusters", "newest"),
         ("laion_people_caption", "clusters", "v0001; touch x"),
         ("laion_people_caption", "clusters", "v0001\n--force"),
+        ("laion_people_caption", "clusters", "v0001\n"),
     ],
 )
 def test_a_run_with_a_wrong_parameter_is_refused(bag: DagBag, dag_id: str, name: str, value: object) -> None:
     params = deepcopy(bag.dags[dag_id].params)
     with pytest.raises(ParamValidationError):
         params[name] = value
+
+
+def accepts(bag: DagBag, dag_id: str, name: str, value: object) -> bool:
+    params = deepcopy(bag.dags[f"laion_people_{dag_id}"].params)
+    try:
+        params[name] = value
+    except ParamValidationError:
+        return False
+    return True
+
+
+LONG, TOO_LONG = "a" * 100, "a" * 101
+PARTS = [
+    "a",
+    "laion2B-en",
+    "00042",
+    "a.b_c-d",
+    "0",
+    LONG,
+    TOO_LONG,
+    "",
+    ".a",
+    "-a",
+    "a b",
+    "é",
+    "a\n",
+    "\na",
+    "..",
+    "a/b",
+]
+KEYS = [f"{collection}/{part}" for collection in PARTS for part in PARTS] + PARTS
+
+
+def test_forms_take_the_partition_keys_that_the_worker_takes_and_no_others(bag: DagBag) -> None:
+    valid = {key for key in KEYS if PartitionKey.pattern.fullmatch(key)}
+    assert {f"{LONG}/{LONG}", "laion2B-en/00042", "a/b"} <= valid < set(KEYS)
+    for dag_id in ("discover", "backfill", "cluster"):
+        assert {key for key in KEYS if accepts(bag, dag_id, "partitions", [key])} == valid
+
+
+def test_the_form_of_a_backfill_takes_collections_that_a_partition_can_have(bag: DagBag) -> None:
+    valid = [part for part in PARTS if PartitionKey.pattern.fullmatch(f"{part}/00042")]
+    assert [part for part in PARTS if accepts(bag, "backfill", "collection", part)] == valid
+
+
+@pytest.mark.parametrize(
+    ("value", "valid"),
+    [
+        ("captions/hands.yaml", True),
+        ("légendes.yaml", True),
+        ("", True),  # as if it were not given
+        ("captions.yaml\n", False),
+        ("../captions.yaml", False),
+        ("/captions.yaml", False),
+        ("captions.yml", False),
+        ("a.yaml; touch x", False),
+    ],
+)
+def test_other_captions_are_what_the_setting_may_be(bag: DagBag, value: str, valid: bool) -> None:
+    assert accepts(bag, "cluster", "captions", value) is valid
+    if valid:
+        assert from_environment({}, captions=value).captions == value
+    else:
+        with pytest.raises(UsageError):
+            from_environment({}, captions=value)
 
 
 def test_every_parameter_has_a_title_and_says_what_it_does(dag: DAG) -> None:

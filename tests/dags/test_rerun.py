@@ -146,8 +146,8 @@ def wait_until(condition: Any) -> None:
 def instances(deployment: Deployment, dag: str, run_id: str) -> list[dict[str, Any]]:
     """The task instances of a run, mapped ones each."""
     path = f"/dags/{dag}/dagRuns/{run_id}/taskInstances?limit=200"
-    found: list[dict[str, Any]] = deployment.airflow.request("GET", path)["task_instances"]
-    return found
+    tasks: list[dict[str, Any]] = deployment.airflow.request("GET", path)["task_instances"]
+    return tasks
 
 
 def written(deployment: Deployment, *folders: str) -> dict[str, int]:
@@ -207,7 +207,7 @@ def test_each_task_may_be_cleared_and_nothing_is_lost_or_made_twice(interrupted:
         for dag, task in cleared.items():
             states = {t["state"] for t in instances(deployment, dag, first[dag]) if t["task_id"] == task}
             assert states <= {"success", "skipped"}, (dag, task, states)
-    settle(deployment, caption_runs=3)  # freeze has announced its partition again
+    settle(deployment, caption_runs=3)  # announce has sent its partition again
     assert deployment.tables() == interrupted.undisturbed
     assert written(deployment, *MADE, "assignments", "subset_b", "subset_c") == shards
 

@@ -20,7 +20,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, P
 
 from laion_people.language import captions
 from laion_people.language.captions import Entry
-from laion_people.orchestration.operators import partitions_of_version
+from laion_people.orchestration.releases import partitions_of_version
 from laion_people.orchestration.review import ReviewOperator
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import LocalStore
@@ -56,10 +56,10 @@ def start(deployment: Deployment, **conf: Any) -> str:
     return deployment.airflow.request("POST", f"/dags/{CLUSTER}/dagRuns", body)["dag_run_id"]
 
 
-def wait(what: str, found: Callable[[], Any]) -> Any:
+def wait(what: str, look: Callable[[], Any]) -> Any:
     deadline = time.monotonic() + MOST_SECONDS
     while time.monotonic() < deadline:
-        if result := found():
+        if result := look():
             return result
         time.sleep(1)
     raise AssertionError(f"no {what} after {MOST_SECONDS} s")
@@ -68,8 +68,8 @@ def wait(what: str, found: Callable[[], Any]) -> Any:
 def question(deployment: Deployment, run_id: str) -> dict[str, Any]:
     """What the run asks, as soon as it does."""
     path = f"/dags/{CLUSTER}/dagRuns/{run_id}/hitlDetails"
-    (found,) = wait("question", lambda: deployment.airflow.request("GET", path)["hitl_details"])
-    return found
+    (detail,) = wait("question", lambda: deployment.airflow.request("GET", path)["hitl_details"])
+    return detail
 
 
 def answer(deployment: Deployment, run_id: str, option: str) -> str:

@@ -15,7 +15,7 @@ from airflow.utils.types import DagRunType
 
 from laion_people.dates import FIRST_DAYS
 from laion_people.errors import LaionPeopleError
-from laion_people.orchestration.operators import METADATA
+from laion_people.orchestration.tasks import METADATA
 from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 from laion_people.storage.store import LocalStore
 from tools.local_airflow import ROOT

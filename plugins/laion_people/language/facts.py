@@ -11,8 +11,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from typing import TYPE_CHECKING
 
-import pyarrow as pa
+if TYPE_CHECKING:  # DAG files import this module, and no storage library
+    import pyarrow as pa
 
 _ARM = (
     "overhead", "raised", "at_head", "out", "forward", "back", "down", "away", "bent", "on_hip", "in_lap", "in_front",

@@ -1,7 +1,7 @@
-"""Which partitions get a run of laion_people_extract: those that discover finds, those that a backfill asks for.
+"""Which partitions get a run of laion_people_extract: those that discover finds, and those that a backfill asks for.
 
-Everything is decided from what the store has (``state``, which ``bin/laion-people partitions`` prints) and from what
-Airflow says of runs and leases at that moment, never from events: those that reach a paused DAG are lost, and Airflow
+This is decided from what the store has (``state``, which ``bin/laion-people partitions`` prints) and from the runs and
+claims that Airflow has at that moment. It is never decided from asset events: a paused DAG loses them, and Airflow
 3.3.2 can't list them while a run that they made is queued (https://github.com/apache/airflow/issues/71360).
 ``context`` is the task's; METADATA is among its inlets or outlets.
 """
@@ -17,14 +17,15 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from laion_people.dates import FIRST_DAYS
-from laion_people.orchestration.leases import ACTIVE, EXTRACT, lease, run_at_work, runs, was_begun
-from laion_people.orchestration.operators import PARTITIONS_SCHEMA, dag_settings
+from laion_people.orchestration.claims import ACTIVE, EXTRACT, claim_of, run_at_work, runs, was_begun
+from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings, whole
+from laion_people.storage.layout import KEY_PART
 
 log = logging.getLogger(__name__)
 
 LIMIT = dag_settings().partitions_at_once
 POLL = timedelta(seconds=dag_settings().backfill_poll_seconds)
-PATIENCE = 5 * POLL  # with no run of any partition to wait for
+PATIENCE = 5 * POLL  # how long a key waits for its run while no run of any key is queued or running
 ENDED = ["success", "failed", "upstream_failed", "skipped", "removed"]
 START, FINISH = "parts.start", "parts.finish"
 
@@ -37,7 +38,7 @@ FORM = {  # Airflow opens those that have no section; null is what makes a field
     "collection": Param(
         None,
         type=["null", "string"],
-        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,99}$",
+        pattern=whole(KEY_PART),
         examples=list(FIRST_DAYS),
         title="Collection",
         description="A folder of metadata/ in the store, for example laion2B-en",
@@ -89,8 +90,8 @@ def partitions_to_announce(context: Any, state: Mapping[str, list[str]], asked: 
     """The keys that discover announces: those asked for, else those that are not extracted and that no run has
     begun.
 
-    Raises AirflowSkipException when there are none, and while new ones would have to wait: announced to a paused DAG
-    they were lost, and among runs that are queued they could be there already.
+    Raises AirflowSkipException when there are none, and when new ones have to wait: a paused DAG would lose them, and
+    while runs are queued, some of them may already be for these keys.
     """
     _check_known(state, asked)
     keys = _without_runs_at_work(context, asked)
@@ -120,7 +121,7 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
         keys = [key for key in keys if key not in extracted]
     if form["which"] == "failed":
         begun = set(state["begun"])
-        keys = [key for key in keys if key in begun or lease(context, key)]
+        keys = [key for key in keys if key in begun or claim_of(context, key)]
     keys = _without_runs_at_work(context, keys)
     if not keys:
         raise AirflowSkipException(f"nothing to do: none of the partitions is {form['which']} and without a run")
@@ -129,10 +130,10 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
 
 
 def start(context: Any, key: str) -> dict[str, str] | None:
-    """Waits until it is a key's turn to be announced; returns the lease that it had before.
+    """Waits until it is a key's turn to be announced; returns the claim that it had before.
 
-    The key at index i has its turn when more than i - `at_once` keys of this backfill have ended. So never more are
-    under way, whatever is killed, cleared or late.
+    The key at index i has its turn when more than i - `at_once` keys of this backfill have ended. So no more than
+    `at_once` are ever under way, whatever is killed, cleared or late.
 
     Raises AirflowRescheduleException to wait, AirflowSkipException when another run is at work on the key by now.
     """
@@ -144,16 +145,16 @@ def start(context: Any, key: str) -> dict[str, str] | None:
         _wait(f"{EXTRACT} is paused: unpause it to go on")
     if run := run_at_work(context, key):
         raise AirflowSkipException(f"run {run} of {EXTRACT} is at work on {key}: this backfill waits for that one")
-    return lease(context, key)
+    return claim_of(context, key)
 
 
 def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
-    """Waits until the run of a key has ended; returns its id. ``before``: what `start` returned.
+    """Waits until the run of a key has ended; returns its id. ``before`` is what `start` returned.
 
     Raises AirflowFailException when the run has failed, or none was made of the announcement.
     """
-    claimed = lease(context, key)
-    if claimed is None or claimed == before:
+    newest = claim_of(context, key)
+    if newest is None or newest == before:
         begun = context["ti"].get_first_reschedule_date(context)
         if begun and datetime.now(UTC) - begun > PATIENCE and not runs(context, *ACTIVE):
             raise AirflowFailException(
@@ -164,7 +165,7 @@ def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
             f"{key} is announced; of {EXTRACT}, {runs(context, 'running')} runs are running (at most {LIMIT}: "
             f"LAION_PEOPLE_PARTITIONS_AT_ONCE) and {runs(context, 'queued')} are queued"
         )
-    run = claimed["run"]
+    run = newest["run"]
     if runs(context, *ACTIVE, run=run):
         _wait(f"run {run} is at work on {key}")
     if not runs(context, "success", run=run):

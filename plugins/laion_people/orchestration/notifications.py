@@ -1,7 +1,7 @@
-"""Notifications: tells people of a failed task, a run that drags, a partition that is unlike others.
+"""Notifies people of a failed task, a run that takes long, a partition that is unlike others.
 
 They go to each of the Airflow connections in CHANNELS that exists, and nowhere if none does. The providers' hooks send
-them and not their notifiers, which would render what we say as Jinja templates: it quotes URLs, captions and servers.
+them; their notifiers would render our texts as Jinja templates, and these quote URLs, captions and servers.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from laion_people.settings import Settings
 
 log = logging.getLogger(__name__)
 
-SECONDS = 10  # that a server may take to answer
+SECONDS = 10  # a server may take so long to answer
 POLL_SECONDS = 60.0
 RUNBOOK = "reasons and remedies are in docs/operations.md"
 
 
 @dataclass(frozen=True, slots=True)
 class Notice:
-    """What is told: one line of title, lines of ``facts`` (name -> text), and a page of Airflow's UI.
+    """A notification: a title of one line, lines of ``facts`` (name -> text), and a link to a page of Airflow's UI.
 
-    Texts may quote what others wrote; each is made one line without control characters, and cut.
+    Texts may quote what others wrote; each is made one line without control characters, and shortened.
     """
 
     event: str  # failure, deadline, drift or review
@@ -69,17 +69,17 @@ def notify_failure(context: Mapping[str, Any]) -> None:
 
 
 def notify_drift(context: Mapping[str, Any]) -> None:
-    """The on_success_callback of the extract audit: tells what drifts and has not been told. Never fails."""
+    """The on_success_callback of the extract audit: notifies of partitions that drift, of each once. Never fails."""
     from laion_people.reports import drift
     from laion_people.storage.store import deployment_uri, open_store
 
     try:
-        found = drift.news(open_store(deployment_uri()))
+        news = drift.news(open_store(deployment_uri()))
     except LaionPeopleError as error:
-        log.warning("what drifts is not told: %s", error)
+        log.warning("nobody is notified of drift: %s", error)
         return
     ti = context["ti"]
-    for partition, sentences in found.items():
+    for partition, sentences in news.items():
         facts = {"DAG": ti.dag_id, "Partition": partition, "Unusual": "; ".join(sentences)}
         send(Notice("drift", f"Unlike the others of its collection: {partition}", facts, ti.log_url))
 
@@ -106,9 +106,9 @@ def deadline(settings: Settings) -> DeadlineAlert | None:
 
 
 async def notify_deadline(hours: float, context: Mapping[str, Any]) -> None:
-    """Tells that a run is at work for longer than ``hours``.
+    """Notifies that a run has been at work for longer than ``hours``.
 
-    Airflow counts from when a run is made. One that waits for its turn doesn't drag: its time begins when it starts.
+    Airflow counts from when a run is made; here the time begins when it starts, so that waiting in the queue is free.
     """
     run = context["dag_run"]
     dag_id, run_id = run["dag_id"], run["dag_run_id"]

@@ -1,20 +1,15 @@
 """A task as a pod: what LAION_PEOPLE_RUNNER=kubernetes makes of the worker's command line.
 
-A pod runs the same arguments as the process would, on the worker's image. Task state is never believed: steps are
-idempotent and the audit recounts the store, so that whatever goes wrong between Airflow and the cluster costs a retry.
+A pod runs the same arguments as the process would, on the worker's image. Whatever goes wrong between Airflow and the
+cluster costs a retry and no data: steps are idempotent, and the audit recounts the store whatever the tasks say.
 """
 
 from __future__ import annotations
 
-import json
-import math
 import sys
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from airflow.providers.cncf.kubernetes.operators.pod import KubernetesPodOperator
@@ -25,101 +20,40 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from laion_people.engine.catalog import FOLLOWERS, STEPS, TASKS, Resources
-from laion_people.errors import UsageError, without_logins
-from laion_people.orchestration.operators import TEMPLATED, command_line
-from laion_people.settings import PREFIX, Settings, to_environment
+from laion_people.errors import UsageError
+from laion_people.orchestration.commandline import CommandLineMixin
+from laion_people.orchestration.podoptions import pod_options
+from laion_people.settings import PREFIX, Settings
 
 RESULT = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
-WORKER_USER = 10001  # of the worker's image; the sidecar's image has no user of its own
-WEIGHTS = "/models"
 RESULT_SECONDS = 300.0
-STOPPED = "the task was told to stop before its pod was done"
-GRACE = timedelta(hours=1)  # that a pod may outlive the time limit of its task
-SECURITY = {
-    "security_context": k8s.V1PodSecurityContext(
-        run_as_non_root=True,
-        run_as_user=WORKER_USER,
-        run_as_group=WORKER_USER,
-        fs_group=WORKER_USER,
-        fs_group_change_policy="OnRootMismatch",
-        seccomp_profile=k8s.V1SeccompProfile(type="RuntimeDefault"),
-    ),
-    **dict.fromkeys(
-        ("container_security_context", "xcom_sidecar_container_security_context"),
-        k8s.V1SecurityContext(
-            allow_privilege_escalation=False,
-            read_only_root_filesystem=True,
-            capabilities=k8s.V1Capabilities(drop=["ALL"]),
-        ),
-    ),
-}
-BEHAVIOUR = {
-    "do_xcom_push": True,
-    "get_logs": True,
-    "container_name_log_prefix_enabled": False,
-    # The pod's status then has the command's last words, which may be missing in a log that is followed.
-    "termination_message_policy": "FallbackToLogsOnError",
-    "log_pod_spec_on_failure": False,
-    "log_events_on_failure": True,
-    # "delete_active_pod" would keep few pods to look at, since the sidecar still runs when most are done, and where the
-    # next try finds one that is dead (evicted under a worker that died too) it would take it for its own and fail.
-    "on_finish_action": "delete_pod",
-    # After a restart of the scheduler or a worker, the next try finds the pod of the one before and goes on with it.
-    "durable": True,
-    # A deferred task is resumed elsewhere when the pod has ended, where a pod that is gone by then counts as a success.
-    "deferrable": False,
-}
-# What means nothing in a pod; the folder is another there.
-AIRFLOW_ONLY = (
-    "runner",
-    "gpu_tasks_per_run",
-    "partitions_at_once",
-    "backfill_poll_seconds",
-    "first_days",
-    "deadline_hours",
-    "models_dir",
-)
+STOPPED = "the task was stopped before its pod was done"
+GRACE = timedelta(hours=1)  # by which a pod may outlive the time limit of its task
 
 
-class PodOperator(KubernetesPodOperator):
+class PodOperator(CommandLineMixin, KubernetesPodOperator):
     """Runs the worker's command line as a pod and returns the JSON that it leaves in the sidecar's folder.
 
-    ``arguments``, ``partitions``, ``shards``, ``clusters``, ``overrides`` and ``flags`` are those of a WorkerOperator.
     Raises AirflowFailException, which is not retried, for bad usage; AirflowException with the command's last words, or
     with what became of the pod, when it fails.
     """
 
-    template_fields: Sequence[str] = TEMPLATED
     labels: dict[str, str]
 
-    def __init__(
-        self,
-        *,
-        arguments: Sequence[str],
-        partitions: Any = None,
-        shards: Any = None,
-        clusters: Any = None,
-        overrides: Any = None,
-        flags: Any = None,
-        sidecar_image: str = "",
-        **kwargs: Any,
-    ):
+    def __init__(self, *, sidecar_image: str = "", **kwargs: Any):
         super().__init__(**kwargs)
-        self.words, self.partitions, self.shards, self.clusters = arguments, partitions, shards, clusters
-        self.overrides, self.flags = overrides, flags
         self.sidecar_image = sidecar_image
-        if self.execution_timeout:  # which is meant for the work, while a pod may wait for longer than some tasks work
+        if self.execution_timeout:  # which is meant for the work alone, and a pod may have to wait before it
             waiting = self.schedule_timeout_seconds + self.startup_timeout_seconds
             self.execution_timeout += timedelta(seconds=waiting)
 
     def build_pod_request_obj(self, context: Any = None, *, dry_run: bool = False) -> k8s.V1Pod:
-        self.arguments = command_line(self, self.words, result=RESULT)
+        self.arguments = self.command_line(result=RESULT)
         if isinstance(self.partitions, str):
             label = make_safe_label_value(self.partitions.replace("/", "."))
             self.labels = self.labels | {"laion-people/partition": label}
         if self.execution_timeout:
-            # Of a pod that nobody waits for any more, the sidecar would run for ever and keep its GPU from others.
+            # The sidecar of a pod that nobody waits for any more would run for ever and keep its GPU from others.
             self.active_deadline_seconds = int((self.execution_timeout + GRACE).total_seconds())
         pod = super().build_pod_request_obj(context, dry_run=dry_run)
         # A service whose name begins with laion-people would look like settings that don't exist.
@@ -135,7 +69,7 @@ class PodOperator(KubernetesPodOperator):
         try:
             result = super().execute(context)
         finally:
-            # A worker that is drained is told to stop: Airflow deletes the pod and may then call the task a success
+            # When its worker is drained, Airflow stops the task, deletes the pod and may then call the task a success
             # (https://github.com/apache/airflow/issues/73006, https://github.com/apache/airflow/issues/71202).
             if self._killed:
                 raise AirflowException(STOPPED)
@@ -144,7 +78,7 @@ class PodOperator(KubernetesPodOperator):
         return result
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
-        """As Airflow does, but a task that is told to stop just before or meanwhile leaves no pod."""
+        """As Airflow does, but a task that is stopped just before or meanwhile leaves no pod."""
         if not self._killed:
             self.pod = super().get_or_create_pod(pod_request_obj, context)
         if self._killed:
@@ -155,9 +89,9 @@ class PodOperator(KubernetesPodOperator):
     def extract_xcom(self, pod: k8s.V1Pod, **options: Any) -> Any:
         """Reads the result from the sidecar, for at most RESULT_SECONDS.
 
-        Airflow waits without a limit for the end of the commands that it runs in the sidecar, and a sidecar that cannot
-        be told to stop keeps the pod alive (https://github.com/apache/airflow/pull/72068,
-        https://github.com/apache/airflow/issues/36218). A result that is lost costs a retry, and no work.
+        Airflow waits without a limit for the commands that it runs in the sidecar, and a sidecar that does not stop
+        keeps the pod alive (https://github.com/apache/airflow/pull/72068,
+        https://github.com/apache/airflow/issues/36218). A lost result costs a retry, and no work.
         """
         reader = ThreadPoolExecutor(1)
         try:
@@ -206,114 +140,3 @@ class PodOperator(KubernetesPodOperator):
 def pod_task(settings: Settings, task_id: str, **options: Any) -> PodOperator:
     """The task ``task_id`` as a pod. Raises UsageError for settings that no pod can run with."""
     return PodOperator(task_id=task_id, **(pod_options(settings, task_id) | options))
-
-
-def pod_options(settings: Settings, step: str) -> dict[str, Any]:
-    """What a step's pod is to be like, as arguments of a KubernetesPodOperator. Raises UsageError."""
-    if not settings.pod_image:
-        raise UsageError(
-            f"{PREFIX}RUNNER=kubernetes needs the worker's image: set {PREFIX}POD_IMAGE, for example to "
-            "registry.example.org/laion-people-worker:0.1.0"
-        )
-    resources = step_resources(settings, step)
-    volumes, mounts = _volumes(settings, str(resources.shared_memory))
-    on_gpu = bool(int(resources.gpu))
-    secret = [k8s.V1EnvFromSource(secret_ref=k8s.V1SecretEnvSource(name=settings.pod_secret))]
-    return {
-        "name": f"laion-people-{step.replace('_', '-')}",
-        "namespace": settings.pod_namespace or None,
-        "image": settings.pod_image,
-        "sidecar_image": settings.pod_sidecar_image,
-        "image_pull_secrets": settings.pod_pull_secret or None,
-        "env_vars": _environment(settings, str(resources.cpu)),
-        "env_from": secret if settings.pod_secret else [],
-        "labels": {"app.kubernetes.io/name": "laion-people", "app.kubernetes.io/component": step},
-        # A pod that autoscalers move to another node starts its group of shards again.
-        "annotations": {
-            "cluster-autoscaler.kubernetes.io/safe-to-evict": "false",
-            "karpenter.sh/do-not-disrupt": "true",
-        },
-        "container_resources": _requirements(resources, settings.pod_gpu_resource),
-        "node_selector": _node_selector(settings, on_gpu),
-        "tolerations": json.loads(settings.pod_tolerations or "[]"),
-        "service_account_name": settings.pod_service_account or None,
-        "automount_service_account_token": False,
-        "volumes": volumes,
-        "volume_mounts": mounts,
-        **SECURITY,
-        **BEHAVIOUR,
-        "schedule_timeout_seconds": settings.pod_schedule_seconds,
-        "startup_timeout_seconds": settings.pod_startup_seconds,
-    }
-
-
-def step_resources(settings: Settings, step: str) -> Resources:
-    """What the pod of a step (or of another task) asks for. Raises UsageError."""
-    pods = {name: entry.pods for name, entry in STEPS.items() if name not in FOLLOWERS} | TASKS
-    on_cluster = json.loads(settings.pod_resources or "{}")
-    if unknown := sorted(on_cluster.keys() - pods.keys()):
-        raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(pods)}")
-    asked = pods[step].get(settings.profile, pods[step][""])
-    return replace(asked, **on_cluster.get(step, {}))
-
-
-def _requirements(resources: Resources, gpu_resource: str) -> k8s.V1ResourceRequirements:
-    gpus = {gpu_resource: str(resources.gpu)} if int(resources.gpu) else {}
-    limits = {"memory": str(resources.memory)} | gpus
-    unlimited = {"cpu": str(resources.cpu), "ephemeral-storage": str(resources.ephemeral_storage)}
-    return k8s.V1ResourceRequirements(requests=unlimited | limits, limits=limits)
-
-
-def _node_selector(settings: Settings, on_gpu: bool) -> dict[str, str]:
-    for_gpu = settings.pod_gpu_node_selector if on_gpu else ""
-    return json.loads(settings.pod_node_selector or "{}") | json.loads(for_gpu or "{}")
-
-
-def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
-    """The settings that a step reads. What is secret comes from the cluster's secret and is never seen here.
-
-    A pod sees all cores of its node: it is told to use the ``cpu`` that it asks for, since its memory doesn't grow with
-    the node. Raises UsageError for a password.
-    """
-    cores = str(settings.cores or max(1, math.ceil(int(cpu[:-1]) / 1000 if cpu.endswith("m") else float(cpu))))
-    variables = {
-        name: value
-        for name, value in to_environment(settings).items()
-        if name.removeprefix(PREFIX).lower() not in AIRFLOW_ONLY and not name.startswith(f"{PREFIX}POD_")
-    }
-    variables |= {f"{PREFIX}STORE": settings.store, f"{PREFIX}MODELS_DIR": WEIGHTS, "HOME": "/tmp"}  # noqa: S108
-    variables |= {f"{PREFIX}CORES": cores, "OMP_NUM_THREADS": cores}
-    if secret := [name for name, value in variables.items() if without_logins(value) != value]:
-        raise UsageError(
-            f"{secret[0]} has a password, which everyone who may see pods could read: make it a key of the secret that "
-            f"{PREFIX}POD_SECRET names, and don't set it for Airflow"
-        )
-    return [k8s.V1EnvVar(name=name, value=value) for name, value in sorted(variables.items())]
-
-
-def _volumes(settings: Settings, shared_memory: str) -> tuple[list[k8s.V1Volume], list[k8s.V1VolumeMount]]:
-    """Places to write to, the root being read-only: /tmp, /dev/shm, the weights, and a store that is a folder."""
-    volumes = {
-        "/tmp": _empty("tmp"),  # noqa: S108
-        "/dev/shm": _empty("shared-memory", medium="Memory", size_limit=shared_memory),  # noqa: S108
-        WEIGHTS: _claimed("weights", settings.pod_weights_claim) if settings.pod_weights_claim else _empty("weights"),
-    }
-    if not settings.store.startswith("s3://"):
-        folder = Path(settings.store.removeprefix("file://"))
-        if not (folder.is_absolute() and settings.pod_store_claim):
-            raise UsageError(
-                f"pods cannot see the store {settings.store}: {PREFIX}STORE should be s3://bucket/prefix, or an "
-                f"absolute folder where {PREFIX}POD_STORE_CLAIM, the volume claim that holds it, is mounted"
-            )
-        volumes[str(folder)] = _claimed("store", settings.pod_store_claim)
-    mounts = [k8s.V1VolumeMount(name=volume.name, mount_path=path) for path, volume in volumes.items()]
-    return list(volumes.values()), mounts
-
-
-def _empty(name: str, **options: str) -> k8s.V1Volume:
-    return k8s.V1Volume(name=name, empty_dir=k8s.V1EmptyDirVolumeSource(**options))
-
-
-def _claimed(name: str, claim: str) -> k8s.V1Volume:
-    source = k8s.V1PersistentVolumeClaimVolumeSource(claim_name=claim)
-    return k8s.V1Volume(name=name, persistent_volume_claim=source)

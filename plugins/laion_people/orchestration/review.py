@@ -40,9 +40,9 @@ this task with its downstream tasks, and it asks again.
 class ReviewOperator(HITLOperator):
     """Waits until a person has approved the captions of a cluster version; skipped in runs that don't ask for a review.
 
-    Those whom notifications reach are told that it waits. The answer is kept in the store, in
+    A notification says that it waits. The answer is kept in the store, in
     ``clusters/<version>/reviews.json``. Fails, without another try, when the answer is no, captions are refused or
-    nobody answers for 30 days; cleared, it asks again. So it does by itself when Airflow has lost an answer.
+    nobody answers for 30 days; cleared, it asks again. It also asks again when Airflow has lost an answer.
     """
 
     template_fields: Sequence[str] = ("subject", "version")
@@ -125,7 +125,7 @@ def _refused(entries: Mapping[str, Entry]) -> dict[str, str]:
 
 
 def _keep(store: Store, path: str, answer: Mapping[str, Any]) -> None:
-    """Adds an answer to those that the file has; one that is damaged, and with it what people have said, stays."""
+    """Adds an answer to those in the file. A damaged file is left as it is, since it holds what people have said."""
 
     def with_answer(before: bytes | None) -> bytes:
         answers = captions.answers(path, b"[]" if before is None else before)

@@ -1,7 +1,7 @@
 """What the Airflow UI says of each task: what it reads, writes and costs, how to run it again, where its failures are.
 
-DAG files are parsed without the libraries of the steps: what is to be said of them comes from `engine.catalog`, costs
-from rates.json.
+DAG files are parsed without the libraries of the steps. So what is said of steps comes from `engine.catalog`, and their
+costs from rates.json.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from laion_people.engine.catalog import KINDS_OF_CAPTION, STEPS, Resources, StepEntry
 
 HERE = Path(__file__).parent
-SHARD_ROWS = 10_000  # rows of metadata that costs are told for: the default of LAION_PEOPLE_SHARD_ROWS
+SHARD_ROWS = 10_000  # rows of metadata that costs are given for: the default of LAION_PEOPLE_SHARD_ROWS
 CLUSTER_SAMPLE = 100_000  # the default of LAION_PEOPLE_CLUSTER_SAMPLE
 PROFILES = ("packaged", "standard", "large")
 
@@ -97,10 +97,9 @@ def _costs(step: str) -> dict[str, str]:
     times = {}
     for profile in PROFILES:
         needed = {"GPU": seconds(step, profile, "gpu"), "core": seconds(step, profile, "cpu")}
-        used = [rate for device in ("gpu", "cpu") if (rate := _rate(f"{device}:{step}", profile))]
-        if used:
-            told = " and ".join(f"{_duration(time)} of a {unit}" for unit, time in needed.items() if time is not None)
-            times[profile] = f"{told} ({'measured' if all(rate['measured'] for rate in used) else 'assumed'} rate)"
+        if used := [rate for device in ("gpu", "cpu") if (rate := _rate(f"{device}:{step}", profile))]:
+            text = " and ".join(f"{_duration(time)} of a {unit}" for unit, time in needed.items() if time is not None)
+            times[profile] = f"{text} ({'measured' if all(rate['measured'] for rate in used) else 'assumed'} rate)"
     return _by_profile("the sample takes" if STEPS[step].amount == "sampled" else f"{SHARD_ROWS:,} rows take", times)
 
 
@@ -119,11 +118,11 @@ def _sizes(step: str) -> dict[str, str]:
     return _by_profile(f"{SHARD_ROWS:,} rows leave", sizes)
 
 
-def _by_profile(label: str, told: dict[str, str]) -> dict[str, str]:
-    """One text where it is that of all profiles, else one for each."""
-    if len(set(told.values())) == 1:
-        return {label: next(iter(told.values()))}
-    return {f"{label}, {profile}": text for profile, text in told.items()}
+def _by_profile(label: str, texts: dict[str, str]) -> dict[str, str]:
+    """One entry where all profiles have the same text, else one for each."""
+    if len(set(texts.values())) == 1:
+        return {label: next(iter(texts.values()))}
+    return {f"{label}, {profile}": text for profile, text in texts.items()}
 
 
 @cache
@@ -147,12 +146,12 @@ def _written(entry: StepEntry) -> tuple[str, ...]:
 
 
 def _asked(entry: StepEntry) -> dict[str, str]:
-    """What the step's pod asks for, and what it does with profiles where that is something else."""
-    told = {"a pod asks for": _resource(entry.resources(""))}
+    """What the step's pod asks for, and with which profiles it asks for something else."""
+    asked = {"a pod asks for": _resource(entry.resources(""))}
     for profile in entry.pods:
-        if (other := _resource(entry.resources(profile))) != told["a pod asks for"]:
-            told[f"a pod asks for, {profile}"] = other
-    return told
+        if (other := _resource(entry.resources(profile))) != asked["a pod asks for"]:
+            asked[f"a pod asks for, {profile}"] = other
+    return asked
 
 
 def _resource(asked: Resources) -> str:
@@ -162,8 +161,8 @@ def _resource(asked: Resources) -> str:
 
 def _rate(name: str, profile: str) -> dict[str, Any] | None:
     rates = _rates()
-    found: dict[str, Any] | None = rates.get(profile, {}).get(name) or rates["any"].get(name)
-    return found
+    rate: dict[str, Any] | None = rates.get(profile, {}).get(name) or rates["any"].get(name)
+    return rate
 
 
 @cache

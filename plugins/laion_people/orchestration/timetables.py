@@ -1,6 +1,7 @@
 """The schedule of the extracting DAG: a run for each partition that is announced, and Airflow's own backfill.
 
-Airflow's timetable for partitioned assets refuses backfills, which ask for dates; this one knows the partitions' dates.
+Airflow's backfills ask for dates, and its timetable for partitioned assets refuses them. This one gives partitions a
+date.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from laion_people.errors import LaionPeopleError
 
 
 class PartitionDates(IdentityMapper):
-    """Leaves a key as it is and tells its date, which Airflow stamps on every run of the key, whatever started it.
+    """Leaves a key as it is and gives it a date, which Airflow notes with every run of the key, whatever started it.
 
     ``first_days``: collection -> ISO date.
     """
@@ -43,8 +44,8 @@ class PartitionDates(IdentityMapper):
 class PartitionTimetable(PartitionedAssetTimetable):
     """A run for each key of a partitioned asset; its ``default_partition_mapper`` is a PartitionDates.
 
-    A backfill of dates is one of the partitions that have metadata in the store and a date in the range: the store is
-    read where backfills are made, by the API server and by ``airflow backfill create``.
+    A backfill of a range of dates runs the partitions that have metadata in the store and a date in that range. For
+    that, the store is read where backfills are made: by the API server and by ``airflow backfill create``.
     """
 
     periodic = True  # or Airflow offers no backfill
@@ -74,7 +75,7 @@ class PartitionTimetable(PartitionedAssetTimetable):
             yield DagRunInfo(run_after=now, data_interval=None, partition_date=day, partition_key=key)
 
     def generate_run_id(self, *, run_type: DagRunType, run_after: datetime, **extra: Any) -> str:
-        """Airflow's own ids have the time alone, which the runs of one backfill share."""
+        """Airflow's own ids have only the time, which all runs of a backfill share."""
         if not (key := extra.get("partition_key")):
             return super().generate_run_id(run_type=run_type, run_after=run_after, **extra)
         return f"{run_type.value}__{key.replace('/', '.')}__{run_after.isoformat()}"
