@@ -12,8 +12,9 @@ another at work on its partition ends at once.
 | caption | people, assignments, vectors, clusters -> subset_c | CPU |
 | describe (experimental) | images, people -> subset_d | GPU; skipped unless `LAION_PEOPLE_DESCRIBE=1` |
 
-Each step is mapped over groups of shards. The audit then recounts every shard, whatever the tasks say. All tasks are
-idempotent: clear any of them, and only what is missing or damaged is made again.
+Each step is mapped over groups of shards, as far as it has something to make there: after captions were edited, only
+`caption` has. The audit then recounts every shard, whatever the tasks say. All tasks are idempotent: clear any of them,
+and only what is missing or damaged is made again.
 """
 
 from __future__ import annotations
@@ -27,9 +28,9 @@ from laion_people.orchestration.releases import announced_version
 from laion_people.orchestration.tasks import (
     CLUSTERED,
     DAG_DEFAULTS,
-    ONLY_FAILED,
+    FORCE_PARAM,
     PARTITION,
-    RERUN_PARAMS,
+    UNLESS_FORCED,
     VERSION_SCHEMA,
     audit_task,
     dag_settings,
@@ -37,7 +38,7 @@ from laion_people.orchestration.tasks import (
     worker_task,
 )
 
-PARAMS = RERUN_PARAMS | {
+PARAMS = FORCE_PARAM | {
     "clusters": Param(
         None,
         title="Cluster version",
@@ -66,7 +67,7 @@ with DAG(
         "caption",
         partitions=PARTITION,
         clusters=CHOSEN,
-        flags=ONLY_FAILED,
+        flags=UNLESS_FORCED,
         priority_weight=10,  # handed on downstream: a partition's last stage goes before the first stages of others
         max_active_tis_per_dag=1,  # so that two runs never claim at the same time
         **CLAIM,

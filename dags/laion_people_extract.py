@@ -26,11 +26,12 @@ from laion_people.orchestration.tasks import (
     DAG_DEFAULTS,
     EXTRACTED,
     FLAGS,
+    FORCE_PARAM,
     METADATA,
     ONLY_FAILED,
+    ONLY_FAILED_PARAM,
     OVERRIDES,
     PARTITION,
-    RERUN_PARAMS,
     audit_task,
     dag_settings,
     step_task,
@@ -38,23 +39,27 @@ from laion_people.orchestration.tasks import (
 )
 from laion_people.orchestration.timetables import PartitionDates, PartitionTimetable
 
-PARAMS = RERUN_PARAMS | {
-    "retry_failed_rows": Param(
-        False,
-        type="boolean",
-        title="Retry failed rows",
-        description="Download rows again that failed for a reason that may pass, such as a timeout, and no others.",
-    ),
-    "threshold": Param(
-        None,
-        type=["null", "number"],
-        minimum=-1,
-        maximum=1,
-        title="Threshold of Subset A",
-        description="Similarity above which a person is in Subset A, for this run alone; no model runs for it. "
-        "Empty: LAION_PEOPLE_THRESHOLD, which a later run without this parameter goes back to.",
-    ),
-}
+PARAMS = (
+    ONLY_FAILED_PARAM
+    | FORCE_PARAM
+    | {
+        "retry_failed_rows": Param(
+            False,
+            type="boolean",
+            title="Retry failed rows",
+            description="Download rows again that failed for a reason that may pass, such as a timeout, and no others.",
+        ),
+        "threshold": Param(
+            None,
+            type=["null", "number"],
+            minimum=-1,
+            maximum=1,
+            title="Threshold of Subset A",
+            description="Similarity above which a person is in Subset A, for this run alone; no model runs for it. "
+            "Empty: LAION_PEOPLE_THRESHOLD, which a later run without this parameter goes back to.",
+        ),
+    }
+)
 CLAIM = {"pre_execute": claim, "inlets": [METADATA]}
 
 with DAG(

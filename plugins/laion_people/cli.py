@@ -211,7 +211,7 @@ def _shard_groups(args: argparse.Namespace) -> None:
     if args.unfinished:
         to_make = unfinished(runner.planner, partition, args.stage)
         counts = ", ".join(f"{step} {len(shards)}" for step, shards in to_make.items() if shards)
-        log.info("%s: shards to make: %s", partition, counts or "none, every shard is done")
+        log.info("%s: %s", partition, f"shards to make: {counts}" if counts else "nothing to do: every shard is done")
     else:
         to_make = dict.fromkeys(steps, runner.planner.planned(steps[0], partition))
     size = runner.settings.shards_per_task

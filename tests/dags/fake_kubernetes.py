@@ -44,7 +44,7 @@ class Fate:
 
 FAIL = Fate("echo loading >&2; echo 'laion-people: no luck' >&2; exit 1")
 REFUSE = Fate("echo 'laion-people: no such partition' >&2; exit 2")
-LIE = Fate('echo \'{"manifest": "file:///x", "sha256": "0", "rows": 1, "shards": 1}\' > "$RESULT"')
+LIE = Fate('echo \'{"manifests": [{"uri": "file:///x", "sha256": "0"}], "rows": 1, "shards": 1}\' > "$RESULT"')
 SILENT = Fate("echo done >&2")
 WAIT = Fate(wait=True)
 VANISH = Fate(vanish=True)

@@ -50,8 +50,10 @@ def test_tasks_hand_on_where_the_manifest_is_and_never_data(deployment: Deployme
     path = f"/dags/{EXTRACT}/dagRuns/{run_id}/taskInstances/shards.mesh/xcomEntries/return_value?map_index=0"
     value = deployment.airflow.request("GET", path)["value"]
     value = json.loads(value) if isinstance(value, str) else value
-    assert set(value) == {"manifest", "sha256", "rows", "shards"}
-    assert value["manifest"] == f"{deployment.store.as_uri()}/manifests/mesh/{PARTITION}.json"
+    assert set(value) == {"manifests", "rows", "shards"}
+    folder = f"{deployment.store.as_uri()}/manifests"
+    named = [manifest["uri"] for manifest in value["manifests"]]
+    assert named == [f"{folder}/{step}/{PARTITION}/0000{index}.json" for step in ("mesh", "facts") for index in (0, 1)]
 
 
 def test_a_cleared_task_ends_green_makes_what_is_missing_and_duplicates_nothing(deployment: Deployment) -> None:

@@ -25,7 +25,11 @@ from laion_people.orchestration.releases import announced_version, partitions_of
 from laion_people.orchestration.tasks import step_task, worker_task
 from tests.dags.conftest import ROOT
 
-RESULT = {"manifest": "file:///store/manifests/cluster/v0007.json", "sha256": "0", "rows": 3, "shards": 1}
+RESULT = {
+    "manifests": [{"uri": "file:///store/manifests/cluster/v0007.json", "sha256": "0"}],
+    "rows": 3,
+    "shards": 1,
+}
 PATHS = f"{ROOT}:{ROOT / 'plugins'}"
 STATE = {"extracted": ["a/1", "a/2", "b/1"], "pending": ["b/2", "b/3"]}
 HOSTILE = ["$(touch pwned)", "`touch pwned`", "x; touch pwned", "--store=/tmp", "-h", "a/b\ntouch pwned", "'\"&|>pwned"]
@@ -55,7 +59,7 @@ def argv(folder: Path) -> list[str]:
 
 
 def test_a_step_task_runs_the_step_on_its_shards_and_returns_where_the_manifest_is(command_line: Path) -> None:
-    assert run(step_task("detect", partitions="a/1", shards="0-15", cluster_version="")) == RESULT
+    assert run(step_task("detect", partitions="a/1", shards="0-15", clusters="")) == RESULT
     assert argv(command_line) == ["run", "detect", "--shards=0-15", "--", "a/1"]
 
 
@@ -195,3 +199,20 @@ def test_a_command_that_takes_too_long_is_ended_and_told_with_what_it_was_at(com
     with pytest.raises(AirflowTaskTimeout, match=f"^{re.escape(words)}$"):
         run(task)
     assert task.process is not None and task.process.wait(10)
+
+
+GROUP = {"assign": "", "embed": "", "caption": "0-15,17"}
+
+
+def test_a_mapped_task_works_on_what_its_step_has_to_make_of_its_group(command_line: Path) -> None:
+    run(step_task("caption", partitions="a/1", shards=GROUP))
+    assert argv(command_line) == ["run", "caption", "--shards=0-15,17", "--", "a/1"]
+
+
+def test_a_step_with_nothing_to_make_is_skipped_before_it_starts_unless_it_is_cleared(command_line: Path) -> None:
+    task = step_task("embed", partitions="a/1", shards=GROUP)
+    with pytest.raises(AirflowSkipException, match="every shard of this group was made before"):
+        task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=1)})
+    task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=2)})
+    run(task)
+    assert argv(command_line) == ["run", "embed", "--shards=0-15,17", "--", "a/1"]

@@ -51,7 +51,7 @@ CLUSTER_SETTINGS = {
     "POD_SECRET": "laion-people-s3",
     "POD_NAMESPACE": "laion",
 }
-RESULT = {"manifest": "file:///x", "sha256": "0", "rows": 1, "shards": 1}
+RESULT = {"manifests": [{"uri": "file:///x", "sha256": "0"}], "rows": 1, "shards": 1}
 
 
 @pytest.fixture(autouse=True)

@@ -157,6 +157,7 @@ def test_every_task_that_makes_something_of_a_partition_has_claimed_it(
         looked_at: list[str] = []
         claims = SimpleNamespace(get=lambda key, seen=looked_at: seen.append(key) or {"run": "other"})
         context = {
+            "task": SimpleNamespace(has_nothing_to_make=False),
             "ti": SimpleNamespace(get_dr_count=lambda dag_id, run_ids, states: int(run_ids == ["other"])),
             "dag_run": SimpleNamespace(dag_id=dag_id, run_id="r", partition_key="a/1"),
             "asset_state_store": dict.fromkeys(task.inlets, claims),
@@ -199,9 +200,13 @@ def test_force_reaches_every_step_and_is_off_in_runs_that_nobody_starts(bag: Dag
 
 
 def test_the_plan_leaves_finished_shards_out_when_asked_to(bag: DagBag) -> None:
-    for dag_id in STEPS:
-        assert "--unfinished" not in words(bag, dag_id, "plan")
-        assert "--unfinished" in words(bag, dag_id, "plan", only_failed_shards=True)
+    assert "--unfinished" not in words(bag, "laion_people_extract", "plan")
+    assert "--unfinished" in words(bag, "laion_people_extract", "plan", only_failed_shards=True)
+
+
+def test_a_caption_run_has_something_to_do_only_where_something_is_to_be_made(bag: DagBag) -> None:
+    assert "--unfinished" in words(bag, "laion_people_caption", "plan")
+    assert "--unfinished" not in words(bag, "laion_people_caption", "plan", force=True)
 
 
 @pytest.mark.parametrize("threshold", [0.28, 0, -1])
@@ -217,8 +222,8 @@ def test_failed_rows_are_retried_in_shards_that_count_as_unfinished(bag: DagBag)
         assert "--retry-failed" in words(bag, "laion_people_extract", task_id, retry_failed_rows=True)
 
 
-def test_another_cluster_version_is_that_of_all_tasks_but_embed_which_knows_none(bag: DagBag) -> None:
-    steps = [f"shards.{step}" for step in STEPS["laion_people_caption"] if step != "embed"]
+def test_another_cluster_version_is_that_of_all_tasks_that_work_with_one(bag: DagBag) -> None:
+    steps = [f"shards.{step}" for step in STEPS["laion_people_caption"] if step not in ("embed", "describe")]
     for task_id in ("plan", *steps, "audit"):
         assert "--clusters=v0003" in words(bag, "laion_people_caption", task_id, clusters="v0003"), task_id
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -46,9 +45,8 @@ def skip_when_version_given(context: Any) -> None:
 
 def version_of(result: Mapping[str, Any]) -> str:
     """The cluster version that the result of the cluster step speaks of."""
-    match = re.fullmatch(r".*/([^/]+)\.json", result["manifest"])
-    assert match, result
-    return match[1]
+    [manifest] = result["manifests"]
+    return str(manifest["uri"]).rpartition("/")[2].removesuffix(".json")
 
 
 def announced_version(triggering_asset_events: Mapping[Any, Sequence[Any]]) -> str:

@@ -73,7 +73,7 @@ CAPTIONS_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(
 
 # Parameters of a run that works on one partition, and what its tasks take from them. The form opens with those that
 # have no section.
-RERUN_PARAMS: dict[str, Param] = {
+ONLY_FAILED_PARAM: dict[str, Param] = {
     "only_failed_shards": Param(
         False,
         type="boolean",
@@ -81,6 +81,8 @@ RERUN_PARAMS: dict[str, Param] = {
         description="Work on those shards alone that are not finished and valid in every step. Quicker where few of "
         "many have failed; the result is the same.",
     ),
+}
+FORCE_PARAM: dict[str, Param] = {
     "force": Param(
         False,
         type="boolean",
@@ -95,6 +97,7 @@ FORCE = {"force": "{{ params.force }}"}
 FLAGS = {"retry_failed": "{{ params.retry_failed_rows }}"}
 OVERRIDES = {"threshold": "{{ params.threshold }}"}
 ONLY_FAILED = {"unfinished": "{{ params.only_failed_shards }}"}
+UNLESS_FORCED = {"unfinished": "{{ not params.force }}"}
 
 
 def worker_task(task_id: str, *command: str, **options: Any) -> BaseOperator:
@@ -132,7 +135,9 @@ def step_task(step: str, *, clusters: Any = None, hours: float = 12, **options: 
     if clusters and entry.versioned:
         options["clusters"] = clusters
     if "shards" in options:
-        options["map_index_template"] = "shards {{ task.shards | string | truncate(200) }}"  # a column of 250
+        options["map_index_template"] = "shards {{ task.chosen_shards | string | truncate(200) }}"  # a column of 250
+        options["trigger_rule"] = "none_failed"  # what was skipped was done before
+        options["pre_execute"] = partial(_skip_when_made, options.get("pre_execute"))
     if entry.optional:
         options["pre_execute"] = partial(_skip_unless_on, entry.optional, options.get("pre_execute"))
     return worker_task(step, "run", step, **options)
@@ -160,6 +165,15 @@ def dag_settings() -> Settings:
         return from_environment()
     except UsageError:
         return Settings()
+
+
+def _skip_when_made(pre_execute: Any, context: Any) -> None:
+    """The ``pre_execute`` of a mapped task: skips it when its step has nothing to make in its group of shards, unless
+    somebody has cleared it; then the one that it has besides, if any."""
+    if context["task"].has_nothing_to_make and context["ti"].try_number == 1:
+        raise AirflowSkipException("every shard of this group was made before")
+    if pre_execute:
+        pre_execute(context)
 
 
 def _skip_unless_on(setting: str, pre_execute: Any, context: Any) -> None:
