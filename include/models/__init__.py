@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import numpy as np
+if TYPE_CHECKING:  # the errors of models are read where there is no NumPy
+    import numpy as np
 
 # The order of a pose's keypoints (COCO); left and right are the person's own.
 _KEYPOINTS = """

@@ -111,9 +111,9 @@ def kill_in_the_middle(deployment: Deployment, images: Images) -> list[str]:
     wait_until(lambda: airflow.request("GET", "/dags")["total_entries"] >= len(DAGS))
     conf = {"logical_date": None, "conf": {"partitions": [PARTITION]}}
     airflow.request("POST", f"/dags/{DISCOVER}/dagRuns", conf)
-    receipts = deployment.store / "manifests" / "download" / PARTITION
-    wait_until(lambda: images.reached.is_set() and (receipts / "00000.json").exists())
-    assert not (receipts / "00001.json").exists()
+    manifests = deployment.store / "manifests" / "download" / PARTITION
+    wait_until(lambda: images.reached.is_set() and (manifests / "00000.json").exists())
+    assert not (manifests / "00001.json").exists()
     killed = deployment.restart_scheduler()
     images.let_go.set()
     return killed

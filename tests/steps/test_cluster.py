@@ -185,7 +185,7 @@ def test_steps_that_work_without_a_version_look_for_none(
 ) -> None:
     """Of a large release the manifest of a version is hundreds of megabytes."""
     asked = []
-    monkeypatch.setattr("laion_people.engine.planning.newest", lambda _: asked.append("newest") or "v0001")
+    monkeypatch.setattr("laion_people.engine.tables.newest", lambda _: asked.append("newest") or "v0001")
     for step in ("detect", "pose", "mesh"):
         runner(clustered).run(step, PARTITIONS[0])
     assert asked == []

@@ -94,7 +94,7 @@ def cut(store: LocalStore, path: str, share: float) -> None:
 
 
 def as_of_version_0_1(store: LocalStore) -> None:
-    """Takes what proves a row out of the shard's files, and its receipt away."""
+    """Takes what proves a row out of the shard's files, and its manifest away."""
     table = pq.read_table(store.root / f"{IMAGES}/00000.parquet").drop_columns("row_sha256")
     pq.write_table(table, store.root / f"{IMAGES}/00000.parquet")
     with tarfile.open(store.root / f"{IMAGES}/00000.tar") as tar:
@@ -167,7 +167,7 @@ def test_a_shard_never_shrinks_to_nothing_unless_it_is_forced(made: LocalStore, 
     with pytest.raises(LaionPeopleError, match="none of the 3 pictures"):
         download(made, image_size=40)
     assert files(made) == before
-    assert download(made).rows == 6  # the receipts still hold
+    assert download(made).rows == 6  # the manifests still hold
     for path in (f"{IMAGES}/00000.tar", f"{IMAGES}/00000.parquet"):
         made.delete(path)
     with pytest.raises(LaionPeopleError, match="none of the 3 pictures"):
@@ -248,7 +248,7 @@ def test_pictures_that_were_lost_with_the_record_of_them_are_told(
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int, store: LocalStore, **options: Any) -> None:
-    """Downloads, and is killed once so many files have been put in place: stats, tar, table, receipt."""
+    """Downloads, and is killed once so many files have been put in place: stats, tar, table, manifest."""
     puts = iter([True] * written)
     put = LocalStore.put
 
@@ -283,7 +283,7 @@ def test_a_process_killed_between_two_files_is_gone_on_with(
 def test_a_process_killed_under_other_settings_leaves_no_picture_of_them(
     made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, changed: dict[str, Any]
 ) -> None:
-    """Its files are newer than the receipt. Those that it has not come to are kept."""
+    """Its files are newer than the manifest. Those that it has not come to are kept."""
     web.pictures = Web().pictures
     undisturbed = files(made)
     killed_after(monkeypatch, written, made, shards=[0], **changed)

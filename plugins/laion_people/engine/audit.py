@@ -41,7 +41,7 @@ def audit(runner: Runner, partition: str, stage: str, deep: bool = False) -> lis
     shards = _Audit(runner, partition, steps, planned, deep)
     with ThreadPoolExecutor(SHARDS_AT_ONCE) as pool:
         faults = [fault for faults_of_shard in pool.map(shards.faults, planned) for fault in faults_of_shard]
-    faults += shards.surplus()
+    faults += shards.surplus_faults()
     for step in steps:
         if STEPS[step].writes == "images":
             faults += [
@@ -76,7 +76,7 @@ class _Audit:
         with LocalFiles(self.runner.store) as files:
             return [f"{step} {self.partition} shard {index:05d}: {fault}" for step, fault in self._faults(index, files)]
 
-    def surplus(self) -> list[str]:
+    def surplus_faults(self) -> list[str]:
         """A line for each shard that is not planned."""
         return [
             f"{step} {self.partition} shard {index:05d}: is not among the {len(self.planned)} planned: run `{step}`"
@@ -92,7 +92,7 @@ class _Audit:
             if not isinstance(manifest, ShardManifest):
                 yield step, str(manifest) if manifest else "has no manifest: it was never finished"
                 continue
-            contents, damage = self._contents(manifest, files)
+            contents, damage = self._contents_and_damage(manifest, files)
             fault = self._name_fault(manifest) or damage or self._outdated(manifest, files)
             if contents and not fault:
                 fault = self._count_fault(manifest, contents)
@@ -114,7 +114,7 @@ class _Audit:
             return f"its manifest names the files {', '.join(sorted(named))}: run `{step.name}` with force"
         return None
 
-    def _contents(self, manifest: ShardManifest, files: LocalFiles) -> tuple[Contents | None, str | None]:
+    def _contents_and_damage(self, manifest: ShardManifest, files: LocalFiles) -> tuple[Contents | None, str | None]:
         """What the files of a shard hold, and what is wrong with them, or None."""
         recorded = manifest.shard.files()
         tags = {file.uri: self.planner.index.tag(file.uri) for file in recorded}

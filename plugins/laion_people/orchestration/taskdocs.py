@@ -33,7 +33,7 @@ gate after it then looks again. Failures: docs/operations.md, "Metadata" and "Th
     "plan": """\
 Lists the run's shards in groups; each group is one mapped task of every step.
 
-Reads the footer of the metadata part (extract) or the names of shards (caption), and receipts where only unfinished \
+Reads the footer of the metadata part (extract) or the names of shards (caption), and manifests where only unfinished \
 shards are asked for; writes nothing. Seconds. It is also what refuses a run without a partition key or without \
 metadata. Clear it with its downstream tasks after shards have been added. Failures: docs/operations.md, "Runs and \
 their parameters" and "Metadata".""",
@@ -44,13 +44,12 @@ captions, and what people have written into `captions.yaml` and `reviews.json`.
 Reads the files of the version alone: seconds. Captions that were edited since `label` ran are no fault, and are said. \
 Clear the step that a fault names, with its downstream tasks. Faults: docs/operations.md, "Audit".""",
     "audit": """\
-Recounts every shard, whatever the tasks say: receipts, files, sha256, rows, reasons, inputs, the same people in the \
+Recounts every shard, whatever the tasks say: manifests, files, sha256, rows, reasons, inputs, the same people in the \
 same order.
 
-Reads everything that the run has written, on one core, and so takes as long as reading it. Writes the partition's \
-manifests anew where they are not the sums of its receipts. It runs also when shards have failed, and names each fault \
-with the step to clear. \
-Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
+Reads the manifest of every shard and step, several at a time, and of the data only what may have changed since it was \
+written: a minute or two on S3. Writes the partition's manifests. It runs also when shards have failed, and names each \
+fault with the step to clear. Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
 }
 
 

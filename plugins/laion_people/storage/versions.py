@@ -28,7 +28,8 @@ def number(version: str) -> int:
 
 def versions(store: Store) -> list[str]:
     """The finished versions, oldest first."""
-    names = (path.rsplit("/", 1)[-1].removesuffix(".json") for path in store.list(manifests_folder("cluster")))
+    folder = manifests_folder("cluster")
+    names = (path.removeprefix(f"{folder}/").removesuffix(".json") for path in store.list(folder))
     return sorted(filter(VERSION.fullmatch, names), key=number)
 
 

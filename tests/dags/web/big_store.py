@@ -70,7 +70,7 @@ def add_partitions(store: LocalStore, collection: str, count: int, shards: int, 
         store.write(f"metadata/{collection}/part-{part:05d}-made-up.snappy.parquet", b"")
         if part < whole:
             add_partition(store, key, shards, {"caption": shards - 7} if part else None)
-            _add_receipts(store, key, shards)
+            _add_shard_manifests(store, key, shards)
         else:
             _add_totals(store, key, shards)
 
@@ -99,8 +99,8 @@ def _add_totals(store: Store, partition: str, shards: int) -> None:
         rows_in = one.rows if step in KEPT else rows_in
 
 
-def _add_receipts(store: LocalStore, partition: str, shards: int) -> None:
-    """A file for each shard and step, as small as a receipt."""
+def _add_shard_manifests(store: LocalStore, partition: str, shards: int) -> None:
+    """A file for each shard and step, as small as a manifest."""
     for step in ("download", "detect", "pose", "mesh", "facts", "clip_filter", "subset_a"):
         folder = store.root / "manifests" / step / partition
         folder.mkdir(parents=True, exist_ok=True)
