@@ -159,14 +159,14 @@ def _audit(args: argparse.Namespace) -> int:
         print(f"laion-people: audit {audited}: {count}; {advice}", file=sys.stderr)
         return 1
     if args.stage == "extract":
-        _record_vitals(runner.store, audited)
+        _record_statistics(runner.store, audited)
     if args.stage != RELEASE_STAGE:
         _tell(runner.store, audited, args.stage)
     _give(args, _result(runner.store, read_manifest(runner.store, steps[-1], audited)))
     return 0
 
 
-def _record_vitals(store: Store, partition: str) -> None:
+def _record_statistics(store: Store, partition: str) -> None:
     """Writes what drift is told by."""
     try:
         drift.record(store, partition)

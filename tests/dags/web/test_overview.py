@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from laion_people.errors import LaionPeopleError
-from laion_people.reports.drift import Vitals
+from laion_people.reports.drift import Statistics
 from laion_people.storage.store import LocalStore
 from laion_people.storage.totals import Totals, write_totals
 from laion_people.web import source
@@ -87,8 +87,8 @@ def test_partitions_are_chosen_by_collection_state_and_key(
 def test_a_partition_unlike_its_collection_is_flagged(client: TestClient, store: LocalStore) -> None:
     for part in range(6):
         add_partition(store, f"laion2B-en/0000{part}", 1)
-        vitals = Vitals(f"laion2B-en/0000{part}", 0.1 if part == 4 else 0.6, 1.0, 0.28, "d", "c")
-        store.write(f"vitals/laion2B-en/0000{part}.json", json.dumps(dataclasses.asdict(vitals)).encode())
+        statistics = Statistics(f"laion2B-en/0000{part}", 0.1 if part == 4 else 0.6, 1.0, 0.28, "d", "c")
+        store.write(f"statistics/laion2B-en/0000{part}.json", json.dumps(dataclasses.asdict(statistics)).encode())
     page = client.get(PAGE, params={"show": "drift"}).text
     assert list(rows(page)) == ["00004"]
     assert "download success is 10.0%" in page
@@ -263,7 +263,7 @@ def test_a_page_asks_the_store_for_little_however_many_shards_there_are(
 
     for name in ("list", "tags", "open", "exists", "size", "tag"):
         watch(name)
-    folders = ["list metadata", "tags totals", "tags vitals"]
+    folders = ["list metadata", "tags statistics", "tags totals"]
     client.get(PAGE)
     assert sorted(asked) == folders
     asked.clear()
