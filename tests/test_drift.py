@@ -130,9 +130,9 @@ def test_similarity_is_read_from_a_bounded_spread_of_shards_that_stays_the_same(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    table = drift.read_table
+    read_columns = drift.columns
     monkeypatch.setattr(
-        drift, "read_table", lambda store, path, columns: read.append(path) or table(store, path, columns)
+        drift, "columns", lambda store, path, names: read.append(path) or read_columns(store, path, names)
     )
     values = [i / 100 for i in range(40)]
     for _ in range(2):

@@ -130,9 +130,12 @@ def test_captions_of_any_direction_and_length_stay_in_their_place(page: Page) ->
 
 def test_every_picture_says_what_it_shows(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) > 40
+    drawings = [svg for svg in page.all("svg") if svg.get("class", "") == "picture whole"]
+    assert len(pictures) > 30 and len(drawings) > 10
     assert all(p["alt"] and p["width"] and p["height"] for p in pictures)
-    assert any("2 people, boxes, skeletons" in (p["alt"] or "") for p in pictures)
+    assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
+    assert any("2 people, boxes, skeletons" in (d["aria-label"] or "") for d in drawings)
+    assert len(page.all("image")) == len(drawings)
 
 
 def test_the_limits_of_the_built_in_clip_are_said_plainly(page: Page) -> None:

@@ -71,9 +71,9 @@ class Plan:
     reads: int
     rates: dict[str, Rate]
 
-    def total(self, of: str) -> float:
+    def total(self, amount: str) -> float:
         """The sum over the steps of ``gpu_hours``, ``cpu_hours`` or ``bytes``."""
-        return sum(getattr(cost, of) for cost in self.steps)
+        return sum(getattr(cost, amount) for cost in self.steps)
 
 
 def plan(store: Store, partitions: Sequence[str], settings: Settings, rates_file: Path | None = None) -> Plan:
@@ -152,25 +152,25 @@ def measured_in(store: Store) -> dict[str, Rate]:
     A partition that is not finished counts with its finished shards. Manifests do not say on which machine a step ran,
     so that no rate follows from their seconds.
     """
-    done = [of for partition in funnel.partitions(store) if (of := funnel.manifests(store, partition))]
+    done = [steps for partition in funnel.partitions(store) if (steps := funnel.manifests(store, partition))]
     where = f"in what is done of {len(done)} partition{'s' * (len(done) != 1)} of {store.uri}"
     shares = {"download": "images_per_row", "detect": "people_per_image", "subset_a": "kept_per_person"}
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, manifest in funnel.merged(done).items():
         entry = STEPS[name]
         if not manifest.rows_in or not manifest.rows:
             continue
         if name in shares:
-            found[shares[name]] = manifest.rows / manifest.rows_in
+            values[shares[name]] = manifest.rows / manifest.rows_in
         written = sum(file.bytes for shard in manifest.shards for file in shard.files())
         rows = manifest.rows if entry.written else manifest.rows_in
-        found[f"bytes:{entry.writes}"] = written / rows
-    return {name: Rate(value, True, where) for name, value in found.items()}
+        values[f"bytes:{entry.writes}"] = written / rows
+    return {name: Rate(value, True, where) for name, value in values.items()}
 
 
 def to_json(plan: Plan) -> str:
     """The plan for programs."""
-    totals = {of: plan.total(of) for of in ("gpu_hours", "cpu_hours", "bytes")}
+    totals = {amount: plan.total(amount) for amount in ("gpu_hours", "cpu_hours", "bytes")}
     return json.dumps(asdict(plan) | {"total": totals}, indent=1)
 
 

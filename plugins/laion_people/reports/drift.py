@@ -20,7 +20,7 @@ from itertools import pairwise
 from math import inf, isfinite
 from statistics import median
 
-from laion_people.reports.funnel import read_table
+from laion_people.reports.tables import columns
 from laion_people.storage.manifest import Manifest, manifest_path, read_manifest
 from laion_people.storage.store import Store
 
@@ -160,7 +160,7 @@ def _mean_similarity(store: Store, clip: Manifest) -> float | None:
     edges = [i * len(clip.shards) // count for i in range(count + 1)] if count else []
     drawn = [clip.shards[draw.randrange(first, last)] for first, last in pairwise(edges)]
     with ThreadPoolExecutor(READERS) as pool:
-        tables = list(pool.map(lambda shard: read_table(store, shard.uri, ["similarity"]), drawn))
+        tables = list(pool.map(lambda shard: columns(store, shard.uri, ["similarity"]), drawn))
     people = sum(table.num_rows for table in tables)
     return sum(float(t["similarity"].to_numpy().sum(dtype="float64")) for t in tables) / people if people else None
 

@@ -9,12 +9,9 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from include.models.profiles import Profile, available, load_profile
 from laion_people.engine.catalog import PARTITION_STEPS, RELEASE_STEPS
-from laion_people.errors import LaionPeopleError
+from laion_people.reports.tables import columns
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Manifest, manifest_path, merge, read_manifest
 from laion_people.storage.store import Store
@@ -61,31 +58,18 @@ def manifests(store: Store, partition: str) -> dict[str, Manifest]:
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
     """The manifests of cluster and label for each cluster version, oldest first; damaged ones are passed over."""
     read = {v: {step: manifest_of(store, step, v) for step in RELEASE_STEPS} for v in versions(store)}
-    return {v: {step: of for step, of in steps.items() if of} for v, steps in read.items() if steps["cluster"]}
-
-
-def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a Parquet file of the store. Raises LaionPeopleError when it is missing or damaged.
-
-    Arrow's own threads are not used: one that still holds the Python file when the interpreter ends aborts the process
-    ("terminate called without an active exception").
-    """
-    with store.open(path) as file:
-        try:
-            return pq.ParquetFile(file).read(columns=columns and list(columns), use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:  # as Arrow says that a page cannot be unpacked
-            raise LaionPeopleError(f"{path} is damaged: run again the step that writes it") from error
+    return {v: {step: made for step, made in steps.items() if made} for v, steps in read.items() if steps["cluster"]}
 
 
 def merged(done: Collection[dict[str, Manifest]]) -> dict[str, Manifest]:
     """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
-    of_step = {step: [of[step] for of in done if step in of] for step in PARTITION_STEPS}
-    return {step: merge(found) for step, found in of_step.items() if found}
+    by_step = {step: [steps[step] for steps in done if step in steps] for step in PARTITION_STEPS}
+    return {step: merge(of_partitions) for step, of_partitions in by_step.items() if of_partitions}
 
 
 def profile_notes(done: Collection[dict[str, Manifest]]) -> list[str]:
     """What users must know of the profiles whose CLIP the partitions were filtered with."""
-    used = [{name for step in of.values() for name in step.models} for of in done if "clip_filter" in of]
+    used = [{name for step in steps.values() for name in step.models} for steps in done if "clip_filter" in steps]
     profiles = [load_profile(name) for name in available()]
     return [p.note for p in profiles if p.note and any(_is_of(names, p) for names in used)]
 
@@ -98,9 +82,14 @@ def _is_of(names: set[str], profile: Profile) -> bool:
 def stages(store: Store, done: Collection[dict[str, Manifest]]) -> Iterator[Stage]:
     """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
     steps = merged(done)
-    elsewhere = sum(of["detect"].rows_in for of in done if "detect" in of and "download" not in of)
+    elsewhere = sum(map(made_elsewhere, done))
     meshes = count_meshes(store, steps["mesh"]) if "mesh" in steps else None
     return stages_of(steps, elsewhere, meshes)
+
+
+def made_elsewhere(steps: Mapping[str, Manifest | Totals]) -> int:
+    """How many images of a partition `download` did not fetch: it has not been run, and `detect` has read some."""
+    return steps["detect"].rows_in if "detect" in steps and "download" not in steps else 0
 
 
 def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
@@ -136,12 +125,12 @@ def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: in
 
 def bars(stages: Sequence[Stage]) -> list[Bar]:
     """Shares for the picture of a funnel."""
-    found = []
+    shares = []
     for stage in stages:
         lost = sum(stage.rejected.values())
         most = max(1, *(s.rows + sum(s.rejected.values()) for s in stages if s.unit == stage.unit))
-        found.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
-    return found
+        shares.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
+    return shares
 
 
 def partition_funnel(store: Store, partition: str) -> list[Stage]:
@@ -158,11 +147,13 @@ def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
     return {
         "store": store.uri,
         "notes": profile_notes(done.values()),
-        "partitions": {key: {step: _counts(of.get(step)) for step in PARTITION_STEPS} for key, of in done.items()},
+        "partitions": {
+            key: {step: _counts(steps.get(step)) for step in PARTITION_STEPS} for key, steps in done.items()
+        },
         "funnel": [asdict(s) for s in stages(store, done.values())] if len(done) <= FUNNEL_PARTITIONS else None,
         "clusters": {
-            version: {step: _counts(of.get(step)) for step in RELEASE_STEPS}
-            for version, of in release_manifests(store).items()
+            version: {step: _counts(steps.get(step)) for step in RELEASE_STEPS}
+            for version, steps in release_manifests(store).items()
         },
     }
 
@@ -208,7 +199,7 @@ def format_funnel(funnel: Sequence[Stage], title: str) -> str:
 def count_meshes(store: Store, mesh: Manifest) -> int:
     """People with a face mesh: rows of the mesh tables whose face_score is not null."""
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda shard: read_table(store, shard.uri, ["face_score"]), mesh.shards)
+        tables = pool.map(lambda shard: columns(store, shard.uri, ["face_score"]), mesh.shards)
         return sum(table.num_rows - table["face_score"].null_count for table in tables)
 
 
