@@ -1,4 +1,4 @@
-"""What partitions will cost: GPU-hours, CPU-hours, storage and requests, told before anything is launched.
+"""What partitions will cost: GPU-hours, CPU-hours, storage and requests, known before anything is launched.
 
 An amount of work is counted in the rows that a step reads, and a rate is such rows per second of one GPU (``gpu:pose``)
 or of one core (``cpu:pose``), rows out of others (``people_per_image``), or bytes that a table needs for each of its
@@ -24,7 +24,7 @@ from laion_people.storage.store import Store
 
 RATES = Path(__file__).parent / "rates.json"
 PART_BYTES = 8 << 20  # boto3's default: a file of at least as much is uploaded in parts of this size
-MACHINE_CORES = 16  # of the machine that the hours of the download are told for
+MACHINE_CORES = 16  # of the machine that the hours of the download are given for
 LISTED = 10  # of more partitions, only the sum is shown
 
 

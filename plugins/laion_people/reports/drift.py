@@ -108,15 +108,17 @@ def flags(store: Store) -> dict[str, list[str]]:
 
 
 def news(store: Store) -> dict[str, list[str]]:
-    """The flags that this has not given before."""
+    """The flags that have not been given to a notification before; those given now are noted in the store."""
     flagged = _flagged(_read_all(store))
-    told = {path.removeprefix(f"{TOLD}/").removesuffix(".json"): _told(store, path) for path in store.list(TOLD)}
+    notified = {
+        path.removeprefix(f"{TOLD}/").removesuffix(".json"): _notified(store, path) for path in store.list(TOLD)
+    }
     fresh = {
-        partition: [sentence for name, sentence in sentences.items() if name not in (told.get(partition) or ())]
+        partition: [sentence for name, sentence in sentences.items() if name not in (notified.get(partition) or ())]
         for partition, sentences in flagged.items()
     }
-    for partition in told.keys() | flagged.keys():
-        if told.get(partition) != (names := list(flagged.get(partition, ()))):
+    for partition in notified.keys() | flagged.keys():
+        if notified.get(partition) != (names := list(flagged.get(partition, ()))):
             store.write(f"{TOLD}/{partition}.json", json.dumps(names).encode())
     return {partition: sentences for partition, sentences in fresh.items() if sentences}
 
@@ -189,8 +191,8 @@ def _read(store: Store, path: str, tag: str) -> Statistics | None:
         return None
 
 
-def _told(store: Store, path: str) -> list[str] | None:
-    """The names of the numbers that were notified of; None for a damaged file: better told twice than never."""
+def _notified(store: Store, path: str) -> list[str] | None:
+    """The names of the numbers that were notified of; None for a damaged file: better to notify twice than never."""
     try:
         names = json.loads(store.read(path))
         return [name for name in COMPARISONS if name in names]

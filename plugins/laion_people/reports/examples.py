@@ -106,8 +106,8 @@ class ShardExamples:
         heads = face_boxes(self._of_people("mesh", ["face_landmarks"], rows))
         examples = []
         for (row, stored), stored_facts, head in zip(self._chosen, facts, heads, strict=True):
-            told = facts_of(self._path("facts"), stored_facts) if stored_facts is not None else None
-            choice = choice_of(self._path("caption"), stored, told)
+            known = facts_of(self._path("facts"), stored_facts) if stored_facts is not None else None
+            choice = choice_of(self._path("caption"), stored, known)
             if choice.kind == "pose":
                 figure = self._crop(row, self.boxes[row], self.params["embed"]["crop_padding"], "A person")
             else:

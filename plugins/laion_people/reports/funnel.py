@@ -139,9 +139,9 @@ def partition_funnel(store: Store, partition: str) -> list[Stage]:
 
 
 def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
-    """All that `status` tells, for programs: the steps of each partition, their funnel, and the cluster versions.
+    """All that `status` shows, for programs: the steps of each partition, their funnel, and the cluster versions.
 
-    Of a step that has not been run only ``missing`` is told. The funnel is null for more than FUNNEL_PARTITIONS.
+    Of a step that has not been run there is only ``missing``. The funnel is null for more than FUNNEL_PARTITIONS.
     """
     done = {key: manifests(store, key) for key in (partitions(store) if chosen is None else chosen)}
     return {
@@ -160,8 +160,8 @@ def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
 
 def format_status(store: Store, chosen: Sequence[str] | None = None) -> str:
     """What `status` prints: the steps of one partition or a table of several, the funnel, and the cluster versions."""
-    told = status(store, chosen)
-    of_partitions = told["partitions"]
+    summary = status(store, chosen)
+    of_partitions = summary["partitions"]
     if not of_partitions:
         return f"{store.uri}: no partitions; put LAION metadata parts into {store.uri}/metadata/<collection>/"
     if len(of_partitions) == 1:
@@ -170,12 +170,12 @@ def format_status(store: Store, chosen: Sequence[str] | None = None) -> str:
     else:
         title = f"{len(of_partitions)} partitions"
         blocks = [_matrix(of_partitions)]
-    if told["funnel"] is None:
+    if summary["funnel"] is None:
         blocks.append("The funnel of one of them: bin/laion-people status PARTITION")
     else:
-        blocks.append(format_funnel([Stage(**stage) for stage in told["funnel"]], title))
-    blocks += [textwrap.fill(f"Note: {note}", WIDTH) for note in told["notes"]]
-    blocks += [_steps_table(steps, f"clusters {version}") for version, steps in told["clusters"].items()]
+        blocks.append(format_funnel([Stage(**stage) for stage in summary["funnel"]], title))
+    blocks += [textwrap.fill(f"Note: {note}", WIDTH) for note in summary["notes"]]
+    blocks += [_steps_table(steps, f"clusters {version}") for version, steps in summary["clusters"].items()]
     return "\n\n".join(blocks)
 
 
@@ -227,13 +227,13 @@ def _counts(manifest: Manifest | None) -> dict[str, Any]:
 
 def _steps_table(steps: dict[str, dict[str, Any]], title: str = "step") -> str:
     rows: list[tuple[str, ...]] = [(title, "shards", "rows in", "rows", "rejected", "seconds", "rows/s")]
-    for step, told in steps.items():
-        if told["missing"]:
+    for step, counts in steps.items():
+        if counts["missing"]:
             rows.append((step, "-", "not run", "", "", "", ""))
             continue
-        speed = f"{told['rows_in'] / told['seconds']:,.0f}" if told["seconds"] else ""
-        counts = (told["shards"], told["rows_in"], told["rows"], sum(told["rejected"].values()))
-        rows.append((step, *(f"{n:,}" for n in counts), f"{told['seconds']:,.1f}", speed))
+        speed = f"{counts['rows_in'] / counts['seconds']:,.0f}" if counts["seconds"] else ""
+        numbers = (counts["shards"], counts["rows_in"], counts["rows"], sum(counts["rejected"].values()))
+        rows.append((step, *(f"{n:,}" for n in numbers), f"{counts['seconds']:,.1f}", speed))
     return _columns(rows)
 
 
@@ -246,18 +246,18 @@ def _matrix(of_partitions: dict[str, dict[str, Any]]) -> str:
         rows.append((collection,))
         for key in keys:
             steps = of_partitions[key]
-            shards = max(told.get("shards", 0) for told in steps.values())
+            shards = max(counts.get("shards", 0) for counts in steps.values())
             rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in shown)))
     legend = "rows written; -: not run; 3/5: shards that are finished, of those that another step has"
     return _columns(rows) + "\n" + legend
 
 
-def _cell(told: dict[str, Any], shards: int) -> str:
-    if told["missing"]:
+def _cell(counts: dict[str, Any], shards: int) -> str:
+    if counts["missing"]:
         return "-"
-    if told["shards"] < shards:
-        return f"{told['shards']}/{shards}"
-    return f"{told['rows']:,}" if told["rows"] < 10_000_000 else f"{told['rows'] / 1e6:,.1f}M"
+    if counts["shards"] < shards:
+        return f"{counts['shards']}/{shards}"
+    return f"{counts['rows']:,}" if counts["rows"] < 10_000_000 else f"{counts['rows'] / 1e6:,.1f}M"
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

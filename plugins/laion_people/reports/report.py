@@ -56,8 +56,8 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Of how many people a fact is told, whatever its value, and by value, the most frequent first."""
+class FactCounts:
+    """How many people have a fact, whatever its value, and how many by value, the most frequent first."""
 
     name: str
     people: int
@@ -117,7 +117,7 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
     threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
     similarity, clip_model = _similarity(store, done)
     bins = histogram(similarity, threshold)
-    looked_at, told = facts_told(store, done)
+    looked_at, fact_counts = count_facts(store, done)
     return {
         "partitions": funnel.status(store, list(done))["partitions"],
         "notes": funnel.profile_notes(done.values()),
@@ -127,7 +127,7 @@ def content(store: Store, done: Mapping[str, dict[str, Manifest]]) -> dict[str, 
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
         "clip_model": clip_model,
         "looked_at": looked_at,
-        "told": told,
+        "fact_counts": fact_counts,
         "examples": _examples(store, done),
         "version": version,
         "clusters": largest_clusters(store, version, CLUSTERS) if version else [],
@@ -159,8 +159,8 @@ def ticks(start: float, stop: float) -> list[float]:
     return [n * step for n in range(math.ceil(start / step), math.floor(stop / step) + 1)]
 
 
-def facts_told(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
-    """How many people were looked at, in shards spread over the partitions, and what is told of them, by kind."""
+def count_facts(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[int, dict[str, list[FactCounts]]]:
+    """How many people were looked at, in shards spread over the partitions, and how many have which facts, by kind."""
     shards = [shard for steps in done.values() if "facts" in steps for shard in steps["facts"].shards]
     people, counts = 0, Counter[tuple[str, str]]()
     for shard in spread(shards, SAMPLED_SHARDS):
@@ -169,12 +169,12 @@ def facts_told(store: Store, done: Mapping[str, dict[str, Manifest]]) -> tuple[i
         facts = pa.Table.from_struct_array(table["facts"].combine_chunks().flatten())
         for row in facts.group_by(["name", "value"]).aggregate([([], "count_all")]).to_pylist():
             counts[row["name"], row["value"]] += row["count_all"]
-    return people, {kind: [_told(name, counts) for name in names] for kind, names in VALUES.items()}
+    return people, {kind: [_fact_counts(name, counts) for name in names] for kind, names in VALUES.items()}
 
 
-def _told(name: str, counts: Mapping[tuple[str, str], int]) -> Told:
+def _fact_counts(name: str, counts: Mapping[tuple[str, str], int]) -> FactCounts:
     values = sorted(((value, n) for (fact, value), n in counts.items() if fact == name), key=lambda v: (-v[1], v[0]))
-    return Told(name, sum(n for _, n in values), tuple(values))
+    return FactCounts(name, sum(n for _, n in values), tuple(values))
 
 
 def models(steps: Mapping[str, Manifest]) -> list[Model]:

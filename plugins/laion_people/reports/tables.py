@@ -77,7 +77,7 @@ def _sound(path: str, table: pa.Table, names: Sequence[str]) -> pa.Table:
 
 
 def _cut(texts: pa.DictionaryArray) -> pa.StringArray:
-    """The first LONGEST characters of texts, of which each that is told apart is kept once until then."""
+    """The first LONGEST characters of texts, of which equal ones are kept once until then."""
     beginnings = pc.call_function("utf8_slice_codeunits", [texts.dictionary], pc.SliceOptions(0, LONGEST))
     return pa.DictionaryArray.from_arrays(texts.indices, beginnings).dictionary_decode()
 

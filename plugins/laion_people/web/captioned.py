@@ -11,10 +11,10 @@ from fastapi.responses import HTMLResponse
 from laion_people.errors import LaionPeopleError
 from laion_people.reports.figures import Figure, choice_figure
 from laion_people.reports.views import CHOICE_COLUMNS, Choice, choice_of
-from laion_people.web import source
-from laion_people.web.addresses import AnyKind, Filters, MaybeCluster, Partition, Text, Version, chosen_shard, paged
-from laion_people.web.pages import render, stored_path
-from laion_people.web.rows import Tables, at_once, contains, equal, shards
+from laion_people.web.addresses import AnyKind, Filters, MaybeCluster, Partition, Text, Version
+from laion_people.web.pages import stored_path
+from laion_people.web.rows import Tables, at_once, contains, equal
+from laion_people.web.subsets import browse
 
 router = APIRouter()
 
@@ -32,24 +32,7 @@ class CaptionedFilters(Filters):
 def captioned(
     request: Request, version: Version, partition: Partition, filters: Annotated[CaptionedFilters, Query()]
 ) -> HTMLResponse:
-    store = source.store()
-    there = shards(store, f"subset_c/{version}/{partition}")
-    if not there:
-        what, step = "captioned people", "caption"
-        return render(request, "nothing.html.j2", partition=partition, what=what, step=step, version=version)
-    tables = Tables(store, partition, chosen_shard(filters, there), version)
-    rows, total = _matching(tables, filters)
-    pages = paged(filters, there, len(rows), total)
-    return render(
-        request,
-        "captioned.html.j2",
-        partition=partition,
-        version=version,
-        subsets=tables.subsets(),
-        filters=filters,
-        pages=pages,
-        choices=_choices(tables, rows[pages.span].tolist()),
-    )
+    return browse(request, "subset_c", version, partition, filters, _matching, _choices)
 
 
 def _matching(tables: Tables, filters: CaptionedFilters) -> tuple[np.ndarray, int]:

@@ -157,19 +157,19 @@ def _members(store: Store, version: str, cluster: Cluster, asked: Members) -> di
     have been assigned to this version.
     """
     assigned = sorted(key for key, steps in source.totals().items() if "assign" in steps)
-    nobody = {"partitions": assigned, "partition": "", "shard": None, "shards": [], "members": [], "count": 0}
+    none = {"partitions": assigned, "partition": "", "shard": None, "shards": [], "members": [], "count": 0}
     middle = cluster.medoid_person_id.rsplit("/", 3)[0]
     likely = sorted(assigned, key=lambda key: key != middle)[:LOOKED_AT]
     choices = [asked.partition] if asked.partition else likely
     folders = ((key, shards(store, f"assignments/{version}/{key}")) for key in choices)
-    partition, there = next((folder for folder in folders if folder[1]), (next(iter(choices), ""), []))
-    if not there:
-        return nobody | {"partition": partition}
-    shard = there[0] if asked.shard is None else asked.shard
-    if shard not in there:
+    partition, listed = next((folder for folder in folders if folder[1]), (next(iter(choices), ""), []))
+    if not listed:
+        return none | {"partition": partition}
+    shard = listed[0] if asked.shard is None else asked.shard
+    if shard not in listed:
         raise HTTPException(404, f"Shard {shard} of {partition} has no assignments to version {version}.")
     members, count = _figures(Tables(store, partition, shard, version), cluster)
-    return nobody | {"partition": partition, "shard": shard, "shards": there, "members": members, "count": count}
+    return none | {"partition": partition, "shard": shard, "shards": listed, "members": members, "count": count}
 
 
 def _figures(tables: Tables, cluster: Cluster) -> tuple[list[tuple[str, Figure]], int]:

@@ -11,10 +11,9 @@ from fastapi.responses import HTMLResponse
 
 from laion_people.reports.figures import Figure, composite_figure, group_colour
 from laion_people.reports.views import COMPOSITE_COLUMNS, Composite, composite_of
-from laion_people.web import source
-from laion_people.web.addresses import AnyKind, Filters, Partition, Text, Version, chosen_shard, paged
-from laion_people.web.pages import render
-from laion_people.web.rows import Tables, contains, equal, shards
+from laion_people.web.addresses import AnyKind, Filters, Partition, Text, Version
+from laion_people.web.rows import Tables, contains, equal
+from laion_people.web.subsets import browse
 
 router = APIRouter()
 
@@ -32,25 +31,7 @@ class CompositeFilters(Filters):
 def composites(
     request: Request, version: Version, partition: Partition, filters: Annotated[CompositeFilters, Query()]
 ) -> HTMLResponse:
-    store = source.store()
-    there = shards(store, f"subset_b/{version}/{partition}")
-    if not there:
-        what, step = "composed images", "compose"
-        return render(request, "nothing.html.j2", partition=partition, what=what, step=step, version=version)
-    tables = Tables(store, partition, chosen_shard(filters, there), version)
-    rows, total = _matching(tables, filters)
-    pages = paged(filters, there, len(rows), total)
-    return render(
-        request,
-        "composites.html.j2",
-        partition=partition,
-        version=version,
-        subsets=tables.subsets(),
-        filters=filters,
-        pages=pages,
-        composites=_composites(tables, rows[pages.span].tolist()),
-        group_colour=group_colour,
-    )
+    return browse(request, "subset_b", version, partition, filters, _matching, _composites, group_colour=group_colour)
 
 
 def _matching(tables: Tables, filters: CompositeFilters) -> tuple[np.ndarray, int]:

@@ -65,7 +65,7 @@ def of_run(request: Request, dag_id: str, run_id: Annotated[str, Path(max_length
 
 
 def missing_shards(store: Store, steps: Mapping[str, Totals], step: str) -> str:
-    """The shards that an unfinished step has still to make, as ranges; empty when none is, or it can't be told which.
+    """The shards that an unfinished step has still to make, as ranges; empty when none is, or it is not known which.
 
     They are compared with those of the last finished step before it; without one, shards are numbered from 0.
     """

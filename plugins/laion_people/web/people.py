@@ -42,7 +42,7 @@ PEOPLE = ["key", "caption", "image_width", "image_height", "bbox", "bbox_score"]
 CLUSTERS = [f"{kind}_cluster" for kind in KINDS]
 ANGLES = ["head_yaw", "head_pitch", "head_roll"]
 CROWDS = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6+": (6, 10**9)}  # people in an image
-STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are told of
+STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are shown
 MESH_GROUPS = 2  # row groups of face landmarks (6 MB each) that a page of people reads at most
 
 
@@ -77,13 +77,13 @@ class PeopleFilters(Filters):
 @router.get("/people/{collection}/{part}")
 def people(request: Request, partition: Partition, filters: Annotated[PeopleFilters, Query()]) -> HTMLResponse:
     store = source.store()
-    there = shards(store, f"people/{partition}")
-    if not there:
+    listed = shards(store, f"people/{partition}")
+    if not listed:
         return render(request, "nothing.html.j2", partition=partition, what="people", step="detect", version="")
     known = versions(store)
-    tables = _tables(store, partition, chosen_shard(filters, there), filters.version)
+    tables = _tables(store, partition, chosen_shard(filters, listed), filters.version)
     matching, total = _matching(tables, filters)
-    pages = paged(filters, there, len(matching), total)
+    pages = paged(filters, listed, len(matching), total)
     rows = matching[pages.span].tolist()
     with_mesh = "mesh" not in filters.hide and len({row // ROW_GROUP for row in rows}) <= MESH_GROUPS
     return render(
@@ -128,8 +128,8 @@ def person(
         subsets=tables.subsets(),
         person=_detailed(tables, row, person_id),
         around={
-            rel: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
-            for rel, at in (("prev", row - 1), ("next", row + 1))
+            relation: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
+            for relation, at in (("prev", row - 1), ("next", row + 1))
         },
     )
 
@@ -192,12 +192,12 @@ def _passing(read: Mapping[str, pa.Table], filters: PeopleFilters) -> np.ndarray
     if filters.cluster:
         passing &= equal(read["assignments"].column(0), filters.cluster)
     if filters.fact:
-        passing &= _told(read["facts"]["facts"], *filters.fact.split("="))
+        passing &= _having(read["facts"]["facts"], *filters.fact.split("="))
     return passing
 
 
-def _told(facts: pa.ChunkedArray, name: str, value: str) -> np.ndarray:
-    """Of which people a fact is told, or a narrower one, bool [people]."""
+def _having(facts: pa.ChunkedArray, name: str, value: str) -> np.ndarray:
+    """Which people have a fact, or a narrower one, bool [people]."""
     lists = facts.combine_chunks()
     names, values, _ = map(pa.chunked_array, lists.flatten().flatten())
     narrower = [each for each in VALUES[KIND[name]][name] if value in closure(name, each)]

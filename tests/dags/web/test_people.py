@@ -219,7 +219,7 @@ def test_each_claim_of_a_caption_stands_with_the_facts_behind_it(
     page = client.get(tell(store, facts, ["base=on_feet", "arms=down+on_hip", "view=back", "lean=upright"])).text
     [row] = [person for person in table(store, CAPTIONED).to_pylist() if person["person_id"] == people[1]["person_id"]
              and person["kind"] == "pose"]  # fmt: skip
-    told = words(page, '<article class="told">', "</article>")
+    told = words(page, '<article class="choice">', "</article>")
     for line in (
         row["caption"],
         "body: on the feet body: walking 0.83",
@@ -237,7 +237,7 @@ def test_a_caption_that_somebody_wrote_without_claims_says_so(
     client: TestClient, store: LocalStore, people: Rows
 ) -> None:
     page = client.get(tell(store, {}, [])).text
-    assert "It claims nothing that is checked" in words(page, '<article class="told">', "</article>")
+    assert "It claims nothing that is checked" in words(page, '<article class="choice">', "</article>")
 
 
 def test_a_store_of_before_facts_and_claims_is_shown_without_them(
@@ -247,9 +247,9 @@ def test_a_store_of_before_facts_and_claims_is_shown_without_them(
     store.delete(FACTS)
     page = client.get(address).text
     assert "the task facts says" in words(page, "<h2", "</main>")
-    assert "body: standing facts are not there" in words(page, '<article class="told">', "</article>")
+    assert "body: standing facts are not there" in words(page, '<article class="choice">', "</article>")
     replace(store, CAPTIONED, claims=None, foil_margin=None)
-    told = words(client.get(address).text, '<article class="told">', "</article>")
+    told = words(client.get(address).text, '<article class="choice">', "</article>")
     assert "A person, pose candidate 0." in told and "Foil margin –" in told
     assert "of an earlier release" in told
 
