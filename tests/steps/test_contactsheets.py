@@ -7,22 +7,34 @@ from itertools import groupby, pairwise
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from PIL import Image, ImageDraw
 
-from laion_people.steps.cluster.contactsheets import GAP, GROUND, HIGHEST, PICTURES, SLIMMEST, WIDTH, _sheet, arrange
+from laion_people.steps.cluster.contactsheets import (
+    GAP,
+    GROUND,
+    HIGHEST,
+    LOWEST,
+    PICTURES,
+    SLIMMEST,
+    WIDTH,
+    _sheet,
+    arrange,
+)
 
 SHAPES = st.lists(st.floats(SLIMMEST, 1 / SLIMMEST), min_size=1, max_size=PICTURES)
 PEOPLE = [0.41, 0.38, 0.55, 0.36, 0.47, 1.3, 0.4, 0.43, 0.62, 0.39, 0.44, 0.5]  # width to height
 
 
 @given(SHAPES)
+@example([20.0, 24.0, 24.0, 24.0, 0.046875])  # all in one row would be 10 pixels high, the last one of no width
 def test_rows_fill_the_width_in_order_and_nothing_overlaps(shapes: list[float]) -> None:
     slots = arrange(shapes)
     rows = [list(row) for _, row in groupby(slots, key=lambda slot: slot.top)]
     assert len(slots) == len(shapes) and slots[0].top == 0
     for row in rows:
+        assert row[0].height >= (LOWEST if len(row) > 1 else WIDTH * SLIMMEST)
         assert len({slot.height for slot in row}) == 1 and min(slot.width for slot in row) > 0
         assert all(b.left == a.left + a.width + GAP for a, b in pairwise(row))
         left, right = row[0].left, WIDTH - row[-1].left - row[-1].width

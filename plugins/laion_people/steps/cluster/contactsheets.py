@@ -18,7 +18,8 @@ from laion_people.vision.people import boxes, face_boxes
 
 PICTURES = 12  # of a sheet at most
 WIDTH, GAP = 960, 4  # of a sheet, and between its pictures, in pixels
-USUAL, HIGHEST = 170, 360  # height of a row in pixels: what it should be, and what it may be for the sake of the width
+USUAL = 170  # height of a row in pixels
+LOWEST, HIGHEST = 60, 360  # what it may be for the sake of the width; a single wide picture may be lower
 SLIMMEST = 1 / 24  # width to height, or height to width, of a picture; of slimmer ones the middle is shown
 GROUND = (148, 153, 160)  # between the pictures: a grey that is neither light nor dark
 PADDING = {"pose": 0.05, "face": 0.5, "head": 0.5}  # share of the box that is shown around it
@@ -102,12 +103,17 @@ def arrange(shapes: Sequence[float]) -> list[Slot]:
 
 
 def _rows(shapes: Sequence[float]) -> list[Sequence[float]]:
-    """The shapes in rows, of all ways to break them that whose heights are the nearest to USUAL, as ratios."""
+    """The shapes in rows, of all ways to break them that whose heights are the nearest to USUAL, as ratios.
+
+    Only a row of a single picture may be lower than LOWEST.
+    """
     best: list[tuple[float, list[Sequence[float]]]] = [(0.0, [])]  # of the first 0, 1, ... shapes: how far, rows
     for stop in range(1, len(shapes) + 1):
         far, rows = inf, best[0][1]
         for start in range(stop):
             row = shapes[start:stop]
+            if len(row) > 1 and _height(row) < LOWEST:
+                continue
             sum_of_both = best[start][0] + log(_height(row) / USUAL) ** 2
             if sum_of_both < far:
                 far, rows = sum_of_both, [*best[start][1], row]
