@@ -64,17 +64,17 @@ def extracted(
     return partition
 
 
-def test_the_vitals_are_shares_of_what_the_steps_read(store: LocalStore) -> None:
+def test_the_statistics_are_shares_of_what_the_steps_read(store: LocalStore) -> None:
     make_store(store, images=40)
     change_manifest(store, "clip_filter", "demo/00000", models={})
-    vitals = record(store, "demo/00000")
+    statistics = record(store, "demo/00000")
     manifests = {
         step: PartitionManifest.from_json(store.read(manifest_path(step, "demo/00000")))
         for step in ("download", "detect")
     }
-    assert vitals.download_success == 40 / 49
-    assert vitals.people_per_image == manifests["detect"].rows / 40
-    assert vitals.similarity == pytest.approx(0.27, abs=0.06)
+    assert statistics.download_success == 40 / 49
+    assert statistics.people_per_image == manifests["detect"].rows / 40
+    assert statistics.similarity == pytest.approx(0.27, abs=0.06)
 
 
 def test_a_partition_that_lost_its_downloads_is_flagged_with_its_numbers(store: LocalStore) -> None:
@@ -142,9 +142,9 @@ def test_similarity_is_read_from_a_bounded_spread_of_shards_that_stays_the_same(
     store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     read: list[str] = []
-    table = drift.read_table
+    read_columns = drift.columns
     monkeypatch.setattr(
-        drift, "read_table", lambda store, path, columns: read.append(path) or table(store, path, columns)
+        drift, "columns", lambda store, path, names: read.append(path) or read_columns(store, path, names)
     )
     values = [i / 100 for i in range(40)]
     for _ in range(2):
@@ -171,19 +171,19 @@ def test_a_flag_is_news_once_and_again_after_it_was_gone(store: LocalStore) -> N
 
 
 def test_telling_leaves_the_numbers_of_other_audits_alone(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Another partition's audit may end between the reading of all vitals and the end of the telling."""
+    """Another partition's audit may end between the reading of all statistics and the end of the telling."""
     for part in range(6):
         extracted(store, part)
     extracted(store, 6, downloaded=100)
     flagged = drift._flagged
 
-    def meanwhile(vitals: Mapping[str, drift.Vitals]) -> dict[str, dict[str, str]]:
+    def meanwhile(statistics: Mapping[str, drift.Statistics]) -> dict[str, dict[str, str]]:
         extracted(store, 6)
-        return flagged(vitals)
+        return flagged(statistics)
 
     monkeypatch.setattr(drift, "_flagged", meanwhile)
     assert list(news(store)) == ["c/00006"]
-    assert json.loads(store.read("vitals/c/00006.json"))["download_success"] == 0.6
+    assert json.loads(store.read("statistics/c/00006.json"))["download_success"] == 0.6
 
 
 def test_what_was_told_is_told_again_when_its_file_is_damaged(
@@ -215,25 +215,25 @@ def test_a_share_is_never_said_to_be_more_than_all(store: LocalStore) -> None:
         (b'"c/00002"', b"[]"), (b'"c/00002"', b"7"), (b"{", b"[" * 100_000),
     ],
 )  # fmt: skip
-def test_vitals_that_are_none_are_damaged_too(store: LocalStore, old: bytes, new: bytes) -> None:
+def test_statistics_that_are_none_are_damaged_too(store: LocalStore, old: bytes, new: bytes) -> None:
     for part in range(6):
         extracted(store, part)
     extracted(store, 6, downloaded=100)
-    before = store.read("vitals/c/00002.json")
+    before = store.read("statistics/c/00002.json")
     assert old in before
-    store.write("vitals/c/00002.json", before.replace(old, new, 1))
+    store.write("statistics/c/00002.json", before.replace(old, new, 1))
     assert list(flags(store)) == ["c/00006"]
 
 
-def test_damaged_vitals_are_left_out_and_said_once(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
+def test_damaged_statistics_are_left_out_and_said_once(store: LocalStore, caplog: pytest.LogCaptureFixture) -> None:
     for part in range(6):
         extracted(store, part)
     extracted(store, 6, downloaded=100)
-    store.write("vitals/c/00002.json", b"{")
+    store.write("statistics/c/00002.json", b"{")
     with caplog.at_level(logging.WARNING):
         assert list(flags(store)) == list(flags(store)) == ["c/00006"]
     assert [r.getMessage() for r in caplog.records] == [
-        "vitals/c/00002.json is damaged (JSONDecodeError('Expecting property name enclosed in double quotes: "
+        "statistics/c/00002.json is damaged (JSONDecodeError('Expecting property name enclosed in double quotes: "
         "line 1 column 2 (char 1)')): audit its partition again"
     ]
 

@@ -119,6 +119,7 @@ def test_hostile_captions_are_text(page: Page) -> None:
     assert HOSTILE in page.text
     assert "<script" not in page.source.replace("&lt;script", "")
     assert "{{ 7 * 7 }}" in page.text and "two people 49" not in page.text
+    assert "\u202e" not in page.source  # which would turn what stands after it
 
 
 def test_captions_of_any_direction_and_length_stay_in_their_place(page: Page) -> None:
@@ -130,9 +131,12 @@ def test_captions_of_any_direction_and_length_stay_in_their_place(page: Page) ->
 
 def test_every_picture_says_what_it_shows(page: Page) -> None:
     pictures = page.all("img")
-    assert len(pictures) > 40
+    drawings = [svg for svg in page.all("svg") if svg.get("class", "") == "picture whole"]
+    assert len(pictures) > 30 and len(drawings) > 10
     assert all(p["alt"] and p["width"] and p["height"] for p in pictures)
-    assert any("2 people, boxes, skeletons" in (p["alt"] or "") for p in pictures)
+    assert all(d["role"] == "img" and d["aria-label"] for d in drawings)
+    assert any("2 people, boxes, skeletons" in (d["aria-label"] or "") for d in drawings)
+    assert len(page.all("image")) == len(drawings)
 
 
 def test_the_limits_of_the_built_in_clip_are_said_plainly(page: Page) -> None:
@@ -153,11 +157,11 @@ def test_each_chosen_caption_says_what_it_claims_and_why(store: LocalStore, tmp_
     assert "foil margin" in told.split("Subset C: a caption chosen by CLIP")[1]
 
 
-def test_what_is_told_of_people_is_shown_by_fact_and_value(store: LocalStore, tmp_path: Path) -> None:
+def test_facts_about_people_are_shown_by_fact_and_value(store: LocalStore, tmp_path: Path) -> None:
     make_store(store, images=16)
     change_facts(store, base=("walking", 0.83), left_arm=("on_hip", 0.6))
     told = " ".join(Page(write_report(store, tmp_path)).text.split())
-    table = told.split("What is told of people")[1].split("Does the caption fit")[0]
+    table = told.split("Facts about people")[1].split("Does the caption fit")[0]
     assert "body 100 % walking: 24 walking 100 %" in table
     assert "left arm 100 % hand on the hip: 24 hand on the hip 100 %" in table
     assert "mouth nobody" in table and "head turned nobody" in table
@@ -204,6 +208,22 @@ def test_a_run_that_stopped_early_is_reported_as_far_as_it_went(store: LocalStor
 def test_a_partition_without_people_is_reported(store: LocalStore, tmp_path: Path) -> None:
     make_store(store, images=1)
     assert "the step detect has written no rows" in Page(write_report(store, tmp_path)).text
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "fault"),
+    [("scores", [0.5], "not a score for each candidate"), ("claims", [None], "a claim without words")],
+)
+def test_a_row_that_cannot_be_is_one_readable_error(
+    store: LocalStore, tmp_path: Path, column: str, value: object, fault: str
+) -> None:
+    make_store(store, images=6)
+    path = store.root / "subset_c/v0001/demo/00000/00000.parquet"
+    table = pq.read_table(path)
+    values = pa.array([value] * len(table), table.schema.field(column).type)
+    pq.write_table(table.set_column(table.column_names.index(column), table.schema.field(column), values), path)
+    with pytest.raises(LaionPeopleError, match=rf"subset_c/.* is damaged \({fault}\): run again"):
+        write_report(store, tmp_path)
 
 
 def test_a_store_in_which_nothing_was_run_is_an_error(store: LocalStore, tmp_path: Path) -> None:

@@ -169,7 +169,7 @@ def _audit(args: argparse.Namespace) -> int:
         print(f"laion-people: audit {audited}: {count}; {advice}", file=sys.stderr)
         return 1
     if args.stage == "extract":
-        _record_vitals(runner.store, audited)
+        _record_statistics(runner.store, audited)
     if args.stage != RELEASE_STAGE:
         _tell(runner.store, audited, args.stage)
     files = [_file(runner.store, manifest_path(step, audited)) for step in steps]
@@ -177,7 +177,7 @@ def _audit(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record_vitals(store: Store, partition: str) -> None:
+def _record_statistics(store: Store, partition: str) -> None:
     """Writes what drift is told by."""
     try:
         drift.record(store, partition)

@@ -236,8 +236,8 @@ def test_no_deadline_is_set_for_zero_hours() -> None:
     assert alert.callback.path == "laion_people.orchestration.notifications.notify_deadline"
 
 
-def vitals(folder: Path, part: int, success: float) -> None:
-    path = folder / "vitals" / "c" / f"{part:05d}.json"
+def statistics(folder: Path, part: int, success: float) -> None:
+    path = folder / "statistics" / "c" / f"{part:05d}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     numbers = {"download_success": success, "people_per_image": 0.5, "similarity": 0.3}
     path.write_text(json.dumps({"partition": f"c/{part:05d}", "detector": "", "clip": "", "told": []} | numbers))
@@ -248,7 +248,7 @@ def test_a_partition_that_drifts_is_told_once(
 ) -> None:
     monkeypatch.setenv("LAION_PEOPLE_STORE", str(tmp_path))
     for part in range(7):
-        vitals(tmp_path, part, 0.3 if part == 2 else 0.6)
+        statistics(tmp_path, part, 0.3 if part == 2 else 0.6)
     for _ in range(2):
         notify_drift(failed(task_id="audit"))
     [(_, body)] = servers.webhook.posts

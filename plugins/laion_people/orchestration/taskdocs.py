@@ -49,7 +49,8 @@ same order.
 
 Reads the manifest of every shard and step, several at a time, and of the data only what may have changed since it was \
 written: a minute or two on S3. Writes the partition's manifests. It runs also when shards have failed, and names each \
-fault with the step to clear. Clear that step with its downstream tasks, not the audit alone. Faults: docs/operations.md, "Audit".""",
+fault with the step to clear. Clear that step with its downstream tasks, not the audit alone. Faults: \
+docs/operations.md, "Audit".""",
 }
 
 

@@ -1,4 +1,4 @@
-"""What partitions will cost: GPU-hours, CPU-hours, storage and requests, told before anything is launched.
+"""What partitions will cost: GPU-hours, CPU-hours, storage and requests, known before anything is launched.
 
 An amount of work is counted in the rows that a step reads, and a rate is such rows per second of one GPU (``gpu:pose``)
 or of one core (``cpu:pose``), rows out of others (``people_per_image``), or bytes that a table needs for each of its
@@ -24,7 +24,7 @@ from laion_people.storage.store import Store
 
 RATES = Path(__file__).parent / "rates.json"
 PART_BYTES = 8 << 20  # boto3's default: a file of at least as much is uploaded in parts of this size
-MACHINE_CORES = 16  # of the machine that the hours of the download are told for
+MACHINE_CORES = 16  # of the machine that the hours of the download are given for
 LISTED = 10  # of more partitions, only the sum is shown
 
 
@@ -71,9 +71,9 @@ class Plan:
     reads: int
     rates: dict[str, Rate]
 
-    def total(self, of: str) -> float:
+    def total(self, amount: str) -> float:
         """The sum over the steps of ``gpu_hours``, ``cpu_hours`` or ``bytes``."""
-        return sum(getattr(cost, of) for cost in self.steps)
+        return sum(getattr(cost, amount) for cost in self.steps)
 
 
 def plan(store: Store, partitions: Sequence[str], settings: Settings, rates_file: Path | None = None) -> Plan:
@@ -152,25 +152,25 @@ def measured_in(store: Store) -> dict[str, Rate]:
     A partition that is not finished counts with its finished shards. Manifests do not say on which machine a step ran,
     so that no rate follows from their seconds.
     """
-    done = [of for partition in funnel.partitions(store) if (of := funnel.manifests(store, partition))]
+    done = [steps for partition in funnel.partitions(store) if (steps := funnel.manifests(store, partition))]
     where = f"in what is done of {len(done)} partition{'s' * (len(done) != 1)} of {store.uri}"
     shares = {"download": "images_per_row", "detect": "people_per_image", "subset_a": "kept_per_person"}
-    found: dict[str, float] = {}
+    values: dict[str, float] = {}
     for name, manifest in funnel.merged(done).items():
         entry = STEPS[name]
         if not manifest.rows_in or not manifest.rows:
             continue
         if name in shares:
-            found[shares[name]] = manifest.rows / manifest.rows_in
+            values[shares[name]] = manifest.rows / manifest.rows_in
         written = sum(file.bytes for shard in manifest.shards for file in shard.files())
         rows = manifest.rows if entry.written else manifest.rows_in
-        found[f"bytes:{entry.writes}"] = written / rows
-    return {name: Rate(value, True, where) for name, value in found.items()}
+        values[f"bytes:{entry.writes}"] = written / rows
+    return {name: Rate(value, True, where) for name, value in values.items()}
 
 
 def to_json(plan: Plan) -> str:
     """The plan for programs."""
-    totals = {of: plan.total(of) for of in ("gpu_hours", "cpu_hours", "bytes")}
+    totals = {amount: plan.total(amount) for amount in ("gpu_hours", "cpu_hours", "bytes")}
     return json.dumps(asdict(plan) | {"total": totals}, indent=1)
 
 

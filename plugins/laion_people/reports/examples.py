@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
-import io
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
@@ -15,66 +13,51 @@ import pyarrow.compute as pc
 from PIL import Image
 
 from laion_people.errors import LaionPeopleError
-from laion_people.language.facts import Fact, explained
-from laion_people.reports.funnel import read_table
+from laion_people.reports.figures import Figure, composite_figure, person_marks
+from laion_people.reports.pictures import data_uri, picture, shrunk, tar_images
+from laion_people.reports.tables import columns, take
+from laion_people.reports.views import (
+    CHOICE_COLUMNS,
+    COMPOSITE_COLUMNS,
+    KINDS,
+    Choice,
+    Cluster,
+    choice_of,
+    clusters_of,
+    clusters_path,
+    composite_of,
+    facts_of,
+    sheet_path,
+)
 from laion_people.steps.embed import HEAD_PADDING
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import Store
-from laion_people.vision.drawing import Colour, annotate
-from laion_people.vision.images import ImageError, crop, decode, samples
-from laion_people.vision.people import boxes, face_boxes, matrix, rows_by_image
+from laion_people.vision.images import crop, decode
+from laion_people.vision.people import boxes, face_boxes, rows_by_image
 
 T = TypeVar("T")
 LARGE, SMALL, SHEET = 480, 240, 720  # longer sides of pictures in pixels
 CAPTION_LETTERS = 400  # of longer captions the beginning is shown
 CANDIDATE_IMAGES = 2_000  # images of a shard that are looked through for the gallery
-# One colour for each cluster of a composed image (Okabe and Ito's palette, which colour-blind people can tell apart).
-CLUSTER_COLOURS: tuple[Colour, ...] = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (204, 121, 167))
-ASPECTS = ("pose", "face", "head")
-
-
-@dataclass(frozen=True, slots=True)
-class Picture:
-    """An image of the page: data URI, size in pixels, and what it shows in words."""
-
-    src: str
-    width: int
-    height: int
-    alt: str
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """A picture with its caption, a tag and notes. ``options``: candidate captions with scores, the best first.
+    """A picture with its caption, a tag and notes; of Subset C with the choice of the caption."""
 
-    ``claims``: what the caption claims, with the facts that bear each out, None where facts are not known.
-    """
-
-    picture: Picture
+    figure: Figure
     caption: str
     tag: str
-    facts: tuple[str, ...] = ()
-    options: tuple[tuple[str, float], ...] = ()
-    claims: tuple[tuple[str, list[Fact] | None], ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Cluster:
-    """A cluster with its contact sheet, if there is one."""
-
-    id: str
-    kind: str
-    size: int
-    captions: tuple[str, ...]
-    reviewed: bool
-    picture: Picture | None
+    notes: tuple[str, ...] = ()
+    choice: Choice | None = None
 
 
 class ShardExamples:
     """Examples of one shard, as far as the steps in ``done`` (manifests of its partition) have been run on it.
 
     ``limits`` says how many there are at most of each kind: gallery, captioned (accepted, and as many refused), chosen,
-    composed. Images are read from the shard's tar once, and only those that are shown are decoded.
+    composed. Images are read from the shard's tar once, and only those that are shown are decoded. Raises
+    LaionPeopleError when a file is missing or damaged, or a table is of other people.
     """
 
     def __init__(
@@ -83,37 +66,26 @@ class ShardExamples:
         self.store, self.limits = store, limits
         self.files = {step: s.files() for step, manifest in done.items() for s in manifest.shards if s.index == index}
         self.params = {step: manifest.params for step, manifest in done.items()}
-        people = self._table("detect", ["person_id", "key", "caption", "bbox"])
-        assert people is not None, "a shard with examples has people"
+        people = columns(store, self._path("detect"), ["person_id", "key", "caption", "bbox"])
         self.ids, self.keys, self.captions = (people[n].to_pylist() for n in ("person_id", "key", "caption"))
         self.boxes = boxes(people)
         self.spans = rows_by_image(self.keys)
-        self.mesh = self._aligned("mesh", ["face_landmarks"])
-        self.face_boxes = face_boxes(self.mesh) if self.mesh else np.full_like(self.boxes, np.nan)
         self._gallery = _diverse(self._features(), limits["gallery"])
         self._accepted, self._refused = self._accepted_and_refused()
         self._chosen = self._chosen_rows()
         rows = (*self._accepted, *self._refused, *(row for row, _ in self._chosen))
         shown = {*self._gallery, *(self.keys[row] for row in rows)}
-        self.images = dict(_tar_images(store, f"images/{partition}/{index:05d}.tar", shown))
+        self.images = dict(tar_images(store, f"images/{partition}/{index:05d}.tar", shown))
 
     def gallery(self) -> list[Example]:
         """Images with boxes, skeletons and meshes, chosen to hold many different clusters and numbers of people."""
-        pose = self._aligned("pose", ["keypoints"])
-        keypoints = matrix(pose["keypoints"], 51).reshape(-1, 17, 3) if pose else None
-        faces = matrix(self.mesh["face_landmarks"], 1434).reshape(-1, 478, 3) if self.mesh else np.empty((0, 478, 3))
-        examples = []
-        for key in self._gallery:
-            rows = self.spans[key]
-            meshes = [face for face in faces[rows] if not np.isnan(face).any()]
-            points = None if keypoints is None else keypoints[rows]
-            drawn = annotate(self.images[key], self.boxes[rows], points, meshes, size=LARGE)
-            people = _number(len(self.boxes[rows]), "person", "people")
-            seen = _number(len(meshes), "face mesh", "face meshes")
-            alt = f"Image with {people}, boxes, skeletons and {seen} drawn over it"
-            caption = shorten(self.captions[rows.start])
-            examples.append(Example(picture(drawn, alt, LARGE), caption, key, (people, seen)))
-        return examples
+        rows = [row for key in self._gallery for row in self._rows(key)]
+        people = {row: {"person_id": self.ids[row], "bbox": self.boxes[row].tolist()} for row in rows}
+        for step, column in (("mesh", "face_landmarks"), ("pose", "keypoints")):
+            if step in self.files:
+                for row, values in zip(rows, self._of_people(step, [column], rows)[column].to_pylist(), strict=True):
+                    people[row][column] = values
+        return [self._with_people(key, [people[row] for row in self._rows(key)]) for key in self._gallery]
 
     def accepted(self) -> list[Example]:
         """People of Subset A, at even steps from the highest similarity to the lowest."""
@@ -125,54 +97,61 @@ class ShardExamples:
 
     def chosen(self) -> list[Example]:
         """Rows of Subset C of each kind, at even steps from the clearest choice to the closest."""
-        table = self._aligned("facts", ["facts"])
+        rows = [row for row, _ in self._chosen]
+        if not rows:
+            return []
+        facts: list[Any] = [None] * len(rows)
+        if "facts" in self.files:
+            facts = self._of_people("facts", ["facts"], rows)["facts"].to_pylist()
+        heads = face_boxes(self._of_people("mesh", ["face_landmarks"], rows))
         examples = []
-        for row, choice in self._chosen:
-            options = sorted(zip(choice["candidates"], choice["scores"], strict=True), key=lambda o: -o[1])
-            numbers = {name: choice.get(name) for name in ("clip_score", "margin", "foil_margin")}
-            notes = tuple(f"{name.replace('_', ' ')} {n:.3f}" for name, n in numbers.items() if n is not None)
-            facts = None if table is None else [Fact(**of) for of in table["facts"][row].as_py()]
-            claims = explained(choice.get("claims", ()), facts)  # a table of release 0.1 has none
-            if choice["kind"] == "pose":
-                seen = self._crop(row, self.boxes[row], self.params["embed"]["crop_padding"], "A person")
+        for (row, stored), stored_facts, head in zip(self._chosen, facts, heads, strict=True):
+            known = facts_of(self._path("facts"), stored_facts) if stored_facts is not None else None
+            choice = choice_of(self._path("caption"), stored, known)
+            if choice.kind == "pose":
+                figure = self._crop(row, self.boxes[row], self.params["embed"]["crop_padding"], "A person")
             else:
-                seen = self._crop(row, self.face_boxes[row], HEAD_PADDING, "A head")
-            tag = choice["cluster_id"]
-            examples.append(Example(seen, choice["caption"], tag, notes, tuple(options), tuple(claims)))
+                figure = self._crop(row, head, HEAD_PADDING, "A head")
+            numbers = {"clip score": choice.clip_score, "margin": choice.margin, "foil margin": choice.foil_margin}
+            notes = tuple(f"{name} {n:.3f}" for name, n in numbers.items() if n is not None)
+            examples.append(Example(figure, choice.caption, choice.cluster_id, notes, choice))
         return examples
 
     def composed(self) -> list[Example]:
         """Composed images of each aspect; the boxes of people of one cluster have one colour."""
-        table = self._table("compose")
-        if table is None:
+        if "compose" not in self.files:
             return []
+        table = columns(self.store, self._path("compose"), COMPOSITE_COLUMNS)
         picked = {
             row["composite_id"].rsplit("/", 1)[-1]: row
-            for aspect in ASPECTS
-            for row in spread(table.filter(pc.field("aspect") == aspect).to_pylist(), self.limits["composed"] // 3)
+            for kind in KINDS
+            for row in spread(table.filter(pc.field("aspect") == kind).to_pylist(), self.limits["composed"] // 3)
         }
-        tar = next(f.uri for f in self.files["compose"] if f.uri.endswith(".tar"))
-        return [_composed(picked[key], image) for key, image in _tar_images(self.store, tar, picked)]
+        tar = next(file.uri for file in self.files["compose"] if file.uri.endswith(".tar"))
+        return [_composed(picked[key], image) for key, image in tar_images(self.store, tar, picked)]
 
-    def _table(self, step: str, columns: Sequence[str] | None = None) -> pa.Table | None:
-        if step not in self.files:
-            return None
-        return read_table(self.store, next(f.uri for f in self.files[step] if f.uri.endswith(".parquet")), columns)
+    def _rows(self, key: str) -> range:
+        """The rows of an image's people."""
+        return range(self.spans[key].start, self.spans[key].stop)
 
-    def _aligned(self, step: str, columns: Sequence[str]) -> pa.Table | None:
-        """A table that has a row for each person, in their order."""
-        table = self._table(step, columns)
-        if table is not None and len(table) != len(self.ids):
-            raise LaionPeopleError(
-                f"{self.files[step][0].uri} has {len(table)} rows for {len(self.ids)} people: run `{step}` again"
-            )
-        return table
+    def _path(self, step: str) -> str:
+        """The table that a step has written for the shard."""
+        return next(file.uri for file in self.files[step] if file.uri.endswith(".parquet"))
+
+    def _of_people(self, step: str, names: Sequence[str], rows: Sequence[int] | None = None) -> pa.Table:
+        """Columns of a table that has a row for each person, in their order: of some people, or of all."""
+        path = self._path(step)
+        count = len(columns(self.store, path, ["person_id"]))
+        if count != len(self.ids):
+            raise LaionPeopleError(f"{path} has {count} rows for {len(self.ids)} people: run `{step}` again")
+        return columns(self.store, path, names) if rows is None else take(self.store, path, rows, names)
 
     def _features(self) -> dict[str, set[Any]]:
         """For each image: its number of people, the clusters that they are in, and where (copies of an image agree)."""
-        assigned = self._aligned("assign", [f"{aspect}_cluster" for aspect in ASPECTS])
+        rows: list[dict[str, Any]] = [{} for _ in self.ids]
+        if "assign" in self.files:
+            rows = self._of_people("assign", [f"{kind}_cluster" for kind in KINDS]).to_pylist()
         places = [tuple(place) for place in (self.boxes // 32).tolist()]
-        rows: list[dict[str, Any]] = assigned.to_pylist() if assigned else [{} for _ in self.ids]
         return {
             key: {len(rows[span]), *(c for row in rows[span] for c in row.values() if c is not None), *places[span]}
             for key, span in islice(self.spans.items(), CANDIDATE_IMAGES)
@@ -180,10 +159,9 @@ class ShardExamples:
 
     def _accepted_and_refused(self) -> tuple[dict[int, float], dict[int, float]]:
         """Rows with their similarity, the highest first; one person an image."""
-        clip = self._aligned("clip_filter", ["similarity"])
-        if clip is None or "subset_a" not in self.files:
+        if not {"clip_filter", "subset_a"} <= self.files.keys():
             return {}, {}
-        similarity = clip["similarity"].to_pylist()
+        similarity = self._of_people("clip_filter", ["similarity"])["similarity"].to_pylist()
         threshold = self.params["subset_a"]["threshold"]
         ranked = sorted(
             ({self.keys[row]: row for row in range(len(self.ids))}).values(), key=lambda row: -similarity[row]
@@ -193,45 +171,56 @@ class ShardExamples:
         return accepted, refused
 
     def _chosen_rows(self) -> list[tuple[int, dict[str, Any]]]:
-        table = self._table("caption")
-        if table is None or not {"mesh", "embed"} <= self.files.keys():  # which say where the picture is cut out
+        """People's rows with their rows of Subset C."""
+        if not {"caption", "mesh", "embed"} <= self.files.keys():  # mesh and embed say where the picture is cut out
             return []
         row_of = {person_id: row for row, person_id in enumerate(self.ids)}
-        known = (choice for choice in table.to_pylist() if choice["person_id"] in row_of)
+        choices = columns(self.store, self._path("caption"), CHOICE_COLUMNS).to_pylist()
+        known = (choice for choice in choices if choice["person_id"] in row_of)
         ranked = sorted(known, key=lambda choice: -choice["margin"])
-        per_kind = [[c for c in ranked if c["kind"] == aspect] for aspect in ASPECTS]
-        return [(row_of[c["person_id"]], c) for of in per_kind for c in spread(of, self.limits["chosen"] // 3)]
+        by_kind = [[choice for choice in ranked if choice["kind"] == kind] for kind in KINDS]
+        return [(row_of[c["person_id"]], c) for same in by_kind for c in spread(same, self.limits["chosen"] // 3)]
+
+    def _with_people(self, key: str, people: Sequence[Mapping[str, Any]]) -> Example:
+        """An image with what was found of its people drawn over."""
+        meshes = sum(bool(person.get("face_landmarks")) for person in people)
+        notes = _number(len(people), "person", "people"), _number(meshes, "face mesh", "face meshes")
+        label = f"Image with {notes[0]}, boxes, skeletons and {notes[1]} drawn over it"
+        marks = [mark for person in people for mark in person_marks(person)]
+        height, width = self.images[key].shape[:2]
+        source = data_uri(shrunk(Image.fromarray(self.images[key]), LARGE))
+        figure = Figure(source, width, height, label, marks=marks)
+        return Example(figure, shorten(self.captions[self.spans[key].start]), key, notes)
 
     def _captioned(self, row: int, similarity: float) -> Example:
-        seen = self._crop(row, self.boxes[row], self.params["clip_filter"]["crop_padding"], "A person")
-        return Example(seen, shorten(self.captions[row]), f"{similarity:.3f}")
+        figure = self._crop(row, self.boxes[row], self.params["clip_filter"]["crop_padding"], "A person")
+        return Example(figure, shorten(self.captions[row]), f"{similarity:.3f}")
 
-    def _crop(self, row: int, box: np.ndarray, padding: float, what: str) -> Picture:
+    def _crop(self, row: int, box: np.ndarray, padding: float, what: str) -> Figure:
         """A part of a person's image, as CLIP sees it."""
-        cut = crop(self.images[self.keys[row]], box, padding)
-        return picture(Image.fromarray(cut), f"{what}, cut out of an image", SMALL)
+        pixels = crop(self.images[self.keys[row]], box, padding)
+        return picture(Image.fromarray(pixels), f"{what}, cut out of an image", SMALL)
 
 
-def clusters(store: Store, version: str, limit: int) -> list[Cluster]:
-    """The largest clusters of each kind of a version, as far as they have been labelled."""
-    path = f"clusters/{version}/clusters.parquet"
-    if not store.exists(path):
+def largest_clusters(store: Store, version: str, limit: int) -> list[tuple[Cluster, Figure | None]]:
+    """The largest clusters of each kind of a version, as far as they have been labelled, with their contact sheets."""
+    if not store.exists(clusters_path(version)):
         return []
-    table = read_table(store, path, ["cluster_id", "kind", "size", "captions", "reviewed"])
-    rows = sorted(table.to_pylist(), key=lambda row: (-row["size"], row["cluster_id"]))
-    return [_cluster(store, version, row) for a in ASPECTS for row in [r for r in rows if r["kind"] == a][:limit]]
+    clusters = clusters_of(store, version)
+    largest = [c for kind in KINDS for c in [c for c in clusters if c.kind == kind][:limit]]
+    return [(cluster, _sheet(store, version, cluster.cluster_id)) for cluster in largest]
 
 
-def picture(image: Image.Image, alt: str, size: int) -> Picture:
-    """A picture of at most ``size`` pixels a side as WebP."""
-    image = image.copy()
-    image.thumbnail((size, size), Image.Resampling.LANCZOS)
-    file = io.BytesIO()
-    image.save(file, "WEBP", quality=80, method=4)
-    return Picture("data:image/webp;base64," + base64.b64encode(file.getvalue()).decode(), *image.size, alt)
+def _sheet(store: Store, version: str, cluster_id: str) -> Figure | None:
+    """The contact sheet of a cluster; None when there is none."""
+    path = sheet_path(version, cluster_id)
+    if not store.exists(path):
+        return None
+    return picture(decode(store.read(path)), f"Members of cluster {cluster_id}", SHEET)
 
 
 def shorten(caption: str) -> str:
+    """The first CAPTION_LETTERS of a caption."""
     return caption if len(caption) <= CAPTION_LETTERS else caption[:CAPTION_LETTERS] + "…"
 
 
@@ -255,39 +244,13 @@ def _diverse(features: Mapping[str, set[Any]], limit: int) -> list[str]:
     return chosen
 
 
-def _tar_images(store: Store, tar: str, keys: Collection[str]) -> Iterator[tuple[str, np.ndarray]]:
-    """The images of these keys, in the order of the tar. Raises LaionPeopleError when one is missing or damaged."""
-    left = set(keys)
-    with store.local(tar) as path:
-        for sample in samples(path) if left else ():
-            if sample.key in left:
-                left.remove(sample.key)
-                try:
-                    yield sample.key, np.asarray(decode(sample.image, limited=False))
-                except ImageError as error:
-                    raise LaionPeopleError(f"{tar}: {sample.key} cannot be decoded ({error})") from error
-                if not left:
-                    return
-    if left:
-        raise LaionPeopleError(f"{tar}: {min(left)} is missing: run again the step that writes it")
-
-
-def _composed(row: dict[str, Any], image: np.ndarray) -> Example:
-    people = row["people"]
-    ids = sorted({p["cluster_id"] for p in people}, key=[p["cluster_id"] for p in people].index)
-    colours = [CLUSTER_COLOURS[ids.index(p["cluster_id"]) % len(CLUSTER_COLOURS)] for p in people]
-    drawn = annotate(image, np.array([p["bbox"] for p in people], np.float32), colours=colours, size=LARGE)
-    facts = (_number(row["n_people"], "person", "people"), f"{row['n_similar']} similar", *ids)
-    shown = picture(drawn, f"{facts[0]} composed on one background", LARGE)
-    return Example(shown, row["caption"], row["aspect"], facts)
-
-
-def _cluster(store: Store, version: str, row: dict[str, Any]) -> Cluster:
-    sheet = f"clusters/{version}/contact-{row['cluster_id']}.jpg"
-    shown = None
-    if store.exists(sheet):
-        shown = picture(decode(store.read(sheet)), f"Members of cluster {row['cluster_id']}", SHEET)
-    return Cluster(row["cluster_id"], row["kind"], row["size"], tuple(row["captions"]), row["reviewed"], shown)
+def _composed(row: Mapping[str, Any], image: np.ndarray) -> Example:
+    """A composed image with boxes around its people."""
+    composite = composite_of(row)
+    figure = composite_figure(composite, data_uri(shrunk(Image.fromarray(image), LARGE)))
+    clusters = dict.fromkeys(member.cluster_id for member in composite.members)
+    notes = (_number(len(composite.members), "person", "people"), f"{composite.n_similar} similar", *clusters)
+    return Example(figure, composite.caption, composite.aspect, notes)
 
 
 def _number(count: int, one: str, many: str) -> str:

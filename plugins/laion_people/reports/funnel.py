@@ -9,13 +9,10 @@ from dataclasses import asdict, dataclass, field
 from itertools import groupby
 from typing import Any
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from include.models.profiles import Profile, available, load_profile
 from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, RELEASE_STEPS, STEPS
 from laion_people.engine.stages import begun_partitions
-from laion_people.errors import LaionPeopleError
+from laion_people.reports.tables import columns
 from laion_people.storage import metadata
 from laion_people.storage.layout import ClusterVersion, manifests_folder
 from laion_people.storage.manifest import Manifest, PartitionManifest, added
@@ -74,26 +71,13 @@ def _sum_so_far(index: ManifestIndex, step: str, partition: str) -> PartitionMan
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
     """The manifests of cluster and label for each cluster version, oldest first; damaged ones are passed over."""
     read = {v: {step: manifest_of(store, step, v) for step in RELEASE_STEPS} for v in versions(store)}
-    return {v: {step: of for step, of in steps.items() if of} for v, steps in read.items() if steps["cluster"]}
-
-
-def read_table(store: Store, path: str, columns: Sequence[str] | None = None) -> pa.Table:
-    """Columns of a Parquet file of the store. Raises LaionPeopleError when it is missing or damaged.
-
-    Arrow's own threads are not used: one that still holds the Python file when the interpreter ends aborts the process
-    ("terminate called without an active exception").
-    """
-    with store.open(path) as file:
-        try:
-            return pq.ParquetFile(file).read(columns=columns and list(columns), use_threads=False)
-        except (pa.ArrowInvalid, OSError) as error:  # as Arrow says that a page cannot be unpacked
-            raise LaionPeopleError(f"{path} is damaged: run again the step that writes it") from error
+    return {v: {step: made for step, made in steps.items() if made} for v, steps in read.items() if steps["cluster"]}
 
 
 def merged(done: Collection[Mapping[str, Manifest]]) -> dict[str, Manifest]:
     """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
-    by_step = {step: [manifests[step] for manifests in done if step in manifests] for step in PARTITION_STEPS}
-    return {step: _merged(found) for step, found in by_step.items() if found}
+    by_step = {step: [steps[step] for steps in done if step in steps] for step in PARTITION_STEPS}
+    return {step: _merged(of_partitions) for step, of_partitions in by_step.items() if of_partitions}
 
 
 def _merged(manifests: Sequence[Manifest]) -> Manifest:
@@ -116,7 +100,7 @@ def _merged(manifests: Sequence[Manifest]) -> Manifest:
 
 def profile_notes(done: Collection[Mapping[str, Manifest]]) -> list[str]:
     """What users must know of the profiles whose CLIP the partitions were filtered with."""
-    used = [{name for step in of.values() for name in step.models} for of in done if "clip_filter" in of]
+    used = [{name for step in steps.values() for name in step.models} for steps in done if "clip_filter" in steps]
     profiles = [load_profile(name) for name in available()]
     return [p.note for p in profiles if p.note and any(_is_of(names, p) for names in used)]
 
@@ -129,9 +113,14 @@ def _is_of(names: set[str], profile: Profile) -> bool:
 def stages(store: Store, done: Collection[Mapping[str, Manifest]]) -> Iterator[Stage]:
     """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
     steps = merged(done)
-    elsewhere = sum(of["detect"].rows_in for of in done if "detect" in of and "download" not in of)
+    elsewhere = sum(map(made_elsewhere, done))
     meshes = count_meshes(store, steps["mesh"]) if "mesh" in steps else None
     return stages_of(steps, elsewhere, meshes)
+
+
+def made_elsewhere(steps: Mapping[str, Manifest | Totals]) -> int:
+    """How many images of a partition `download` did not fetch: it has not been run, and `detect` has read some."""
+    return steps["detect"].rows_in if "detect" in steps and "download" not in steps else 0
 
 
 def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
@@ -167,12 +156,12 @@ def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: in
 
 def bars(stages: Sequence[Stage]) -> list[Bar]:
     """Shares for the picture of a funnel."""
-    found = []
+    shares = []
     for stage in stages:
         lost = sum(stage.rejected.values())
         most = max(1, *(s.rows + sum(s.rejected.values()) for s in stages if s.unit == stage.unit))
-        found.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
-    return found
+        shares.append(Bar(stage, (stage.rows + lost) / most, stage.rows / most, lost))
+    return shares
 
 
 def partition_funnel(store: Store, partition: str) -> list[Stage]:
@@ -181,27 +170,29 @@ def partition_funnel(store: Store, partition: str) -> list[Stage]:
 
 
 def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
-    """All that `status` tells, for programs: the steps of each partition, their funnel, and the cluster versions.
+    """All that `status` shows, for programs: the steps of each partition, their funnel, and the cluster versions.
 
-    Of a step that has not been run only ``missing`` is told. The funnel is null for more than FUNNEL_PARTITIONS.
+    Of a step that has not been run there is only ``missing``. The funnel is null for more than FUNNEL_PARTITIONS.
     """
     done = {key: manifests(store, key) for key in (partitions(store) if chosen is None else chosen)}
     return {
         "store": store.uri,
         "notes": profile_notes(done.values()),
-        "partitions": {key: {step: _counts(of.get(step)) for step in PARTITION_STEPS} for key, of in done.items()},
+        "partitions": {
+            key: {step: _counts(steps.get(step)) for step in PARTITION_STEPS} for key, steps in done.items()
+        },
         "funnel": [asdict(s) for s in stages(store, done.values())] if len(done) <= FUNNEL_PARTITIONS else None,
         "clusters": {
-            version: {step: _counts(of.get(step)) for step in RELEASE_STEPS}
-            for version, of in release_manifests(store).items()
+            version: {step: _counts(steps.get(step)) for step in RELEASE_STEPS}
+            for version, steps in release_manifests(store).items()
         },
     }
 
 
 def format_status(store: Store, chosen: Sequence[str] | None = None) -> str:
     """What `status` prints: the steps of one partition or a table of several, the funnel, and the cluster versions."""
-    told = status(store, chosen)
-    of_partitions = told["partitions"]
+    summary = status(store, chosen)
+    of_partitions = summary["partitions"]
     if not of_partitions:
         return f"{store.uri}: no partitions; put LAION metadata parts into {store.uri}/metadata/<collection>/"
     if len(of_partitions) == 1:
@@ -210,12 +201,12 @@ def format_status(store: Store, chosen: Sequence[str] | None = None) -> str:
     else:
         title = f"{len(of_partitions)} partitions"
         blocks = [_matrix(of_partitions)]
-    if told["funnel"] is None:
+    if summary["funnel"] is None:
         blocks.append("The funnel of one of them: bin/laion-people status PARTITION")
     else:
-        blocks.append(format_funnel([Stage(**stage) for stage in told["funnel"]], title))
-    blocks += [textwrap.fill(f"Note: {note}", WIDTH) for note in told["notes"]]
-    blocks += [_steps_table(steps, f"clusters {version}") for version, steps in told["clusters"].items()]
+        blocks.append(format_funnel([Stage(**stage) for stage in summary["funnel"]], title))
+    blocks += [textwrap.fill(f"Note: {note}", WIDTH) for note in summary["notes"]]
+    blocks += [_steps_table(steps, f"clusters {version}") for version, steps in summary["clusters"].items()]
     return "\n\n".join(blocks)
 
 
@@ -239,7 +230,7 @@ def format_funnel(funnel: Sequence[Stage], title: str) -> str:
 def count_meshes(store: Store, mesh: Manifest) -> int:
     """People with a face mesh: rows of the mesh tables whose face_score is not null."""
     with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda shard: read_table(store, shard.uri, ["face_score"]), mesh.shards)
+        tables = pool.map(lambda shard: columns(store, shard.uri, ["face_score"]), mesh.shards)
         return sum(table.num_rows - table["face_score"].null_count for table in tables)
 
 
@@ -267,13 +258,13 @@ def _counts(manifest: Manifest | None) -> dict[str, Any]:
 
 def _steps_table(steps: dict[str, dict[str, Any]], title: str = "step") -> str:
     rows: list[tuple[str, ...]] = [(title, "shards", "rows in", "rows", "rejected", "seconds", "rows/s")]
-    for step, told in steps.items():
-        if told["missing"]:
+    for step, counts in steps.items():
+        if counts["missing"]:
             rows.append((step, "-", "not run", "", "", "", ""))
             continue
-        speed = f"{told['rows_in'] / told['seconds']:,.0f}" if told["seconds"] else ""
-        counts = (told["shards"], told["rows_in"], told["rows"], sum(told["rejected"].values()))
-        rows.append((step, *(f"{n:,}" for n in counts), f"{told['seconds']:,.1f}", speed))
+        speed = f"{counts['rows_in'] / counts['seconds']:,.0f}" if counts["seconds"] else ""
+        numbers = (counts["shards"], counts["rows_in"], counts["rows"], sum(counts["rejected"].values()))
+        rows.append((step, *(f"{n:,}" for n in numbers), f"{counts['seconds']:,.1f}", speed))
     return _columns(rows)
 
 
@@ -286,18 +277,18 @@ def _matrix(of_partitions: dict[str, dict[str, Any]]) -> str:
         rows.append((collection,))
         for key in keys:
             steps = of_partitions[key]
-            shards = max(told.get("shards", 0) for told in steps.values())
+            shards = max(counts.get("shards", 0) for counts in steps.values())
             rows.append((f"  {key.split('/')[1]}", *(_cell(steps[step], shards) for step in shown)))
     legend = "rows written; -: not run; 3/5: shards that are finished, of those that another step has"
     return _columns(rows) + "\n" + legend
 
 
-def _cell(told: dict[str, Any], shards: int) -> str:
-    if told["missing"]:
+def _cell(counts: dict[str, Any], shards: int) -> str:
+    if counts["missing"]:
         return "-"
-    if told["shards"] < shards:
-        return f"{told['shards']}/{shards}"
-    return f"{told['rows']:,}" if told["rows"] < 10_000_000 else f"{told['rows'] / 1e6:,.1f}M"
+    if counts["shards"] < shards:
+        return f"{counts['shards']}/{shards}"
+    return f"{counts['rows']:,}" if counts["rows"] < 10_000_000 else f"{counts['rows'] / 1e6:,.1f}M"
 
 
 def _columns(rows: Sequence[tuple[str, ...]]) -> str:

@@ -21,18 +21,19 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from include.models.checkpoints import CHECKPOINTS
 from laion_people.errors import LaionPeopleError
 from laion_people.language.facts import VALUES
-from laion_people.language.factwords import claim_words, name_words, value_words
 from laion_people.reports import funnel
-from laion_people.reports.examples import ShardExamples, clusters, spread
+from laion_people.reports.examples import ShardExamples, largest_clusters, spread
+from laion_people.reports.figures import BOX, LEFT, MESH, MIDDLE, RIGHT
+from laion_people.reports.tables import columns
+from laion_people.reports.templating import STATIC, environment
+from laion_people.reports.views import KINDS
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import Store
-from laion_people.vision.drawing import BOX, LEFT, MESH, MIDDLE, RIGHT
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +42,6 @@ CLUSTERS = 12  # of each kind
 EXAMPLE_SHARDS = 3  # pictures come from one shard each of so many partitions
 SAMPLED_SHARDS = 64  # whose similarities and facts are counted
 BINS = 48
-KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
 FOLDER = Path(__file__).parent
 
 
@@ -56,8 +56,8 @@ class Bin:
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """Of how many people a fact is told, whatever its value, and by value, the most frequent first."""
+class FactCounts:
+    """How many people have a fact, whatever its value, and how many by value, the most frequent first."""
 
     name: str
     people: int
@@ -80,25 +80,16 @@ def write_report(store: Store, out: Path) -> Path:
 
     Raises LaionPeopleError when no step has been run, a file of the store is damaged, or ``out`` cannot be written.
     """
-    done = {key: of for key in funnel.partitions(store) if (of := funnel.manifests(store, key))}
+    done = {key: steps for key in funnel.partitions(store) if (steps := funnel.manifests(store, key))}
     if not done:
         raise LaionPeopleError(f"{store.uri}: no step has been run, so there is nothing to report")
-    style = (FOLDER / "report.css").read_text()
-    templates = Environment(
-        loader=FileSystemLoader(FOLDER),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    templates.filters |= {"claim_words": claim_words, "name_words": name_words}
+    style = (STATIC / "figures.css").read_text() + (FOLDER / "report.css").read_text()
+    templates = environment(FOLDER)
     templates.filters |= {
         "words": lambda name: name.replace("_", " "),
-        "count": "{:,}".format,
         "short": lambda n: f"{n:,}" if n < 1_000_000 else f"{n / 1e6:,.1f} M",
         "settings": flat,
     }
-    templates.globals["value_words"] = value_words
     page = templates.get_template("report.html.j2").render(
         style=style,
         style_hash=base64.b64encode(hashlib.sha256(style.encode()).digest()).decode(),
@@ -126,7 +117,7 @@ def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[st
     threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
     similarity, clip_model = _similarity(store, done)
     bins = histogram(similarity, threshold)
-    looked_at, told = facts_told(store, done)
+    looked_at, fact_counts = count_facts(store, done)
     return {
         "partitions": funnel.status(store, list(done))["partitions"],
         "notes": funnel.profile_notes(done.values()),
@@ -136,10 +127,10 @@ def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[st
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
         "clip_model": clip_model,
         "looked_at": looked_at,
-        "told": told,
+        "fact_counts": fact_counts,
         "examples": _examples(store, done),
         "version": version,
-        "clusters": clusters(store, version, CLUSTERS) if version else [],
+        "clusters": largest_clusters(store, version, CLUSTERS) if version else [],
         "fit": _fit(store, releases[version]["cluster"]) if version else {},
         "steps": steps,
         "times": times(steps),
@@ -168,22 +159,22 @@ def ticks(start: float, stop: float) -> list[float]:
     return [n * step for n in range(math.ceil(start / step), math.floor(stop / step) + 1)]
 
 
-def facts_told(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tuple[int, dict[str, list[Told]]]:
-    """How many people were looked at, in shards spread over the partitions, and what is told of them, by kind."""
-    shards = [shard for of in done.values() if "facts" in of for shard in of["facts"].shards]
+def count_facts(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tuple[int, dict[str, list[FactCounts]]]:
+    """How many people were looked at, in shards spread over the partitions, and how many have which facts, by kind."""
+    shards = [shard for steps in done.values() if "facts" in steps for shard in steps["facts"].shards]
     people, counts = 0, Counter[tuple[str, str]]()
     for shard in spread(shards, SAMPLED_SHARDS):
-        table = funnel.read_table(store, shard.uri, ["facts"])
+        table = columns(store, shard.uri, ["facts"])
         people += len(table)
         facts = pa.Table.from_struct_array(table["facts"].combine_chunks().flatten())
         for row in facts.group_by(["name", "value"]).aggregate([([], "count_all")]).to_pylist():
             counts[row["name"], row["value"]] += row["count_all"]
-    return people, {kind: [_told(name, counts) for name in names] for kind, names in VALUES.items()}
+    return people, {kind: [_fact_counts(name, counts) for name in names] for kind, names in VALUES.items()}
 
 
-def _told(name: str, counts: Mapping[tuple[str, str], int]) -> Told:
-    values = sorted(((value, n) for (of, value), n in counts.items() if of == name), key=lambda v: (-v[1], v[0]))
-    return Told(name, sum(n for _, n in values), tuple(values))
+def _fact_counts(name: str, counts: Mapping[tuple[str, str], int]) -> FactCounts:
+    values = sorted(((value, n) for (fact, value), n in counts.items() if fact == name), key=lambda v: (-v[1], v[0]))
+    return FactCounts(name, sum(n for _, n in values), tuple(values))
 
 
 def models(steps: Mapping[str, Manifest]) -> list[Model]:
@@ -194,8 +185,8 @@ def models(steps: Mapping[str, Manifest]) -> list[Model]:
             used[name, sha256].append(step)
     known = {(c.name, c.sha256): c for c in CHECKPOINTS.values()}
     return [
-        Model(*key, tuple(of), known[key].licence if key in known else "", known[key].source if key in known else "")
-        for key, of in sorted(used.items())
+        Model(*key, tuple(by), known[key].licence if key in known else "", known[key].source if key in known else "")
+        for key, by in sorted(used.items())
     ]
 
 
@@ -224,9 +215,8 @@ def flat(params: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def _similarity(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tuple[np.ndarray, str]:
     """Similarities of people in shards spread over the partitions, and the name of the CLIP that gave them."""
-    shards = [shard for of in done.values() if "clip_filter" in of for shard in of["clip_filter"].shards]
-    columns = ["similarity", "clip_model"]
-    tables = [funnel.read_table(store, s.uri, columns) for s in spread(shards, SAMPLED_SHARDS)]
+    shards = [shard for steps in done.values() if "clip_filter" in steps for shard in steps["clip_filter"].shards]
+    tables = [columns(store, s.uri, ["similarity", "clip_model"]) for s in spread(shards, SAMPLED_SHARDS)]
     names = sorted({name for table in tables for name in table["clip_model"].unique().to_pylist()})
     similarity = [table["similarity"].to_numpy() for table in tables]
     return np.concatenate([np.empty(0, np.float32), *similarity]), ", ".join(names)
@@ -235,17 +225,17 @@ def _similarity(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> tup
 def _examples(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[str, list[Any]]:
     """Pictures for each section, from the first shard with people of some partitions."""
     shards = [
-        (key, next(s.index for s in of["detect"].shards if s.rows), of)
-        for key, of in done.items()
-        if "detect" in of and of["detect"].rows
+        (key, next(s.index for s in steps["detect"].shards if s.rows), steps)
+        for key, steps in done.items()
+        if "detect" in steps and steps["detect"].rows
     ]
     chosen = spread(shards, EXAMPLE_SHARDS)
     limits = {section: limit // max(1, len(chosen)) for section, limit in LIMITS.items()}
     examples: dict[str, list[Any]] = {s: [] for s in ("gallery", "accepted", "refused", "composed", "chosen")}
-    for key, index, of in chosen:
-        of_shard = ShardExamples(store, key, index, of, limits)
-        for section, found in examples.items():
-            found += getattr(of_shard, section)()
+    for key, index, steps in chosen:
+        of_shard = ShardExamples(store, key, index, steps, limits)
+        for section, of_section in examples.items():
+            of_section += getattr(of_shard, section)()
     return examples
 
 

@@ -14,7 +14,6 @@ from laion_people.storage.metadata import PARTITION_KEY, check_partition
 from laion_people.storage.versions import VERSION
 
 PAGE_ROWS = 24  # divided by 2, 3, 4 and 6: the columns of the grids
-KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
 
 
 def partition_key(collection: str, part: str) -> str:
@@ -68,7 +67,7 @@ class Pages:
     shards: list[int]
     page: int
     pages: int
-    found: int
+    matching: int
     rows: int
 
     @property
@@ -90,11 +89,11 @@ class Pages:
         return (self.shards[at], 1) if at < len(self.shards) else None
 
 
-def paged(filters: Filters, shards: list[int], found: int, rows: int) -> Pages:
-    """The page that is asked for, or the last one if there are fewer; ``found`` of the shard's ``rows`` match."""
-    pages = max(1, -(-found // PAGE_ROWS))
+def paged(filters: Filters, shards: list[int], matching: int, rows: int) -> Pages:
+    """The page that is asked for, or the last one if there are fewer; ``matching`` of the shard's ``rows`` match."""
+    pages = max(1, -(-matching // PAGE_ROWS))
     page = min(filters.page, pages) or pages
-    return Pages(chosen_shard(filters, shards), shards, page, pages, found, rows)
+    return Pages(chosen_shard(filters, shards), shards, page, pages, matching, rows)
 
 
 def chosen_shard(filters: Filters, shards: list[int]) -> int:

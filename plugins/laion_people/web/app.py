@@ -7,7 +7,6 @@ import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from http import HTTPStatus
-from pathlib import Path
 
 from fastapi import Depends, FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
@@ -18,6 +17,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.web import (
     auth,
     captioned,
+    cluster,
     clusters,
     composites,
     handbook,
@@ -42,7 +42,6 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "private, no-store",
 }
-STATIC = Path(__file__).parent / "static"
 MOST_SENT = 1_000_000  # bytes of a form: the captions of a cluster are some thousands
 WARM_UP_SECONDS = 10  # far more than a store needs that answers
 
@@ -78,9 +77,10 @@ app = FastAPI(
     openapi_url=None,
     dependencies=[Depends(auth.reader)],  # of every route, so that none can be forgotten
 )
-for module in (overview, partition, people, clusters, composites, captioned, pictures, handbook):
+for module in (overview, partition, people, clusters, cluster, composites, captioned, pictures, handbook):
     app.include_router(module.router)
-app.mount("/static", StaticFiles(directory=STATIC), name="static")  # style and script, the same for everyone
+PACKAGES = [("laion_people.web", "static"), ("laion_people.reports", "shared/static")]
+app.mount("/static", StaticFiles(packages=PACKAGES), name="static")  # style and script, the same for everyone
 
 
 @app.middleware("http")

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import numpy as np
 from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from laion_people.errors import LaionPeopleError
-from laion_people.web import source
-from laion_people.web.addresses import AnyKind, Filters, MaybeCluster, Partition, Text, Version, chosen_shard, paged
-from laion_people.web.figures import BODY_PADDING, HEAD_PADDING, Figure, crop_box, head_box
-from laion_people.web.pages import render
-from laion_people.web.people import person_path, stored_path
-from laion_people.web.rows import Tables, at_once, contains, equal, shards
-from laion_people.web.why import CHOICE, ranked
+from laion_people.reports.figures import Figure, choice_figure
+from laion_people.reports.views import CHOICE_COLUMNS, Choice, choice_of
+from laion_people.web.addresses import AnyKind, Filters, MaybeCluster, Partition, Text, Version
+from laion_people.web.pages import stored_path
+from laion_people.web.rows import Tables, at_once, contains, equal
+from laion_people.web.subsets import browse
 
 router = APIRouter()
 
@@ -33,12 +32,11 @@ class CaptionedFilters(Filters):
 def captioned(
     request: Request, version: Version, partition: Partition, filters: Annotated[CaptionedFilters, Query()]
 ) -> HTMLResponse:
-    store = source.store()
-    there = shards(store, f"subset_c/{version}/{partition}")
-    if not there:
-        what, step = "captioned people", "caption"
-        return render(request, "nothing.html.j2", partition=partition, what=what, step=step, version=version)
-    tables = Tables(store, partition, chosen_shard(filters, there), version)
+    return browse(request, "subset_c", version, partition, filters, _matching, _choices)
+
+
+def _matching(tables: Tables, filters: CaptionedFilters) -> tuple[np.ndarray, int]:
+    """The rows that pass the filters, in the order asked for, and how many rows the shard has."""
     light = tables.read_all({"subset_c": ["kind", "cluster_id", "caption", "margin"]})["subset_c"]
     passing = np.ones(len(light), bool)
     if filters.kind:
@@ -47,43 +45,25 @@ def captioned(
         passing &= equal(light["cluster_id"], filters.cluster)
     if filters.text:
         passing &= contains(light["caption"], filters.text)
-    found = np.flatnonzero(passing)
+    rows = np.flatnonzero(passing)
     if filters.sort != "stored":
-        margins = light["margin"].to_numpy()[found]
-        found = found[np.argsort(margins if filters.sort == "close" else -margins, kind="stable")]
-    pages = paged(filters, there, len(found), len(light))
-    return render(
-        request,
-        "captioned.html.j2",
-        partition=partition,
-        version=version,
-        subsets=tables.subsets(),
-        filters=filters,
-        pages=pages,
-        choices=_choices(tables, found[pages.span].tolist()),
-    )
+        margins = light["margin"].to_numpy()[rows]
+        rows = rows[np.argsort(margins if filters.sort == "close" else -margins, kind="stable")]
+    return rows, len(light)
 
 
-def _choices(tables: Tables, rows: list[int]) -> list[dict[str, Any]]:
+def _choices(tables: Tables, rows: list[int]) -> list[tuple[Choice, Figure]]:
     """Rows of Subset C with what CLIP saw: the body for a pose, the head for the other kinds."""
     table, ids = at_once(
-        lambda: tables.read("subset_c", ["person_id", *CHOICE], rows), lambda: tables.read("people", ["person_id"])
+        lambda: tables.read("subset_c", CHOICE_COLUMNS, rows), lambda: tables.read("people", ["person_id"])
     )
-    choices: list[dict[str, Any]] = table.to_pylist()
+    choices = [choice_of(tables.path("subset_c"), row) for row in table.to_pylist()]
     row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}
-    if any(choice["person_id"] not in row_of for choice in choices):
+    if any(choice.person_id not in row_of for choice in choices):
         raise LaionPeopleError(f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`")
     wanted = {"people": ["image_width", "image_height", "bbox"], "pose": ["keypoints"]}
-    people = tables.beside([row_of[choice["person_id"]] for choice in choices], wanted)
-    for choice, person in zip(choices, people, strict=True):
-        head = head_box(np.array(person["keypoints"], np.float32).reshape(17, 3)) if person["keypoints"] else None
-        box, padding = (head, HEAD_PADDING) if head and choice["kind"] != "pose" else (person["bbox"], BODY_PADDING)
-        width, height = person["image_width"], person["image_height"]
-        crop = crop_box(box, padding, width, height)
-        label = f"{choice['kind'].capitalize()} of person {choice['person_id']}"
-        choice |= {
-            "figure": Figure(stored_path(choice["person_id"]), width, height, crop, label),
-            "path": person_path(choice["person_id"]),
-            "ranked": ranked(tables, choice),
-        }
-    return choices
+    people = tables.beside([row_of[choice.person_id] for choice in choices], wanted)
+    return [
+        (choice, choice_figure(choice.kind, person, stored_path(choice.person_id)))
+        for choice, person in zip(choices, people, strict=True)
+    ]

@@ -10,6 +10,7 @@ from fastapi import APIRouter, Query, Request
 from fastapi.responses import HTMLResponse
 
 from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, STEPS, steps_of
+from laion_people.reports.funnel import made_elsewhere
 from laion_people.storage.totals import Totals
 from laion_people.web import source
 from laion_people.web.auth import CAPTION, EXTRACT
@@ -46,7 +47,7 @@ class Row:
         """Those that were downloaded or, of images made elsewhere, read."""
         if "download" in self.steps:
             return self.steps["download"].rows
-        return self.steps["detect"].rows_in if self._elsewhere else 0
+        return made_elsewhere(self.steps)
 
     @property
     def _elsewhere(self) -> bool:
@@ -58,9 +59,9 @@ class Row:
         runs = {run.state for run in self.runs.values()}
         needless = OPTIONAL | ({"download"} if self._elsewhere else set())
         done = all(step in self.steps and self.steps[step].done for step in PARTITION_STEPS if step not in needless)
-        found = {"all": True, "unfinished": not done, "failed": "failed" in runs, "drift": bool(self.flags)}
-        found["running"] = bool(runs & {"queued", "running"})
-        return {state for state, is_found in found.items() if is_found}
+        applies = {"all": True, "unfinished": not done, "failed": "failed" in runs, "drift": bool(self.flags)}
+        applies["running"] = bool(runs & {"queued", "running"})
+        return {state for state, does in applies.items() if does}
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +88,7 @@ def overview(
     rows = _rows(state)
     named = [row for row in rows if row.key.startswith(f"{collection}/" if collection else "") and q in row.key]
     states = [row.states() for row in named]
-    chosen = [row for row, of in zip(named, states, strict=True) if show in of]
+    chosen = [row for row, shows in zip(named, states, strict=True) if show in shows]
     pages = max(1, -(-len(chosen) // ROWS))
     page = min(page, pages)
     left_out = {step for step in OPTIONAL if not any(step in row.steps for row in rows)}
@@ -98,7 +99,7 @@ def overview(
         collections=sorted({row.key.split("/")[0] for row in rows}),
         collection=collection,
         show=show,
-        counts={choice: sum(choice in of for of in states) for choice in get_args(Show)},
+        counts={choice: sum(choice in shows for shows in states) for choice in get_args(Show)},
         q=q,
         page=page,
         pages=pages,
@@ -130,14 +131,14 @@ def _rows(state: State) -> list[Row]:
 
 
 def _sums(rows: Iterable[Row]) -> dict[str, StepSum]:
-    found = {step: [row.steps[step] for row in rows if step in row.steps] for step in PARTITION_STEPS}
+    totals = {step: [row.steps[step] for row in rows if step in row.steps] for step in PARTITION_STEPS}
     return {
         step: StepSum(
-            done=sum(t.done for t in of),
-            rows_in=sum(t.rows_in for t in of),
-            rows=sum(t.rows for t in of),
-            lost=sum(sum(t.rejected.values()) for t in of),
-            seconds=sum(t.seconds for t in of),
+            done=sum(t.done for t in of_step),
+            rows_in=sum(t.rows_in for t in of_step),
+            rows=sum(t.rows for t in of_step),
+            lost=sum(sum(t.rejected.values()) for t in of_step),
+            seconds=sum(t.seconds for t in of_step),
         )
-        for step, of in found.items()
+        for step, of_step in totals.items()
     }

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
 from fastapi import Request
 from fastapi.responses import HTMLResponse
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from jinja2 import Environment
 
-from laion_people.language.factwords import claim_words, name_words, value_words
+from laion_people.reports import templating
+from laion_people.reports.templating import environment
 
 FOLDER = Path(__file__).parent
+STATIC = (FOLDER / "static", templating.STATIC)  # folders with style sheets and scripts
 LONGEST_URL = 8000  # characters, as many as servers take (RFC 9110, section 4.1)
-HIDDEN = {ord(c): None for c in "\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069\u200e\u200f\u061c"}
 
 
 def render(request: Request, template: str, status: int = 200, **context: Any) -> HTMLResponse:
@@ -37,6 +37,16 @@ def compile_templates() -> None:
         _environment().get_template(name)
 
 
+def person_path(person_id: str) -> str:
+    """Address of a person's page below the app."""
+    return "/people/" + quote(person_id)
+
+
+def stored_path(person_id: str) -> str:
+    """Address of the stored image that a person is in."""
+    return "/images/stored/" + quote(person_id.rpartition("/")[0])
+
+
 def web_link(url: str | None) -> str:
     """The URL if it is one of the web, else nothing: a link must not run what a ``javascript:`` URL holds."""
     try:
@@ -45,61 +55,16 @@ def web_link(url: str | None) -> str:
         return ""
 
 
-def plain(text: str | None) -> str:
-    """Text without the characters that turn its direction (bidi controls), so that it cannot pose as other text."""
-    return (text or "").translate(HIDDEN)
-
-
-def number(value: float, units: str = "kMG") -> str:
-    """At most three digits and a unit: 4.07, 812, 18.1 k, 2.32 M; more before the last unit (1,200 G)."""
-    at = 0
-    while value >= 999.5 and at < len(units):
-        value, at = value / 1000, at + 1
-    text = f"{value:.3g}" if value < 999.5 else f"{value:,.0f}"
-    return f"{text}\N{NO-BREAK SPACE}{units[at - 1]}" if at else text
-
-
-def size(value: float) -> str:
-    """Bytes for people: 812 B, 3.1 GB."""
-    text = number(value, "kMGTP")
-    return f"{text}B" if value >= 999.5 else f"{text}\N{NO-BREAK SPACE}B"
-
-
-def share(part: float, whole: float) -> str:
-    """A share in per cent; empty of nothing."""
-    return f"{100 * part / whole:.3g}\N{NO-BREAK SPACE}%" if whole else ""
-
-
-def duration(seconds: float) -> str:
-    """Seconds, minutes, hours or days: 41 s, 12 min, 3.4 h."""
-    for unit, length in (("d", 86400.0), ("h", 3600.0), ("min", 60.0)):
-        if seconds >= 2 * length:
-            return f"{seconds / length:.3g}\N{NO-BREAK SPACE}{unit}"
-    return f"{seconds:.3g}\N{NO-BREAK SPACE}s"
-
-
-def time(moment: str | datetime | None) -> str:
-    """A moment in UTC, to the minute; of ISO 8601 text in UTC too."""
-    text = moment.isoformat() if isinstance(moment, datetime) else moment or ""
-    return text[:16].replace("T", " ")
-
-
 @cache
 def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER / "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    texts = (web_link, plain, number, size, share, duration, time, claim_words, name_words)
-    environment.filters |= {f.__name__: f for f in texts}
-    environment.globals |= {"static": _static, "value_words": value_words}
-    return environment
+    templates = environment(FOLDER / "templates")
+    templates.filters |= {"web_link": web_link, "person_path": person_path}
+    templates.globals["static"] = _static
+    return templates
 
 
 @cache
 def _static(name: str) -> str:
     """The path of a static file below the app; it changes with the file, so that browsers may keep it."""
-    return f"/static/{name}?{hashlib.sha256((FOLDER / 'static' / name).read_bytes()).hexdigest()[:12]}"
+    content = next(file for folder in STATIC if (file := folder / name).exists()).read_bytes()
+    return f"/static/{name}?{hashlib.sha256(content).hexdigest()[:12]}"

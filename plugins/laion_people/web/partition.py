@@ -11,7 +11,7 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, steps_of
-from laion_people.reports.funnel import bars, stages_of
+from laion_people.reports.funnel import bars, made_elsewhere, stages_of
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals
@@ -34,8 +34,7 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
     if key not in keys:
         raise HTTPException(404, f"There is no partition {key} in {store.uri}: look for it among all partitions.")
     steps = {name: totals[key][name] for name in PARTITION_STEPS if name in totals.get(key, {})}
-    runs = source.runs_of(key, {of.run_id for of in steps.values()})
-    elsewhere = steps["detect"].rows_in if "detect" in steps and "download" not in steps else 0
+    runs = source.runs_of(key, {step.run_id for step in steps.values()})
     at = keys.index(key)
     return render(
         request,
@@ -45,7 +44,7 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
         after=keys[at + 1] if at + 1 < len(keys) else "",
         steps=steps,
         stages={stage: [entry.name for entry in steps_of(stage)] for stage in PARTITION_STAGES},
-        bars=bars(list(stages_of(steps, elsewhere, meshes=None))),
+        bars=bars(list(stages_of(steps, made_elsewhere(steps), meshes=None))),
         meanings=MEANINGS,
         missing={step: missing for step in steps if (missing := missing_shards(store, steps, step))},
         runs=[run for run in runs if run.partition == key],
@@ -66,32 +65,32 @@ def of_run(request: Request, dag_id: str, run_id: Annotated[str, Path(max_length
 
 
 def missing_shards(store: Store, steps: Mapping[str, Totals], step: str) -> str:
-    """The shards that an unfinished step has still to make, as ranges; empty when none is, or it can't be told which.
+    """The shards that an unfinished step has still to make, as ranges; empty when none is, or it is not known which.
 
     They are compared with those of the last finished step before it; without one, shards are numbered from 0.
     """
-    of = steps[step]
-    if of.done:
+    totals = steps[step]
+    if totals.done:
         return ""
     before = [steps[s] for s in takewhile(lambda s: s != step, steps) if steps[s].done]
-    planned = _shards(store, before[-1]) if before else frozenset(range(of.planned))
-    missing = planned - _shards(store, of)
-    if len(missing) != of.planned - of.shards:  # images made elsewhere have gaps in their numbers
+    planned = _shards(store, before[-1]) if before else frozenset(range(totals.planned))
+    missing = planned - _shards(store, totals)
+    if len(missing) != totals.planned - totals.shards:  # images made elsewhere have gaps in their numbers
         return ""
-    found = ranges(missing)
-    more = len(found) - MOST_RANGES
-    return ", ".join(found[:MOST_RANGES]) + (f" and {more} more" if more > 0 else "")
+    listed = ranges(missing)
+    more = len(listed) - MOST_RANGES
+    return ", ".join(listed[:MOST_RANGES]) + (f" and {more} more" if more > 0 else "")
 
 
 def ranges(numbers: Iterable[int]) -> list[str]:
     """Numbers as the command line's ``--shards`` takes them: 0, 3-5."""
-    found: list[tuple[int, int]] = []
+    runs: list[tuple[int, int]] = []
     for number in sorted(numbers):
-        if found and found[-1][1] == number - 1:
-            found[-1] = (found[-1][0], number)
+        if runs and runs[-1][1] == number - 1:
+            runs[-1] = (runs[-1][0], number)
         else:
-            found.append((number, number))
-    return [f"{first}-{last}" if last > first else str(first) for first, last in found]
+            runs.append((number, number))
+    return [f"{first}-{last}" if last > first else str(first) for first, last in runs]
 
 
 def _shards(store: Store, totals: Totals) -> frozenset[int]:

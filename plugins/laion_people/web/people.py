@@ -6,7 +6,6 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Annotated, Any, Literal
-from urllib.parse import quote
 
 import numpy as np
 import pyarrow as pa
@@ -17,13 +16,14 @@ from pydantic import AfterValidator, Field
 
 from laion_people.engine.writing import ROW_GROUP
 from laion_people.errors import LaionPeopleError
-from laion_people.language.facts import KIND, VALUES, closure, explained
+from laion_people.language.facts import KIND, VALUES, Fact, closure
+from laion_people.reports.figures import person_figure
+from laion_people.reports.views import CHOICE_COLUMNS, KINDS, choice_of, facts_of
 from laion_people.storage.store import Store
 from laion_people.storage.versions import versions
 from laion_people.vision.geometry import BLENDSHAPES
 from laion_people.web import source
 from laion_people.web.addresses import (
-    KINDS,
     PAGE_ROWS,
     Filters,
     MaybeCluster,
@@ -34,18 +34,15 @@ from laion_people.web.addresses import (
     chosen_shard,
     paged,
 )
-from laion_people.web.figures import BODY_PADDING, Figure, box_mark, crop_box, face_mesh, skeleton
-from laion_people.web.pages import render
+from laion_people.web.pages import person_path, render, stored_path
 from laion_people.web.rows import Tables, at_once, contains, equal, shards
-from laion_people.web.why import CHOICE, ranked, told_facts
 
 router = APIRouter()
 PEOPLE = ["key", "caption", "image_width", "image_height", "bbox", "bbox_score"]
 CLUSTERS = [f"{kind}_cluster" for kind in KINDS]
 ANGLES = ["head_yaw", "head_pitch", "head_roll"]
 CROWDS = {"1": (1, 1), "2": (2, 2), "3-5": (3, 5), "6+": (6, 10**9)}  # people in an image
-STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are told of
-FACE_POINTS = 478  # of a face mesh, each x, y and z
+STANDS_OUT = 0.3  # blendshapes (0 to 1) above it are shown
 MESH_GROUPS = 2  # row groups of face landmarks (6 MB each) that a page of people reads at most
 
 
@@ -80,14 +77,14 @@ class PeopleFilters(Filters):
 @router.get("/people/{collection}/{part}")
 def people(request: Request, partition: Partition, filters: Annotated[PeopleFilters, Query()]) -> HTMLResponse:
     store = source.store()
-    there = shards(store, f"people/{partition}")
-    if not there:
+    listed = shards(store, f"people/{partition}")
+    if not listed:
         return render(request, "nothing.html.j2", partition=partition, what="people", step="detect", version="")
     known = versions(store)
-    tables = _tables(store, partition, chosen_shard(filters, there), filters.version)
-    found, total = _matching(tables, filters)
-    pages = paged(filters, there, len(found), total)
-    rows = found[pages.span].tolist()
+    tables = _tables(store, partition, chosen_shard(filters, listed), filters.version)
+    matching, total = _matching(tables, filters)
+    pages = paged(filters, listed, len(matching), total)
+    rows = matching[pages.span].tolist()
     with_mesh = "mesh" not in filters.hide and len({row // ROW_GROUP for row in rows}) <= MESH_GROUPS
     return render(
         request,
@@ -131,20 +128,10 @@ def person(
         subsets=tables.subsets(),
         person=_detailed(tables, row, person_id),
         around={
-            rel: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
-            for rel, at in (("prev", row - 1), ("next", row + 1))
+            relation: person_path(ids["person_id"][at].as_py()) if 0 <= at < len(ids) else None
+            for relation, at in (("prev", row - 1), ("next", row + 1))
         },
     )
-
-
-def person_path(person_id: str) -> str:
-    """Address of a person's page below the app."""
-    return "/people/" + quote(person_id)
-
-
-def stored_path(person_id: str) -> str:
-    """Address of the stored image that a person is in."""
-    return "/images/stored/" + quote(person_id.rpartition("/")[0])
 
 
 def _tables(store: Store, partition: str, shard: int, version: str) -> Tables:
@@ -168,9 +155,9 @@ def _matching(tables: Tables, filters: PeopleFilters) -> tuple[np.ndarray, int]:
     if filters.fact:
         wanted["facts"] = ["facts"]
     read = tables.read_all(wanted)
-    for table, found in read.items():
-        if table != "subset_a" and len(found) != len(read["people"]):
-            raise LaionPeopleError(f"{tables.path(table)} has other rows than the people table: run its step again")
+    for name, table in read.items():
+        if name != "subset_a" and len(table) != len(read["people"]):
+            raise LaionPeopleError(f"{tables.path(name)} has other rows than the people table: run its step again")
     passing = _passing(read, filters)
     rows = np.flatnonzero(passing)
     if filters.sort != "stored":
@@ -205,16 +192,16 @@ def _passing(read: Mapping[str, pa.Table], filters: PeopleFilters) -> np.ndarray
     if filters.cluster:
         passing &= equal(read["assignments"].column(0), filters.cluster)
     if filters.fact:
-        passing &= _told(read["facts"]["facts"], *filters.fact.split("="))
+        passing &= _having(read["facts"]["facts"], *filters.fact.split("="))
     return passing
 
 
-def _told(facts: pa.ChunkedArray, name: str, value: str) -> np.ndarray:
-    """Of which people a fact is told, or a narrower one, bool [people]."""
+def _having(facts: pa.ChunkedArray, name: str, value: str) -> np.ndarray:
+    """Which people have a fact, or a narrower one, bool [people]."""
     lists = facts.combine_chunks()
     names, values, _ = map(pa.chunked_array, lists.flatten().flatten())
-    narrower = [of for of in VALUES[KIND[name]][name] if value in closure(name, of)]
-    true = equal(names, name) & np.logical_or.reduce([equal(values, of) for of in narrower])
+    narrower = [each for each in VALUES[KIND[name]][name] if value in closure(name, each)]
+    true = equal(names, name) & np.logical_or.reduce([equal(values, each) for each in narrower])
     people = np.repeat(np.arange(len(lists)), pc.call_function("list_value_length", [lists]))
     return np.bincount(people[true], minlength=len(lists)) > 0
 
@@ -226,10 +213,9 @@ def _listed(tables: Tables, rows: list[int], with_mesh: bool) -> list[dict[str, 
         wanted["mesh"] = ["face_landmarks"]
     people, members = at_once(lambda: tables.beside(rows, wanted), lambda: tables.read("subset_a", ["person_id"]))
     inside = None if members is None else set(members["person_id"].to_pylist())
-    for of in people:
-        of["in_subset_a"] = inside and of["person_id"] in inside
-        of["figure"] = figure(of)
-        of["path"] = person_path(of["person_id"])
+    for person in people:
+        person["in_subset_a"] = inside and person["person_id"] in inside
+        person["figure"] = person_figure(person, stored_path(person["person_id"]))
     return people
 
 
@@ -244,39 +230,27 @@ def _detailed(tables: Tables, row: int, person_id: str) -> dict[str, Any]:
         "assignments": [*CLUSTERS, *(f"{kind}_distance" for kind in KINDS)],
     }
     descriptions = ["caption", "captioner", "similarity"]
-    (of,), subset_a, subset_c, subset_d = at_once(
+    (person,), subset_a, subset_c, subset_d = at_once(
         lambda: tables.beside([row], wanted),
         lambda: tables.of_person("subset_a", person_id, ["threshold"]),
-        lambda: tables.of_person("subset_c", person_id, CHOICE),
+        lambda: tables.of_person("subset_c", person_id, CHOICE_COLUMNS),
         lambda: tables.of_person("subset_d", person_id, descriptions),
     )
-    shapes = zip(BLENDSHAPES, of["blendshapes"] or (), strict=False)
+    shapes = zip(BLENDSHAPES, person["blendshapes"] or (), strict=False)
     expression = sorted((shape for shape in shapes if shape[1] > STANDS_OUT), key=lambda shape: -shape[1])
-    facts = told_facts(tables, of["facts"])
-    for choice in subset_c:
-        choice |= {"ranked": ranked(tables, choice), "reasons": explained(choice["claims"] or (), facts)}
-    behind = [fact for choice in subset_c for _, of_claim in choice["reasons"] for fact in of_claim or ()]
-    return of | {
-        "figure": figure(of),
-        "facts": None if facts is None else {k: [f for f in facts if KIND.get(f.name) == k] for k in KINDS},
+    facts = facts_of(tables.path("facts"), person["facts"])
+    choices = [choice_of(tables.path("subset_c"), row, facts) for row in subset_c]
+    behind = [fact for choice in choices for _, of_claim in choice.reasons for fact in of_claim or ()]
+    return person | {
+        "figure": person_figure(person, stored_path(person_id)),
+        "facts": None if facts is None else {kind: _of_kind(facts, kind) for kind in KINDS},
         "claimed": {fact.name for fact in behind},
         "subset_a": subset_a,
-        "subset_c": subset_c,
+        "choices": choices,
         "subset_d": subset_d,
         "expression": [(re.sub(r"([A-Z])", r" \1", name).lower(), value) for name, value in expression],
     }
 
 
-def figure(of: Mapping[str, Any]) -> Figure:
-    """A person over the stored image, from columns of the people, pose and, for the face, mesh tables."""
-    marks = [box_mark(of["bbox"])]
-    if landmarks := of.get("face_landmarks"):
-        if len(landmarks) != 3 * FACE_POINTS:
-            told = f"{len(landmarks)} numbers for the face of {of['person_id']}"
-            raise LaionPeopleError(f"the mesh table is damaged ({told}): run again the step that writes it")
-        marks += face_mesh(np.array(landmarks, np.float32).reshape(-1, 3))
-    if keypoints := of.get("keypoints"):
-        marks += skeleton(np.array(keypoints, np.float32).reshape(17, 3))
-    width, height = of["image_width"], of["image_height"]
-    crop = crop_box(of["bbox"], BODY_PADDING, width, height)
-    return Figure(stored_path(of["person_id"]), width, height, crop, f"Person {of['person_id']}", marks)
+def _of_kind(facts: list[Fact], kind: str) -> list[Fact]:
+    return [fact for fact in facts if KIND.get(fact.name) == kind]

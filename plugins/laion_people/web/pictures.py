@@ -20,6 +20,7 @@ from fastapi import APIRouter, Header, HTTPException, Path, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Send
 
+from laion_people.reports.views import sheet_path
 from laion_people.storage.store import Store
 from laion_people.storage.tars import Contents, Place, TarError
 from laion_people.web import source
@@ -118,7 +119,7 @@ async def composed(version: Version, partition: Partition, shard: Shard, key: st
 @router.get("/sheets/{version}/{cluster_id}")
 async def sheet(version: Version, cluster_id: ClusterId, if_none_match: Tag = "") -> Response:
     """The contact sheet of a cluster."""
-    return await _answer(f"clusters/{version}/contact-{cluster_id}.jpg", "", if_none_match)
+    return await _answer(sheet_path(version, cluster_id), "", if_none_match)
 
 
 async def _answer(path: str, key: str, if_none_match: str) -> Response:

@@ -96,8 +96,8 @@ def runs_of(partition: str, run_ids: Iterable[str] = ()) -> list[Run]:
 
 def partition_of(dag_id: str, run_id: str) -> str | None:
     """The partition key of a run; None when there is no such run or it has none."""
-    found = _runs((DagRun.dag_id == dag_id) & (DagRun.run_id == run_id))
-    return found[0].partition or None if found else None
+    runs = _runs((DagRun.dag_id == dag_id) & (DagRun.run_id == run_id))
+    return runs[0].partition or None if runs else None
 
 
 def _runs(condition: object) -> list[Run]:

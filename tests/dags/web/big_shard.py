@@ -80,7 +80,7 @@ def _tables(rng: np.random.Generator, ids: list[str], keys: list[str]) -> dict[s
         "mesh": _table("mesh", person_id=ids,
                        face_landmarks=_masked(_lists(rng.uniform(140, 220, n * 1434), 1434, False), seen),
                        blendshapes=_masked(_lists(rng.uniform(0, 0.4, n * 52), 52, False), seen),
-                       **{f"head_{of}": pa.array(rng.normal(0, 20, n), mask=~seen) for of in ("yaw", "pitch", "roll")},
+                       **{f"head_{a}": pa.array(rng.normal(0, 20, n), mask=~seen) for a in ("yaw", "pitch", "roll")},
                        face_score=pa.array(rng.uniform(0.5, 1, n), mask=~seen)),
         "facts": _table("facts", person_id=ids, facts=pa.array([_FACTS] * n, SCHEMAS["facts"].field("facts").type)),
         "clip": _table("clip", person_id=ids, similarity=similarity, clip_model=["made-up"] * n),
@@ -118,11 +118,11 @@ def _composites(partition: str, people: pa.Table, count: int) -> pa.Table:
 def _choices(rng: np.random.Generator, people: pa.Table) -> pa.Table:
     candidates = {kind: [f"A person shows {kind} {i}, one way or another." for i in range(6)] for kind in KINDS}
     rows = []
-    for of in people.select(list(OF_PERSON)).to_pylist():
+    for person in people.select(list(OF_PERSON)).to_pylist():
         for kind in KINDS:
             scores = np.sort(rng.uniform(0.1, 0.4, 6))[::-1].tolist()
             rows.append(
-                of
+                person
                 | {"kind": kind, "cluster_id": f"{kind}-0001", "caption": candidates[kind][0], "scores": scores}
                 | {"claims": [CLAIMS[kind]], "foil_margin": None}
                 | {"candidates": candidates[kind], "clip_score": scores[0], "margin": scores[0] - scores[1]}

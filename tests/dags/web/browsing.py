@@ -63,11 +63,11 @@ def words(page: str, start: str, stop: str) -> str:
 
 def people_of(page: str) -> list[str]:
     """The ids of the people whose figures a page shows, in its order."""
-    return [unescape(found) for found in re.findall(r'aria-label="Person ([^"]*)"', page)]
+    return [unescape(person_id) for person_id in re.findall(r'aria-label="Person ([^"]*)"', page)]
 
 
 def field(page: str, name: str) -> str:
     """The value of a form's hidden field."""
-    found = re.search(rf'name="{name}" value="([^"]*)"', page)
-    assert found, f"the page has no field {name}"
-    return unescape(found[1])
+    match = re.search(rf'name="{name}" value="([^"]*)"', page)
+    assert match, f"the page has no field {name}"
+    return unescape(match[1])

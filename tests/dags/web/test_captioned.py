@@ -26,26 +26,26 @@ def shown(page: str) -> list[tuple[str, str]]:
 
 
 def pages(client: TestClient, query: str) -> list[tuple[str, str]]:
-    found = client.get(f"{PAGE}?{query}&page=1").text
-    more = client.get(f"{PAGE}?{query}&page=2").text if 'rel="next"' in found else ""
-    return shown(found) + shown(more)
+    first = client.get(f"{PAGE}?{query}&page=1").text
+    more = client.get(f"{PAGE}?{query}&page=2").text if 'rel="next"' in first else ""
+    return shown(first) + shown(more)
 
 
 @pytest.mark.parametrize(
     ("query", "passes", "order"),
     [
-        ("", lambda of: True, None),
-        ("kind=face", lambda of: of["kind"] == "face", None),
-        ("cluster=pose-0002", lambda of: of["cluster_id"] == "pose-0002", None),
-        ("text=HEAD+candidate", lambda of: "head candidate" in of["caption"], None),
-        ("sort=clear&kind=pose", lambda of: of["kind"] == "pose", lambda of: -of["margin"]),
-        ("sort=close", lambda of: True, lambda of: of["margin"]),
+        ("", lambda row: True, None),
+        ("kind=face", lambda row: row["kind"] == "face", None),
+        ("cluster=pose-0002", lambda row: row["cluster_id"] == "pose-0002", None),
+        ("text=HEAD+candidate", lambda row: "head candidate" in row["caption"], None),
+        ("sort=clear&kind=pose", lambda row: row["kind"] == "pose", lambda row: -row["margin"]),
+        ("sort=close", lambda row: True, lambda row: row["margin"]),
     ],
 )
 def test_filters_and_orders(client: TestClient, rows: Rows, query: str, passes: Passes, order: Order | None) -> None:
-    expected = [of for of in rows if passes(of)]
+    expected = [row for row in rows if passes(row)]
     expected = sorted(expected, key=order) if order else expected
-    assert pages(client, query) == [(of["kind"].capitalize(), of["person_id"]) for of in expected]
+    assert pages(client, query) == [(row["kind"].capitalize(), row["person_id"]) for row in expected]
 
 
 def test_candidates_stand_with_their_scores_the_best_first(client: TestClient, rows: Rows) -> None:
@@ -90,7 +90,7 @@ def test_choices_for_people_who_are_gone_name_the_step_to_run(
     client: TestClient, store: LocalStore, rows: Rows
 ) -> None:
     make_browsed(store, images=4)
-    old = [of for of in rows if "000000007" in str(of["person_id"])]
+    old = [row for row in rows if "000000007" in str(row["person_id"])]
     assert old
     with store.writer(PATH) as local:
         pq.write_table(pa.Table.from_pylist(old, schema=table(store, PATH).schema), local)

@@ -11,7 +11,7 @@ from fastapi.testclient import TestClient
 from laion_people.language import captions
 from laion_people.storage.store import LocalStore
 from laion_people.storage.totals import write_totals
-from laion_people.web import clusters
+from laion_people.web import cluster, people
 from tests.dags.web.big_store import manifest
 from tests.dags.web.browsing import PARTITION, field, make_browsed, people_of, replace, table
 from tests.dags.web.conftest import SignedIn
@@ -97,7 +97,7 @@ def test_the_list_says_who_has_reviewed_what(editor: TestClient, store: LocalSto
 
 def test_a_cluster_shows_members_of_a_shard(client: TestClient, store: LocalStore) -> None:
     make_browsed(store)
-    assert all(of.startswith("demo/00000/00000/") for of in people_of(client.get(PAGE).text))
+    assert all(person_id.startswith("demo/00000/00000/") for person_id in people_of(client.get(PAGE).text))
     assert "11 in shard 00000 of demo/00000" in client.get(PAGE).text
 
 
@@ -119,13 +119,17 @@ def test_members_with_faces_come_from_few_row_groups(
 ) -> None:
     """Face landmarks of a row group are 6 MB, and a cluster has a few members in each."""
     make_browsed(store)
-    monkeypatch.setattr(clusters, "ROW_GROUP", 8)
-    for kind, most in (("face", clusters.MESH_GROUPS), ("pose", 99)):
+    monkeypatch.setattr(cluster, "ROW_GROUP", 8)
+    for kind, most in (("face", people.MESH_GROUPS), ("pose", 99)):
         page = client.get(f"{LIST}/{kind}-0001").text
         assigned = table(store, f"assignments/{VERSION}/{PARTITION}/00000.parquet")
-        rows = [row for row, of in enumerate(assigned[f"{kind}_cluster"].to_pylist()) if of == f"{kind}-0001"]
+        rows = [
+            row
+            for row, cluster_id in enumerate(assigned[f"{kind}_cluster"].to_pylist())
+            if cluster_id == f"{kind}-0001"
+        ]
         first = [row for row in rows if row // 8 in sorted({row // 8 for row in rows})[:most]]
-        assert people_of(page) == [assigned["person_id"][row].as_py() for row in first[: clusters.MEMBERS]]
+        assert people_of(page) == [assigned["person_id"][row].as_py() for row in first[: cluster.MEMBERS]]
         assert f"{len(rows)} in shard" in page
 
 

@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 from fastapi.testclient import TestClient
 
+from laion_people.reports import tables
 from laion_people.storage.store import LocalStore
 from laion_people.web import rows
 from tests.dags.web.browsing import PARTITION, make_browsed
@@ -66,8 +67,8 @@ def test_any_address_is_answered(client: TestClient, name: str) -> None:
 
 
 def test_any_table_in_place_of_another_is_told(client: TestClient, store: LocalStore, whole: Path) -> None:
-    tables = sorted(path.relative_to(whole) for path in whole.rglob("*.parquet") if path.parts[-4] != "metadata")
-    others = random.Random(5).sample([(a, b) for a in tables for b in tables if a != b], 24)
+    paths = sorted(path.relative_to(whole) for path in whole.rglob("*.parquet") if path.parts[-4] != "metadata")
+    others = random.Random(5).sample([(a, b) for a in paths for b in paths if a != b], 24)
     for path, other in others:
         shutil.copyfile(whole / other, store.root / path)
         ask_all(client, f"{other} as {path}")
@@ -126,6 +127,6 @@ def test_huge_captions_of_an_old_store_make_no_huge_page(client: TestClient, sto
 def test_columns_that_would_fill_the_memory_are_refused(
     client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(rows, "MOST_BYTES", 100)
+    monkeypatch.setattr(tables, "MOST_BYTES", 100)
     answer = client.get(f"/laion-people{PEOPLE}")
-    assert answer.status_code == 503 and "is too large to be shown" in answer.text
+    assert answer.status_code == 503 and "is too large to be read at once" in answer.text

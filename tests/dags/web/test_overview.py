@@ -14,7 +14,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from laion_people.errors import LaionPeopleError
-from laion_people.reports.drift import Vitals
+from laion_people.reports.drift import Statistics
 from laion_people.storage.store import LocalStore
 from laion_people.storage.totals import Totals, write_totals
 from laion_people.web import source
@@ -30,13 +30,13 @@ EXTRACT, CAPTION = "laion_people_extract", "laion_people_caption"
 
 def rows(page: str) -> dict[str, list[str]]:
     """The matrix: the texts of each partition's cells, by the last part of its key."""
-    found = {}
+    cells_by_row = {}
     for row in re.findall(
         r"<tr>\s*<th scope=\"row\"><a href=\"[^\"]*/partitions/[^>]*>(.*?)</a>(.*?)</tr>", page, re.DOTALL
     ):
         cells = re.findall(r"<td[^>]*>(.*?)</td>", row[1], re.DOTALL)
-        found[row[0]] = [re.sub(r"<[^>]*>", "", cell).replace("\xa0", " ").strip() for cell in cells]
-    return found
+        cells_by_row[row[0]] = [re.sub(r"<[^>]*>", "", cell).replace("\xa0", " ").strip() for cell in cells]
+    return cells_by_row
 
 
 def test_a_store_without_partitions_says_what_to_do(client: TestClient, store: LocalStore) -> None:
@@ -48,10 +48,10 @@ def test_a_store_without_partitions_says_what_to_do(client: TestClient, store: L
 def test_each_partition_tells_each_step(client: TestClient, store: LocalStore) -> None:
     store.write("metadata/laion2B-en/part-00000-x.parquet", b"")
     add_partition(store, "laion2B-en/00001", 5, {"pose": 3, "mesh": 0})
-    found = rows(client.get(PAGE).text)
-    assert list(found) == ["00000", "00001"]
-    assert set(found["00000"]) == {"", "–not run"}
-    assert found["00001"][:6] == ["", "31 k", "27.9 k", "3/5", "–not run", "27.9 k"]
+    cells = rows(client.get(PAGE).text)
+    assert list(cells) == ["00000", "00001"]
+    assert set(cells["00000"]) == {"", "–not run"}
+    assert cells["00001"][:6] == ["", "31 k", "27.9 k", "3/5", "–not run", "27.9 k"]
 
 
 def test_the_newest_run_of_each_dag_is_linked(client: TestClient, store: LocalStore, add_run: AddRun) -> None:
@@ -87,8 +87,8 @@ def test_partitions_are_chosen_by_collection_state_and_key(
 def test_a_partition_unlike_its_collection_is_flagged(client: TestClient, store: LocalStore) -> None:
     for part in range(6):
         add_partition(store, f"laion2B-en/0000{part}", 1)
-        vitals = Vitals(f"laion2B-en/0000{part}", 0.1 if part == 4 else 0.6, 1.0, 0.28, "d", "c")
-        store.write(f"vitals/laion2B-en/0000{part}.json", json.dumps(dataclasses.asdict(vitals)).encode())
+        statistics = Statistics(f"laion2B-en/0000{part}", 0.1 if part == 4 else 0.6, 1.0, 0.28, "d", "c")
+        store.write(f"statistics/laion2B-en/0000{part}.json", json.dumps(dataclasses.asdict(statistics)).encode())
     page = client.get(PAGE, params={"show": "drift"}).text
     assert list(rows(page)) == ["00004"]
     assert "download success is 10.0%" in page
@@ -187,7 +187,7 @@ def test_those_who_ask_together_share_a_reading() -> None:
         time.sleep(0.2)
         go.set()
         assert list(first.result(20)) == ["reading 0"]
-        assert {str(list(of.result(20))) for of in later} == {"['reading 1']"}
+        assert {str(list(reading.result(20))) for reading in later} == {"['reading 1']"}
     assert list(shared.read()) == ["reading 2"]
 
 
@@ -263,7 +263,7 @@ def test_a_page_asks_the_store_for_little_however_many_shards_there_are(
 
     for name in ("list", "tags", "open", "exists", "size", "tag"):
         watch(name)
-    folders = ["list metadata", "tags totals", "tags vitals"]
+    folders = ["list metadata", "tags statistics", "tags totals"]
     client.get(PAGE)
     assert sorted(asked) == folders
     asked.clear()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from math import inf, log
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -14,59 +16,123 @@ from laion_people.errors import LaionPeopleError
 from laion_people.vision.images import ImageError, TarImages, crop, decode
 from laion_people.vision.people import boxes, face_boxes
 
-TILE = 160  # pixels
-COLUMNS, ROWS = 6, 2
+PICTURES = 12  # of a sheet at most
+WIDTH, GAP = 960, 4  # of a sheet, and between its pictures, in pixels
+USUAL = 170  # height of a row in pixels
+LOWEST, HIGHEST = 60, 360  # what it may be for the sake of the width; a single wide picture may be lower
+SLIMMEST = 1 / 24  # width to height, or height to width, of a picture; of slimmer ones the middle is shown
+GROUND = (148, 153, 160)  # between the pictures: a grey that is neither light nor dark
 PADDING = {"pose": 0.05, "face": 0.5, "head": 0.5}  # share of the box that is shown around it
 QUALITY = 85
 
 Place = tuple[str, int, int]  # partition, shard, row: where a person is
 
 
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where a picture is on a sheet, in pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+
 def pick(members: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """The members that stand for a cluster: the medoid first, then evenly from near its centre to far from it."""
     nearest = members[np.argsort(distances[members], kind="stable")]
-    return nearest[np.unique(np.linspace(0, len(nearest) - 1, min(len(nearest), COLUMNS * ROWS)).round().astype(int))]
+    return nearest[np.unique(np.linspace(0, len(nearest) - 1, min(len(nearest), PICTURES)).round().astype(int))]
 
 
 def write_sheets(release: Release, sheets: Mapping[str, Sequence[Place]]) -> list[str]:
-    """Writes ``contact-<cluster_id>.jpg`` for each cluster id and its people; returns the names of the files."""
+    """Writes ``contact-<cluster_id>.jpg`` for each cluster id and its people; returns the names of the files.
+
+    Raises LaionPeopleError when a person's image cannot be read.
+    """
     wanted: dict[tuple[str, int], list[tuple[str, int, int]]] = defaultdict(list)
     for cluster_id, places in sheets.items():
         for slot, (partition, index, row) in enumerate(places):
             wanted[partition, index].append((cluster_id, slot, row))
-    tiles: dict[str, dict[int, Image.Image]] = defaultdict(dict)
+    pictures: dict[str, dict[int, Image.Image]] = defaultdict(dict)
     for (partition, index), people in sorted(wanted.items()):
-        table = release.table("people", partition, index, ["key", "bbox"])
-        mesh = release.table("mesh", partition, index, ["face_landmarks"])
-        whole, faces = boxes(table), face_boxes(mesh)
-        with release.local("images", partition, index) as path:
-            images = TarImages(path)
-            for cluster_id, slot, row in people:
-                key = table["key"][row].as_py()
-                kind = cluster_id.split("-")[0]
-                box = whole[row] if kind == "pose" else faces[row]
-                try:
-                    image = np.asarray(decode(images.read(key), limited=False))
-                except ImageError as error:
-                    raise LaionPeopleError(f"{partition}/{index:05d}/{key}: {error}; run `detect` again") from error
-                tiles[cluster_id][slot] = _tile(crop(image, box, PADDING[kind]))
+        for cluster_id, slot, pixels in _cut_out(release, partition, index, people):
+            pictures[cluster_id][slot] = Image.fromarray(pixels)
     names = []
-    for cluster_id, pictures in sorted(tiles.items()):
+    for cluster_id, by_slot in sorted(pictures.items()):
         names.append(f"contact-{cluster_id}.jpg")
-        release.store.write(release.path(names[-1]), _sheet([pictures[slot] for slot in sorted(pictures)]))
+        release.store.write(release.path(names[-1]), _sheet([by_slot[slot] for slot in sorted(by_slot)]))
     return names
 
 
-def _tile(pixels: np.ndarray) -> Image.Image:
-    return ImageOps.pad(Image.fromarray(pixels), (TILE, TILE), Image.Resampling.LANCZOS, color="white")
+def _cut_out(
+    release: Release, partition: str, index: int, people: Sequence[tuple[str, int, int]]
+) -> Iterator[tuple[str, int, np.ndarray]]:
+    """Cluster id, slot and pixels of people of a shard, who are given as cluster id, slot and row."""
+    table = release.table("people", partition, index, ["key", "bbox"])
+    whole, faces = boxes(table), face_boxes(release.table("mesh", partition, index, ["face_landmarks"]))
+    with release.local("images", partition, index) as path:
+        images = TarImages(path)
+        for cluster_id, slot, row in people:
+            key = table["key"][row].as_py()
+            kind = cluster_id.split("-")[0]
+            try:
+                image = np.asarray(decode(images.read(key), limited=False))
+            except ImageError as error:
+                raise LaionPeopleError(f"{partition}/{index:05d}/{key}: {error}; run `detect` again") from error
+            yield cluster_id, slot, crop(image, (whole if kind == "pose" else faces)[row], PADDING[kind])
 
 
-def _sheet(tiles: Sequence[Image.Image]) -> bytes:
-    """A JPEG with the tiles in rows; short rows are filled with white."""
-    rows = -(-len(tiles) // COLUMNS)
-    sheet = Image.new("RGB", (COLUMNS * TILE, rows * TILE), "white")
-    for slot, tile in enumerate(tiles):
-        sheet.paste(tile, (slot % COLUMNS * TILE, slot // COLUMNS * TILE))
+def arrange(shapes: Sequence[float]) -> list[Slot]:
+    """Pictures with these ratios of width to height in rows as wide as the sheet, from left to right and down.
+
+    The pictures of a row are equally high, and keep their shape but for what rounding to pixels takes. A row that would
+    be higher than HIGHEST to fill the width is HIGHEST, and in the middle.
+    """
+    shapes = [min(max(shape, SLIMMEST), 1 / SLIMMEST) for shape in shapes]
+    slots: list[Slot] = []
+    top = 0
+    for row in _rows(shapes):
+        height = min(_height(row), HIGHEST)
+        left = (WIDTH - height * sum(row) - GAP * (len(row) - 1)) / 2
+        for shape in row:
+            right = left + height * shape
+            slots.append(Slot(round(left), top, round(right) - round(left), round(height)))
+            left = right + GAP
+        top += round(height) + GAP
+    return slots
+
+
+def _rows(shapes: Sequence[float]) -> list[Sequence[float]]:
+    """The shapes in rows, of all ways to break them that whose heights are the nearest to USUAL, as ratios.
+
+    Only a row of a single picture may be lower than LOWEST.
+    """
+    best: list[tuple[float, list[Sequence[float]]]] = [(0.0, [])]  # of the first 0, 1, ... shapes: how far, rows
+    for stop in range(1, len(shapes) + 1):
+        far, rows = inf, best[0][1]
+        for start in range(stop):
+            row = shapes[start:stop]
+            if len(row) > 1 and _height(row) < LOWEST:
+                continue
+            sum_of_both = best[start][0] + log(_height(row) / USUAL) ** 2
+            if sum_of_both < far:
+                far, rows = sum_of_both, [*best[start][1], row]
+        best.append((far, rows))
+    return best[-1][1]
+
+
+def _height(row: Sequence[float]) -> float:
+    """The height in pixels at which the pictures of a row fill the width."""
+    return (WIDTH - GAP * (len(row) - 1)) / sum(row)
+
+
+def _sheet(pictures: Sequence[Image.Image]) -> bytes:
+    """A JPEG with the pictures in rows, the first at the upper left."""
+    slots = arrange([picture.width / picture.height for picture in pictures])
+    sheet = Image.new("RGB", (WIDTH, slots[-1].top + slots[-1].height), GROUND)
+    for picture, slot in zip(pictures, slots, strict=True):
+        size = slot.width, slot.height
+        sheet.paste(ImageOps.fit(picture, size, Image.Resampling.LANCZOS), (slot.left, slot.top))
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()
