@@ -195,10 +195,8 @@ def test_a_cleared_task_makes_the_missing_shards_alone_and_all_dags_follow(inter
 def test_each_task_may_be_cleared_and_nothing_is_lost_or_made_twice(interrupted: Interrupted) -> None:
     deployment, first = interrupted.deployment, interrupted.first
     shards = written(deployment, *MADE, "assignments", "subset_b", "subset_c")
-    tasks = {
-        dag: sorted({task["task_id"] for task in instances(deployment, dag, first[dag])} - {"announce"})
-        for dag in first
-    }  # announce was cleared with download
+    tasks = {dag: sorted({task["task_id"] for task in instances(deployment, dag, first[dag])}) for dag in first}
+    tasks[EXTRACT].remove("announce")  # which was cleared with download
     for group in zip_longest(*tasks.values()):  # the first task of each DAG, the second of each, ...
         cleared = {dag: task for dag, task in zip(tasks, group, strict=True) if task}
         for dag, task in cleared.items():
@@ -207,7 +205,7 @@ def test_each_task_may_be_cleared_and_nothing_is_lost_or_made_twice(interrupted:
         for dag, task in cleared.items():
             states = {t["state"] for t in instances(deployment, dag, first[dag]) if t["task_id"] == task}
             assert states <= {"success", "skipped"}, (dag, task, states)
-    settle(deployment, caption_runs=3)  # announce has sent its partition again
+    settle(deployment, caption_runs=3)  # the cluster DAG has announced the partition again
     assert deployment.tables() == interrupted.undisturbed
     assert written(deployment, *MADE, "assignments", "subset_b", "subset_c") == shards
 
