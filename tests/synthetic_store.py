@@ -15,10 +15,11 @@ import pyarrow.parquet as pq
 from PIL import Image, ImageDraw
 
 from include.models.profiles import load_profile
-from laion_people.storage.layout import manifest_path
+from laion_people.storage.layout import manifest_path, totals_path
 from laion_people.storage.manifest import FileEntry, Manifest, ShardEntry
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
+from laion_people.storage.totals import write_totals
 from tests.fakes import UPRIGHT
 
 VERSION = "v0001"
@@ -36,7 +37,15 @@ def make_store(store: Store, partition: str = "demo/00000", images: int = 30, ca
 def change_manifest(store: Store, step: str, partition: str, **fields: Any) -> None:
     """Replaces fields of a partition's manifest."""
     path = manifest_path(step, partition)
-    store.write(path, dataclasses.replace(Manifest.from_json(store.read(path)), **fields).to_json())
+    changed = dataclasses.replace(Manifest.from_json(store.read(path)), **fields)
+    store.write(path, changed.to_json())
+    write_totals(store, changed, planned=max(1, len(changed.shards)))
+
+
+def forget(store: Store, step: str, partition: str = "demo/00000") -> None:
+    """As if a step had never been run on a partition, though its tables stay."""
+    store.delete(manifest_path(step, partition))
+    store.delete(totals_path(step, partition))
 
 
 class Maker:
@@ -291,6 +300,7 @@ class Maker:
             timings=dict(zip(("model", "decode", "write"), parts, strict=False)),
         )
         self.store.write(manifest_path(step, partition), manifest.to_json())
+        write_totals(self.store, manifest, planned=1)
 
     def _write(self, path: str, table: str, rows: list[Row]) -> None:
         with self.store.writer(path) as local:

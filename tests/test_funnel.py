@@ -18,9 +18,8 @@ from laion_people.reports.funnel import (
     partition_funnel,
     status,
 )
-from laion_people.storage.layout import manifest_path
 from laion_people.storage.store import LocalStore
-from tests.synthetic_store import change_manifest, make_store
+from tests.synthetic_store import change_manifest, forget, make_store
 
 
 def rows(store: LocalStore, partition: str = "demo/00000") -> dict[str, int]:
@@ -52,7 +51,7 @@ def test_people_without_a_face_mesh_are_counted_from_the_tables(store: LocalStor
 def test_the_funnel_ends_where_no_step_has_been_run(store: LocalStore) -> None:
     make_store(store, images=4)
     for step in ("mesh", "clip_filter", "subset_a", "assign", "compose", "caption"):
-        store.delete(manifest_path(step, "demo/00000"))
+        forget(store, step, "demo/00000")
     assert list(rows(store)) == ["rows of metadata", "downloaded", "images with people", "people", "poses"]
     assert format_funnel(partition_funnel(store, "demo/00001"), "demo/00001") == "demo/00001: no step has been run"
 
@@ -60,7 +59,7 @@ def test_the_funnel_ends_where_no_step_has_been_run(store: LocalStore) -> None:
 def test_images_made_elsewhere_begin_the_funnel_and_need_no_metadata(store: LocalStore) -> None:
     make_store(store, images=4)
     store.delete("metadata/demo/00000.parquet")
-    store.delete(manifest_path("download", "demo/00000"))
+    forget(store, "download", "demo/00000")
     store.write("manifests/detect/demo/00000/00000.json", b"")  # as each shard of a partition leaves one
     assert next(iter(rows(store).items())) == ("images made elsewhere", 4)
     assert list(status(store)["partitions"]) == ["demo/00000"]
@@ -84,7 +83,7 @@ def test_many_partitions_are_told_without_reading_their_shards(store: LocalStore
 
 def test_status_tells_programs_what_is_missing(store: LocalStore) -> None:
     make_store(store, images=4)
-    store.delete(manifest_path("caption", "demo/00000"))
+    forget(store, "caption", "demo/00000")
     told = json.loads(json.dumps(status(store)))
     steps = told["partitions"]["demo/00000"]
     assert steps["caption"] == {"missing": True}

@@ -15,7 +15,7 @@ from laion_people.steps.registry import STEPS
 from laion_people.storage.layout import manifest_path
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import LocalStore
-from tests.synthetic_store import make_store
+from tests.synthetic_store import forget, make_store
 
 HOSTILE = '"><script>alert(1)</script><img src=http://evil.example/x onerror=alert(2)>'
 CAPTIONS = (HOSTILE, "", "רץ מהר " * 80, "x" * 5000, "two people {{ 7 * 7 }} & a dog", "a\x00b\u202etxt.exe")
@@ -169,7 +169,7 @@ def test_facts_about_people_are_shown_by_fact_and_value(store: LocalStore, tmp_p
 
 def test_a_store_of_before_facts_and_claims_is_reported_without_them(store: LocalStore, tmp_path: Path) -> None:
     make_store(store, images=16)
-    store.delete(manifest_path("facts", "demo/00000"))
+    forget(store, "facts", "demo/00000")
     change_claims(store, None)
     page = Page(write_report(store, tmp_path))
     assert "run facts demo/00000" in " ".join(page.text.split())
@@ -197,7 +197,7 @@ def test_many_partitions_begin_with_a_table(store: LocalStore, tmp_path: Path) -
 def test_a_run_that_stopped_early_is_reported_as_far_as_it_went(store: LocalStore, tmp_path: Path) -> None:
     make_store(store, images=6)
     for step in ("assign", "compose", "caption", "clip_filter", "subset_a", "mesh", "pose"):
-        store.delete(manifest_path(step, "demo/00000"))
+        forget(store, step, "demo/00000")
     for path in (*store.list("manifests/cluster"), *store.list("manifests/label")):
         store.delete(path)
     page = Page(write_report(store, tmp_path))
@@ -296,7 +296,7 @@ def test_a_store_without_the_manifest_of_a_step_is_reported(store: LocalStore, t
     """As a partition that is being worked on, or one of which a file was lost."""
     make_store(store, images=6)
     for partition in ("demo/00000", "v0001"):
-        store.delete(manifest_path(step, partition))
+        forget(store, step, partition)
     assert write_report(store, tmp_path).exists()
 
 

@@ -21,6 +21,7 @@ from laion_people.reports import funnel
 from laion_people.settings import Settings
 from laion_people.storage import metadata
 from laion_people.storage.store import Store
+from laion_people.storage.totals import added_up
 
 RATES = Path(__file__).parent / "rates.json"
 PART_BYTES = 8 << 20  # boto3's default: a file of at least as much is uploaded in parts of this size
@@ -152,19 +153,17 @@ def measured_in(store: Store) -> dict[str, Rate]:
     A partition that is not finished counts with its finished shards. Manifests do not say on which machine a step ran,
     so that no rate follows from their seconds.
     """
-    done = [steps for partition in funnel.partitions(store) if (steps := funnel.manifests(store, partition))]
+    done = [steps for steps in funnel.sums(store).values() if steps]
     where = f"in what is done of {len(done)} partition{'s' * (len(done) != 1)} of {store.uri}"
     shares = {"download": "images_per_row", "detect": "people_per_image", "subset_a": "kept_per_person"}
     values: dict[str, float] = {}
-    for name, manifest in funnel.merged(done).items():
-        entry = STEPS[name]
-        if not manifest.rows_in or not manifest.rows:
+    for name, entry in STEPS.items():
+        of_partitions = [steps[name] for steps in done if name in steps]
+        if not of_partitions or not (totals := added_up(of_partitions)).rows_in or not totals.rows:
             continue
         if name in shares:
-            values[shares[name]] = manifest.rows / manifest.rows_in
-        written = sum(file.bytes for shard in manifest.shards for file in shard.files())
-        rows = manifest.rows if entry.written else manifest.rows_in
-        values[f"bytes:{entry.writes}"] = written / rows
+            values[shares[name]] = totals.rows / totals.rows_in
+        values[f"bytes:{entry.writes}"] = totals.bytes / (totals.rows if entry.written else totals.rows_in)
     return {name: Rate(value, True, where) for name, value in values.items()}
 
 

@@ -15,10 +15,10 @@ from laion_people.engine.stages import begun_partitions
 from laion_people.reports.tables import columns
 from laion_people.storage import metadata
 from laion_people.storage.layout import ClusterVersion, manifests_folder
-from laion_people.storage.manifest import Manifest, PartitionManifest, added
-from laion_people.storage.manifestindex import ManifestIndex
+from laion_people.storage.manifest import Manifest, PartitionManifest
+from laion_people.storage.manifestindex import READERS, ManifestIndex
 from laion_people.storage.store import Store
-from laion_people.storage.totals import Totals
+from laion_people.storage.totals import Totals, TotalsReader, added_up, totals_of
 from laion_people.storage.versions import manifest_of, versions
 
 FUNNEL_PARTITIONS = 8  # `status` adds up their funnels; of more, counting the meshes in every shard would take minutes
@@ -58,14 +58,36 @@ def manifests(store: Store, partition: str) -> dict[str, PartitionManifest]:
     return {step: manifest for step, manifest in read.items() if manifest}
 
 
+def sums(store: Store, chosen: Sequence[str] | None = None) -> dict[str, dict[str, Totals]]:
+    """The totals by partition and step, in the order of the steps; of those that no audit has seen, the sums of the
+    shards that are finished so far.
+
+    Reads a few hundred bytes of each step and partition that is audited, and the manifest of every other shard.
+    """
+    read, begun = TotalsReader(store).read(), begun_partitions(store)
+
+    def of_partition(key: str) -> dict[str, Totals]:
+        known = read.get(key, {})
+        index = ManifestIndex(store)
+        if key in begun:
+            steps = [step for step in PARTITION_STEPS if step not in known and scopes[step]]
+            known = known | {step: totals_of(made) for step in steps if (made := _sum_so_far(index, step, key))}
+        return {step: known[step] for step in PARTITION_STEPS if step in known}
+
+    keys = partitions(store) if chosen is None else chosen
+    scopes = {step: store.folders(manifests_folder(step)) for step in PARTITION_STEPS}
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(keys, pool.map(of_partition, keys), strict=True))
+
+
 def _sum_so_far(index: ManifestIndex, step: str, partition: str) -> PartitionManifest | None:
     if not STEPS[step].scope:
         return index.sum(step, partition)
     scopes = index.store.folders(manifests_folder(step))
     if STEPS[step].scope == CLUSTERS:
         scopes = sorted(filter(ClusterVersion.pattern.fullmatch, scopes), key=lambda name: ClusterVersion(name).number)
-    sums = (index.sum(step, partition, scope) for scope in reversed(scopes))
-    return next(filter(None, sums), None)
+    of_scopes = (index.sum(step, partition, scope) for scope in reversed(scopes))
+    return next(filter(None, of_scopes), None)
 
 
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
@@ -74,31 +96,7 @@ def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:
     return {v: {step: made for step, made in steps.items() if made} for v, steps in read.items() if steps["cluster"]}
 
 
-def merged(done: Collection[Mapping[str, Manifest]]) -> dict[str, Manifest]:
-    """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
-    by_step = {step: [steps[step] for steps in done if step in steps] for step in PARTITION_STEPS}
-    return {step: _merged(of_partitions) for step, of_partitions in by_step.items() if of_partitions}
-
-
-def _merged(manifests: Sequence[Manifest]) -> Manifest:
-    last = manifests[-1]
-    return Manifest(
-        step=last.step,
-        partition=last.partition,
-        run_id=last.run_id,
-        params=last.params,
-        models=last.models,
-        inputs=(),
-        shards=tuple(shard for manifest in manifests for shard in manifest.shards),
-        rows_in=sum(m.rows_in for m in manifests),
-        rows=sum(m.rows for m in manifests),
-        rejected=added(m.rejected for m in manifests),
-        seconds=sum(m.seconds for m in manifests),
-        timings=added(m.timings for m in manifests),
-    )
-
-
-def profile_notes(done: Collection[Mapping[str, Manifest]]) -> list[str]:
+def profile_notes(done: Collection[Mapping[str, Totals]]) -> list[str]:
     """What users must know of the profiles whose CLIP the partitions were filtered with."""
     used = [{name for step in steps.values() for name in step.models} for steps in done if "clip_filter" in steps]
     profiles = [load_profile(name) for name in available()]
@@ -110,20 +108,22 @@ def _is_of(names: set[str], profile: Profile) -> bool:
     return set(profile.roles["clip"].checkpoints.values()) <= names <= set(profile.checkpoints())
 
 
-def stages(store: Store, done: Collection[Mapping[str, Manifest]]) -> Iterator[Stage]:
-    """The stages of one or more partitions (``done``: their `manifests`), added up, as far as steps have been run."""
-    steps = merged(done)
-    elsewhere = sum(map(made_elsewhere, done))
-    meshes = count_meshes(store, steps["mesh"]) if "mesh" in steps else None
-    return stages_of(steps, elsewhere, meshes)
+def stages(store: Store, done: Mapping[str, Mapping[str, Totals]]) -> Iterator[Stage]:
+    """The stages of one or more partitions (``done``: their `sums`), added up, as far as steps have been run."""
+    by_step = {step: [steps[step] for steps in done.values() if step in steps] for step in PARTITION_STEPS}
+    steps = {step: added_up(of_partitions) for step, of_partitions in by_step.items() if of_partitions}
+    meshes = (
+        sum(count_meshes(store, key) for key, steps in done.items() if "mesh" in steps) if "mesh" in steps else None
+    )
+    return stages_of(steps, sum(map(made_elsewhere, done.values())), meshes)
 
 
-def made_elsewhere(steps: Mapping[str, Manifest | Totals]) -> int:
+def made_elsewhere(steps: Mapping[str, Totals]) -> int:
     """How many images of a partition `download` did not fetch: it has not been run, and `detect` has read some."""
     return steps["detect"].rows_in if "detect" in steps and "download" not in steps else 0
 
 
-def stages_of(steps: Mapping[str, Manifest | Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
+def stages_of(steps: Mapping[str, Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
     """The stages as the counts of the steps tell them.
 
     ``elsewhere`` counts images that `download` did not fetch. ``meshes`` counts people with a face mesh, which no step
@@ -166,7 +166,7 @@ def bars(stages: Sequence[Stage]) -> list[Bar]:
 
 def partition_funnel(store: Store, partition: str) -> list[Stage]:
     """The stages of a partition."""
-    return list(stages(store, [manifests(store, partition)]))
+    return list(stages(store, sums(store, [partition])))
 
 
 def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
@@ -174,16 +174,16 @@ def status(store: Store, chosen: Sequence[str] | None = None) -> dict[str, Any]:
 
     Of a step that has not been run there is only ``missing``. The funnel is null for more than FUNNEL_PARTITIONS.
     """
-    done = {key: manifests(store, key) for key in (partitions(store) if chosen is None else chosen)}
+    done = sums(store, chosen)
     return {
         "store": store.uri,
         "notes": profile_notes(done.values()),
         "partitions": {
             key: {step: _counts(steps.get(step)) for step in PARTITION_STEPS} for key, steps in done.items()
         },
-        "funnel": [asdict(s) for s in stages(store, done.values())] if len(done) <= FUNNEL_PARTITIONS else None,
+        "funnel": [asdict(s) for s in stages(store, done)] if len(done) <= FUNNEL_PARTITIONS else None,
         "clusters": {
-            version: {step: _counts(steps.get(step)) for step in RELEASE_STEPS}
+            version: {step: _counts(totals_of(steps[step]) if step in steps else None) for step in RELEASE_STEPS}
             for version, steps in release_manifests(store).items()
         },
     }
@@ -227,10 +227,11 @@ def format_funnel(funnel: Sequence[Stage], title: str) -> str:
     return "\n".join(lines)
 
 
-def count_meshes(store: Store, mesh: Manifest) -> int:
+def count_meshes(store: Store, partition: str) -> int:
     """People with a face mesh: rows of the mesh tables whose face_score is not null."""
-    with ThreadPoolExecutor(8) as pool:
-        tables = pool.map(lambda shard: columns(store, shard.uri, ["face_score"]), mesh.shards)
+    shards = manifests(store, partition)["mesh"].shards
+    with ThreadPoolExecutor(READERS) as pool:
+        tables = pool.map(lambda shard: columns(store, shard.uri, ["face_score"]), shards)
         return sum(table.num_rows - table["face_score"].null_count for table in tables)
 
 
@@ -243,17 +244,11 @@ def _lost(rejected: dict[str, int], indent: str) -> list[str]:
     return [line.replace(glue, " ") for line in lines]
 
 
-def _counts(manifest: Manifest | None) -> dict[str, Any]:
-    if manifest is None:
+def _counts(totals: Totals | None) -> dict[str, Any]:
+    if totals is None:
         return {"missing": True}
-    return {
-        "missing": False,
-        "shards": len(manifest.shards),
-        "rows_in": manifest.rows_in,
-        "rows": manifest.rows,
-        "rejected": manifest.rejected,
-        "seconds": manifest.seconds,
-    }
+    names = ("shards", "rows_in", "rows", "rejected", "seconds")
+    return {"missing": False} | {name: getattr(totals, name) for name in names}
 
 
 def _steps_table(steps: dict[str, dict[str, Any]], title: str = "step") -> str:

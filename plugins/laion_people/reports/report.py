@@ -12,7 +12,7 @@ import json
 import logging
 import math
 from collections import Counter, defaultdict
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import pairwise
@@ -32,7 +32,7 @@ from laion_people.reports.tables import columns
 from laion_people.reports.templating import STATIC, environment
 from laion_people.reports.views import KINDS
 from laion_people.steps.registry import STEPS
-from laion_people.storage.manifest import Manifest
+from laion_people.storage.manifest import Manifest, added
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -112,16 +112,17 @@ def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[st
     """What the page says, by variable of the template; ``done`` has the manifests of each partition."""
     releases = funnel.release_manifests(store)
     version = next(reversed(releases), "")
-    known = funnel.merged(done.values()) | releases.get(version, {})
+    known = merged(done.values()) | releases.get(version, {})
     steps = {step: known[step] for step in STEPS if step in known}
     threshold = steps["subset_a"].params["threshold"] if "subset_a" in steps else None
     similarity, clip_model = _similarity(store, done)
     bins = histogram(similarity, threshold)
     looked_at, fact_counts = count_facts(store, done)
+    sums = funnel.sums(store, list(done))
     return {
         "partitions": funnel.status(store, list(done))["partitions"],
-        "notes": funnel.profile_notes(done.values()),
-        "rows": funnel.bars(list(funnel.stages(store, done.values()))),
+        "notes": funnel.profile_notes(sums.values()),
+        "rows": funnel.bars(list(funnel.stages(store, sums))),
         "threshold": threshold,
         "bins": bins,
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
@@ -136,6 +137,30 @@ def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[st
         "times": times(steps),
         "models": models(steps),
     }
+
+
+def merged(done: Collection[Mapping[str, Manifest]]) -> dict[str, Manifest]:
+    """One manifest for each step that has been run: the sum over the partitions, whose `manifests` ``done`` has."""
+    by_step = {step: [steps[step] for steps in done if step in steps] for step in STEPS}
+    return {step: _merged(of_partitions) for step, of_partitions in by_step.items() if of_partitions}
+
+
+def _merged(manifests: Sequence[Manifest]) -> Manifest:
+    last = manifests[-1]
+    return Manifest(
+        step=last.step,
+        partition=last.partition,
+        run_id=last.run_id,
+        params=last.params,
+        models=last.models,
+        inputs=(),
+        shards=tuple(shard for manifest in manifests for shard in manifest.shards),
+        rows_in=sum(m.rows_in for m in manifests),
+        rows=sum(m.rows for m in manifests),
+        rejected=added(m.rejected for m in manifests),
+        seconds=sum(m.seconds for m in manifests),
+        timings=added(m.timings for m in manifests),
+    )
 
 
 def histogram(similarity: np.ndarray, threshold: float | None) -> list[Bin]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
@@ -17,12 +18,12 @@ from typing import Any
 
 from laion_people.errors import LaionPeopleError, MissingError, StoreError
 from laion_people.storage.layout import ClusterVersion, PartitionKey, totals_path
-from laion_people.storage.manifest import Manifest, check_values
+from laion_people.storage.manifest import Manifest, added, check_values
+from laion_people.storage.manifestindex import READERS
 from laion_people.storage.store import Store
 
 FOLDER = "totals"
 PATH = re.compile(rf"{FOLDER}/\w+/({PartitionKey.pattern.pattern}|{ClusterVersion.pattern.pattern})\.json")
-READERS = 16  # files that are read at a time: of a bucket, each takes some 20 ms
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +55,7 @@ class Totals:
 
 def write_totals(store: Store, manifest: Manifest, planned: int) -> None:
     """Writes the totals of a partition's (or a cluster version's) manifest, unless they are there."""
-    totals = _totals(manifest, planned)
+    totals = totals_of(manifest, planned)
     if not has_totals(store, manifest, planned):
         store.write(totals_path(totals.step, totals.partition), json.dumps(asdict(totals), indent=1).encode())
 
@@ -69,10 +70,27 @@ def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
         raise
     except LaionPeopleError:  # damaged
         return False
-    return replace(totals, ended="") == replace(_totals(manifest, planned), ended="")
+    return replace(totals, ended="") == replace(totals_of(manifest, planned), ended="")
 
 
-def _totals(manifest: Manifest, planned: int) -> Totals:
+def added_up(several: Sequence[Totals]) -> Totals:
+    """The totals of a step over several partitions (at least one)."""
+    last = several[-1]
+    return replace(
+        last,
+        shards=sum(t.shards for t in several),
+        planned=sum(t.planned for t in several),
+        rows_in=sum(t.rows_in for t in several),
+        rows=sum(t.rows for t in several),
+        rejected=added(t.rejected for t in several),
+        bytes=sum(t.bytes for t in several),
+        seconds=sum(t.seconds for t in several),
+    )
+
+
+def totals_of(manifest: Manifest, planned: int | None = None) -> Totals:
+    """The totals of a manifest, of which ``planned`` shards (by default those that there are) are to be finished."""
+    planned = len(manifest.shards) if planned is None else planned
     return Totals(
         step=manifest.step,
         partition=manifest.partition,
