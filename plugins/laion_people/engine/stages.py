@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
-from laion_people.engine.catalog import STEPS, steps_of
+from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, STEPS, steps_of
 from laion_people.engine.planning import Planner
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.storage import layout, metadata
@@ -90,11 +90,32 @@ def _is_extracted(planner: Planner, partition: str, totals: Mapping[str, Totals]
 
 
 def begun_partitions(store: Store) -> set[str]:
-    """The partitions with which some step of the first stage has begun."""
-    begun: dict[str, set[str]] = defaultdict(set)
-    for step in steps_of("extract"):
-        folder = layout.manifests_folder(step.name)
-        for collection in store.folders(folder):
-            begun[collection] |= set(store.folders(f"{folder}/{collection}"))
-    keys = {f"{collection}/{part}" for collection, parts in begun.items() for part in parts}
-    return {key for key in keys if layout.PartitionKey.pattern.fullmatch(key)}
+    """The partitions of which some step of the first stage has made a shard."""
+    steps = [entry.name for entry in steps_of("extract")]
+    return {key for partitions in begun(store, steps).values() for key in partitions}
+
+
+def begun(store: Store, steps: Sequence[str] = PARTITION_STEPS) -> dict[str, dict[str, str]]:
+    """The partitions of which each step has made a shard: step -> partition -> scope (of cluster versions the newest).
+
+    Costs a few requests for each step and collection, however many partitions there are.
+    """
+    with ThreadPoolExecutor(READERS) as pool:
+        return dict(zip(steps, pool.map(partial(_begun, store), steps), strict=True))
+
+
+def _begun(store: Store, step: str) -> dict[str, str]:
+    folder, scopes = layout.manifests_folder(step), [""]
+    if STEPS[step].scope:
+        scopes = list(store.folders(folder))
+        if STEPS[step].scope == CLUSTERS:
+            versions = filter(None, map(layout.ClusterVersion.parse, scopes))
+            scopes = [str(version) for version in sorted(versions, key=lambda version: version.number)[-1:]]
+    partitions: dict[str, str] = {}
+    for scope in scopes:
+        inside = f"{folder}/{scope}" if scope else folder
+        for collection in store.folders(inside):
+            for part in store.folders(f"{inside}/{collection}"):
+                if layout.PartitionKey.pattern.fullmatch(f"{collection}/{part}"):
+                    partitions[f"{collection}/{part}"] = scope
+    return partitions

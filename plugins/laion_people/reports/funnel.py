@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -10,11 +11,10 @@ from itertools import groupby
 from typing import Any
 
 from include.models.profiles import Profile, available, load_profile
-from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, RELEASE_STEPS, STEPS
-from laion_people.engine.stages import begun_partitions
+from laion_people.engine.catalog import PARTITION_STEPS, RELEASE_STEPS
+from laion_people.engine.stages import begun, begun_partitions
 from laion_people.reports.tables import columns
 from laion_people.storage import metadata
-from laion_people.storage.layout import ClusterVersion, manifests_folder
 from laion_people.storage.manifest import Manifest, PartitionManifest
 from laion_people.storage.manifestindex import READERS, ManifestIndex
 from laion_people.storage.store import Store
@@ -53,8 +53,11 @@ def partitions(store: Store) -> list[str]:
 def manifests(store: Store, partition: str) -> dict[str, PartitionManifest]:
     """The manifests of the steps that have been run on a partition, in the order of the steps; of those that no audit
     has seen, the sums of the shards that are finished so far."""
-    index = ManifestIndex(store)
-    read = {step: index.partition(step, partition) or _sum_so_far(index, step, partition) for step in PARTITION_STEPS}
+    index, started = ManifestIndex(store), begun(store)
+    read = {
+        step: index.partition(step, partition) or _sum_so_far(index, step, partition, started)
+        for step in PARTITION_STEPS
+    }
     return {step: manifest for step, manifest in read.items() if manifest}
 
 
@@ -64,30 +67,36 @@ def sums(store: Store, chosen: Sequence[str] | None = None) -> dict[str, dict[st
 
     Reads a few hundred bytes of each step and partition that is audited, and the manifest of every other shard.
     """
-    read, begun = TotalsReader(store).read(), begun_partitions(store)
+    read, started = TotalsReader(store).read(), begun(store)
 
     def of_partition(key: str) -> dict[str, Totals]:
-        known = read.get(key, {})
-        index = ManifestIndex(store)
-        if key in begun:
-            steps = [step for step in PARTITION_STEPS if step not in known and scopes[step]]
-            known = known | {step: totals_of(made) for step in steps if (made := _sum_so_far(index, step, key))}
+        index, known = ManifestIndex(store), dict(read.get(key, {}))
+        for step in PARTITION_STEPS:
+            if step not in known and (so_far := _sum_so_far(index, step, key, started)):
+                known[step] = totals_of(so_far)
         return {step: known[step] for step in PARTITION_STEPS if step in known}
 
     keys = partitions(store) if chosen is None else chosen
-    scopes = {step: store.folders(manifests_folder(step)) for step in PARTITION_STEPS}
     with ThreadPoolExecutor(READERS) as pool:
         return dict(zip(keys, pool.map(of_partition, keys), strict=True))
 
 
-def _sum_so_far(index: ManifestIndex, step: str, partition: str) -> PartitionManifest | None:
-    if not STEPS[step].scope:
-        return index.sum(step, partition)
-    scopes = index.store.folders(manifests_folder(step))
-    if STEPS[step].scope == CLUSTERS:
-        scopes = sorted(filter(ClusterVersion.pattern.fullmatch, scopes), key=lambda name: ClusterVersion(name).number)
-    of_scopes = (index.sum(step, partition, scope) for scope in reversed(scopes))
-    return next(filter(None, of_scopes), None)
+def shards_so_far(store: Store, read: Mapping[str, Mapping[str, Totals]]) -> dict[str, dict[str, int]]:
+    """How many shards are finished of steps that no audit has seen, by partition and step; ``read`` are the totals."""
+    index = ManifestIndex(store)
+    counted: dict[str, dict[str, int]] = defaultdict(dict)
+    for step, partitions in begun(store).items():
+        for key, scope in partitions.items():
+            if step not in read.get(key, {}) and (paths := index.paths(step, key, scope)):
+                counted[key][step] = len(paths)
+    return dict(counted)
+
+
+def _sum_so_far(
+    index: ManifestIndex, step: str, partition: str, started: Mapping[str, Mapping[str, str]]
+) -> PartitionManifest | None:
+    scope = started[step].get(partition)
+    return None if scope is None else index.sum(step, partition, scope)
 
 
 def release_manifests(store: Store) -> dict[str, dict[str, Manifest]]:

@@ -27,10 +27,12 @@ router = APIRouter()
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A partition: its totals by step, its newest run by stage, and the sentences on what is unusual about it."""
+    """A partition: its totals by step, the shards of steps that no audit has counted yet, its newest run by stage, and
+    the sentences on what is unusual about it."""
 
     key: str
     steps: Mapping[str, Totals]
+    so_far: Mapping[str, int]
     runs: Mapping[str, Run]
     flags: Sequence[str]
 
@@ -123,6 +125,7 @@ def _rows(state: State) -> list[Row]:
         Row(
             key,
             state.totals.get(key, {}),
+            state.so_far.get(key, {}),
             {stage: runs[dag, key] for stage, dag in DAG_OF_STAGE.items() if (dag, key) in runs},
             state.flags.get(key, ()),
         )

@@ -43,6 +43,7 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
         before=keys[at - 1] if at else "",
         after=keys[at + 1] if at + 1 < len(keys) else "",
         steps=steps,
+        so_far=state.so_far.get(key, {}),
         stages={stage: [entry.name for entry in steps_of(stage)] for stage in PARTITION_STAGES},
         bars=bars(list(stages_of(steps, made_elsewhere(steps), meshes=None))),
         meanings=MEANINGS,

@@ -18,6 +18,7 @@ from sqlalchemy import func, select
 from laion_people.engine.catalog import RELEASE_STEPS
 from laion_people.errors import LaionPeopleError
 from laion_people.reports import drift
+from laion_people.reports.funnel import shards_so_far
 from laion_people.storage import metadata
 from laion_people.storage.store import Store, deployment_uri, open_store
 from laion_people.storage.totals import Totals, TotalsReader
@@ -45,11 +46,13 @@ class Run:
 @dataclass(frozen=True, slots=True)
 class State:
     """The totals by partition (or cluster version) and step; the keys of all partitions, those with metadata and those
-    of which something has been made; and sentences on partitions that are unlike their collection."""
+    of which something has been made; sentences on partitions that are unlike their collection; and, by partition and
+    step, how many shards are finished of what no audit has counted yet."""
 
     totals: Read
     partitions: Sequence[str]
     flags: Mapping[str, Sequence[str]]
+    so_far: Mapping[str, Mapping[str, int]]
 
     @property
     def versions(self) -> list[str]:
@@ -74,8 +77,10 @@ def state() -> State:
         reading = pool.submit(totals)
         flags = pool.submit(drift.flags, place)
         keys = pool.submit(metadata.partitions, place)
+        so_far = shards_so_far(place, reading.result())
         made = {key for key, steps in reading.result().items() if not steps.keys() <= set(RELEASE_STEPS)}
-        return State(reading.result(), sorted(made | keys.result().keys()), flags.result())
+        everything = sorted(made | so_far.keys() | keys.result().keys())
+        return State(reading.result(), everything, flags.result(), so_far)
 
 
 def latest_runs() -> dict[tuple[str, str], Run]:

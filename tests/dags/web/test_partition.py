@@ -109,12 +109,23 @@ def test_what_is_no_partition_is_not_found(client: TestClient, store: LocalStore
     assert "<b>" not in answer.text
 
 
-def test_a_damaged_manifest_is_told_in_a_sentence(client: TestClient, store: LocalStore) -> None:
+def test_a_damaged_manifest_leaves_out_which_shards_are_missing(client: TestClient, store: LocalStore) -> None:
     add_partition(store, KEY, 3, {"caption": 2})
+    assert "Missing shards" in client.get(PAGE).text
     store.write(manifest_path("caption", KEY), b"{}")
     answer = client.get(PAGE)
-    assert answer.status_code == 503
-    assert "not a manifest" in answer.text
+    assert answer.status_code == 200 and "Missing shards" not in answer.text
+
+
+def test_what_no_audit_has_counted_is_shown_by_its_shards(client: TestClient, store: LocalStore) -> None:
+    for step, shards in (("detect", 3), ("pose", 2), ("assign/v0001", 1)):
+        for index in range(shards):
+            store.write(f"manifests/{step}/{KEY}/{index:05d}.json", b"{}")
+    page = client.get(PAGE).text
+    for step, shards in (("detect", 3), ("pose", 2), ("assign", 1)):
+        assert f'<tr id="step-{step}"><th scope="row">{step}</th><td class="partial number">{shards}</td>' in page
+    overview = client.get("/laion-people/").text
+    assert re.findall(r">(\d) shards</td>", overview) == ["3", "2", "1"]
 
 
 def test_a_run_leads_to_its_partition(client: TestClient, store: LocalStore, add_run: AddRun) -> None:
