@@ -111,7 +111,6 @@ def test_what_is_no_partition_is_not_found(client: TestClient, store: LocalStore
 
 def test_a_damaged_manifest_leaves_out_which_shards_are_missing(client: TestClient, store: LocalStore) -> None:
     add_partition(store, KEY, 3, {"caption": 2})
-    assert "Missing shards" in client.get(PAGE).text
     store.write(manifest_path("caption", KEY), b"{}")
     answer = client.get(PAGE)
     assert answer.status_code == 200 and "Missing shards" not in answer.text
