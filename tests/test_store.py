@@ -19,6 +19,8 @@ import pytest
 
 from laion_people.engine.runner import Runner
 from laion_people.errors import LaionPeopleError, ShortageError, UsageError
+from laion_people.language import captions
+from laion_people.language.captions import Entry
 from laion_people.settings import Settings
 from laion_people.storage.store import LocalStore, S3Store, Store, open_store
 from laion_people.storage.versions import take
@@ -362,3 +364,25 @@ def test_store_uris(tmp_path: Path) -> None:
     for wrong in wrong_ones:
         with pytest.raises(UsageError, match=r"should be a folder, file:///folder or s3://bucket/prefix"):
             open_store(wrong)
+
+
+def test_edits_of_captions_and_label_at_the_same_time_lose_nothing(any_store: Store) -> None:
+    """Also at a bucket: each writes on the condition that nobody else has, and looks again if somebody was faster."""
+    sentences, others = ([f"A person {word} {n}." for n in range(5)] for word in ("waits", "stands"))
+    names = [f"pose-{n:04d}" for n in range(6)]
+    captions.put(any_store, "v0001", dict.fromkeys(names, Entry(tuple(sentences))))
+    seen = captions.read(any_store, "v0001")
+
+    def edit(name: str) -> None:
+        captions.edit(any_store, "v0001", name, others, reviewed=True, by=name, tag=seen[name].tag)
+
+    def label(name: str) -> None:  # which makes an entry of a cluster that has none, and others again
+        captions.put(any_store, "v0001", dict.fromkeys([name, *names], Entry(tuple(sentences[::-1]))), seen)
+
+    with ThreadPoolExecutor(8) as pool:
+        done = [pool.submit(edit, name) for name in names] + [pool.submit(label, f"head-000{n}") for n in range(2)]
+        errors = [error for error in (future.exception() for future in done) if error]
+    after = captions.read(any_store, "v0001")
+    assert after.keys() == {*names, "head-0000", "head-0001"}
+    refused = {name for name in names if any(name in str(error) for error in errors)}  # as label was faster there
+    assert len(errors) == len(refused) and {n for n in names if after[n].by == n} == set(names) - refused
