@@ -22,8 +22,8 @@ sys.path[:0] = [str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 
 from poses import POSES  # noqa: E402
 
-from laion_people.steps.cluster.clusters import SPACES, Kind  # noqa: E402
-from laion_people.steps.cluster.fitting import fit_kind  # noqa: E402
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet  # noqa: E402
+from laion_people.steps.cluster.fitting import fit_cluster_set  # noqa: E402
 from laion_people.vision.geometry import LIMBS  # noqa: E402
 
 ERROR = 0.2  # of a limb's direction: 11 degrees, what BlazePose's differ from the rendered people's
@@ -65,7 +65,7 @@ def people(count: int, rng: np.random.Generator) -> np.ndarray:
     facing[np.isnan(limbs[:, 0, 0])] = np.nan
     mirrored = rng.random(count) < 0.5
     features = np.concatenate([limbs.reshape(count, -1), facing], axis=1).astype(np.float32)
-    return np.where(mirrored[:, None], SPACES["pose"].mirrored(features), features)
+    return np.where(mirrored[:, None], FEATURE_SPACES["pose"].mirrored(features), features)
 
 
 def _bone(limb: str) -> str:
@@ -82,38 +82,40 @@ def row(count: int, seed: int) -> str:
     """One row of the table."""
     features = people(count, np.random.default_rng(seed))
     start = time.process_time()
-    kind, _ = fit_kind("pose", SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None)
+    cluster_set, _ = fit_cluster_set(
+        "pose", FEATURE_SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None
+    )
     seconds = time.process_time() - start
     other = people(count, np.random.default_rng(seed + 1))
-    sizes = np.array([cluster.size for cluster in kind.clusters])
+    sizes = np.array([cluster.size for cluster in cluster_set.clusters])
     cells = (
         f"{count:,}",
-        f"{len(sizes)} ({_by_part(kind)})",
+        f"{len(sizes)} ({_by_part(cluster_set)})",
         f"{sizes.mean():.0f} · {np.median(sizes):.0f} · {sizes.min()}",
-        f"{100 * _near(kind, other):.0f} % · {100 * _near(kind, other, fullest=True):.0f} %",
-        f"{_mean(kind, 'silhouette'):.2f}",
-        f"{_mean(kind, 'two_seeds', 'adjusted_mutual_information'):.2f}",
+        f"{100 * _near(cluster_set, other):.0f} % · {100 * _near(cluster_set, other, fullest=True):.0f} %",
+        f"{_mean(cluster_set, 'silhouette'):.2f}",
+        f"{_mean(cluster_set, 'two_seeds', 'adjusted_mutual_information'):.2f}",
         f"{seconds:.0f} s",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _by_part(kind: Kind) -> str:
-    parts = [cluster.part for cluster in kind.clusters]
-    return ", ".join(f"{part} {parts.count(part)}" for part in kind.space.parts if part in parts)
+def _by_part(cluster_set: ClusterSet) -> str:
+    parts = [cluster.part for cluster in cluster_set.clusters]
+    return ", ".join(f"{part} {parts.count(part)}" for part in cluster_set.space.parts if part in parts)
 
 
-def _near(kind: Kind, features: np.ndarray, fullest: bool = False) -> float:
+def _near(cluster_set: ClusterSet, features: np.ndarray, fullest: bool = False) -> float:
     """Share of those who show enough who are within the tolerance of a cluster; or of one of all that they show."""
-    shown = kind.space.part(features)
-    found = np.array([*(cluster.part for cluster in kind.clusters), "-"])[kind.nearest(features)[0]]
+    shown = cluster_set.space.part(features)
+    found = np.array([*(cluster.part for cluster in cluster_set.clusters), "-"])[cluster_set.nearest(features)[0]]
     return float(((found == shown) if fullest else (found != "-"))[shown != ""].mean())
 
 
-def _mean(kind: Kind, *names: str) -> float:
+def _mean(cluster_set: ClusterSet, *names: str) -> float:
     """A measure of quality, the mean over parts by their people."""
     values, people = [], []
-    for part in kind.summary["parts"].values():
+    for part in cluster_set.summary["parts"].values():
         value = part
         for name in names:
             value = value[name]

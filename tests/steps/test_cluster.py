@@ -82,14 +82,14 @@ def people(store: LocalStore) -> list[str]:
 def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalStore) -> None:
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     ids = people(clustered)
-    for name, kind in fit.kinds.items():
-        assert kind.clusters and all(c.cluster_id.startswith(f"{name}-0") for c in kind.clusters)
-        assert {c.medoid_person_id for c in kind.clusters} <= set(ids)
-        assert 0 < kind.near <= kind.far
-    assert sum(c.size for c in fit.kinds["pose"].clusters) == len(ids)
+    for name, cluster_set in fit.cluster_sets.items():
+        assert cluster_set.clusters and all(c.cluster_id.startswith(f"{name}-0") for c in cluster_set.clusters)
+        assert {c.medoid_person_id for c in cluster_set.clusters} <= set(ids)
+        assert 0 < cluster_set.near <= cluster_set.far
+    assert sum(c.size for c in fit.cluster_sets["pose"].clusters) == len(ids)
     manifest = json.loads(clustered.read("manifests/cluster/v0001.json"))
     assert manifest["rows_in"] == len(ids)
-    assert manifest["rows"] == sum(len(kind.clusters) for kind in fit.kinds.values())
+    assert manifest["rows"] == sum(len(cluster_set.clusters) for cluster_set in fit.cluster_sets.values())
 
 
 def test_clusters_of_whom_no_two_things_can_be_said_are_none(
@@ -98,9 +98,9 @@ def test_clusters_of_whom_no_two_things_can_be_said_are_none(
     told = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
     monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [told] * len(table))
     runner(extracted).run_release("cluster", PARTITIONS)
-    kinds = load_fit(extracted.read("clusters/v0001/fit.json")).kinds
-    assert kinds["pose"].clusters and all(len(c.fact_sets) >= 2 for c in kinds["pose"].clusters)
-    assert not kinds["face"].clusters + kinds["head"].clusters
+    cluster_sets = load_fit(extracted.read("clusters/v0001/fit.json")).cluster_sets
+    assert cluster_sets["pose"].clusters and all(len(c.fact_sets) >= 2 for c in cluster_sets["pose"].clusters)
+    assert not cluster_sets["face"].clusters + cluster_sets["head"].clusters
 
 
 def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalStore) -> None:
@@ -112,12 +112,12 @@ def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalS
         runner(extracted).run(step, empty)
     runner(extracted).run_release("cluster", [*PARTITIONS, empty])
     assert runner(extracted).run("assign", empty).rows == 0
-    assert load_fit(extracted.read("clusters/v0001/fit.json")).kinds["pose"].clusters
+    assert load_fit(extracted.read("clusters/v0001/fit.json")).cluster_sets["pose"].clusters
 
 
 def test_every_cluster_has_a_contact_sheet_of_its_members(clustered: LocalStore) -> None:
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
-    for cluster in (c for kind in fit.kinds.values() for c in kind.clusters):
+    for cluster in (c for cluster_set in fit.cluster_sets.values() for c in cluster_set.clusters):
         sheet = Image.open(io.BytesIO(clustered.read(f"clusters/v0001/contact-{cluster.cluster_id}.jpg")))
         assert sheet.width == 960 and sheet.height in (160, 320)
         assert np.asarray(sheet).std() > 5
@@ -131,10 +131,10 @@ def test_the_same_people_and_seed_give_the_same_bytes_and_no_second_version(clus
     again = {p.replace("v0002", "v0001"): clustered.read(p) for p in clustered.list("clusters/v0002")}
     assert all(again[path] == data for path, data in before.items() if path.endswith(".jpg"))
     old, new = (load_fit(d) for d in (before["clusters/v0001/fit.json"], clustered.read("clusters/v0002/fit.json")))
-    for name, kind in new.kinds.items():
-        assert [c.cluster_id for c in kind.clusters] == [c.cluster_id for c in old.kinds[name].clusters]
-        assert kind.summary["previous"]["version"] == "v0001"
-        assert all(before == after for before, after in kind.summary["previous"]["map"].items())
+    for name, cluster_set in new.cluster_sets.items():
+        assert [c.cluster_id for c in cluster_set.clusters] == [c.cluster_id for c in old.cluster_sets[name].clusters]
+        assert cluster_set.summary["previous"]["version"] == "v0001"
+        assert all(before == after for before, after in cluster_set.summary["previous"]["map"].items())
 
 
 def test_people_s_edits_outlive_a_lost_manifest_and_live_on_in_the_next_version(clustered: LocalStore) -> None:
@@ -269,8 +269,10 @@ def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clu
     for step in ("cluster", "label"):
         assert steps.run_release(step, ["laion2B-en/00044"]).partition == "v0002"
     fit = load_fit(clustered.read("clusters/v0002/fit.json"))
-    assert fit.kinds["pose"].clusters and not fit.kinds["face"].clusters + fit.kinds["head"].clusters
-    assert set(fit.kinds["face"].summary["previous"]["map"].values()) == {None}
+    assert (
+        fit.cluster_sets["pose"].clusters and not fit.cluster_sets["face"].clusters + fit.cluster_sets["head"].clusters
+    )
+    assert set(fit.cluster_sets["face"].summary["previous"]["map"].values()) == {None}
     for step in ("assign", "compose", "embed", "caption"):
         steps.run(step, "laion2B-en/00044")
     report = write_report(clustered, clustered.root.parent / "report")
@@ -280,7 +282,7 @@ def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clu
 def test_a_sample_is_drawn_from_as_few_shards_as_it_needs(extracted: LocalStore) -> None:
     manifest = runner(extracted, cluster_sample=10).run_release("cluster", PARTITIONS)
     fit = load_fit(extracted.read("clusters/v0001/fit.json"))
-    assert sum(c.size for c in fit.kinds["pose"].clusters) == 10
+    assert sum(c.size for c in fit.cluster_sets["pose"].clusters) == 10
     assert manifest.rejected["not_sampled"] == manifest.rows_in - 10
     assert manifest.rows_in < len(people(extracted))
 
@@ -288,7 +290,7 @@ def test_a_sample_is_drawn_from_as_few_shards_as_it_needs(extracted: LocalStore)
 def test_numbers_of_clusters_can_be_set(extracted: LocalStore) -> None:
     runner(extracted, pose_clusters=2, face_clusters=1, head_clusters=3).run_release("cluster", PARTITIONS)
     fit = load_fit(extracted.read("clusters/v0001/fit.json"))
-    assert [len(fit.kinds[kind].clusters) for kind in ("pose", "face", "head")] == [2, 1, 3]
+    assert [len(fit.cluster_sets[kind].clusters) for kind in ("pose", "face", "head")] == [2, 1, 3]
 
 
 def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalStore) -> None:
@@ -307,4 +309,4 @@ def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalSt
             assert (row[f"{kind}_distance"] is not None) == (row["person_id"] in faces)
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     nearest = {row["person_id"]: row["pose_cluster"] for row in rows}
-    assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.kinds["pose"].clusters)
+    assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.cluster_sets["pose"].clusters)

@@ -26,7 +26,7 @@ from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.language.similartext import ASPECTS, TEMPLATES, fill, situation
 from laion_people.settings import Settings
-from laion_people.steps.cluster.clusters import SPACES, Fit, Kind
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet, Fit
 from laion_people.steps.compose.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
 from laion_people.steps.compose.step import Compose
 from laion_people.storage.schemas import SCHEMAS
@@ -91,8 +91,8 @@ class Scene:
         }
         for name, rows in tables.items():
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), folder / f"{name}.parquet")
-        kinds = {a: Kind(SPACES[a], (), NEAR[a], FAR[a]) for a in ASPECTS}
-        (folder / "fit.json").write_bytes(Fit("v0001", kinds).to_json())
+        cluster_sets = {a: ClusterSet(FEATURE_SPACES[a], (), NEAR[a], FAR[a]) for a in ASPECTS}
+        (folder / "fit.json").write_bytes(Fit("v0001", cluster_sets).to_json())
         return {n: folder / f"{n}.parquet" for n in tables} | {
             "images": folder / "images.tar",
             "fit": folder / "fit.json",
@@ -205,17 +205,17 @@ def test_similar_people_share_a_cluster_and_are_near_and_all_other_pairs_are_far
     pose, mesh = pq.read_table(files["pose"]), pq.read_table(files["mesh"])
     row_of = {person_id: i for i, person_id in enumerate(pose["person_id"].to_pylist())}
     for row in composed[0]:
-        kind = Kind(SPACES[row["aspect"]], (), NEAR[row["aspect"]], FAR[row["aspect"]])
-        features = kind.features(pose, mesh)
+        cluster_set = ClusterSet(FEATURE_SPACES[row["aspect"]], (), NEAR[row["aspect"]], FAR[row["aspect"]])
+        features = cluster_set.features(pose, mesh)
         clusters = Counter(p["cluster_id"] for p in row["people"])
         assert row["n_similar"] == (clusters.most_common(1)[0][1] if len(clusters) < row["n_people"] else 0)
         assert sum(n > 1 for n in clusters.values()) <= 1
         for one, other in itertools.combinations(row["people"], 2):
-            distance = kind.distances(features[row_of[one["person_id"]]], features[row_of[other["person_id"]]])
+            distance = cluster_set.distances(features[row_of[one["person_id"]]], features[row_of[other["person_id"]]])
             if one["cluster_id"] == other["cluster_id"]:
-                assert distance < kind.near
+                assert distance < cluster_set.near
             else:
-                assert distance > kind.far
+                assert distance > cluster_set.far
 
 
 def test_the_caption_is_one_of_the_templates_for_what_is_shown(composed: tuple[list[Row], Shard]) -> None:

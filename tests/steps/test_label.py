@@ -22,7 +22,7 @@ from laion_people.language.captions import Entry
 from laion_people.language.facts import VALUES
 from laion_people.language.factsets import MOST, FactSet
 from laion_people.settings import Settings
-from laion_people.steps.cluster.clusters import SPACES, Cluster, Fit, Kind
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, Cluster, ClusterSet, Fit
 from laion_people.steps.label import Label
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -43,12 +43,12 @@ SMILING, TURNED = (FactSet(("mouth=smiling",), 0.8),), (FactSet(("turn=left",), 
 def fit(store: LocalStore, version: str, **sets: tuple[FactSet, ...]) -> None:
     """A fit whose pose clusters (pose_0001, ...) have these sets of facts, with a cluster of faces and of heads."""
     facts = {"face-0001": SMILING, "head-0001": TURNED} | {name.replace("_", "-"): of for name, of in sets.items()}
-    kinds = {}
-    for name, space in SPACES.items():
+    cluster_sets = {}
+    for name, space in FEATURE_SPACES.items():
         part, centroid = "whole body" if name == "pose" else "face", np.zeros(len(space.names), np.float32)
         found = [Cluster(c, part, 7, f"{c}/0", centroid, told) for c, told in facts.items() if c.startswith(name)]
-        kinds[name] = Kind(space, tuple(found), 0.1, 0.5)
-    store.write(f"clusters/{version}/fit.json", Fit(version, kinds).to_json())
+        cluster_sets[name] = ClusterSet(space, tuple(found), 0.1, 0.5)
+    store.write(f"clusters/{version}/fit.json", Fit(version, cluster_sets).to_json())
 
 
 def label(store: LocalStore, version: str, given: str = "") -> dict[str, dict[str, Any]]:

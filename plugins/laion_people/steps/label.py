@@ -79,7 +79,11 @@ def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[s
 
 def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:
     """The clusters of a fit, each with its kind."""
-    return {cluster.cluster_id: (name, cluster) for name, kind in fit.kinds.items() for cluster in kind.clusters}
+    return {
+        cluster.cluster_id: (name, cluster)
+        for name, cluster_set in fit.cluster_sets.items()
+        for cluster in cluster_set.clusters
+    }
 
 
 def made_entry(cluster: Cluster) -> Entry:

@@ -1,12 +1,12 @@
 """A cluster version: what people are compared by, how far apart two of them are, and which cluster is nearest.
 
-``load_fit(store.read("clusters/v0001/fit.json"))`` gives a `Fit`. Of a shard's tables, its kinds tell::
+``load_fit(store.read("clusters/v0001/fit.json"))`` gives a `Fit`. Its cluster sets work on a shard's tables::
 
-    kind = fit.kinds["pose"]                      # or "face", "head"
-    features = kind.features(pose, mesh)          # float32 [people, d]; NaN where a person does not show a part
-    kind.distances(features[3], features)         # float32 [people]; NaN where the two show nothing in common
-    clusters, distances = kind.nearest(features)  # indices of kind.clusters; -1 where none is near, or too little seen
-    kind.near, kind.far                           # closer than near: alike; farther than far: clearly different
+    poses = fit.cluster_sets["pose"]               # or "face", "head"
+    features = poses.features(pose, mesh)          # float32 [people, d]; NaN where a person does not show a part
+    poses.distances(features[3], features)         # float32 [people]; NaN where the two show nothing in common
+    clusters, distances = poses.nearest(features)  # indices of poses.clusters; -1: none is near, or too little is seen
+    poses.near, poses.far                          # closer than near: alike; farther than far: clearly different
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ SHOWN = 0.75  # share of a part's limbs that must be seen for a person to be com
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """What one kind of cluster compares: the columns that it reads, names of features, and what a mirror does to them.
+class FeatureSpace:
+    """What clusters of one set compare: the columns they read, names of features, and what a mirror does to them.
 
     ``extract`` turns the pose and mesh tables of one shard into float32 [people, d], NaN where a part is not seen. A
     mirrored person has feature ``order[i]`` times ``sign[i]`` at place i. ``scale`` turns a root mean square of
@@ -149,8 +149,8 @@ def _limbs(*wanted: int) -> np.ndarray:
 
 
 _POSE_NAMES = tuple(f"{limb}_{axis}" for limb in (*geometry.LIMBS, "facing") for axis in ("left", "up", "forward"))
-SPACES: dict[str, Space] = {
-    "pose": Space(
+FEATURE_SPACES: dict[str, FeatureSpace] = {
+    "pose": FeatureSpace(
         names=_POSE_NAMES,
         order=np.array([3 * limb + axis for limb in (*geometry.MIRRORED_LIMBS, 9) for axis in range(3)]),
         sign=np.tile(np.array([-1.0, 1, 1], np.float32), len(geometry.LIMBS) + 1),
@@ -169,7 +169,7 @@ SPACES: dict[str, Space] = {
             "shoulders": _limbs(9),
         },
     ),
-    "face": Space(
+    "face": FeatureSpace(
         names=geometry.EXPRESSIONS,
         order=_swapped(geometry.EXPRESSIONS),
         sign=np.ones(len(geometry.EXPRESSIONS), np.float32),
@@ -182,7 +182,7 @@ SPACES: dict[str, Space] = {
         extract=_face_features,
         parts={"face": np.ones(len(geometry.EXPRESSIONS), bool)},
     ),
-    "head": Space(
+    "head": FeatureSpace(
         names=("yaw", "pitch", "roll"),
         order=np.arange(3),  # where a head points in the picture is not the same in the mirror
         sign=np.ones(3, np.float32),
@@ -216,10 +216,10 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """The clusters of one kind (pose, face, head), and the bounds of what is alike (near) and different (far)."""
+class ClusterSet:
+    """The clusters of one feature space (pose, face, head), and the bounds of alike (near) and different (far)."""
 
-    space: Space
+    space: FeatureSpace
     clusters: tuple[Cluster, ...]
     near: float
     far: float
@@ -230,7 +230,7 @@ class Kind:
         return self.space.extract(pose, mesh)
 
     def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """See `Space.distances`."""
+        """See `FeatureSpace.distances`."""
         return self.space.distances(features, others)
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -260,21 +260,21 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A frozen fit: what ``fit.json`` holds. ``kinds`` has pose, face and head."""
+    """A frozen fit: what ``fit.json`` holds. ``cluster_sets`` has pose, face and head."""
 
     version: str
-    kinds: dict[str, Kind]
+    cluster_sets: dict[str, ClusterSet]
 
     def to_json(self) -> bytes:
         """Plain JSON; floats have five digits, unseen features are null."""
-        kinds = {
+        cluster_sets = {
             name: {
-                "features": list(kind.space.names),
-                "tolerance": kind.space.tolerance,
-                "near": _rounded(kind.near),
-                "far": _rounded(kind.far),
-                "k": len(kind.clusters),
-                **_rounded(kind.summary),
+                "features": list(cluster_set.space.names),
+                "tolerance": cluster_set.space.tolerance,
+                "near": _rounded(cluster_set.near),
+                "far": _rounded(cluster_set.far),
+                "k": len(cluster_set.clusters),
+                **_rounded(cluster_set.summary),
                 "clusters": [
                     {
                         "cluster_id": c.cluster_id,
@@ -284,12 +284,12 @@ class Fit:
                         "centroid": _rounded(c.centroid.tolist()),
                         "fact_sets": [{"claims": list(s.claims), "share": _rounded(s.share)} for s in c.fact_sets],
                     }
-                    for c in kind.clusters
+                    for c in cluster_set.clusters
                 ],
             }
-            for name, kind in self.kinds.items()
+            for name, cluster_set in self.cluster_sets.items()
         }
-        return (json.dumps({"version": self.version, "kinds": kinds}, indent=1, allow_nan=False) + "\n").encode()
+        return (json.dumps({"version": self.version, "kinds": cluster_sets}, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_fit(store: Store, version: str) -> Fit:
@@ -306,16 +306,16 @@ def load_fit(data: bytes) -> Fit:
     """Raises LaionPeopleError when ``data`` is no fit, or one of other features than this release computes."""
     try:
         document = json.loads(data)
-        kinds = {}
-        for name, space in SPACES.items():
+        cluster_sets = {}
+        for name, space in FEATURE_SPACES.items():
             fields = document["kinds"][name]
             if tuple(fields.pop("features")) != space.names:
                 raise LaionPeopleError(f"fit {document['version']} was made with other {name} features: fit a new one")
             clusters = tuple(_read_cluster(document["version"], c) for c in fields.pop("clusters"))
             near, far = fields.pop("near"), fields.pop("far")
             frozen = replace(space, tolerance=fields.pop("tolerance"))
-            kinds[name] = Kind(frozen, clusters, near, far, fields)
-        return Fit(document["version"], kinds)
+            cluster_sets[name] = ClusterSet(frozen, clusters, near, far, fields)
+        return Fit(document["version"], cluster_sets)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LaionPeopleError(f"not a fit.json: {error!r}") from error
 

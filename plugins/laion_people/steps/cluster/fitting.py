@@ -15,7 +15,7 @@ import numpy as np
 
 from laion_people.language.facts import VALUES
 from laion_people.language.factsets import fact_sets
-from laion_people.steps.cluster.clusters import BLOCK, Cluster, Fit, Kind, Space
+from laion_people.steps.cluster.clusters import BLOCK, Cluster, ClusterSet, FeatureSpace, Fit
 
 MAX_CLUSTERS = 256
 AVERAGE = 10  # people a cluster: at least so many on average and half as many in each, fewer where few people are
@@ -28,17 +28,17 @@ _FAR = 1e6  # a distance that nothing has
 ROUNDS = 10  # of settling people and centres, at most; few people move after five
 
 
-def fit_kind(
+def fit_cluster_set(
     name: str,
-    space: Space,
+    space: FeatureSpace,
     features: np.ndarray,
     ids: Sequence[str],
     k: int,
     seed: int,
     previous: Fit | None,
     facts: Sequence[Mapping[str, str]] | None = None,
-) -> tuple[Kind, np.ndarray]:
-    """The clusters of one kind, and each person's index among them, int [people], -1 for none.
+) -> tuple[ClusterSet, np.ndarray]:
+    """The clusters of one feature space, and each person's index among them, int [people], -1 for none.
 
     features: float32 [people, d] of the fit's sample, ids: their person ids. Parts of the body are clustered apart, the
     fullest first, each on the people who show all of it and are near to no cluster of a fuller one. ``k``: clusters in
@@ -47,7 +47,7 @@ def fit_kind(
     clusters get their fact sets, and one of whose people no two different things can be said is none. Without facts, no
     cluster has any.
     """
-    of_kind = facts and [{fact: value for fact, value in of.items() if fact in VALUES[name]} for of in facts]
+    of_kind = facts and [{fact: value for fact, value in person.items() if fact in VALUES[name]} for person in facts]
     shown = space.part(features)
     average = min(AVERAGE, (shown != "").sum() ** 0.5 / 2) if not k else 0
     left = np.ones(len(features), bool)
@@ -60,11 +60,11 @@ def fit_kind(
             continue
         found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
         here = tuple(Cluster("", part, 0, "", centre) for centre in found)
-        left &= Kind(space, here, 0, 0).nearest(features)[0] < 0
+        left &= ClusterSet(space, here, 0, 0).nearest(features)[0] < 0
         centres += here
     centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
     clusters, lineage = _named(name, space, centres, sizes, previous)
-    labels, distances = Kind(space, clusters, 0, 0).nearest(features)
+    labels, distances = ClusterSet(space, clusters, 0, 0).nearest(features)
     described = []
     for index, cluster in enumerate(clusters):
         members = np.flatnonzero(labels == index)
@@ -83,11 +83,11 @@ def fit_kind(
         "clusters_by_size": {f"{n} to {2 * n - 1}": histogram[n] for n in sorted(histogram)},
         **lineage,
     }
-    return Kind(space, tuple(described), space.near, space.far, summary), labels
+    return ClusterSet(space, tuple(described), space.near, space.far, summary), labels
 
 
 def _peopled(
-    space: Space,
+    space: FeatureSpace,
     clusters: list[Cluster],
     features: np.ndarray,
     least: int,
@@ -96,7 +96,7 @@ def _peopled(
     """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only. With
     ``facts``, what their people have in common."""
     while True:
-        labels, _ = Kind(space, tuple(clusters), 0, 0).nearest(features)
+        labels, _ = ClusterSet(space, tuple(clusters), 0, 0).nearest(features)
         sizes = np.bincount(labels[labels >= 0], minlength=len(clusters))
         gone = _smallest(sizes, least)
         if not gone and facts is not None:
@@ -117,14 +117,14 @@ def _smallest(sizes: np.ndarray, least: int) -> set[int]:
     return set(small[np.argsort(sizes[small], kind="stable")][: -(-len(small) // 2)].tolist())
 
 
-def _complete(space: Space, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
+def _complete(space: FeatureSpace, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
     """The features of those who show all that is ``compared``, the rest NaN; a right arm is turned into a left one."""
     images = [features] if (compared == compared[space.order]).all() else [features, space.mirrored(features)]
     people = np.concatenate([image[np.isfinite(image[:, compared]).all(axis=1)] for image in images])
     return np.where(compared, people, np.nan)
 
 
-def embed(space: Space, features: np.ndarray) -> np.ndarray:
+def embed(space: FeatureSpace, features: np.ndarray) -> np.ndarray:
     """Points [people, e] in which a person and her mirror image coincide, for features without NaN in used columns.
 
     Features split into a part s that a mirror keeps and a part a whose sign it turns. The map (s, a) -> (s, a aT / |a|)
@@ -146,7 +146,7 @@ def embed(space: Space, features: np.ndarray) -> np.ndarray:
 
 
 def _fit_part(
-    space: Space, features: np.ndarray, k: int, average: float, seed: int
+    space: FeatureSpace, features: np.ndarray, k: int, average: float, seed: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
     """Centres, and how they were found and how good they are."""
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
@@ -177,7 +177,9 @@ def _fit_part(
     return centres, report
 
 
-def _settled(space: Space, features: np.ndarray, labels: np.ndarray, least: int) -> tuple[list[np.ndarray], np.ndarray]:
+def _settled(
+    space: FeatureSpace, features: np.ndarray, labels: np.ndarray, least: int
+) -> tuple[list[np.ndarray], np.ndarray]:
     """Centres on those who are near to them, and who that is: k-means that outliers don't pull (trimmed k-means).
 
     From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1), and
@@ -196,7 +198,7 @@ def _settled(space: Space, features: np.ndarray, labels: np.ndarray, least: int)
     return centres, members
 
 
-def _members(space: Space, features: np.ndarray, centres: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+def _members(space: FeatureSpace, features: np.ndarray, centres: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """How many people each centre has, and whose each person is: -1 for none within the tolerance."""
     members = np.full(len(features), -1)
     if centres:
@@ -229,7 +231,7 @@ def _k_means(points: np.ndarray, k: int, seed: int, tries: int = 4) -> tuple[np.
     return model.labels_, np.linalg.norm(points - model.cluster_centers_[model.labels_], axis=1)
 
 
-def _centre(space: Space, members: np.ndarray) -> np.ndarray:
+def _centre(space: FeatureSpace, members: np.ndarray) -> np.ndarray:
     """The mean of people [n, d], mirrored where that brings them closer to it (Procrustes over the two images)."""
     centre = members[0]
     turned = space.mirrored(members)
@@ -242,7 +244,7 @@ def _centre(space: Space, members: np.ndarray) -> np.ndarray:
 
 
 def _named(
-    kind: str, space: Space, centres: list[Cluster], sizes: np.ndarray, previous: Fit | None
+    name: str, space: FeatureSpace, centres: list[Cluster], sizes: np.ndarray, previous: Fit | None
 ) -> tuple[tuple[Cluster, ...], dict[str, Any]]:
     """The clusters that have people, with ids and in their order; and which ids of ``previous`` they go on from.
 
@@ -251,7 +253,7 @@ def _named(
     """
     from scipy.optimize import linear_sum_assignment
 
-    old = previous.kinds[kind] if previous else Kind(space, (), 0, 0)
+    old = previous.cluster_sets[name] if previous else ClusterSet(space, (), 0, 0)
     order = [int(i) for i in np.argsort(-sizes, kind="stable") if sizes[i]]
     ids: dict[int, str] = {}
     if old.clusters and order:
@@ -262,7 +264,7 @@ def _named(
     next_number = old.summary.get("next_number", 1)
     for i in order:
         if i not in ids:
-            ids[i] = f"{kind}-{next_number:04d}"
+            ids[i] = f"{name}-{next_number:04d}"
             next_number += 1
     lineage = {"next_number": next_number, "previous": None}
     if previous:
@@ -273,7 +275,7 @@ def _named(
     return tuple(clusters), lineage
 
 
-def _apart(space: Space, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
+def _apart(space: FeatureSpace, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
     """Distances between centres [clusters, others]; of different parts of the body, out of reach."""
     distances = space.to_centres(*(np.stack([c.centroid for c in side]) for side in (clusters, others)))
     same = np.equal.outer([c.part for c in clusters], [c.part for c in others])

@@ -13,7 +13,7 @@ import numpy as np
 from laion_people.engine.work import Shard
 from laion_people.language import similartext
 from laion_people.language.facts import supports
-from laion_people.steps.cluster.clusters import Kind, load_fit
+from laion_people.steps.cluster.clusters import ClusterSet, load_fit
 from laion_people.steps.compose.collage import arrange
 from laion_people.steps.compose.cutouts import Look
 from laion_people.vision.geometry import ARM_LIMBS, LEG_LIMBS, SEEN, seen_limbs
@@ -108,7 +108,7 @@ class People:
         return points[points[:, 2] >= SEEN, :2]
 
     def clear_pose(self, parts: np.ndarray) -> np.ndarray:
-        """Whether all limbs of the part of the body that is shown (see `clusters.Space.part`) are seen."""
+        """Whether all limbs of the part of the body that is shown (see `clusters.FeatureSpace.part`) are seen."""
         limbs = seen_limbs(self._keypoints)
         legs = limbs[:, LEG_LIMBS].all(axis=1) | (parts != "whole body")
         return limbs[:, 0] & limbs[:, ARM_LIMBS].all(axis=1) & legs
@@ -175,8 +175,8 @@ class Pool:
     calls what they do: the head's direction, elsewhere the cluster; images: int [people], which image each is cut from;
     outlines: float32 [people, 34], the joints, by which the same picture under another URL is told;
     cut: bool [people], the feet are not seen; stances: int [people, topics], what their facts say (`similartext`);
-    features: float32 [people, d], what ``kind`` measures distances between; kind: the aspect's part of the fit, with
-    its bounds ``near`` and ``far``.
+    features: float32 [people, d], what ``cluster_set`` measures distances between; cluster_set: the aspect's part of
+    the fit, with its bounds ``near`` and ``far``.
     """
 
     aspect: str
@@ -188,7 +188,7 @@ class Pool:
     cut: np.ndarray
     stances: np.ndarray
     features: np.ndarray
-    kind: Kind
+    cluster_set: ClusterSet
 
     def group(
         self, anchor: int, size: int, similar: int, order: np.ndarray, joins: Callable[[int, list[int]], bool]
@@ -221,14 +221,14 @@ class Pool:
         same = (self.clusters[candidates] == self.clusters[person]) & (self.names[candidates] == self.names[person])
         same &= ~self._contrasts(candidates, person)
         candidates = candidates[same & self._other_picture(candidates, person)][:CANDIDATES]
-        return candidates[self._distances(candidates, person) < self.kind.near]
+        return candidates[self._distances(candidates, person) < self.cluster_set.near]
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
         other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
         if self.aspect == "face":  # meshes of two faces at rest can be far apart, and nobody sees why
             other &= self._contrasts(candidates, person)
         candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
-        return candidates[self._distances(candidates, person) > self.kind.far]
+        return candidates[self._distances(candidates, person) > self.cluster_set.far]
 
     def _contrasts(self, candidates: np.ndarray, person: int) -> np.ndarray:
         told, own = self.stances[candidates], self.stances[person]
@@ -239,7 +239,7 @@ class Pool:
         return (self.images[candidates] != self.images[person]) & (apart > SAME_PICTURE)
 
     def _distances(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        return self.kind.distances(self.features[candidates], self.features[person])
+        return self.cluster_set.distances(self.features[candidates], self.features[person])
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,12 +335,14 @@ def pools(shard: Shard, people: People) -> list[Pool]:
     """The people who can be shown for each aspect: in a cluster, alone in their cut-out, and clearly seen."""
     found = []
     fit = load_fit(shard.path("fit").read_bytes())
-    for aspect, kind in fit.kinds.items():
-        pose, mesh = (shard.table(n, list(getattr(kind.space, f"{n}_columns"))) for n in ("pose", "mesh"))
-        features = kind.features(pose, mesh)
+    for aspect, cluster_set in fit.cluster_sets.items():
+        pose, mesh = (shard.table(n, list(getattr(cluster_set.space, f"{n}_columns"))) for n in ("pose", "mesh"))
+        features = cluster_set.features(pose, mesh)
         is_pose = aspect == "pose"
         clear = (
-            people.clear_pose(kind.space.part(features)) & people.lifelike if is_pose else people.clear_faces[aspect]
+            people.clear_pose(cluster_set.space.part(features)) & people.lifelike
+            if is_pose
+            else people.clear_faces[aspect]
         )
         names = people.directions if aspect == "head" else people.clusters[aspect]
         rows = np.flatnonzero((people.clusters[aspect] != "") & clear & (people.unfit == ""))
@@ -355,7 +357,7 @@ def pools(shard: Shard, people: People) -> list[Pool]:
                 cut=people.cut[rows],
                 stances=people.stances[aspect][rows],
                 features=features[rows],
-                kind=kind,
+                cluster_set=cluster_set,
             )
         )
     return found
