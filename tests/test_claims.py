@@ -93,9 +93,9 @@ def test_every_value_of_a_name_with_three_or_more_has_a_foil() -> None:
         claim
         for claim in EVERY
         if not any(
-            contradicts({claim.partition("=")[0]: claim.partition("=")[2]}, other)
-            for other in EVERY
-            if other.partition("=")[0] == claim.partition("=")[0]
+            contradicts({claim.partition("=")[0]: claim.partition("=")[2]}, foil)
+            for foil in EVERY
+            if foil.partition("=")[0] == claim.partition("=")[0]
         )
     ]
     assert lonely == ["left_arm=holding", "right_arm=holding"]

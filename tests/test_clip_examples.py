@@ -85,12 +85,12 @@ def test_sides_change_places_in_the_mirror(tmp_path: Any) -> None:
     assert np.array_equal(examples.mirrored(head).held, view(tmp_path, "head").held)
 
 
-@pytest.mark.parametrize(("kind", "of"), [("body", "pose"), ("head", "face"), ("head", "head")])
-def test_foils_are_false_and_speak_of_the_same(tmp_path: Any, kind: str, of: str) -> None:
+@pytest.mark.parametrize(("kind", "facts_kind"), [("body", "pose"), ("head", "face"), ("head", "head")])
+def test_foils_are_false_and_speak_of_the_same(tmp_path: Any, kind: str, facts_kind: str) -> None:
     rng, one = random.Random(0), view(tmp_path, kind)
     for _ in range(50):
-        facts = examples.true_facts(one, of, rng)
-        foil = examples.false_facts(one, of, facts, rng)
+        facts = examples.true_facts(one, facts_kind, rng)
+        foil = examples.false_facts(one, facts_kind, facts, rng)
         true, false = examples.claims_texts([facts, foil], rng)
         assert examples.relations([one], [true, false]).tolist() == [[examples.FITS, examples.DIFFERS]]
         assert set(facts) <= set(foil) or len(foil) == 1

@@ -33,8 +33,8 @@ def test_a_box_is_drawn_where_the_person_is() -> None:
 
 
 def test_left_and_right_limbs_have_their_colours() -> None:
-    found = colours(np.asarray(annotate(GREY, BOXES, standing(0.9), size=600)))
-    assert {LEFT, RIGHT} <= found
+    drawn = colours(np.asarray(annotate(GREY, BOXES, standing(0.9), size=600)))
+    assert {LEFT, RIGHT} <= drawn
 
 
 def test_joints_that_the_model_guesses_are_not_drawn() -> None:

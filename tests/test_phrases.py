@@ -231,12 +231,12 @@ def faults_of_sides(text: str, facts: Facts) -> Iterator[str]:
 
 
 def all_faults(sets: Iterator[dict[str, str]]) -> dict[str, list[str]]:
-    found = {}
+    wrong_sentences = {}
     for facts in sets:
         for sentence in sentences(facts):
             if wrong := list(faults(sentence, facts)):
-                found[sentence] = wrong
-    return found
+                wrong_sentences[sentence] = wrong
+    return wrong_sentences
 
 
 def test_every_sentence_of_one_fact_is_right() -> None:

@@ -78,13 +78,13 @@ class Person:
                 "world_landmarks": pa.array([world.ravel().tolist() if depth else None], pa.list_(pa.float32())),
             }
         )
-        (found,) = pose_facts(people, pose)
-        assert len({fact.name for fact in found}) == len(found)
-        for fact in found:
+        (facts,) = pose_facts(people, pose)
+        assert len({fact.name for fact in facts}) == len(facts)
+        for fact in facts:
             assert fact.value in VALUES["pose"][fact.name]
             assert 0.5 <= fact.confidence <= 1
-        self.least = min((fact.confidence for fact in found), default=1.0)
-        return {fact.name: fact.value for fact in found}
+        self.least = min((fact.confidence for fact in facts), default=1.0)
+        return {fact.name: fact.value for fact in facts}
 
     def stays(self, before: dict[str, str], *, depth: bool) -> bool:
         """Whether the same is told as before, all of it off the edges of rules, where rounding decides."""
@@ -123,8 +123,8 @@ class Person:
     ],
 )
 def test_a_body_is_told_as_what_it_does(name: str, yaw: float, expected: dict[str, str], depth: bool) -> None:
-    found = Person(name, yaw=yaw).facts(depth=depth)
-    assert {key: found.get(key) for key in expected} == expected
+    facts = Person(name, yaw=yaw).facts(depth=depth)
+    assert {key: facts.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("depth", [True, False], ids=["landmarks", "lifted"])
@@ -139,8 +139,8 @@ def test_a_body_is_told_as_what_it_does(name: str, yaw: float, expected: dict[st
     ids=["forward", "lying", "upside down", "all fours"],
 )
 def test_a_trunk_is_told_by_its_tilt(person: Person, expected: dict[str, str], depth: bool) -> None:
-    found = person.facts(depth=depth)
-    assert {key: found.get(key) for key in expected} == expected
+    facts = person.facts(depth=depth)
+    assert {key: facts.get(key) for key in expected} == expected
 
 
 def test_some_values_take_landmarks() -> None:
@@ -176,8 +176,8 @@ def test_a_mirrored_person_has_the_arms_exchanged_and_nothing_else(person: Perso
     before = person.facts(depth=depth)
     person.keypoints = person.keypoints[SIDES] * [-1, 1, 1] + [1000, 0, 0]
     person.world = person.world[SIDES] * [-1, 1, 1]
-    other = {"left_arm": "right_arm", "right_arm": "left_arm"}
-    assert person.stays({other.get(name, name): value for name, value in before.items()}, depth=depth)
+    opposite = {"left_arm": "right_arm", "right_arm": "left_arm"}
+    assert person.stays({opposite.get(name, name): value for name, value in before.items()}, depth=depth)
 
 
 @given(anyone, st.booleans(), st.floats(0.3, 0.9), st.floats(-40, 40))
@@ -244,8 +244,8 @@ def test_confidence_falls_towards_the_threshold_and_with_the_joints_scores() -> 
         world = np.zeros((33, 3))
         world[geometry.COCO_IN_BLAZEPOSE] = person.world
         pose = pa.table({"keypoints": [person.keypoints.ravel().tolist()], "world_landmarks": [world.ravel().tolist()]})
-        (found,) = pose_facts(pa.table({"image_width": [1000], "image_height": [1000]}), pose)
-        return next(fact.confidence for fact in found if fact.name == "lean")
+        (facts,) = pose_facts(pa.table({"image_width": [1000], "image_height": [1000]}), pose)
+        return next(fact.confidence for fact in facts if fact.name == "lean")
 
     def tilt(person: Person) -> None:
         person.keypoints[[5, 6], 0] += 22

@@ -112,12 +112,12 @@ def test_of_two_who_differ_a_second_sentence_says_what_each_does(aspect: str, on
     phrases = {claim: phrase for topic in CONTRASTS[aspect] for group in topic for claim, phrase in group.items()}
     tellings = set()
     for seed in range(40):
-        told = caption(aspect, 2, 0, np.random.default_rng(seed), people)
-        assert told.claims == ((one,), (other,))
-        sentence = re.findall(r"[^.]+\.", told.text)[-1].strip()
+        made = caption(aspect, 2, 0, np.random.default_rng(seed), people)
+        assert made.claims == ((one,), (other,))
+        sentence = re.findall(r"[^.]+\.", made.text)[-1].strip()
         assert sentence[0].isupper() and sentence.count(phrases[one]) == sentence.count(phrases[other]) == 1
-        assert blocked(told.text) is None
-        assert len(told.text.split()) < 45  # words; CLIP reads 77 tokens
+        assert blocked(made.text) is None
+        assert len(made.text.split()) < 45  # words; CLIP reads 77 tokens
         if "left" in sentence.split(phrases[one])[0].split(phrases[other])[0]:  # "The person on the left ..."
             assert sentence.index(phrases[one]) < sentence.index(phrases[other])
         tellings.add(sentence)
@@ -153,9 +153,9 @@ def holds(person: dict[str, str], claim: str) -> bool:
     ],
 )
 def test_nothing_is_claimed_of_others(n: int, k: int, people: list[dict[str, str]]) -> None:
-    told = caption("pose", n, k, np.random.default_rng(1), people)
-    assert told.claims == ((),) * n
-    assert told.text in {fill(t, "pose", n, k) for t in TEMPLATES["pose"][situation(n, k)]}
+    made = caption("pose", n, k, np.random.default_rng(1), people)
+    assert made.claims == ((),) * n
+    assert made.text in {fill(t, "pose", n, k) for t in TEMPLATES["pose"][situation(n, k)]}
 
 
 def test_a_hand_up_is_in_contrast_to_both_arms_down_alone() -> None:

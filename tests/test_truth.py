@@ -35,7 +35,7 @@ LABEL = {
 
 
 @pytest.mark.parametrize(
-    ("claim", "told"),
+    ("claim", "is_true"),
     [
         ("left_arm=overhead", True),
         ("left_arm=raised", True),
@@ -61,8 +61,8 @@ LABEL = {
         ("turn=right", False),
     ],
 )
-def test_a_claim_is_true_false_or_not_to_be_told(claim: str, told: bool | None) -> None:
-    assert holds(LABEL, claim) is told
+def test_a_claim_is_true_false_or_not_to_be_told(claim: str, is_true: bool | None) -> None:
+    assert holds(LABEL, claim) is is_true
 
 
 def test_every_fact_that_the_code_can_state_has_a_rule() -> None:
@@ -95,8 +95,8 @@ def test_facts_captions_and_clusters_are_held_against_the_people_they_are_of(tmp
         {"person_id": "b", "sample_id": 0, "bbox": [60.0, 10.0, 90.0, 90.0]},
     ]
     write(tmp_path, "people/truth/00000", people)
-    told = [("base", "walking"), ("left_arm", "bent"), ("lean", "forward")]
-    fact_list = [{"name": name, "value": value, "confidence": 0.9} for name, value in told]
+    facts = [("base", "walking"), ("left_arm", "bent"), ("lean", "forward")]
+    fact_list = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts]
     write(tmp_path, "facts/truth/00000", [{"person_id": p, "facts": fact_list} for p in "ab"])
     captions = [
         {

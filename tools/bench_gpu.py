@@ -147,9 +147,9 @@ class Bench:
         """Prints a line; says whether the target, a ratio to the peer if there is one, else a rate, is reached."""
         reached = (ours.rate / peer if peer else ours.rate) >= target
         busy = "" if ours.busy is None else f"{ours.busy:5.0f} %"
-        told = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
+        compared = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
         wanted = "" if not target else f"{target:,.0f}{'x' if peer else ''} {'reached' if reached else 'MISSED'}"
-        print(f"{what:34}{ours.rate:11,.1f} {unit:9}{busy:>8}{told:18}   {wanted}", flush=True)
+        print(f"{what:34}{ours.rate:11,.1f} {unit:9}{busy:>8}{compared:18}   {wanted}", flush=True)
         return reached
 
     def models(self) -> None:
@@ -284,8 +284,8 @@ def main() -> None:
         bench.steps()
         bench.limits()
         if args.json:
-            of = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
-            args.json.write_text(json.dumps({"standard": of}, indent=1) + "\n")
+            rates = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
+            args.json.write_text(json.dumps({"standard": rates}, indent=1) + "\n")
         for text in profiles(bench.missed):
             print(text, flush=True)
 

@@ -58,9 +58,9 @@ class DistantStore(LocalStore):
     seconds = 0.0
 
     def tags(self, folder: str) -> dict[str, str]:
-        found = super().tags(folder)
-        time.sleep(self.seconds * (1 + len(found) // LISTED))
-        return found
+        listed = super().tags(folder)
+        time.sleep(self.seconds * (1 + len(listed) // LISTED))
+        return listed
 
     def open(self, path: str) -> BinaryIO:
         time.sleep(self.seconds)
@@ -157,8 +157,8 @@ def main() -> None:
         subprocess.run(["airflow", "db", "migrate"], env=environ, check=True, capture_output=True)
         print(f"{'page':82} {'cold':>8} {'warm':>8} {'cpu':>8} ms; kB as sent")
         for page in PAGES:
-            told = measure(environ, page, options.delay, options.rounds)
-            print("{page:82} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**told))
+            measured = measure(environ, page, options.delay, options.rounds)
+            print("{page:82} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**measured))
 
 
 if __name__ == "__main__":

@@ -109,8 +109,8 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
         urls = [str(tar) for tar in tars]
         reader = WebdatasetReader(lambda u: u, transform, tokenize, urls, BATCH, len(tars), enable_metadata=False)
         for batch in reader:
-            found = mapper(batch)
-            (found["image_embs"].astype(np.float32) * found["text_embs"]).sum(1)
+            embedded = mapper(batch)
+            (embedded["image_embs"].astype(np.float32) * embedded["text_embs"]).sum(1)
 
     return infer
 

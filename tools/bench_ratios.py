@@ -118,13 +118,13 @@ def mesh_loop(profile: Any, photos: list[work.Photo]) -> Any:
         for box, body in zip(photo.boxes, photo.keypoints, strict=True):
             calls.append([])
             estimator._estimate(photo.pixels, box, body)  # in this thread, whose tasks are recorded
-    other = profile.load("mesh")  # whose threads have their own tasks
+    replayer = profile.load("mesh")  # whose threads have their own tasks
 
     def replay(person: list[tuple[str, Any]]) -> None:
-        if not hasattr(other._local, "tasks"):
-            other._local.tasks = facemesh._Tasks(*other._options)
+        if not hasattr(replayer._local, "tasks"):
+            replayer._local.tasks = facemesh._Tasks(*replayer._options)
         for name, image in person:
-            getattr(other._local.tasks, name).detect(image)
+            getattr(replayer._local.tasks, name).detect(image)
 
     pool = Pool()
     return lambda: pool.map(replay, calls)

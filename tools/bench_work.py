@@ -117,8 +117,8 @@ class Photo:
 def photos(count: int) -> list[Photo]:
     """So many photos: those of the sample that show people, again and again."""
     entries = [entry for entry in json.loads((SAMPLE / "truth.json").read_text())["images"] if entry["people"]]
-    found = [_photo(entry) for entry in entries[:count]]
-    return [found[i % len(found)] for i in range(count)]
+    shown = [_photo(entry) for entry in entries[:count]]
+    return [shown[i % len(shown)] for i in range(count)]
 
 
 def _photo(entry: dict[str, Any]) -> Photo:
@@ -181,12 +181,12 @@ class Known:
         self._of = {digest(photo.pixels): photo for photo in photos}
 
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
-        found = [self._of[digest(image)].boxes for image in images]
-        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in found]
+        known_boxes = [self._of[digest(image)].boxes for image in images]
+        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in known_boxes]
 
     def estimate(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Poses]:
-        found = [self._of[digest(image)].keypoints for image in images]
-        return [Poses(keypoints, np.ones(len(keypoints), np.float32)) for keypoints in found]
+        known_keypoints = [self._of[digest(image)].keypoints for image in images]
+        return [Poses(keypoints, np.ones(len(keypoints), np.float32)) for keypoints in known_keypoints]
 
 
 def digest(image: np.ndarray) -> bytes:

@@ -95,18 +95,18 @@ def _held(label: Mapping[str, str], is_body: bool, base: str = "") -> np.ndarray
 
     base: of a pose of the sample, as `facts` tell it: a label allows who kicks or lunges to stand, facts do not.
     """
-    told = np.full(len(CLAIMS), UNKNOWN, np.int8)
+    held = np.full(len(CLAIMS), UNKNOWN, np.int8)
     is_seen = base in (seen := readings(label, "base")) and len(seen) <= 2  # more where legs are cut off
     for i, claim in enumerate(CLAIMS):
         name, _, value = claim.partition("=")
         if name == "base" and is_seen:
             own = {"base": base}
-            told[i] = FITS if supports(own, claim) else DIFFERS if contradicts(own, claim) else UNKNOWN
+            held[i] = FITS if supports(own, claim) else DIFFERS if contradicts(own, claim) else UNKNOWN
         elif (KIND[name] == "pose") == is_body:
             is_true = holds(label, claim)
             if is_true is not None and not (is_true and name in FINE and value not in readings(label, name)):
-                told[i] = FITS if is_true else DIFFERS
-    return told
+                held[i] = FITS if is_true else DIFFERS
+    return held
 
 
 def _mirrored_label(label: Mapping[str, str]) -> dict[str, str]:
@@ -182,8 +182,8 @@ def false_facts(view: View, kind: str, facts: Mapping[str, str], rng: random.Ran
 
 def claims_texts(facts: Sequence[Mapping[str, str]], rng: random.Random) -> list[Text]:
     """A sentence of the label step for each set of facts that it has words for."""
-    in_words = [(of, captions(of, 1, str(rng.random()))) for of in facts if of]
-    return [Text(words[0], tuple(f"{n}={v}" for n, v in of.items())) for of, words in in_words if words]
+    in_words = [(named, captions(named, 1, str(rng.random()))) for named in facts if named]
+    return [Text(words[0], tuple(f"{n}={v}" for n, v in named.items())) for named, words in in_words if words]
 
 
 def scene_text(view: View, others: Sequence[View], rng: random.Random) -> Text:
@@ -225,7 +225,7 @@ def relations(views: Sequence[View], texts: Sequence[Text]) -> np.ndarray:
     """int8 [views, texts]: whether each text fits each view."""
     states = (stated(texts) == FITS).astype(np.float32)
     held = np.stack([view.held for view in views])
-    false, unknown = ((held == of).astype(np.float32) @ states.T > 0 for of in (DIFFERS, UNKNOWN))
+    false, unknown = ((held == relation).astype(np.float32) @ states.T > 0 for relation in (DIFFERS, UNKNOWN))
     related = np.where(false, DIFFERS, np.where(unknown, UNKNOWN, FITS)).astype(np.int8)
     for j, text in enumerate(texts):
         if text.fits_nothing:

@@ -86,13 +86,13 @@ def row(count: int, seed: int) -> str:
         "pose", FEATURE_SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None
     )
     seconds = time.process_time() - start
-    other = people(count, np.random.default_rng(seed + 1))
+    unseen = people(count, np.random.default_rng(seed + 1))
     sizes = np.array([cluster.size for cluster in cluster_set.clusters])
     cells = (
         f"{count:,}",
         f"{len(sizes)} ({_by_part(cluster_set)})",
         f"{sizes.mean():.0f} · {np.median(sizes):.0f} · {sizes.min()}",
-        f"{100 * _near(cluster_set, other):.0f} % · {100 * _near(cluster_set, other, fullest=True):.0f} %",
+        f"{100 * _near(cluster_set, unseen):.0f} % · {100 * _near(cluster_set, unseen, fullest=True):.0f} %",
         f"{_mean(cluster_set, 'silhouette'):.2f}",
         f"{_mean(cluster_set, 'two_seeds', 'adjusted_mutual_information'):.2f}",
         f"{seconds:.0f} s",
@@ -108,8 +108,8 @@ def _by_part(cluster_set: ClusterSet) -> str:
 def _near(cluster_set: ClusterSet, features: np.ndarray, fullest: bool = False) -> float:
     """Share of those who show enough who are within the tolerance of a cluster; or of one of all that they show."""
     shown = cluster_set.space.part(features)
-    found = np.array([*(cluster.part for cluster in cluster_set.clusters), "-"])[cluster_set.nearest(features)[0]]
-    return float(((found == shown) if fullest else (found != "-"))[shown != ""].mean())
+    parts = np.array([*(cluster.part for cluster in cluster_set.clusters), "-"])[cluster_set.nearest(features)[0]]
+    return float(((parts == shown) if fullest else (parts != "-"))[shown != ""].mean())
 
 
 def _mean(cluster_set: ClusterSet, *names: str) -> float:

@@ -100,12 +100,12 @@ def _assets(dag: Any) -> list[str]:
 def _parameter(name: str, param: Any) -> str:
     schema = param.schema
     types = schema.get("type", "any")
-    told = [" or ".join(types) if isinstance(types, list) else types]
-    told += [" or ".join(f"`{value}`" for value in schema["enum"])] if "enum" in schema else []
-    told += [f"{bound} {schema[bound]}" for bound in BOUNDS if bound in schema]
-    told += [f"like `{_cell(s['pattern'])}`" for s in (schema, schema.get("items", {})) if "pattern" in s]
+    rules = [" or ".join(types) if isinstance(types, list) else types]
+    rules += [" or ".join(f"`{value}`" for value in schema["enum"])] if "enum" in schema else []
+    rules += [f"{bound} {schema[bound]}" for bound in BOUNDS if bound in schema]
+    rules += [f"like `{_cell(s['pattern'])}`" for s in (schema, schema.get("items", {})) if "pattern" in s]
     default = json.dumps(param.value, ensure_ascii=False)
-    return f"| `{name}` | {', '.join(told)} | `{_cell(default)}` | {_cell(param.description or '')} |"
+    return f"| `{name}` | {', '.join(rules)} | `{_cell(default)}` | {_cell(param.description or '')} |"
 
 
 def _nodes(tasks: Iterable[Any]) -> list[str]:

@@ -230,13 +230,13 @@ def true_above_foils(scorer: Scorer, views: Sequence[View], crops: np.ndarray, r
     """
     shares = {}
     for kind in examples.OF_KIND:
-        told = [i for i, view in enumerate(views) if kind in examples.kinds(view)]
-        facts = [examples.true_facts(views[i], kind, rng) for i in rng.choices(told, k=CANDIDATES)] if told else []
+        shown = [i for i, view in enumerate(views) if kind in examples.kinds(view)]
+        facts = [examples.true_facts(views[i], kind, rng) for i in rng.choices(shown, k=CANDIDATES)] if shown else []
         texts = examples.claims_texts(facts, rng)
         if not texts:
             continue
-        scores = crops[told] @ scorer.texts([text.text for text in texts]).T
-        relation, claims = examples.relations([views[i] for i in told], texts), [len(text.claims) for text in texts]
+        scores = crops[shown] @ scorer.texts([text.text for text in texts]).T
+        relation, claims = examples.relations([views[i] for i in shown], texts), [len(text.claims) for text in texts]
         most = np.where(relation == FITS, claims, 0)
         own = np.where((most > 0) & (most == most.max(1, keepdims=True)), scores, -np.inf).max(1)
         foil = np.where(relation == DIFFERS, scores, -np.inf).max(1)

@@ -199,14 +199,14 @@ def match(labels: Iterable[Label], names: Mapping[int, str], rows: Iterable[Mapp
     of_photo = defaultdict(list)
     for row in rows:
         of_photo[names[row["sample_id"]]].append(row)
-    found: dict[str, Label] = {}
+    matched: dict[str, Label] = {}
     for label in labels:
         rows_there = of_photo[_name(label["photo"])]
         boxes = np.array([row["bbox"] for row in rows_there], np.float32).reshape(-1, 4)
         overlaps = iou(np.array([label["bbox"]], np.float32), boxes)[0]
         if overlaps.max(initial=0) >= MINIMUM_IOU:
-            found[rows_there[int(overlaps.argmax())]["person_id"]] = label
-    return found
+            matched[rows_there[int(overlaps.argmax())]["person_id"]] = label
+    return matched
 
 
 def _rows(store: Path, pattern: str) -> list[dict[str, Any]]:
@@ -214,11 +214,11 @@ def _rows(store: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def _count(tallies: dict[str, Tally], label: Label, claim: str, false: list[str], text: str = "") -> None:
-    told = holds(label, claim)
+    is_true = holds(label, claim)
     name = claim.partition("=")[0]
     for key in (claim, name, KIND_OF[name]):
-        tallies.setdefault(key, Tally()).counts[told] += 1
-    if told is False:
+        tallies.setdefault(key, Tally()).counts[is_true] += 1
+    if is_true is False:
         false.append(f"photo {label['photo']}: {claim}{text}")
 
 
@@ -231,8 +231,8 @@ def _count_members(out: Measured, people: Mapping[str, Label], store: Path) -> N
             label = people.get(row["person_id"])
             first = next(filter(None, cluster["claims"]), None) if cluster else None
             if label and first:
-                told = [holds(label, claim) for claim in first]
-                out.fitting[kind].counts[False if False in told else None if None in told else True] += 1
+                are_true = [holds(label, claim) for claim in first]
+                out.fitting[kind].counts[False if False in are_true else None if None in are_true else True] += 1
 
 
 def rate(part: int, whole: int) -> str:
@@ -277,7 +277,9 @@ def table(ways: Sequence[Measured]) -> str:
         )
         most = [(sum(n for _, n in m.sentences.most_common(COMMONEST)), m.sentences.total()) for m in ways]
         lines.append(
-            _line(f"share of the {COMMONEST} commonest", [f"{100 * n / max(1, of):.0f} %" for n, of in most], "20 %")
+            _line(
+                f"share of the {COMMONEST} commonest", [f"{100 * n / max(1, total):.0f} %" for n, total in most], "20 %"
+            )
         )
     return "\n".join(lines)
 

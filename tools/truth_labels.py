@@ -158,9 +158,9 @@ def _arm(label: Label, side: str, value: str) -> bool | None:
     return None if any("?" in readings(label, f"{side}_{field}") for field in rule.needs) else False
 
 
-def _any(*told: bool | None) -> bool | None:
-    return True if True in told else None if None in told else False
+def _any(*answers: bool | None) -> bool | None:
+    return True if True in answers else None if None in answers else False
 
 
-def _all(*told: bool | None) -> bool | None:
-    return False if False in told else None if None in told else True
+def _all(*answers: bool | None) -> bool | None:
+    return False if False in answers else None if None in answers else True

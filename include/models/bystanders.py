@@ -43,8 +43,8 @@ class Bystanders:
     def _faces(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not hasattr(self._local, "detector"):  # MediaPipe's tasks can't be shared between threads
             self._local.detector = face_detector(self._landmarker, self._face_score)
-        found = self._local.detector.detect(as_mediapipe(image)).detections
-        corners = [(face.bounding_box.origin_x, face.bounding_box.origin_y) for face in found]
-        sizes = [(face.bounding_box.width, face.bounding_box.height) for face in found]
+        faces = self._local.detector.detect(as_mediapipe(image)).detections
+        corners = [(face.bounding_box.origin_x, face.bounding_box.origin_y) for face in faces]
+        sizes = [(face.bounding_box.width, face.bounding_box.height) for face in faces]
         boxes = np.array([(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)], np.float32)
-        return boxes.reshape(-1, 4), np.array([face.categories[0].score for face in found], np.float32)
+        return boxes.reshape(-1, 4), np.array([face.categories[0].score for face in faces], np.float32)

@@ -114,11 +114,11 @@ class FaceMesh:
         """The face nearest to the centre of the head crop, if any is near."""
         region = square(image, centre, side, CROP, angle)
         faces = []
-        for found in self._local.tasks.detector.detect(as_mediapipe(region.pixels)).detections:
-            box = found.bounding_box
+        for detection in self._local.tasks.detector.detect(as_mediapipe(region.pixels)).detections:
+            box = detection.bounding_box
             middle = np.array([box.origin_x + box.width / 2, box.origin_y + box.height / 2])
             faces.append(
-                _Face(region.points_to_image(middle), box.width * region.scale, float(found.categories[0].score))
+                _Face(region.points_to_image(middle), box.width * region.scale, float(detection.categories[0].score))
             )
         nearest = min(faces, key=lambda face: math.dist(face.centre, centre), default=None)
         return nearest if nearest and math.dist(nearest.centre, centre) <= MAX_OFFSET * nearest.side else None

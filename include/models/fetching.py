@@ -109,10 +109,10 @@ def _of_hub(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
     hub = cache.address(checkpoint).removesuffix(f"/{repository}/tree/{revision}")
     listing = download.read_text(f"{hub}/api/models/{repository}/revision/{revision}?blobs=true")
     try:
-        found = {f["rfilename"]: (f.get("lfs") or {}).get("sha256", "") for f in json.loads(listing)["siblings"]}
+        digests = {f["rfilename"]: (f.get("lfs") or {}).get("sha256", "") for f in json.loads(listing)["siblings"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise download.Unavailable(f"{hub} does not answer as a hub of Hugging Face does") from None
-    wanted = {file: sha256 for file, sha256 in found.items() if PLAIN_NAME.fullmatch(file) and file.endswith(KINDS)}
+    wanted = {file: sha256 for file, sha256 in digests.items() if PLAIN_NAME.fullmatch(file) and file.endswith(KINDS)}
     if not any(file.endswith(".safetensors") for file in wanted):
         raise ModelError(f"{checkpoint.name}: the repository holds no safetensors, and pickles are not loaded")
     base, folder = f"{hub}/{repository}/resolve/{revision}", cache.published(checkpoint)
@@ -148,14 +148,14 @@ def _bring(part: Part) -> str:
 def _lock(checkpoint: Checkpoint, record: Path) -> Iterator[None]:
     """Lets one process at a time fetch a checkpoint; the others wait and then find it there."""
     with record.with_suffix(".lock").open("w") as file:
-        told = -download.HEARTBEAT_SECONDS
+        last_logged = -download.HEARTBEAT_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() - told >= download.HEARTBEAT_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - last_logged >= download.HEARTBEAT_SECONDS:
+                    last_logged = time.monotonic()
                     log.info("%s: another process is fetching it; waiting", checkpoint.name)
                 time.sleep(LOCK_POLL_SECONDS)
         yield

@@ -49,9 +49,9 @@ class ImageToText(Sampler):
         except (OSError, ValueError, TypeError) as error:  # TypeError: of a vocabulary that is missing
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
-        opened, told = loaded
+        opened, loading = loaded
         # What is lacking is random now. Weights that are stored once and used twice are not among the missing ones.
-        lacking = [key for key in told["missing_keys"] + told["mismatched_keys"] if not key.startswith(UNUSED)]
+        lacking = [key for key in loading["missing_keys"] + loading["mismatched_keys"] if not key.startswith(UNUSED)]
         if lacking:
             raise ModelError(
                 f"{folder} holds not all weights of its model: {len(lacking)} are missing or of another shape, the "

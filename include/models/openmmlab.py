@@ -142,9 +142,9 @@ def load_weights(model: torch.nn.Module, weights: Path) -> None:
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n].shape),
     }
-    told = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
-    if told:
-        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(told)}")
+    differences = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
+    if differences:
+        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(differences)}")
     model.load_state_dict(state)
     # Batch normalisation becomes part of the convolution before it; not in heads, whose levels may share convolutions.
     for name in {"backbone", "neck"} & dict(model.named_children()).keys():

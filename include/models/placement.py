@@ -81,7 +81,7 @@ class Batches:
                 if len(batch) == 1:
                     message = "one image does not fit into the device's memory: use a larger one"
                     raise ModelError(message) from error
-                told = str(error).split("\n")[0]
+                reason = str(error).split("\n")[0]
             else:
                 start += len(batch)
                 yield result
@@ -89,7 +89,7 @@ class Batches:
             # Only here is the exception gone, whose traceback held the tensors of the failed batch.
             with self._lock:
                 self.size = min(self.size, len(batch) // 2)
-            log.warning("out of memory (%s): batches of %d from now on", told, self.size)
+            log.warning("out of memory (%s): batches of %d from now on", reason, self.size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

@@ -76,7 +76,7 @@ class Profile:
     def role(self, name: str) -> Role:
         """One of its models. Raises ModelUsageError, with the profiles that have it, for one that it lacks."""
         if name not in self.roles:
-            having = [other for other in available() if name in load_profile(other).roles]
+            having = [profile for profile in available() if name in load_profile(profile).roles]
             raise ModelUsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
         return self.roles[name]
 

@@ -64,7 +64,7 @@ class RTMDet:
         self._points = _points(self._side, strides).to(self._placement.device)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        return [found for batch in self._batches.map(self._detect, images) for found in batch]
+        return [detections for batch in self._batches.map(self._detect, images) for detections in batch]
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -88,11 +88,11 @@ class RTMDet:
         sides = torch.cat([level.flatten(2) for level in distances], 2)[image, :, point]
         centre = self._points[point]
         boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1).clamp_(0, self._side)
-        found = torch.cat([boxes, likely[image, point, None], image[:, None]], 1).double()
-        found = found[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        candidates = torch.cat([boxes, likely[image, point, None], image[:, None]], 1).double()
+        candidates = candidates[(boxes[:, 2:] > boxes[:, :2]).all(1)]
         # One suppression for all images: each image's boxes are moved to where no other's are. Doubles keep that exact.
-        apart = found[:, :4] + found[:, 5:] * (self._side + 1)
-        kept = found[nms(apart, found[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
+        apart = candidates[:, :4] + candidates[:, 5:] * (self._side + 1)
+        kept = candidates[nms(apart, candidates[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
         return [self._people(kept[kept[:, 5] == i, :5], images[i]) for i in range(len(images))]
 
     def _best(self, scores: torch.Tensor) -> torch.Tensor:

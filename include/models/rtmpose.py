@@ -139,8 +139,8 @@ def regions(boxes: np.ndarray, padding: float, size: tuple[int, int]) -> tuple[n
 def crop(image: np.ndarray, centre: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The region as uint8 [height, width, 3] of ``size``; black where it leaves the image."""
     if max(image.shape) >= CV2_LIMIT:
-        found = _crops(upload([image], torch.device("cpu")), np.zeros(1, np.int64), centre[None], scale[None], size)
-        return found[0].to(torch.uint8).numpy()
+        crops = _crops(upload([image], torch.device("cpu")), np.zeros(1, np.int64), centre[None], scale[None], size)
+        return crops[0].to(torch.uint8).numpy()
     step = float(scale[0]) / size[0]
     to_image = np.array([[step, 0, 0], [0, step, 0]])
     to_image[:, 2] = centre - np.array(size) / 2 * step

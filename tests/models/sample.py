@@ -45,9 +45,9 @@ def _read(folder: Path, entry: dict[str, Any]) -> Truth:
     return Truth(entry["file"], pixels, boxes, joints * [scale, scale, 1], people)
 
 
-def match(truth: Truth, found: Detections, overlap: float = 0.5) -> dict[int, int]:
+def match(truth: Truth, detections: Detections, overlap: float = 0.5) -> dict[int, int]:
     """True person -> found person, one to one, best overlap first, of at least this IoU."""
-    overlaps = iou(truth.boxes, found.boxes)
+    overlaps = iou(truth.boxes, detections.boxes)
     pairs: dict[int, int] = {}
     for flat in np.argsort(-overlaps, axis=None):
         person, index = np.unravel_index(flat, overlaps.shape)

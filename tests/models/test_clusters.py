@@ -53,15 +53,15 @@ class Fitted:
 @pytest.fixture(scope="module")
 def fitted(results: test_accuracy.Results) -> dict[str, Fitted]:
     people, poses, meshes = [], [], []
-    for truth, found, mesh, pairs in zip(results.truth, results.poses, results.meshes, results.pairs, strict=True):
+    for truth, estimated, mesh, pairs in zip(results.truth, results.poses, results.meshes, results.pairs, strict=True):
         for person, index in pairs.items():
             people.append(truth.people[person])
-            world = found.world[index]
+            world = estimated.world[index]
             poses.append(
                 {
                     "person_id": f"{truth.name}/{index}",
-                    "keypoints": found.keypoints[index].ravel(),
-                    "pose_score": found.scores[index],
+                    "keypoints": estimated.keypoints[index].ravel(),
+                    "pose_score": estimated.scores[index],
                     "world_landmarks": None if np.isnan(world).any() else world.ravel(),
                 }
             )

@@ -237,19 +237,19 @@ def test_a_mirror_is_a_server_or_a_folder_that_has_the_files_by_name(server, reg
     ],
 )
 def test_a_mirrors_password_is_sent_to_it_alone(server, register, userinfo: str, login: str, cache):
-    with weights_server() as other:
+    with weights_server() as elsewhere:
         server.login = f"Basic {base64.b64encode(login.encode()).decode()}"
         server.redirects = {"/mirror/m.safetensors": "/moved"}
-        server.files["/moved"] = other.files["/elsewhere"] = BODY
+        server.files["/moved"] = elsewhere.files["/elsewhere"] = BODY
         cache = replace(cache, mirror=f"{server.url.replace('://', f'://{userinfo}@')}/mirror")
         file = register()
         assert fetching.fetch("m", cache).read_bytes() == BODY
         assert server.logins == [server.login] * 2, "a redirect within the server keeps it"
         file.unlink()
         file.with_name(f"{file.name}.sha256").unlink()
-        server.redirects = {"/mirror/m.safetensors": f"{other.url}/elsewhere"}
+        server.redirects = {"/mirror/m.safetensors": f"{elsewhere.url}/elsewhere"}
         assert fetching.fetch("m", cache).read_bytes() == BODY
-        assert other.logins == [None]
+        assert elsewhere.logins == [None]
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])

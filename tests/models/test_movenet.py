@@ -92,12 +92,12 @@ def portraits(head_widths: float) -> list[tuple[np.ndarray, np.ndarray]]:
 def test_a_portrait_is_one_person_whose_box_holds_the_head(head_widths: float):
     """Without NanoDet's say nearly all were a strip from ear to ear, and some strip and person."""
     faces = portraits(head_widths)
-    found = PROFILE.load("detector").detect([pixels for pixels, _ in faces])
-    assert len(faces) > 15 and max(len(people.boxes) for people in found) == 1
+    detections = PROFILE.load("detector").detect([pixels for pixels, _ in faces])
+    assert len(faces) > 15 and max(len(people.boxes) for people in detections) == 1
     whole = [
         len(people.boxes) == 1 and people.boxes[0, 1] < eyes[:, 1].min() - SIDE / head_widths / 3
         and np.ptp(people.boxes[0].reshape(2, 2), axis=0).min() > SIDE / 2
-        for people, (_, eyes) in zip(found, faces, strict=True)
+        for people, (_, eyes) in zip(detections, faces, strict=True)
     ]  # fmt: skip
     assert np.mean(whole) >= 0.9
 

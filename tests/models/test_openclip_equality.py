@@ -23,12 +23,12 @@ def torchvision_first() -> None:
 @pytest.fixture(scope="module")
 def crops() -> list[np.ndarray]:
     """People of the sample with a little around them: upright, wide, nearly square, and some that are tiny."""
-    found = []
+    pictures = []
     for picture in sample.load()[:6]:
         for x1, y1, x2, y2 in picture.boxes.round().astype(int):
-            found.append(picture.image[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
-    found += [picture.image for picture in sample.load()[:2]]
-    return [*found, found[0][:40], found[1][:30, :20]]
+            pictures.append(picture.image[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
+    pictures += [picture.image for picture in sample.load()[:2]]
+    return [*pictures, pictures[0][:40], pictures[1][:30, :20]]
 
 
 @pytest.fixture(scope="module")

@@ -52,16 +52,16 @@ def clip() -> Any:
 def people(clip: Any) -> dict[str, Any]:
     """Everyone in the sample: pose, the picture's caption, and the vector of the crop around the true box."""
     truth = json.loads((sample.SAMPLE / "truth.json").read_text())["images"]
-    crops, found = [], defaultdict(list)
+    crops, columns = [], defaultdict(list)
     for entry, picture in zip(truth, sample.load(), strict=True):
         for person, box in zip(picture.people, picture.boxes, strict=True):
             pad = PADDING * (box[2:] - box[:2])
             x1, y1 = np.maximum(box[:2] - pad, 0).round().astype(int)
             x2, y2 = (box[2:] + pad).round().astype(int)
             crops.append(picture.image[y1:y2, x1:x2])
-            found["pose"].append(person["pose"])
-            found["caption"].append(entry["caption"])
-    return {**found, "vectors": clip.encode_images(crops)}
+            columns["pose"].append(person["pose"])
+            columns["caption"].append(entry["caption"])
+    return {**columns, "vectors": clip.encode_images(crops)}
 
 
 def test_the_files_are_small():

@@ -45,9 +45,9 @@ def peopleless() -> list[np.ndarray]:
 
 
 def test_no_people_are_found_where_there_are_none(detector):
-    for found in detector.detect(peopleless()):
-        assert found.boxes.shape == (0, 4) and found.boxes.dtype == np.float32
-        assert found.scores.shape == (0,) and found.scores.dtype == np.float32
+    for detections in detector.detect(peopleless()):
+        assert detections.boxes.shape == (0, 4) and detections.boxes.dtype == np.float32
+        assert detections.scores.shape == (0,) and detections.scores.dtype == np.float32
 
 
 def test_empty_batches(detector, pose, mesh):

@@ -85,8 +85,8 @@ def _person(person_id: str) -> Row:
 
 
 def _facts(person_id: str, facts: Mapping[str, str]) -> Row:
-    told = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts.items()]
-    return {"person_id": person_id, "facts": told}
+    listed = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts.items()]
+    return {"person_id": person_id, "facts": listed}
 
 
 def view(person_id: str, name: str) -> np.ndarray:
@@ -115,7 +115,11 @@ def _cluster(cluster_id: str, captions: Mapping[str, str]) -> Row:
         "medoid_person_id": "",
         "centroid": [],
     }
-    return row | {"captions": [*captions], "claims": [of.split() for of in captions.values()], "reviewed": False}
+    return row | {
+        "captions": [*captions],
+        "claims": [stated.split() for stated in captions.values()],
+        "reviewed": False,
+    }
 
 
 ALL = ("pose-0001", "face-0001", "head-0001")

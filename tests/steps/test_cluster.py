@@ -95,8 +95,8 @@ def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalS
 def test_clusters_of_whom_no_two_things_can_be_said_are_none(
     extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
-    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [told] * len(table))
+    facts = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [facts] * len(table))
     runner(extracted).run_release("cluster", PARTITIONS)
     cluster_sets = load_fit(extracted.read("clusters/v0001/fit.json")).cluster_sets
     assert cluster_sets["pose"].clusters and all(len(c.fact_sets) >= 2 for c in cluster_sets["pose"].clusters)
@@ -220,8 +220,8 @@ def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
             with pytest.raises(KeyboardInterrupt):
                 runner(extracted, run_id="manual__1").run_release("cluster", PARTITIONS)
     assert newest(extracted) == ""
-    other = runner(extracted, pose_clusters=2)  # is made from something else
-    assert other.run_release("cluster", PARTITIONS).partition == "v0002"
+    changed = runner(extracted, pose_clusters=2)  # is made from something else
+    assert changed.run_release("cluster", PARTITIONS).partition == "v0002"
     assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may be at work yet
     assert runner(extracted, run_id="manual__1", seed=1).run_release("cluster", PARTITIONS).partition == "v0004"
 

@@ -57,7 +57,7 @@ class Scene:
     turns: Sequence[float] = (-35, 0, 35)  # yaw of heads, degrees
     nose: tuple[float, float] = NOSE  # of the pose
     facts: dict[str, str] = field(default_factory=lambda: {"base": "on_feet"})  # of everybody
-    told: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
+    more_facts: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
     confidence: float = 0.9
     change: dict[str, Any] = field(default_factory=dict)  # columns of the people table that are set for everybody
 
@@ -112,10 +112,10 @@ class Scene:
         return encoded(picture)
 
     def _facts(self, i: int) -> list[Row]:
-        facts = self.facts | self.told.get(i, {})
-        told = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
+        facts = self.facts | self.more_facts.get(i, {})
+        listed = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
         smile = {"name": "mouth", "value": ("relaxed", "smiling")[i // 2 % 2], "confidence": 0.55}
-        return [*told, smile] if "mouth" not in facts else told
+        return [*listed, smile] if "mouth" not in facts else listed
 
     def _person(self, i: int, person_id: str, key: str) -> Row:
         person = dict.fromkeys(("url", "caption"), "") | {"person_id": person_id, "sample_id": i, "key": key}
@@ -256,11 +256,11 @@ def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[li
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
-    rows, again, other, elsewhere = (
+    rows, again, reseeded, elsewhere = (
         compose(files, tmp_path, composites=9, **more)[0] for more in ({}, {}, {"seed": 1}, {"index": 1})
     )
     assert rows == again
-    assert [r["files"] for r in rows] != [r["files"] for r in other]
+    assert [r["files"] for r in rows] != [r["files"] for r in reseeded]
     assert [r["people"] for r in rows] != [r["people"] for r in elsewhere]
 
 
@@ -448,24 +448,24 @@ def test_people_with_the_head_of_another_in_their_cutout_are_not_used(tmp_path: 
     assert compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1  # the joints of both have the head there
 
 
-@pytest.mark.parametrize(("confidence", "told"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
+@pytest.mark.parametrize(("confidence", "stated"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
 def test_of_two_who_differ_the_caption_says_what_each_does_where_that_is_certain(
-    confidence: float, told: bool, tmp_path: Path
+    confidence: float, stated: bool, tmp_path: Path
 ) -> None:
     facts = {i: {"base": ("sitting", "standing")[i % 2]} for i in range(24)}
-    scene = Scene(people=24, poses=("sit", "arms up"), clustered=("pose",), told=facts, confidence=confidence)
+    scene = Scene(people=24, poses=("sit", "arms up"), clustered=("pose",), more_facts=facts, confidence=confidence)
     rows, _ = compose(scene.write(tmp_path), tmp_path, composites=8)
     pairs = [row for row in rows if row["n_similar"] == 0]
     assert pairs
     for row in pairs:
         claims = [f"base={facts[int(p['person_id'].split('/')[-2])]['base']}" for p in row["people"]]
-        assert [p["claims"] for p in row["people"]] == ([[claim] for claim in claims] if told else [[], []])
-        assert ("is sitting" in row["caption"]) == ("is standing" in row["caption"]) == told
+        assert [p["claims"] for p in row["people"]] == ([[claim] for claim in claims] if stated else [[], []])
+        assert ("is sitting" in row["caption"]) == ("is standing" in row["caption"]) == stated
 
 
 def test_people_whose_facts_contradict_each_other_are_not_called_alike(tmp_path: Path) -> None:
     facts = {i: {"view": ("front", "back")[i % 2]} for i in range(24)}
-    files = Scene(people=24, poses=("stand",), clustered=("pose",), told=facts).write(tmp_path)
+    files = Scene(people=24, poses=("stand",), clustered=("pose",), more_facts=facts).write(tmp_path)
     rows, _ = compose(files, tmp_path, composites=8)
     assert rows
     for row in rows:

@@ -105,8 +105,8 @@ def rows_of(store: LocalStore, index: int = 0) -> list[dict]:
 
 
 def pictures(store: LocalStore) -> dict[str, Image.Image]:
-    found = samples(store.root / "images/test/part/00000.tar")
-    return {s.fields["url"].rsplit("/", 1)[-1]: Image.open(io.BytesIO(s.image)) for s in found}
+    stored = samples(store.root / "images/test/part/00000.tar")
+    return {s.fields["url"].rsplit("/", 1)[-1]: Image.open(io.BytesIO(s.image)) for s in stored}
 
 
 def image_files(store: LocalStore) -> dict[str, bytes]:

@@ -171,15 +171,15 @@ def _arms(rng: random.Random, base: str, front: float) -> tuple[tuple[str, str],
     if rng.random() < 0.35:
         return _both(rng, pick(rng, arms))
     left, right = pick(rng, arms), pick(rng, arms)
-    (limbs, reach), (more, other) = _one_arm(rng, left, "L", 1), _one_arm(rng, right, "R", -1)
-    return (left, right), limbs | more, reach | other
+    (limbs, reach), (right_limbs, right_reach) = _one_arm(rng, left, "L", 1), _one_arm(rng, right, "R", -1)
+    return (left, right), limbs | right_limbs, reach | right_reach
 
 
 def _both(rng: random.Random, kind: str) -> tuple[tuple[str, str], Limbs, dict[str, Reach]]:
     limbs, reach = {}, {}
     for side, sign in SIDES:
-        more, other = _one_arm(rng, kind, side, sign)
-        limbs, reach = limbs | more, reach | other
+        side_limbs, side_reach = _one_arm(rng, kind, side, sign)
+        limbs, reach = limbs | side_limbs, reach | side_reach
     return (kind, kind), limbs, reach
 
 

@@ -243,8 +243,8 @@ def main() -> None:
         truth = shoot(scene, factory, images, args.samples, args.threads)
         (parts / f"{scene.name}.json").write_text(json.dumps(truth))
         print(f"{scene.name} {scene.place} {len(scene.cast)} people, {time.monotonic() - started:.1f} s", flush=True)
-    found = [parts / f"{scene.name}.json" for scene in scenes]
-    entries = [json.loads(part.read_text()) for part in found if part.exists()]
+    files = [parts / f"{scene.name}.json" for scene in scenes]
+    entries = [json.loads(part.read_text()) for part in files if part.exists()]
     (args.out / "truth.json").write_text(json.dumps({"notes": NOTES, "images": entries}, indent=1))
     print(f"{len(entries)} pictures, {sum(len(e['people']) for e in entries)} people in {args.out / 'truth.json'}")
 

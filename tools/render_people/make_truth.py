@@ -60,8 +60,8 @@ def _clash(person: Person) -> bool:
                 return True
             if np.linalg.norm(point - head) < 0.085:
                 return True
-            for other in ("left", "right"):
-                if labels._to_segment(point, j[f"{other}_hip"], j[f"{other}_knee"]) < 0.06:
+            for leg in ("left", "right"):
+                if labels._to_segment(point, j[f"{leg}_hip"], j[f"{leg}_knee"]) < 0.06:
                     return True
             if point[2] < -0.02:
                 return True

@@ -150,8 +150,8 @@ def caption_fault(caption: str) -> str:
         return f"{shown} has {len(caption)} letters: a caption has {LONGEST} at most"
     if not caption.isprintable():
         return f"{shown} has line breaks, control or invisible characters: a caption is one line of plain text"
-    if found := blocked(caption):
-        return f"{shown} has the word {found[0]!r} ({found[1]}): captions may not speak of that"
+    if refused := blocked(caption):
+        return f"{shown} has the word {refused[0]!r} ({refused[1]}): captions may not speak of that"
     return ""
 
 
@@ -219,13 +219,15 @@ def answers(path: str, data: bytes) -> list[dict[str, Any]]:
     Raises LaionPeopleError, naming the file, when it is damaged.
     """
     try:
-        found = json.loads(data)
-        if not isinstance(found, list) or not all(isinstance(of, dict) and of.keys() >= ANSWER for of in found):
+        listed = json.loads(data)
+        if not isinstance(listed, list) or not all(
+            isinstance(answer, dict) and answer.keys() >= ANSWER for answer in listed
+        ):
             raise ValueError("it should list answers")
     except (ValueError, RecursionError) as error:
         advice = "mend it, or move it away; a review writes a new one"
         raise LaionPeopleError(f"{path} is damaged ({one_line(error)}): {advice}") from error
-    return found
+    return listed
 
 
 def _text(path: str, data: bytes | None) -> str:
@@ -305,7 +307,7 @@ def _entry(where: str, values: Any) -> Entry:
 
 def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
     """Captions, each with what it claims, of a list of texts and of mappings with claims and texts."""
-    found: list[tuple[str, Claims]] = []
+    candidates: list[tuple[str, Claims]] = []
     for item in items if isinstance(items, list) else [None]:
         match item:
             case {"claims": claims, "texts": texts, **rest} if not rest:
@@ -316,8 +318,8 @@ def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
             raise LaionPeopleError(f"{where} should have a list of sentences as captions")
         if not _are_texts(claims):
             raise LaionPeopleError(f"{where} should have a list of claims like base=sitting")
-        found += [(text, tuple(claims)) for text in texts]
-    return found
+        candidates += [(text, tuple(claims)) for text in texts]
+    return candidates
 
 
 def _are_texts(value: Any) -> bool:
@@ -380,8 +382,8 @@ def _dump(entries: Mapping[str, Entry]) -> str:
 
 def _grouped(entry: Entry) -> list[Any]:
     """Captions in their order, those that follow each other and claim the same together."""
-    found: list[Any] = []
-    for claims, captions in groupby(zip(entry.captions, entry.claims, strict=True), key=lambda of: of[1]):
+    groups: list[Any] = []
+    for claims, captions in groupby(zip(entry.captions, entry.claims, strict=True), key=lambda pair: pair[1]):
         texts = [text for text, _ in captions]
-        found += [{"claims": _Inline(claims), "texts": texts}] if claims else texts
-    return found
+        groups += [{"claims": _Inline(claims), "texts": texts}] if claims else texts
+    return groups

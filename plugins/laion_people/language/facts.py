@@ -173,9 +173,9 @@ def _readings(claim: str) -> list[list[tuple[str, str]]]:
 
 
 @cache
-def _together(name: str, value: str, other: str) -> bool:
+def _together(name: str, first: str, second: str) -> bool:
     """Whether two values of a name can both be true: of one and the same, or of a third that is narrower than both."""
     pairs = TOGETHER.get(name, {})
-    if other in pairs.get(value, ()) or value in pairs.get(other, ()):
+    if second in pairs.get(first, ()) or first in pairs.get(second, ()):
         return True
-    return any({value, other} <= {*closure(name, narrower)} for narrower in VALUES[KIND[name]][name])
+    return any({first, second} <= {*closure(name, narrower)} for narrower in VALUES[KIND[name]][name])

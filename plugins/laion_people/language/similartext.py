@@ -256,7 +256,7 @@ def caption(
     differing = []
     if n_people == 2 and n_similar == 0 and facts:
         of_both = zip(CONTRASTS[aspect], *(stances(aspect, person) for person in facts), strict=True)
-        differing = [topic for topic, one, other in of_both if one and other and one != other]
+        differing = [topic for topic, first, second in of_both if first and second and first != second]
     if not differing:
         return Caption(text, ((),) * n_people)
     topic = differing[int(rng.integers(len(differing)))]
@@ -264,8 +264,8 @@ def caption(
     phrases = [next(group[claim] for group in topic if claim in group) for claim in claims]
     one, other = rng.permutation(phrases).tolist()
     telling = _TELLING[int(rng.integers(len(_TELLING)))]
-    told = telling.format(a=phrases[0], b=phrases[1], one=one, other=other)
-    return Caption(f"{text} {told}", tuple((claim,) for claim in claims))
+    contrast = telling.format(a=phrases[0], b=phrases[1], one=one, other=other)
+    return Caption(f"{text} {contrast}", tuple((claim,) for claim in claims))
 
 
 def _narrowest(group: Mapping[str, str], facts: Mapping[str, str]) -> str:

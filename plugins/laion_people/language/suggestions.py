@@ -131,13 +131,13 @@ _SAME_WAY = re.compile(r"tilt\w* (?:it )?the (same|other) way")  # as the head t
 
 def suggested_claims(text: str) -> tuple[str, ...]:
     """The claims of a caption as far as its words tell, each name once; () where they tell nothing."""
-    found: dict[str, str] = {}
+    guessed: dict[str, str] = {}
     for name, value in _guesses(text[:_LONGEST].casefold()):
-        found.setdefault(name, value)
-    turned, way = found.get("turn", "").rpartition("_")[2], _SAME_WAY.search(text)
+        guessed.setdefault(name, value)
+    turned, way = guessed.get("turn", "").rpartition("_")[2], _SAME_WAY.search(text)
     if way and turned in ("left", "right"):
-        found["tilt"] = turned if way[1] == "same" else {"left": "right", "right": "left"}[turned]
-    return tuple(claim for claim in map("=".join, found.items()) if known(claim))
+        guessed["tilt"] = turned if way[1] == "same" else {"left": "right", "right": "left"}[turned]
+    return tuple(claim for claim in map("=".join, guessed.items()) if known(claim))
 
 
 def _guesses(text: str) -> Iterator[tuple[str, str]]:

@@ -55,14 +55,16 @@ class Caption(Step):
         columns = ["person_id", "sample_id", "url", "bbox", "image_width", "image_height"]
         people = shard.table("people", columns).to_pylist()
         facts = read_facts(shard.table("facts"))
-        assigned = shard.table("assignments", [f"{kind}_{of}" for kind in VIEWS for of in ("cluster", "distance")])
+        assigned = shard.table(
+            "assignments", [f"{kind}_{field}" for kind in VIEWS for field in ("cluster", "distance")]
+        )
         shard.rows_in = len(people) * len(VIEWS)
         assigned = assigned.to_pylist()
         needed = any(row[f"{kind}_cluster"] for row in assigned for kind in VIEWS)
         candidates, views = (_of_shard(shard), _views(shard)) if needed else ({}, {})
         for start in range(0, len(people), BLOCK):
             block = slice(start, start + BLOCK)
-            scores = {kind: views[VIEWS[kind]][block] @ of.vectors.T for kind, of in candidates.items()}
+            scores = {kind: views[VIEWS[kind]][block] @ listed.vectors.T for kind, listed in candidates.items()}
             for i, person in enumerate(people[block]):
                 for kind in VIEWS:
                     cluster = assigned[start + i][f"{kind}_cluster"]
@@ -129,7 +131,7 @@ class _Candidates:
         count = self.states[true].sum(axis=1)
         most = true[count == count.max(initial=0)]
         sets = {self.sets[i] for i in most}
-        implied = {wide for wide in sets for of in sets - {wide} if _implies(of, wide)}
+        implied = {wide for wide in sets for narrower in sets - {wide} if _implies(narrower, wide)}
         return np.array([i for i in most if self.sets[i] not in implied], int)
 
     def _check(self, facts: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
@@ -166,27 +168,29 @@ def _of_shard(shard: Shard) -> dict[str, _Candidates]:
 def _candidates(table: bytes, clip: Clip) -> dict[str, _Candidates]:
     """The candidates of a table of clusters by kind; kept, for all shards of a run have the same."""
     rows = pq.read_table(pa.BufferReader(table), columns=["cluster_id", "kind", "captions", "claims"]).to_pylist()
-    found = {}
+    candidates = {}
     for kind in VIEWS:
         of_kind = [row for row in rows if row["kind"] == kind]
         texts = [text for row in of_kind for text in row["captions"]]
         sets = [tuple(claims) for row in of_kind for claims in row["claims"]]
         unique = list(dict.fromkeys(texts))
         index = {text: i for i, text in enumerate(unique)}
-        claims = tuple(sorted({claim for of in sets for claim in of}))
+        claims = tuple(sorted({claim for stated in sets for claim in stated}))
         ends = np.cumsum([len(row["captions"]) for row in of_kind], dtype=int)
-        found[kind] = _Candidates(
+        candidates[kind] = _Candidates(
             texts=texts,
             sets=sets,
             vectors=clip.encode_texts(unique)[[index[text] for text in texts]],
             claims=claims,
-            states=np.array([[claim in of for claim in claims] for of in sets], bool).reshape(len(sets), len(claims)),
+            states=np.array([[claim in stated for claim in claims] for stated in sets], bool).reshape(
+                len(sets), len(claims)
+            ),
             places={
                 row["cluster_id"]: np.arange(end - len(row["captions"]), end)
                 for row, end in zip(of_kind, ends, strict=True)
             },
         )
-    return found
+    return candidates
 
 
 def _views(shard: Shard) -> dict[str, np.ndarray]:

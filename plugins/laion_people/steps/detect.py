@@ -42,12 +42,12 @@ class Detect(Step):
         def find(_: Any, images: list[np.ndarray]) -> Iterator[tuple[Detections, tuple[int, ...]]]:
             return zip(detector.detect(images), [image.shape for image in images], strict=True)
 
-        for source, found in in_batches(shard, _usable(shard), find):
+        for source, result in in_batches(shard, _usable(shard), find):
             shard.rows_in += 1
-            if isinstance(found, ImageError):
-                shard.reject(str(found))
+            if isinstance(result, ImageError):
+                shard.reject(str(result))
                 continue
-            people, (height, width, _) = found
+            people, (height, width, _) = result
             if not len(people.boxes):
                 shard.reject("no_people")
             for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):

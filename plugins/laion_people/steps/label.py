@@ -93,18 +93,18 @@ def made_entry(cluster: Cluster) -> Entry:
     """
     if not cluster.fact_sets:
         return Entry((), note=NOTHING).as_made()
-    few = sum(_is_single(of) for of in cluster.fact_sets[1:])
+    few = sum(_is_single(fact_set) for fact_set in cluster.fact_sets[1:])
     most = (captions.MOST - OF_SINGLE_FACTS * few) // (len(cluster.fact_sets) - few)
     said: dict[str, tuple[str, ...]] = {}
-    for n, of in enumerate(cluster.fact_sets):
-        count = OF_SINGLE_FACTS if n and _is_single(of) else min(WORDINGS, most)
-        for text in phrases.captions(of.facts, count, f"{cluster.cluster_id} {' '.join(of.claims)}"):
-            said.setdefault(text, of.claims)
+    for n, fact_set in enumerate(cluster.fact_sets):
+        count = OF_SINGLE_FACTS if n and _is_single(fact_set) else min(WORDINGS, most)
+        for text in phrases.captions(fact_set.facts, count, f"{cluster.cluster_id} {' '.join(fact_set.claims)}"):
+            said.setdefault(text, fact_set.claims)
     return Entry(tuple(said), claims=tuple(said.values())).as_made()
 
 
-def _is_single(of: FactSet) -> bool:
-    return len(of.claims) == 1
+def _is_single(fact_set: FactSet) -> bool:
+    return len(fact_set.claims) == 1
 
 
 def _given(store: Store, source: str) -> dict[str, Entry]:
@@ -122,7 +122,7 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
 
     Members change from fit to fit: where they don't share the same facts any more, the entry has to be reviewed again.
     """
-    found: dict[str, Entry] = {}
+    taken: dict[str, Entry] = {}
     for earlier, names in reversed(folders(store).items()):
         if number(earlier) >= number(version) or "captions.yaml" not in names:
             continue
@@ -134,17 +134,19 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
             log.warning("%s: captions of %s are not taken over: %s", version, earlier, error)
             continue
         for cluster_id, entry in captions.read(store, earlier).items():
-            if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
+            if cluster_id in taken or cluster_id not in clusters or cluster_id not in before:
                 continue
             was, now = before[cluster_id][1], clusters[cluster_id][1]
             if not entry.signed and entry.made == entry.words:
                 continue
-            same = [of.claims for of in was.fact_sets[:1]] == [of.claims for of in now.fact_sets[:1]]
+            same = [fact_set.claims for fact_set in was.fact_sets[:1]] == [
+                fact_set.claims for fact_set in now.fact_sets[:1]
+            ]
             note = f"from {earlier}" if same else f"from {earlier}, where its members had other things in common"
-            found[cluster_id] = replace(
+            taken[cluster_id] = replace(
                 entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note, made=""
             )
-    return found
+    return taken
 
 
 def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:

@@ -118,9 +118,9 @@ def expressions(blendshapes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
     """
     measures = face_measures(landmarks)
     columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
-    found = np.stack(columns, axis=1).astype(np.float32)
-    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
-    return found
+    faces = np.stack(columns, axis=1).astype(np.float32)
+    faces[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
+    return faces
 
 
 def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:

@@ -120,8 +120,8 @@ class TarImages:
     def __init__(self, tar: Path):
         self._tar = tar
         with tar.open("rb") as headers:
-            found = Contents(tar.name).walk(headers, tar.stat().st_size)
-            self._files = {files.key: files for files in found if not files.unusable}
+            contents = Contents(tar.name).walk(headers, tar.stat().st_size)
+            self._files = {files.key: files for files in contents if not files.unusable}
 
     def keys(self) -> list[str]:
         return list(self._files)

@@ -25,7 +25,7 @@ def by_people(
     `in_batches`. Raises LaionPeopleError when the images are not those that the people were found in.
     """
     rows = rows_by_image(keys)
-    found = 0
+    decoded = 0
     encoded = ((sample.key, sample.image) for sample in samples(shard.path("images")) if sample.key in rows)
 
     def by_rows(batch: list[str], images: list[np.ndarray]) -> Iterable[Result]:
@@ -35,11 +35,11 @@ def by_people(
     for key, result in in_batches(shard, encoded, by_rows, limited=False):
         if isinstance(result, ImageError):
             raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again")
-        found += 1
+        decoded += 1
         yield rows[key], result
-    if found != len(rows):
+    if decoded != len(rows):
         raise LaionPeopleError(
-            f"{shard.id}: {len(rows) - found} images of the people table are gone: run `detect` again"
+            f"{shard.id}: {len(rows) - decoded} images of the people table are gone: run `detect` again"
         )
 
 

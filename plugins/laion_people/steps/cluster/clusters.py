@@ -74,15 +74,15 @@ class FeatureSpace:
         """
         known = ~np.isnan(centres)
         centres = np.where(known, centres, 0).astype(np.float64)
-        found = np.full((len(features), len(centres)), np.inf)
+        squares = np.full((len(features), len(centres)), np.inf)
         for people in (features, self.mirrored(features)):
             seen = np.isfinite(people)
             people = np.where(seen, people, 0).astype(np.float64)
             count = seen.astype(np.float64) @ known.T
             square = people**2 @ known.T - 2 * people @ centres.T + seen @ (centres**2).T
             square = np.maximum(square, 0) / np.maximum(count, 1)
-            found = np.minimum(found, np.where(count >= SHOWN * known.sum(1), square, np.inf))
-        return self.scale * np.sqrt(found)
+            squares = np.minimum(squares, np.where(count >= SHOWN * known.sum(1), square, np.inf))
+        return self.scale * np.sqrt(squares)
 
     def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
         """Distances between features [..., d] that broadcast, float32; of a person and her mirror image the smaller.
@@ -108,8 +108,8 @@ def _pose_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     limbs = geometry.limb_directions(keypoints, world)
     limbs[~_seen_both(limbs, geometry.LEG_LIMBS), geometry.LEG_LIMBS] = np.nan  # half a leg tells no pose
-    found = np.concatenate([limbs, geometry.facing(keypoints, world)[:, None]], axis=1)
-    return found.reshape(len(found), len(_POSE_NAMES))
+    features = np.concatenate([limbs, geometry.facing(keypoints, world)[:, None]], axis=1)
+    return features.reshape(len(features), len(_POSE_NAMES))
 
 
 def _seen_both(limbs: np.ndarray, pair: slice) -> np.ndarray:
@@ -139,8 +139,8 @@ def _certain(mesh: pa.Table, features: np.ndarray) -> np.ndarray:
 
 def _swapped(names: tuple[str, ...]) -> np.ndarray:
     """Where each feature's counterpart of the other side is."""
-    other = [n.replace("Left", "*").replace("Right", "Left").replace("*", "Right") for n in names]
-    return np.array([names.index(name) for name in other])
+    swapped = [n.replace("Left", "*").replace("Right", "Left").replace("*", "Right") for n in names]
+    return np.array([names.index(name) for name in swapped])
 
 
 def _limbs(*wanted: int) -> np.ndarray:
@@ -249,8 +249,8 @@ class ClusterSet:
                 if not len(block):
                     continue
                 centroids = np.stack([self.clusters[i].centroid for i in indices])
-                found = self.space.to_centres(features[block], centroids)
-                nearest, least = indices[found.argmin(axis=1)], found.min(axis=1)
+                to_centroids = self.space.to_centres(features[block], centroids)
+                nearest, least = indices[to_centroids.argmin(axis=1)], to_centroids.min(axis=1)
                 near = least <= self.space.tolerance
                 best[block[near]] = nearest[near]
                 first = near | np.isnan(distance[block])
@@ -323,7 +323,7 @@ def load_fit(data: bytes) -> Fit:
 def _read_cluster(version: str, fields: dict[str, Any]) -> Cluster:
     if "fact_sets" not in fields:
         raise LaionPeopleError(f"fit {version} was made by a release that knew no facts: fit a new one")
-    sets = tuple(FactSet(tuple(of["claims"]), of["share"]) for of in fields["fact_sets"])
+    sets = tuple(FactSet(tuple(fact_set["claims"]), fact_set["share"]) for fact_set in fields["fact_sets"])
     return Cluster(**fields | {"centroid": np.array(fields["centroid"], np.float32), "fact_sets": sets})
 
 

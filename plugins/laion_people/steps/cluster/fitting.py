@@ -58,8 +58,8 @@ def fit_cluster_set(
         share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
         if not len(people) or (k and not (shown == part).any()):
             continue
-        found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
-        here = tuple(Cluster("", part, 0, "", centre) for centre in found)
+        part_centres, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
+        here = tuple(Cluster("", part, 0, "", centre) for centre in part_centres)
         left &= ClusterSet(space, here, 0, 0).nearest(features)[0] < 0
         centres += here
     centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
@@ -102,8 +102,8 @@ def _peopled(
         if not gone and facts is not None:
             members = ([facts[i] for i in np.flatnonzero(labels == index)] for index in range(len(clusters)))
             clusters = [
-                dataclasses.replace(cluster, fact_sets=fact_sets(of))
-                for cluster, of in zip(clusters, members, strict=True)
+                dataclasses.replace(cluster, fact_sets=fact_sets(people))
+                for cluster, people in zip(clusters, members, strict=True)
             ]
             gone = {index for index, cluster in enumerate(clusters) if len(cluster.fact_sets) < TOLD}
         if not gone:
@@ -158,7 +158,7 @@ def _fit_part(
     k = min(k, len(points)) or curve[-1]["k"]
     least = math.ceil(average / 2)
     centres, labels = _settled(space, features[settle], _k_means(points, k, seed)[0][settle], least)
-    _, other = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
+    _, other_labels = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
     within = float((labels >= 0).mean())
     labels = labels[: len(look)]
     members = labels >= 0
@@ -170,8 +170,8 @@ def _fit_part(
         "curve": curve,
         "silhouette": float(silhouette_score(points[look[members]], labels[members])) if sortable else None,
         "two_seeds": {
-            "adjusted_rand": float(adjusted_rand_score(labels, other)),
-            "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other)),
+            "adjusted_rand": float(adjusted_rand_score(labels, other_labels)),
+            "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other_labels)),
         },
     }
     return centres, report
@@ -203,8 +203,8 @@ def _members(space: FeatureSpace, features: np.ndarray, centres: list[np.ndarray
     members = np.full(len(features), -1)
     if centres:
         for block in np.split(np.arange(len(features)), range(BLOCK, len(features), BLOCK)):
-            found = space.to_centres(features[block], np.stack(centres))
-            members[block] = np.where(found.min(axis=1) <= space.tolerance, found.argmin(axis=1), -1)
+            distances = space.to_centres(features[block], np.stack(centres))
+            members[block] = np.where(distances.min(axis=1) <= space.tolerance, distances.argmin(axis=1), -1)
     return np.bincount(members[members >= 0], minlength=len(centres)), members
 
 

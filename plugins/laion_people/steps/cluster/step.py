@@ -77,9 +77,9 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
         rows = np.sort(rng.permutation(len(pose))[: size - len(ids)])
         seen = np.zeros(len(rows), bool)
         for name, space in FEATURE_SPACES.items():
-            found = space.extract(pose, mesh)[rows]
-            features[name].append(found)
-            seen |= space.part(found) != ""
+            shown = space.extract(pose, mesh)[rows]
+            features[name].append(shown)
+            seen |= space.part(shown) != ""
         release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
         places += [(partition, index, int(row)) for row in rows]
         ids += pose["person_id"].take(rows).to_pylist()

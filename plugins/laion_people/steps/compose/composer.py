@@ -68,13 +68,17 @@ class People:
         headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
         small = self.boxes[:, 3] - self.boxes[:, 1] < MIN_HEIGHT
         facts = shard.table("facts", ["facts"])["facts"].to_pylist()
-        self.facts = [{f["name"]: f["value"] for f in told if f["confidence"] >= CERTAIN} for told in facts]
-        told = [{f["name"]: f["value"] for f in person} for person in facts]
+        self.facts = [
+            {f["name"]: f["value"] for f in person_facts if f["confidence"] >= CERTAIN} for person_facts in facts
+        ]
+        all_facts = [{f["name"]: f["value"] for f in person} for person in facts]
         self.stances = {
-            aspect: np.array([similartext.stances(aspect, person) for person in told], int).reshape(-1, len(topics))
+            aspect: np.array([similartext.stances(aspect, person) for person in all_facts], int).reshape(
+                -1, len(topics)
+            )
             for aspect, topics in similartext.CONTRASTS.items()
         }
-        on_ground = np.array([any(supports(person, claim) for claim in ON_GROUND) for person in told], bool)
+        on_ground = np.array([any(supports(person, claim) for claim in ON_GROUND) for person in all_facts], bool)
         reasons = [
             _crowded(self.images, self.boxes, self.cutouts, self._keypoints),
             headless,
@@ -90,7 +94,7 @@ class People:
         self.directions = _directions(yaw, pitch)
         certain = (score >= MIN_FACE_SCORE) & _inside(self._keypoints[:, 0, :2], faces)
         frontal = (abs(yaw) <= MAX_YAW) & (abs(pitch) <= MAX_PITCH)
-        behind = np.array([supports(person, "view=back") for person in told], bool)
+        behind = np.array([supports(person, "view=back") for person in all_facts], bool)
         self.lifelike = certain | behind
         self.clear_faces = {
             "face": certain & (self.face_heights >= MIN_FACE["face"]) & frontal,
@@ -224,15 +228,17 @@ class Pool:
         return candidates[self._distances(candidates, person) < self.cluster_set.near]
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
+        different = (self.clusters[candidates] != self.clusters[person]) & (
+            self.names[candidates] != self.names[person]
+        )
         if self.aspect == "face":  # meshes of two faces at rest can be far apart, and nobody sees why
-            other &= self._contrasts(candidates, person)
-        candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
+            different &= self._contrasts(candidates, person)
+        candidates = candidates[different & self._other_picture(candidates, person)][:CANDIDATES]
         return candidates[self._distances(candidates, person) > self.cluster_set.far]
 
     def _contrasts(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        told, own = self.stances[candidates], self.stances[person]
-        return ((told != own) & (told > 0) & (own > 0)).any(axis=1)
+        stances, own = self.stances[candidates], self.stances[person]
+        return ((stances != own) & (stances > 0) & (own > 0)).any(axis=1)
 
     def _other_picture(self, candidates: np.ndarray, person: int) -> np.ndarray:
         apart = abs(self.outlines[candidates] - self.outlines[person]).max(axis=1, initial=0)
@@ -312,7 +318,7 @@ class Composer:
         row = int(pool.rows[person])
         look = self._look(row)
         self._people.unfit[row] = look.unfit
-        return not look.unfit and not any(look.same(self._look(int(pool.rows[other]))) for other in group)
+        return not look.unfit and not any(look.same(self._look(int(pool.rows[member]))) for member in group)
 
     def _place(self, pool: Pool, group: np.ndarray, similar: int) -> Composition | None:
         rows = pool.rows[group]
@@ -333,7 +339,7 @@ class Composer:
 
 def pools(shard: Shard, people: People) -> list[Pool]:
     """The people who can be shown for each aspect: in a cluster, alone in their cut-out, and clearly seen."""
-    found = []
+    pools_by_aspect = []
     fit = load_fit(shard.path("fit").read_bytes())
     for aspect, cluster_set in fit.cluster_sets.items():
         pose, mesh = (shard.table(n, list(getattr(cluster_set.space, f"{n}_columns"))) for n in ("pose", "mesh"))
@@ -346,7 +352,7 @@ def pools(shard: Shard, people: People) -> list[Pool]:
         )
         names = people.directions if aspect == "head" else people.clusters[aspect]
         rows = np.flatnonzero((people.clusters[aspect] != "") & clear & (people.unfit == ""))
-        found.append(
+        pools_by_aspect.append(
             Pool(
                 aspect=aspect,
                 rows=rows,
@@ -360,4 +366,4 @@ def pools(shard: Shard, people: People) -> list[Pool]:
                 cluster_set=cluster_set,
             )
         )
-    return found
+    return pools_by_aspect

@@ -128,8 +128,8 @@ def blur(luma: np.ndarray) -> float:
     """
     import cv2
 
-    sharp, found = luma.astype(np.float32), []
+    sharp, blurs = luma.astype(np.float32), []
     for axis, size in enumerate([(1, 11), (11, 1)]):
         before, after = (abs(np.diff(image, axis=axis)) for image in (sharp, cv2.blur(sharp, size)))
-        found.append(1 - np.maximum(before - after, 0).sum() / max(before.sum(), 1e-9))
-    return float(max(found))
+        blurs.append(1 - np.maximum(before - after, 0).sum() / max(before.sum(), 1e-9))
+    return float(max(blurs))

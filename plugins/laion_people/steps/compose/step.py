@@ -134,8 +134,8 @@ class Cutouts:
         cutout, image = self._rectangle(row), self._image(self._people.keys[row])
         wider = around(self._people.cutouts[row], image.size)
         with self._shard.timed("model"):
-            (found,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
-        bystanders = Detections(found.boxes + np.tile(wider[:2], 2), found.scores)
+            (seen,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
+        bystanders = Detections(seen.boxes + np.tile(wider[:2], 2), seen.scores)
         return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, self._matte(cutout))
 
     def pixels(self, row: int) -> Image.Image:

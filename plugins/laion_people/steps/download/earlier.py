@@ -57,8 +57,8 @@ class EarlierRows:
         if not wanted["status"]:
             self.pictures += bool(picture) or listed.get("status") == "success"
             self.unknown += not (picture or listed)
-        for row, other, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
-            if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, other, stored):
+        for row, twin, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
+            if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, twin, stored):
                 return row, stored
         return None
 
@@ -71,8 +71,8 @@ class EarlierRows:
             return file.read(size)
 
 
-def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
-    """Whether a row, of the table or the tar, and its picture are as they were written. ``other``: as the other has it.
+def _is_whole(row: Row, twin: Row, picture: bytes) -> bool:
+    """Whether a row, of the table or the tar, and its picture are as they were written. ``twin``: as the other has it.
 
     Rows of version 0.1 have no digest: they count as whole where table and tar do not differ and the picture decodes.
     """
@@ -80,7 +80,7 @@ def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
         return False
     if "row_sha256" in row:
         return bool(row["row_sha256"] == row_sha256(row, picture))
-    if picture and other and _text(row) != _text(other):
+    if picture and twin and _text(row) != _text(twin):
         return False
     try:
         return not picture or bool(images.decode(picture, limited=False))

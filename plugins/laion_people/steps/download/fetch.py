@@ -154,8 +154,8 @@ class Fetcher:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         status = response.status
         if not 200 <= status < 300:
-            other = "server_error" if 500 <= status < 600 else "http_error"
-            raise FetchError(STATUS_REASONS.get(status, other), f"HTTP {status} {(response.reason or '')[:200]}")
+            default = "server_error" if 500 <= status < 600 else "http_error"
+            raise FetchError(STATUS_REASONS.get(status, default), f"HTTP {status} {(response.reason or '')[:200]}")
         limit = self._settings.url_max_bytes
         body = bytearray()
         if (response.content_length or 0) <= limit:
@@ -222,10 +222,12 @@ class PublicResolver(ThreadedResolver):
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        public = [address for address in found if is_public(address["host"])]
+        addresses = await super().resolve(host, port, family)
+        public = [address for address in addresses if is_public(address["host"])]
         if not public:
-            raise FetchError("private_address", f"{host} leads to {found[0]['host']}, which is not a public address")
+            raise FetchError(
+                "private_address", f"{host} leads to {addresses[0]['host']}, which is not a public address"
+            )
         return public
 
 

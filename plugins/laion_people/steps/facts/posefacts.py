@@ -47,7 +47,7 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
         ("lean", _lean(body), SHOULDERS + HIPS),
         ("view", _view(body), SHOULDERS),
     ]
-    told: list[list[Fact]] = [[] for _ in range(len(keypoints))]
+    facts: list[list[Fact]] = [[] for _ in range(len(keypoints))]
     for name, values, joints in rules:
         margins = np.stack([margin for _, margin in values], axis=1)
         holds = margins >= 0
@@ -55,8 +55,8 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
             first = holds[person].argmax()
             seen = min(1.0, keypoints[person, joints, 2].min() / SURE)
             confidence = 0.5 + 0.5 * min(1.0, margins[person, first]) * seen
-            told[person].append(Fact(name, values[first][0], float(confidence)))
-    return told
+            facts[person].append(Fact(name, values[first][0], float(confidence)))
+    return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,9 +154,9 @@ def _any(*margins: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(margins)
 
 
-def _one_and_other(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
+def _one_and_other(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
     """One side holds the first, the other side the second."""
-    return _any(_all(one[0], other[1]), _all(one[1], other[0]))
+    return _any(_all(first[0], second[1]), _all(first[1], second[0]))
 
 
 def _unless_hidden(margin: np.ndarray) -> np.ndarray:

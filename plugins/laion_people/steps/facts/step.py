@@ -20,7 +20,7 @@ class Facts(Step):
     def apply(self, shard: Shard) -> Iterator[Row]:
         people, pose, mesh = (shard.table(name) for name in self.entry.reads)
         shard.rows_in = len(people)
-        told = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
-        for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), told, strict=True):
+        facts_of_all = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
+        for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), facts_of_all, strict=True):
             facts = [{"name": f.name, "value": f.value, "confidence": f.confidence} for f in (*of_pose, *of_face)]
             yield {"person_id": person_id, "facts": facts}
