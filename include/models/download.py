@@ -62,7 +62,7 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def bring(source: str, part: Path) -> None:
+def fetch_file(source: str, part: Path) -> None:
     """Brings a file to ``part`` and leaves there all or, when it fails, what a later call goes on from.
 
     source: an ``https://`` or ``http://`` address, or a path. Raises Unavailable when the server refuses, or several

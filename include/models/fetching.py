@@ -62,7 +62,7 @@ def fetch(name: str, cache: Cache) -> Path:
 def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
     published, opened, record = cache.published(checkpoint), cache.opened(checkpoint), cache.record(checkpoint)
     try:
-        digests = {part.target: _checked(part) or _bring(part) for part in _parts(checkpoint, cache)}
+        digests = {part.target: _checked(part) or _fetch_part(part) for part in _parts(checkpoint, cache)}
     except download.Unavailable as error:
         raise ModelError(
             f"{checkpoint.name} could not be fetched: {error}. Without network, get it from "
@@ -82,12 +82,12 @@ def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
 def _parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
     mirror, published = cache.mirror.rstrip("/"), cache.published(checkpoint)
     if checkpoint.folder:
-        return _of_mirrored_folder(checkpoint, published, mirror) if mirror else _of_hub(checkpoint, cache)
+        return _mirror_parts(checkpoint, published, mirror) if mirror else _hub_parts(checkpoint, cache)
     source = f"{mirror}/{checkpoint.file}" if mirror else cache.address(checkpoint)
     return [Part(published, source, checkpoint.sha256)]
 
 
-def _of_mirrored_folder(checkpoint: Checkpoint, published: Path, mirror: str) -> list[Part]:
+def _mirror_parts(checkpoint: Checkpoint, published: Path, mirror: str) -> list[Part]:
     """The files that the mirror's record of the folder lists."""
     record = f"{mirror}/{checkpoint.file}.sha256"
     parent, folder = published.parent, published.name
@@ -101,7 +101,7 @@ def _of_mirrored_folder(checkpoint: Checkpoint, published: Path, mirror: str) ->
     return [Part(parent / file, f"{base}/{file}", sha256) for file, sha256 in listed.items()]
 
 
-def _of_hub(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
+def _hub_parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
     """The files of a repository of the hub at its revision; the hub tells the sha256 of the large ones."""
     match = HUGGING_FACE_NAME.fullmatch(checkpoint.name)
     assert match
@@ -129,11 +129,11 @@ def _checked(part: Part) -> str:
     return actual
 
 
-def _bring(part: Part) -> str:
+def _fetch_part(part: Part) -> str:
     """Fetches a file to its place and returns its sha256; what is not what it should be is removed."""
     part.target.parent.mkdir(parents=True, exist_ok=True)
     arrived = partial(part.target)
-    download.bring(part.source, arrived)
+    download.fetch_file(part.source, arrived)
     if not (actual := digest(arrived)).startswith(part.sha256):
         arrived.unlink()
         wrong = f"what came from {part.source} has sha256 {actual[:12]}..., not {part.sha256[:12]}..."

@@ -35,7 +35,14 @@ from laion_people.storage.versions import newest, take, versions
 from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
-TOLD = {"base": "standing", "left_arm": "down", "mouth": "smiling", "eyes": "open", "turn": "camera", "nod": "level"}
+LEAST_FACT_SETS = {
+    "base": "standing",
+    "left_arm": "down",
+    "mouth": "smiling",
+    "eyes": "open",
+    "turn": "camera",
+    "nod": "level",
+}
 STEPS: dict[str, Step | ReleaseStep] = {
     s.entry.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
 }
@@ -59,7 +66,7 @@ def runner(store: LocalStore, run_id: str = "", **settings: Any) -> Runner:
 @pytest.fixture
 def extracted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
     """People of whom as much can be said of each kind; the fake faces are circles."""
-    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [TOLD] * len(table))
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [LEAST_FACT_SETS] * len(table))
     for partition in PARTITIONS:
         for index in (0, 1):
             image_shard(store, partition, index)

@@ -436,4 +436,4 @@ def test_a_shortage_while_decoding_fails_the_shard_and_loses_no_row(
 
 
 def stored(body: bytes) -> dict:
-    return download_step._stored(body, LOOPBACK)
+    return download_step._store_image(body, LOOPBACK)

@@ -192,7 +192,7 @@ def edit(
         if entries[cluster_id].tag != tag:
             who = entries[cluster_id].by or "somebody"
             raise LaionPeopleError(f"{who} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
-        return _with(path, text, {cluster_id: entry}).encode()
+        return _replace_entries(path, text, {cluster_id: entry}).encode()
 
     store.update(path, edited)
 
@@ -208,7 +208,9 @@ def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[
         text = HEADER % version if before is None else _text(path, before)
         now = _parse(path, text)
         kept = {name for name in entries if seen is not None and now.get(name) != seen.get(name)}
-        return _with(path, text, {name: entry for name, entry in entries.items() if name not in kept}).encode()
+        return _replace_entries(
+            path, text, {name: entry for name, entry in entries.items() if name not in kept}
+        ).encode()
 
     store.update(path, with_entries)
 
@@ -326,7 +328,7 @@ def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) and text.strip() for text in value)
 
 
-def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
+def _replace_entries(path: str, text: str, changed: Mapping[str, Entry]) -> str:
     """The file's text with these entries in the place of theirs, or at its end.
 
     A file that is not written as blocks (but with braces, anchors, ...) is written anew, without its comments.
@@ -339,7 +341,7 @@ def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
     for key, (start, end) in zip(keys, pairwise(starts), strict=True):
         block = text[start:end]
         if key.value in changed:
-            block = _dump({key.value: changed[key.value]}) + _last_remarks(block)
+            block = _dump({key.value: changed[key.value]}) + _trailing_comments(block)
         spliced += block
     if new := {cluster_id: entry for cluster_id, entry in changed.items() if cluster_id not in entries}:
         spliced = f"{spliced.rstrip()}\n{_dump(new)}"
@@ -349,7 +351,7 @@ def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
     return HEADER % path.split("/")[1] + _dump({**entries, **changed})
 
 
-def _last_remarks(block: str) -> str:
+def _trailing_comments(block: str) -> str:
     """The comments and empty lines at the end, which may belong to what follows."""
     lines = block.splitlines(keepends=True)
     remarks = takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), reversed(lines))

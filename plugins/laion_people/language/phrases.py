@@ -378,7 +378,7 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
 def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     arms = _arms(facts, pick)
     if arms and set(facts) <= {"left_arm", "right_arm"} and pick((True, False, False, False)):
-        return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
+        return _clauses([_fill_arm(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
     arms_as = pick(("nouns", "nouns", "verbs")) if arms else ""
     seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if "view" in facts else ""
     if len(facts) == 1 and seen:
@@ -388,10 +388,10 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     if "legs_apart" in facts:
         nouns.append(pick(LEGS_APART[facts["legs_apart"]]))
     if arms_as == "verbs":
-        verbs = [Verb(*(_of(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
+        verbs = [Verb(*(_fill_arm(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
         main, also = (main, also + verbs) if main else (verbs, [])
     else:
-        nouns += [_of(pick(ARMS[value]), whose) for value, whose in arms]
+        nouns += [_fill_arm(pick(ARMS[value]), whose) for value, whose in arms]
     has = "has" if arms_as == "nouns" else "keeps"
     if not seen:
         return _framed(main, also, nouns, pick, has=has)
@@ -443,7 +443,7 @@ def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
     return pick((arms, arms[::-1]))
 
 
-def _of(phrase: str, whose: str, be: bool = False) -> str:
+def _fill_arm(phrase: str, whose: str, be: bool = False) -> str:
     """A phrase of an arm with its placeholders filled; be: as a clause ("the left arm is raised")."""
     s = "" if whose in ("the left", "the right") else "s"
     verb = (" is" if not s else " are") if be else ""

@@ -187,7 +187,7 @@ CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
         ),
     ),
 }
-_TELLING = (  # of a and b, from left to right, and of one and other, in any order
+_CONTRAST_SENTENCES = (  # of a and b, from left to right, and of one and other, in any order
     "The person on the left {a}, and the person on the right {b}.",
     "The one on the left {a}, and the one on the right {b}.",
     "One person {one}, while the other {other}.",
@@ -263,8 +263,8 @@ def caption(
     claims = [next(filter(None, (_narrowest(group, person) for group in topic))) for person in facts]
     phrases = [next(group[claim] for group in topic if claim in group) for claim in claims]
     one, other = rng.permutation(phrases).tolist()
-    telling = _TELLING[int(rng.integers(len(_TELLING)))]
-    contrast = telling.format(a=phrases[0], b=phrases[1], one=one, other=other)
+    sentence = _CONTRAST_SENTENCES[int(rng.integers(len(_CONTRAST_SENTENCES)))]
+    contrast = sentence.format(a=phrases[0], b=phrases[1], one=one, other=other)
     return Caption(f"{text} {contrast}", tuple((claim,) for claim in claims))
 
 

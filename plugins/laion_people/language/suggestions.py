@@ -148,22 +148,22 @@ def _guesses(text: str) -> Iterator[tuple[str, str]]:
         if _NEUTRAL.search(piece):
             yield from (("mouth", "relaxed"), ("brows", "level"))
         elif about == "arm":
-            yield from _of_arms(piece)
+            yield from _arm_matches(piece)
         elif about in ("mouth", "brows", "eyes"):
-            yield from _of(piece, {"mouth": _OF_MOUTH, "brows": _OF_BROWS, "eyes": _OF_EYES}[about])
-        elif about == "head" and (guesses := tuple(_of(piece, _OF_HEAD))):
+            yield from _matches(piece, {"mouth": _OF_MOUTH, "brows": _OF_BROWS, "eyes": _OF_EYES}[about])
+        elif about == "head" and (guesses := tuple(_matches(piece, _OF_HEAD))):
             yield from guesses
             continue
         if not any(words.search(piece) for words in (_MOUTH, _BROWS, _EYES, _HEAD)) or _ARM.search(piece):
-            yield from _of(_ARM.split(piece)[0] if _ARM.search(piece) else piece, _BODY)
+            yield from _matches(_ARM.split(piece)[0] if _ARM.search(piece) else piece, _BODY)
 
 
-def _of_arms(piece: str) -> Iterator[tuple[str, str]]:
+def _arm_matches(piece: str) -> Iterator[tuple[str, str]]:
     arm = next(name for words, name in _WHOSE.items() if re.search(words, piece))
-    yield from _of(piece, {arm: _ARMS})
+    yield from _matches(piece, {arm: _ARMS})
 
 
-def _of(piece: str, patterns: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+def _matches(piece: str, patterns: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
     for name, values in patterns.items():
         if value := next((value for words, value in values.items() if re.search(words, piece)), ""):
             yield name, value

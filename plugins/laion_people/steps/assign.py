@@ -15,9 +15,9 @@ from laion_people.steps.cluster.clusters import load_fit
 class Assign(Step):
     """One row a person, in the order of people.
 
-    A pose is compared by the fullest part that is seen: the whole body, the upper body, one arm, the legs or the
-    shoulders alone; a face and a head need a mesh of some certainty. The cluster is null with a distance where the
-    nearest is farther than the tolerance, and without one where too little is seen.
+    A pose is compared by the fullest part that is seen: the whole body, the upper body, one arm, the legs or only the
+    shoulders. A face and a head need a mesh with enough certainty. The cluster is null, with a distance, if the nearest
+    one is farther than the tolerance; cluster and distance are null if too little is seen.
     """
 
     entry = STEPS["assign"]

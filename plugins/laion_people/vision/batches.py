@@ -34,7 +34,7 @@ def in_batches(
     done: dict[int, tuple[Item, Result | ImageError]] = {}
     place = 0
     batches = timed(shard, "decode", _batches(decode_ahead(items, shard.settings.threads, limited)))
-    with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
+    with closing(batches), closing(overlapped(partial(_run_batch, work), batches, IN_MODEL)) as futures:
         for future in futures:
             with shard.timed("model"):
                 done.update(future.result())
@@ -66,7 +66,7 @@ def _batches(images: Iterable[Decoded[Item]]) -> Iterator[list[Decoded[Item]]]:
         yield batch
 
 
-def _worked(work: Work[Item, Result], batch: list[Decoded[Item]]) -> dict[int, tuple[Item, Result | ImageError]]:
+def _run_batch(work: Work[Item, Result], batch: list[Decoded[Item]]) -> dict[int, tuple[Item, Result | ImageError]]:
     """The items of a batch and their results, by place."""
     good = [(d, d.image) for d in batch if not isinstance(d.image, ImageError)]
     results = work([d.item for d, _ in good], [image for _, image in good]) if good else []

@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Cluster(ReleaseStep):
     """Writes ``fit.json`` and one contact sheet a cluster; its rows are the clusters.
 
-    Reads shards in a drawn order until it has the sample, so that memory and time don't grow with the release.
+    Reads shards in random order until the sample is full: memory and time don't grow with the release.
     """
 
     entry = STEPS["cluster"]
@@ -57,7 +57,7 @@ class Cluster(ReleaseStep):
 
 
 def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
-    """Where the sample's people are, their ids, features by feature space, and facts; counts the rows that are read."""
+    """The places of the sample's people, their ids, features by feature space, and facts. Counts the rows it reads."""
     size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
     columns = {
         table: sorted({c for space in FEATURE_SPACES.values() for c in getattr(space, f"{table}_columns")})
@@ -88,9 +88,9 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
 
 
 def _previous(release: Release) -> Fit | None:
-    """The newest fit before this one, whose ids are kept: of a version that is finished, or that people have edited.
+    """The newest fit before this one, whose ids are kept. Its version is finished, or people have edited it.
 
-    One that cannot be read is passed over with a warning: what lives on in none has new ids.
+    A fit that cannot be read is skipped with a warning; clusters that no other fit has get new ids.
     """
     finished = versions(release.store)
     for version, names in reversed(folders(release.store).items()):

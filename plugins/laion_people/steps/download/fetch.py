@@ -131,7 +131,7 @@ class Fetcher:
 
     def _socket(self, address: Any) -> socket.socket:
         """A socket for an address as getaddrinfo gives it."""
-        with _noting(self._shortages):
+        with _record_shortages(self._shortages):
             connection = _Socket(*address[:3])
         connection.shortages = self._shortages
         return connection
@@ -176,7 +176,7 @@ class _Socket(socket.socket):
     shortages: list[LaionPeopleError]
 
     def connect(self, address: Any) -> None:
-        with _noting(self.shortages):
+        with _record_shortages(self.shortages):
             try:
                 super().connect(address)
             except OSError as error:
@@ -188,7 +188,7 @@ class _Socket(socket.socket):
 
 
 @contextmanager
-def _noting(shortages: list[LaionPeopleError]) -> Iterator[None]:
+def _record_shortages(shortages: list[LaionPeopleError]) -> Iterator[None]:
     """Adds the machine's shortage to a list: aiohappyeyeballs keeps of several errors their texts alone."""
     try:
         yield

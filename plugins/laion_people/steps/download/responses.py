@@ -16,7 +16,7 @@ MAX_INTERIM = 20  # heads of 1xx before the one that counts
 BEGIN = b"HTTP/"
 END = re.compile(rb"\n\r?\n")
 WITHOUT_BODY = re.compile(rb"HTTP/\d\.\d +(204|304)\b", re.IGNORECASE)
-SAID = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
+CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 INTERIM = re.compile(rb"HTTP/\d\.\d +1(?!01)\d\d\b", re.IGNORECASE)
 STATUS_LINE = re.compile(rb"HTTP/(\d\.\d)(.*)", re.IGNORECASE | re.DOTALL)
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
@@ -91,7 +91,7 @@ def body_length(head: bytes) -> int | None:
     """The bytes that follow a mended head, if it says so."""
     if WITHOUT_BODY.match(head):
         return 0
-    said = SAID.search(head)
+    said = CONTENT_LENGTH.search(head)
     return int(said[1]) if said else None
 
 

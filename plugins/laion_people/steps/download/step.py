@@ -163,7 +163,7 @@ class Download(Step):
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         with ExitStack() as stack:
-            earlier = _earlier(shard, stack)
+            earlier = _earlier_rows(shard, stack)
             yield from self._rows(shard, earlier)
         pictures = earlier.pictures
         if shard.earlier:
@@ -178,8 +178,8 @@ class Download(Step):
         log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
 
     def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
-        kept = _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed)
-        with closing(_finished(shard, kept)) as rows:
+        kept = _with_kept_outcomes(shard, earlier, self._made_with(shard.settings), self.retry_failed)
+        with closing(_with_outcomes(shard, kept)) as rows:
             for row in timed(shard, "wait", rows):
                 shard.rows_in += 1
                 picture = row.pop("jpg", b"")
@@ -226,14 +226,14 @@ def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -
         )
 
 
-def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
+def _earlier_rows(shard: Shard, stack: ExitStack) -> EarlierRows:
     """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
     store, made = shard.store, shard.earlier
     base = shard_stem("images", shard.partition, shard.index)
     files = made.shard.files() if made else ()
     stats = read_object(store, f"{base}_stats.json")
     foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
-    if foreign and not any(_is_there(store, file) for file in files):
+    if foreign and not any(_is_unchanged(store, file) for file in files):
         raise LaionPeopleError(
             f"{base}_stats.json says that another program made the shard: remove its files to download it again"
         )
@@ -243,7 +243,7 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     params = [each for each in written if isinstance(each, dict)]
     if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the manifest?
         others = [file for file in files if not file.uri.endswith("_stats.json")]  # which is written first
-        params = params[:1] if all(_is_there(store, file) for file in others) else params
+        params = params[:1] if all(_is_unchanged(store, file) for file in others) else params
     for each in params[:1]:
         _check_size(shard.partition, each, shard.settings)
     paths = [f"{base}{suffix}" for suffix in (".parquet", ".tar")]
@@ -251,17 +251,19 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     return EarlierRows(table, tar, params)
 
 
-def _is_there(store: Store, file: FileEntry) -> bool:
+def _is_unchanged(store: Store, file: FileEntry) -> bool:
     return store.exists(file.uri) and store.sha256(file.uri) == file.sha256
 
 
-def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool) -> Iterator[Row]:
+def _with_kept_outcomes(
+    shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool
+) -> Iterator[Row]:
     """The shard's metadata rows; those that are not to be fetched have their outcome, with the picture as ``jpg``."""
     befores = [
         dict(now) | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
         for params in earlier.params or [now]
     ]
-    for row in _new(shard):
+    for row in _metadata_rows(shard):
         kept = earlier.next(row)
         if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
             yield row
@@ -300,7 +302,7 @@ def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any
     )
 
 
-def _new(shard: Shard) -> Iterator[Row]:
+def _metadata_rows(shard: Shard) -> Iterator[Row]:
     """The shard's metadata rows, still without outcome unless they are not to be fetched."""
     settings = shard.settings
     digits = max(4, len(str(settings.shard_rows - 1)))
@@ -319,7 +321,7 @@ def _new(shard: Shard) -> Iterator[Row]:
             yield fields
 
 
-def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
+def _with_outcomes(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
     """The rows in order, each with its outcome, ``url_threads`` of them being worked on at a time.
 
     A request keeps its place until its image is stored, so that fetching does not run away from decoding. Whoever stops
@@ -337,7 +339,7 @@ def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
             async with places:
                 try:
                     body = await fetcher.get(row["url"].strip())
-                    return row | await loop.run_in_executor(pool, _stored, body, settings)
+                    return row | await loop.run_in_executor(pool, _store_image, body, settings)
                 except FetchError as error:
                     return row | _failure(error.reason, str(error))
                 except ImageError as error:
@@ -373,7 +375,7 @@ def _failure(reason: str, message: str) -> Row:
     return {"status": status, "error_message": one_line(message[:1000], 500), "reason": reason}
 
 
-def _stored(body: bytes, settings: Settings) -> Row:
+def _store_image(body: bytes, settings: Settings) -> Row:
     """The outcome of a body that was fetched, with the stored image as ``jpg``. Raises ImageError."""
     if not body:
         raise ImageError("empty")
