@@ -1,4 +1,4 @@
-"""Drawings for people who look at results: boxes, skeletons and face meshes over images."""
+"""Draws boxes, skeletons and face meshes over images, for people who look at results."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from PIL import Image, ImageDraw
 
 Colour = tuple[int, int, int]
 
-# COCO's person skeleton (https://cocodataset.org/#keypoints-eval), keypoints counted from 0, each edge with its colour:
-# the person's left orange, right blue, head and trunk green.
+# COCO's person skeleton (https://cocodataset.org/#keypoints-eval), keypoints counted from 0. Colours of the edges: the
+# person's left is orange, right is blue, head and trunk are green.
 LEFT, RIGHT, MIDDLE = (255, 159, 28), (46, 134, 255), (46, 196, 96)
 SKELETON = (
     *((a, b, LEFT) for a, b in ((5, 7), (7, 9), (11, 13), (13, 15), (1, 3))),
@@ -36,8 +36,8 @@ FACE_OUTLINES = (
     (168, 6, 197, 195, 5, 4),
 )
 BOX, MESH = (255, 77, 109), (125, 235, 255)
-KEYPOINT_SCORE = 0.2  # keypoints below it are guesses of hidden joints: not drawn
-OVERSAMPLING = 2  # Pillow draws lines without antialiasing: drawn larger, then reduced
+KEYPOINT_SCORE = 0.2  # below it, keypoints are guesses of hidden joints and not drawn
+OVERSAMPLING = 2  # Pillow draws lines without antialiasing: we draw larger, then reduce
 
 
 def annotate(
@@ -52,8 +52,8 @@ def annotate(
     """People drawn over their image, whose longer side becomes ``size`` pixels.
 
     image: uint8 RGB [height, width, 3]; boxes: float32 [people, 4], x1, y1, x2, y2; keypoints: float32 [people, 17, 3],
-    COCO-17 x, y, score; meshes: for each person float32 [478, 3] or None. All in pixels of the image. ``colours`` are
-    those of the boxes, from the first again when they are used up.
+    COCO-17 x, y, score; meshes: for each person float32 [478, 3] or None. All are in pixels of the image. ``colours``
+    are those of the boxes, and repeat.
     """
     height, width = image.shape[:2]
     scale = size / max(width, height)
