@@ -1,4 +1,4 @@
-"""Fetches checkpoints into the cache of weights, checks them, reduces pickles and records what is there."""
+"""Fetches checkpoints into the cache of weights, checks them, reduces pickles and records the result."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from include.models.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-KINDS = (".safetensors", ".json", ".txt")  # of a folder of Hugging Face's: never code, never pickles
+KINDS = (".safetensors", ".json", ".txt")  # files of a Hugging Face folder: never code, never pickles
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 LOCK_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file to fetch: its place, its source (URL, or path on a mirror) and how its sha256 begins."""
+    """A file to fetch: its place, its source (URL, or path on a mirror) and the first digits of its sha256."""
 
     target: Path
     source: str
@@ -43,10 +43,10 @@ class Part:
 
 
 def fetch(name: str, cache: Cache) -> Path:
-    """Fetches what is missing, from the mirror if there is one, checks and records it; returns what a model opens.
+    """Fetches missing files, from the mirror if there is one, checks and records them. Returns what a model opens.
 
-    A file that lies in the cache already is checked and recorded without the network. Any number of processes may do
-    this at once. Raises ModelError when something cannot be had or is not what it should be.
+    A file that is already in the cache is checked and recorded without the network. Any number of processes may do this
+    at once. Raises ModelError if a file is not available or has a wrong sha256.
     """
     checkpoint = find(name)
     record = cache.record(checkpoint)
@@ -88,7 +88,7 @@ def _parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
 
 
 def _mirror_parts(checkpoint: Checkpoint, published: Path, mirror: str) -> list[Part]:
-    """The files that the mirror's record of the folder lists."""
+    """The files in the mirror's record of the folder."""
     record = f"{mirror}/{checkpoint.file}.sha256"
     parent, folder = published.parent, published.name
     try:
@@ -102,7 +102,7 @@ def _mirror_parts(checkpoint: Checkpoint, published: Path, mirror: str) -> list[
 
 
 def _hub_parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
-    """The files of a repository of the hub at its revision; the hub tells the sha256 of the large ones."""
+    """The files of a repository of the hub at its revision; the hub gives the sha256 of the large ones."""
     match = HUGGING_FACE_NAME.fullmatch(checkpoint.name)
     assert match
     repository, revision = match.groups()
@@ -120,7 +120,7 @@ def _hub_parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
 
 
 def _checked(part: Part) -> str:
-    """The sha256 of a file that is there already, or an empty string."""
+    """The sha256 of a file that is already there, or an empty string."""
     if not part.target.exists():
         return ""
     if not (actual := digest(part.target)).startswith(part.sha256):
@@ -130,7 +130,7 @@ def _checked(part: Part) -> str:
 
 
 def _fetch_part(part: Part) -> str:
-    """Fetches a file to its place and returns its sha256; what is not what it should be is removed."""
+    """Fetches a file to its place and returns its sha256. A file with a wrong sha256 is removed."""
     part.target.parent.mkdir(parents=True, exist_ok=True)
     arrived = partial(part.target)
     download.fetch_file(part.source, arrived)
@@ -146,7 +146,7 @@ def _fetch_part(part: Part) -> str:
 
 @contextmanager
 def _lock(checkpoint: Checkpoint, record: Path) -> Iterator[None]:
-    """Lets one process at a time fetch a checkpoint; the others wait and then find it there."""
+    """Lets one process at a time fetch a checkpoint. The others wait, and then the file is there."""
     with record.with_suffix(".lock").open("w") as file:
         last_logged = -download.HEARTBEAT_SECONDS
         while True:

@@ -29,9 +29,7 @@ COCO_IN_BLAZEPOSE = np.array([0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25,
 # Movement, 2009, figure 4.1; shoulder width between the joints.
 _LENGTHS = np.array([0.288, 0.186, 0.186, 0.146, 0.146, 0.245, 0.245, 0.246, 0.246])
 _SHOULDER_WIDTH = 0.2
-_IN_PLANE = (
-    0.9  # from this share of its length on, a limb lies in the image plane: else noise could tilt it by 25 degrees
-)
+_IN_PLANE = 0.9  # a limb with this share of its length lies in the image plane: else noise could tilt it by 25 degrees
 _BENDS = np.array([0, 1, 1, 1, 1, 1, 1, -1, -1])  # arms and thighs reach forward, shins backward, the torso neither
 _UP = np.array([0.0, -1.0, 0.0])  # in the camera's frame: x to the image's right, y down, z away
 
