@@ -1,11 +1,11 @@
-"""How the number of pose clusters, their sizes and their quality grow with the people of a release.
+"""Measures how the number, sizes and quality of pose clusters grow with the people of a release.
 
     .venv/worker/bin/python tools/cluster_growth.py [--people 100 1000 ...] [--seed N]
 
-The people are made from the limb directions of the rendered ones (``render_people/poses.py``): each arm and the legs
-are drawn from a pose of their own, common ones more often (Zipf's law), so that more than a thousand whole poses are
-possible and most are rare. They lean, are seen with an error in each limb, and a part of each body is hidden as often
-as in photographs. Prints a row of docs/clustering.md's table for each number of people.
+The people are made from the limb directions of the rendered ones (``render_people/poses.py``). Each arm and the legs
+are drawn from a pose of their own, common ones more often (Zipf's law): more than a thousand whole poses are possible,
+and most are rare. They lean, each limb has an error, and parts of bodies are hidden as often as in photographs. Prints
+a row of docs/clustering.md's table for each number of people.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet  # no
 from laion_people.steps.cluster.fitting import fit_cluster_set  # noqa: E402
 from laion_people.vision.geometry import LIMBS  # noqa: E402
 
-ERROR = 0.2  # of a limb's direction: 11 degrees, what BlazePose's differ from the rendered people's
-LEAN = 0.15  # of the trunk, to any side, as that of people who stand or sit
+ERROR = 0.2  # of a limb's direction: 11 degrees, as BlazePose errs on the rendered people
+LEAN = 0.15  # of the trunk, to any side, as of people who stand or sit
 TURN = 0.9  # radians between shoulders and the camera: half of all people are turned by less than 35 degrees
 SHOWN = {  # share of people -> the limbs that are hidden; shares of the labelled photographs
     "whole body": (0.34, ()),
@@ -37,7 +37,7 @@ SHOWN = {  # share of people -> the limbs that are hidden; shares of the labelle
     "shoulders": (0.15, (1, 2, 3, 4, 5, 6, 7, 8)),
     "": (0.15, tuple(range(9))),
 }
-STRAIGHT = (0.06, -1.0, 0.0)  # a leg of a pose that names none
+STRAIGHT = (0.06, -1.0, 0.0)  # a leg of a pose without legs
 
 
 def people(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -106,14 +106,14 @@ def _by_part(cluster_set: ClusterSet) -> str:
 
 
 def _near(cluster_set: ClusterSet, features: np.ndarray, fullest: bool = False) -> float:
-    """Share of those who show enough who are within the tolerance of a cluster; or of one of all that they show."""
+    """Share of people who show enough and are near a cluster; ``fullest``: a cluster of all that they show."""
     shown = cluster_set.space.part(features)
     parts = np.array([*(cluster.part for cluster in cluster_set.clusters), "-"])[cluster_set.nearest(features)[0]]
     return float(((parts == shown) if fullest else (parts != "-"))[shown != ""].mean())
 
 
 def _mean(cluster_set: ClusterSet, *names: str) -> float:
-    """A measure of quality, the mean over parts by their people."""
+    """A measure of quality: the mean over parts, weighted by their people."""
     values, people = [], []
     for part in cluster_set.summary["parts"].values():
         value = part

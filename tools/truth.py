@@ -1,12 +1,12 @@
-"""`make truth`: how true the facts and captions of labelled people are.
+"""`make truth`: measures how true the facts and captions of labelled people are.
 
     python tools/truth.py [FOLDER] [--store DIR] [--worst N]
 
 FOLDER holds photos/NAME.jpg and labels.jsonl, a person a line: `photo` (NAME; leading zeros don't matter), `bbox` (x1,
 y1, x2, y2 in pixels of the file) and the fields that docs/truth.md lists; by default include/truth, rendered people
 with exact joints. Runs the pipeline on them with the profile `packaged`, twice: with the 3D landmarks of its pose
-model, and lifted from 2D, as with models that give no depth. A person found is the labelled one whose box overlaps
-most, by half or more. Intervals are Wilson's, of 95 %.
+model, and lifted from 2D, as for models without depth. A labelled person is the detected one whose box overlaps most,
+by half or more. Intervals are Wilson's, of 95 %.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ COMMONEST = 10  # sentences
 
 @dataclass
 class Tally:
-    """How often a claim was true, false, and not to be told (None) by the label."""
+    """How often a claim was true, false, or undecided (None) by the label."""
 
     counts: Counter[bool | None] = field(default_factory=Counter)
 
@@ -71,8 +71,8 @@ class Tally:
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of labelled people. `facts`, `captions`: tallies by claim, by name and by kind; `claims`: number
-    of claims of each caption, by kind; `fitting`: do a cluster's first claims hold for a member, by kind; `false`: a
+    """The results for labelled people. `facts`, `captions`: tallies by claim, by name and by kind; `claims`: number of
+    claims of each caption, by kind; `fitting`: whether a cluster's first claims hold for a member, by kind; `false`: a
     line for each false claim."""
 
     labelled: int
@@ -109,7 +109,7 @@ class _FlatPose:
 
 
 def read_labels(folder: Path) -> list[Label]:
-    """The labels of a folder. Raises UsageError when there are none, or one lacks its photo or box."""
+    """The labels of a folder. Raises UsageError if there are none, or one lacks its photo or box."""
     file = folder / "labels.jsonl"
     if not file.exists() or not any((folder / "photos").glob("*.jpg")):
         raise UsageError(f"{folder} has no labels.jsonl beside photos/NAME.jpg")
@@ -124,7 +124,7 @@ def read_labels(folder: Path) -> list[Label]:
 
 
 def write_shard(folder: Path, store: Path) -> dict[int, str]:
-    """Puts the photographs of a folder into a store, as img2dataset would; returns the photo's name for each
+    """Puts the photographs of a folder into a store, as img2dataset would. Returns the photo's name for each
     sample_id."""
     target = store / "images" / PARTITION
     target.mkdir(parents=True)
@@ -157,9 +157,9 @@ def _name(photo: object) -> str:
 
 
 def measure(folder: Path, store: Path, depth: bool, captions: bool = True) -> Measured:
-    """Runs the pipeline on a folder's photographs in an empty store, and holds what it says against the labels.
+    """Runs the pipeline on a folder's photographs in an empty store, and compares its results with the labels.
 
-    depth: whether the pose model's 3D landmarks are used; captions: whether people are clustered and captioned, too.
+    depth: whether the pose model's 3D landmarks are used; captions: whether people are also clustered and captioned.
     """
     labels, names = read_labels(folder), write_shard(folder, store)
     chosen = settings.from_environment(store=store.as_uri(), profile=PROFILE)
@@ -176,7 +176,7 @@ def measure(folder: Path, store: Path, depth: bool, captions: bool = True) -> Me
 
 
 def compare(labels: Sequence[Label], names: Mapping[int, str], store: Path, captions: bool) -> Measured:
-    """Holds the facts, captions and clusters of a store against labels."""
+    """Compares the facts, captions and clusters of a store with labels."""
     people = match(labels, names, _rows(store, f"people/{PARTITION}"))
     out = Measured(len(labels), len(people), {}, {}, {k: [] for k in KINDS}, {k: Tally() for k in KINDS}, Counter(), [])
     for row in _rows(store, f"facts/{PARTITION}"):
@@ -195,7 +195,7 @@ def compare(labels: Sequence[Label], names: Mapping[int, str], store: Path, capt
 
 
 def match(labels: Iterable[Label], names: Mapping[int, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, Label]:
-    """person_id -> label of the people found that are labelled."""
+    """person_id -> label, for detected people who are labelled."""
     of_photo = defaultdict(list)
     for row in rows:
         of_photo[names[row["sample_id"]]].append(row)
@@ -223,7 +223,7 @@ def _count(tallies: dict[str, Tally], label: Label, claim: str, false: list[str]
 
 
 def _count_members(out: Measured, people: Mapping[str, Label], store: Path) -> None:
-    """Whether a cluster's first caption that claims something fits its members."""
+    """Counts how often a cluster's first caption with claims fits its members."""
     clusters = {row["cluster_id"]: row for row in _rows(store, "clusters/*")}
     for row in _rows(store, f"assignments/*/{PARTITION}"):
         for kind in KINDS:
@@ -247,7 +247,7 @@ def rate(part: int, whole: int) -> str:
 
 
 def table(ways: Sequence[Measured]) -> str:
-    """Both ways side by side: each fact, each kind, and what captions say."""
+    """Both ways side by side: each fact, each kind, and the captions."""
     lines = [_line("", WAYS), _line("labelled people found", [rate(m.people, m.labelled) for m in ways])]
     for title, tallies in (
         ("facts that are true", [m.facts for m in ways]),
