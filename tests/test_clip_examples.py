@@ -1,4 +1,4 @@
-"""Examples that the sample's CLIP is trained on: which texts fit which pictures."""
+"""Training examples of the sample's CLIP: the fit of texts to pictures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def relation(to: examples.View, *claims: str) -> int:
         ("body", ("base=on_feet",), examples.FITS),
         ("body", ("base=standing", "right_arm=overhead"), examples.DIFFERS),
         ("body", ("base=standing", "legs_apart=yes"), examples.UNKNOWN),
-        ("body", ("legs_apart=yes", "base=sitting"), examples.DIFFERS),  # false in part is false
+        ("body", ("legs_apart=yes", "base=sitting"), examples.DIFFERS),  # partly false is false
         ("body", ("view=side",), examples.UNKNOWN),  # a label allows it, but it is not the best word
         ("body", ("mouth=smiling",), examples.UNKNOWN),  # too small to be seen
         ("head", ("mouth=smiling", "eyes=open"), examples.FITS),

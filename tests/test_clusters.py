@@ -1,4 +1,4 @@
-"""Distances, fits on disk, and finding clusters that mean something and keep their names."""
+"""Distances, fits on disk, and clusters that mean something and keep their names."""
 
 from __future__ import annotations
 
@@ -123,7 +123,7 @@ def test_whoever_shows_one_arm_is_with_those_whose_arm_of_either_side_is_held_so
     assert {c.part for c in cluster_set.clusters} == {"one arm"} and (labels >= 0).mean() > 0.9
     assert v_measure_score(names, labels) > 0.8
     held = POSE.distances(features(people), np.stack([cluster_set.clusters[label].centroid for label in labels]))
-    assert (held[labels >= 0] <= POSE.tolerance).all()  # by the whole arm, and not by the shoulders alone
+    assert (held[labels >= 0] <= POSE.tolerance).all()  # by the whole arm, not only by the shoulders
 
 
 def test_one_limb_that_is_alike_by_chance_brings_nobody_into_a_cluster() -> None:
@@ -131,7 +131,7 @@ def test_one_limb_that_is_alike_by_chance_brings_nobody_into_a_cluster() -> None
     cluster_set, _ = fit(people)
     stranger = features(skeletons.people(["sit"], 0))
     assert POSE.part(stranger) == ["whole body"]
-    stranger[:, :3] = cluster_set.clusters[0].centroid[:3]  # but for the trunk
+    stranger[:, :3] = cluster_set.clusters[0].centroid[:3]  # except the trunk
     clusters, distances = cluster_set.nearest(stranger)
     assert clusters[0] == -1 and distances[0] > 1
 
@@ -155,7 +155,7 @@ def test_a_rare_pose_may_still_be_known_by_its_arms() -> None:
 
 
 def test_clusters_have_people_enough_and_people_clusters() -> None:
-    """Tenths of a release of some hundred people; docs/clustering.md has the table up to 100,000."""
+    """A release of some hundred people; docs/clustering.md has the table up to 100,000."""
     x = cluster_growth.people(600, np.random.default_rng(0))
     cluster_set, labels = fit_cluster_set("pose", POSE, x, [f"p/{i}" for i in range(len(x))], 0, 0, None)
     sizes = [c.size for c in cluster_set.clusters]
@@ -258,8 +258,10 @@ def test_few_people_are_no_problem(count: int) -> None:
     name=st.sampled_from(["pose", "face", "head"]),
     k=st.sampled_from([0, 1, 2, 50]),
 )
-@example(rows=[], before=[0.0, 0.5, 1.0], name="face", k=0)  # only the version before has people of this kind
-@example(rows=[1.0] * 30, before=[], name="head", k=50)  # people who are all the same, and more clusters than people
+@example(rows=[], before=[0.0, 0.5, 1.0], name="face", k=0)  # only the version before has people in this space
+@example(
+    rows=[1.0] * 30, before=[], name="head", k=50
+)  # all people are the same, and there are more clusters than people
 def test_whoever_is_there_or_not_a_fit_ends_and_counts_everybody_once(
     rows: list[float], before: list[float], name: str, k: int
 ) -> None:
@@ -267,9 +269,9 @@ def test_whoever_is_there_or_not_a_fit_ends_and_counts_everybody_once(
 
     def fitted(values: list[float], k: int, previous: Fit | None) -> tuple[ClusterSet, np.ndarray]:
         people = np.zeros((len(values) // 3, len(space.names)), np.float32)
-        people[:, -3:] = np.reshape(values[: len(people) * 3], (-1, 3))  # of a pose, a shin
+        people[:, -3:] = np.reshape(values[: len(people) * 3], (-1, 3))  # in a pose, a shin
         if name == "pose":
-            people[~np.isfinite(people)] = np.nan  # as it is made of directions
+            people[~np.isfinite(people)] = np.nan  # poses are made of directions
         return fit_cluster_set(name, space, people, [f"p/{i}" for i in range(len(people))], k, 0, previous)
 
     empty = version("v0001", ClusterSet(POSE, (), 1, 2))

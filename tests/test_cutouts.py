@@ -1,4 +1,4 @@
-"""When a cut-out is shown: sharp, bright, of one person, and not twice."""
+"""Cut-outs that may be shown: sharp, bright, of one person, and not twice."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ JOINTS = np.array([[50.0, 40], [50, 200]])
 
 
 def photograph(seed: int) -> Image.Image:
-    """Shapes of all sizes, as photographs have them."""
+    """Shapes of all sizes, as in photographs."""
     rng = np.random.default_rng(seed)
     layers = [Image.fromarray(rng.integers(0, 256, (n * 3, n * 2, 3), np.uint8)) for n in (2, 5, 12, 40)]
     tint = rng.uniform(0.5, 1.3, 3)

@@ -1,4 +1,4 @@
-"""What is said of faces and heads: only what mesh, blendshapes and keypoints agree on."""
+"""Facts of faces and heads: only those on which mesh, blendshapes and keypoints agree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from laion_people.storage.schemas import SCHEMAS
 from laion_people.vision.geometry import BLENDSHAPES
 
 SIZE = 200.0  # pixels from forehead to chin
-# Of MediaPipe's 478 landmarks those with a meaning here, in distances between the outer eye corners: x to the picture's
-# right, y down. The left eye of the person is at the picture's right.
+# The landmarks, of MediaPipe's 478, that count here, in distances between the outer eye corners: x to the picture's
+# right, y down. The person's left eye is at the picture's right.
 FACE: dict[int, tuple[float, float]] = {
     10: (0, -0.75), 152: (0, 1.15),  # forehead, chin
     33: (-0.5, 0), 263: (0.5, 0), 133: (-0.2, 0), 362: (0.2, 0),  # outer and inner corners of the eyes
@@ -34,7 +34,7 @@ MIRRORED_JOINTS = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who looks at the camera at rest; tests change what they are about."""
+    """A relaxed person who looks at the camera; tests change what they need."""
 
     shapes: dict[str, float] = field(default_factory=dict)
     points: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Person:
     score: float = 0.95
     size: float = SIZE
     offset: tuple[float, float] = (500.0, 400.0)
-    joints: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # in sizes from between the eyes
+    joints: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # in sizes, from the middle of the eyes
     mesh: bool = True
 
     @property
     def keypoints(self) -> np.ndarray:
-        """Eyes and nose as the head is turned, and a body below it."""
+        """Eyes and nose, turned with the head, and a body below."""
         yaw, roll = np.radians([self.yaw, self.roll])
         joints = np.zeros((17, 3))
         joints[:, 2] = 0.9
@@ -167,7 +167,7 @@ def test_an_expression_is_told(claim: str) -> None:
 @pytest.mark.parametrize("claim", [c for c, made_of in EXPRESSIONS.items() if len(made_of) == 2])
 @pytest.mark.parametrize("side", ["shapes", "points"])
 def test_blendshapes_and_geometry_must_agree(claim: str, side: str) -> None:
-    """Either alone never tells the value, only, at most, a wider one."""
+    """One of them alone never gives the value, at most a wider one."""
     name, _, value = claim.partition("=")
     alone = told(Person(**{side: EXPRESSIONS[claim][side]}))
     assert alone.get(name) != value
@@ -243,7 +243,7 @@ def test_no_turn_is_told_when_nose_and_ears_contradict_the_mesh() -> None:
     joints = {i: (*((straight[i, :2] - (500, 400)) / SIZE), 0.9) for i in range(5)}
     assert "turn" not in told(Person(yaw=30, joints=joints))
     unseen = {i: (x, y, 0.1) for i, (x, y, _) in joints.items()}
-    assert told(Person(yaw=30, joints=unseen))["turn"] == "right"  # then the mesh alone tells
+    assert told(Person(yaw=30, joints=unseen))["turn"] == "right"  # the mesh alone decides
 
 
 @pytest.mark.parametrize(("yaw", "turn"), [(75, "far_right"), (-75, "far_left"), (50, "right"), (20, None)])
@@ -268,10 +268,10 @@ def behind(**changes: Any) -> Person:
 def test_the_back_of_a_head_is_away() -> None:
     assert told(behind()) == {"turn": "away"}
     assert not told(behind(joints={5: (0.8, 1.2, 0.9), 6: (-0.8, 1.2, 0.9)}))  # the chest points to the camera
-    assert not told(behind(joints={1: (-0.02, 0, 0.5), 2: (0.02, 0, 0.5)}))  # the eyes are where a profile has them
+    assert not told(behind(joints={1: (-0.02, 0, 0.5), 2: (0.02, 0, 0.5)}))  # the eyes of a profile are here
     assert not told(behind(joints={3: (-0.4, 0.1, 0.1)}))  # a guess
     assert not told(behind(size=8))
-    assert not told(behind(joints={5: (1.8, 0.1, 0.9), 6: (2.8, 0.1, 0.9)}))  # lies
+    assert not told(behind(joints={5: (1.8, 0.1, 0.9), 6: (2.8, 0.1, 0.9)}))  # lying
 
 
 @pytest.mark.parametrize(("pitch", "nod"), [(-4, "level"), (25, "up"), (-28, "down"), (10, None), (-17, None)])
@@ -398,7 +398,7 @@ OPPOSITES = (
 @settings(max_examples=80, deadline=None)
 @given(PEOPLE, st.integers(0, 2**32 - 1))
 def test_small_errors_never_turn_a_fact_into_its_opposite(person: Person, seed: int) -> None:
-    """Errors as from one picture to the next: 3 % in blendshapes, 1 % of the face in places, 2 degrees."""
+    """Errors as between two pictures: 3 % in blendshapes, 1 % of the face in places, 2 degrees."""
     random = np.random.default_rng(seed)
     before = told(person)
     shaken = replace(

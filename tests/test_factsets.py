@@ -28,7 +28,7 @@ def most_claims(sets: Iterable[FactSet], facts: dict[str, str]) -> int:
 
 def test_sets_are_what_members_have_with_the_share_of_them() -> None:
     sets = shares([SMILE] * 3 + [LAUGH] * 5 + [{"eyes": "closed"}] * 2)
-    assert sets[("eyes=open", "mouth=smiling")] == 0.8  # who laughs smiles, too
+    assert sets[("eyes=open", "mouth=smiling")] == 0.8  # laughing people smile, too
     assert sets[("eyes=open", "mouth=smiling_open")] == 0.5
     assert sets[("eyes=closed",)] == 0.2
 

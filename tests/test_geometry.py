@@ -1,4 +1,4 @@
-"""Poses and faces in frames of their own: where and how people are seen must not matter, what they do must."""
+"""Poses and faces in their own frames: place and view of people must not matter, only what they do."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is told of a body: each value on a body that shows it, and what no picture may change."""
+"""Facts of bodies: each value on a body that shows it, and values that no picture may change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IN_LAP = ((0.1, -1, 0.1), (-0.05, -0.75, 0.6))
 SEATED = ((0.12, -0.05, 1), (0, -1, 0))
 KNEELING = ((0.05, -1, 0), (0, -0.1, -1))
 STRIDE = ((0.12, -0.12, 1), (0.05, -1, 0))
-REACHING_DOWN = ((0.05, -0.15, 1), (0, -0.1, 1))  # of a trunk that is turned forward by 90 degrees: to the ground
+REACHING_DOWN = ((0.05, -0.15, 1), (0, -0.1, 1))  # for a trunk turned forward by 90 degrees: to the ground
 BODIES: dict[str, Limbs] = {
     **POSES,
     "bent": (BENT, BENT, STRAIGHT, STRAIGHT),
@@ -47,7 +47,7 @@ SIDES = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 
 
 def turned(points: np.ndarray, axis: Vector, degrees: float) -> np.ndarray:
-    """Points about an axis (Rodrigues)."""
+    """Points, turned about an axis (Rodrigues)."""
     x, y, z = np.array(axis) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     turn = np.eye(3) + np.sin(np.radians(degrees)) * cross + (1 - np.cos(np.radians(degrees))) * cross @ cross
@@ -87,7 +87,7 @@ class Person:
         return {fact.name: fact.value for fact in facts}
 
     def stays(self, before: dict[str, str], *, depth: bool) -> bool:
-        """Whether the same is told as before, all of it off the edges of rules, where rounding decides."""
+        """Whether the facts are the same as ``before``, none at the edge of a rule, where rounding decides."""
         least = self.least
         after = self.facts(depth=depth)
         assume(min(least, self.least) > 0.51)
@@ -156,13 +156,13 @@ def test_some_values_take_landmarks() -> None:
 def test_knees_that_the_picture_cuts_off_do_not_kneel(depth: bool) -> None:
     person = Person("stand")
     person.keypoints[:, 1] += 1000 - person.keypoints[13:15, 1].max() - 10
-    person.keypoints[15:17, 1] = 995  # where MoveNet puts feet that are outside
+    person.keypoints[15:17, 1] = 995  # MoveNet puts feet here that are outside
     assert person.facts(depth=depth).get("base") in (None, "on_feet")
 
 
 def test_a_chest_turned_against_the_shoulders_of_the_picture_tells_no_view() -> None:
     person = Person("stand")
-    person.world = person.world * [-1, 1, -1]  # landmarks of a back
+    person.world = person.world * [-1, 1, -1]  # landmarks of a person seen from behind
     assert "view" not in person.facts()
 
 
@@ -189,7 +189,7 @@ def test_size_and_place_change_nothing(person: Person, depth: bool, size: float,
     assert person.stays(before, depth=depth)
 
 
-HIDDEN = {  # joints that are not seen -> what is then not told
+HIDDEN = {  # hidden joints -> facts that are then missing
     (5, 6): ("left_arm", "right_arm", "lean", "view"),
     (7,): ("left_arm",),
     (8,): ("right_arm",),

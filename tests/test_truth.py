@@ -1,4 +1,4 @@
-"""`make truth`: claims against labels of people, and the table of what was true."""
+"""`make truth`: compares claims with labels of people, and prints a table."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ LABEL = {
         ("mouth=smiling", True),
         ("mouth=smiling_open", False),
         ("eyes=open", None),
-        ("turn=camera", True),  # a slight turn is within what may be called so
+        ("turn=camera", True),  # a slight turn may be called this
         ("turn=right", False),
     ],
 )
@@ -89,7 +89,7 @@ def write(store: Path, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def test_facts_captions_and_clusters_are_held_against_the_people_they_are_of(tmp_path: Path) -> None:
-    """Two labelled people, one of whom is found, beside somebody without label."""
+    """Two labelled people, one of them detected, and somebody without label."""
     people = [
         {"person_id": "a", "sample_id": 0, "bbox": [10.0, 10.0, 50.0, 90.0]},
         {"person_id": "b", "sample_id": 0, "bbox": [60.0, 10.0, 90.0, 90.0]},

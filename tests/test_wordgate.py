@@ -1,4 +1,4 @@
-"""The word gate: who people are and what they look like is not said."""
+"""The word gate: captions don't say who people are or what they look like."""
 
 from __future__ import annotations
 
@@ -68,6 +68,6 @@ def test_any_text_is_judged_without_error(text: str) -> None:
     assert refused is None or (refused[0] and refused[1] in WORDS)
 
 
-def test_everything_that_the_project_writes_itself_passes() -> None:  # of single persons, tests/test_phrases.py
+def test_everything_that_the_project_writes_itself_passes() -> None:  # for single persons: tests/test_phrases.py
     captions = [t for kinds in similartext.TEMPLATES.values() for templates in kinds.values() for t in templates]
     assert {caption: blocked(caption) for caption in captions if blocked(caption)} == {}

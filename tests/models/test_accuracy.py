@@ -1,4 +1,4 @@
-"""How well the packaged models do on the built-in sample, at the size that the pipeline stores."""
+"""The accuracy of the packaged models on the built-in sample, at the stored size."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ PROFILE = load_profile("packaged")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The sample with what the models made of it, and true person -> found person for each image."""
+    """The sample, the models' results, and true person -> detected person for each image."""
 
     truth: list[sample.Truth]
     detections: list[Detections]
@@ -29,7 +29,7 @@ class Results:
     pairs: list[dict[int, int]]
 
     def matched(self) -> list[tuple[dict, Mesh | None]]:
-        """The facts and the mesh of each person found."""
+        """The facts and the mesh of each detected person."""
         return [
             (truth.people[person], meshes[index])
             for truth, meshes, pairs in zip(self.truth, self.meshes, self.pairs, strict=True)
@@ -100,7 +100,7 @@ def test_head_angles_follow_the_true_ones(results: Results):
 
 
 def test_facts_of_heads_and_faces_are_true(results: Results):
-    """Of rendered people, whose angles and expressions are known: 95 of 100 claims, and not by saying nothing."""
+    """95 of 100 claims about rendered people, whose angles and expressions are known; and most people have facts."""
     pose = [{"keypoints": keypoints.ravel()} for poses in results.poses for keypoints in poses.keypoints]
     mesh = [_mesh_row(mesh) for meshes in results.meshes for mesh in meshes]
     facts = iter(face_facts(pa.Table.from_pylist(pose, SCHEMAS["pose"]), pa.Table.from_pylist(mesh, SCHEMAS["mesh"])))
@@ -123,7 +123,7 @@ def _mesh_row(mesh: Mesh | None) -> dict:
 
 
 def _holds(person: dict, name: str, value: str) -> bool | None:
-    """Whether a fact is true of a rendered person, a few degrees allowed; None where the rendering doesn't say."""
+    """Whether a fact is true of a rendered person, within a few degrees; None if the rendering doesn't say."""
     yaw, pitch, roll = (person["head"][angle] for angle in ("yaw", "pitch", "roll"))
     side = -1 if value.endswith("left") else 1
     expressions = {

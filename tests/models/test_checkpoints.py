@@ -1,4 +1,4 @@
-"""The list of checkpoints: what it names is there, or can be had from where it says, and is what it claims to be."""
+"""The list of checkpoints: each one is there, or its address is right, and it has the listed sha256."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the clusters of the built-in sample are worth, by the truth about its people."""
+"""The quality of the built-in sample's clusters, by the truth about its people."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ FACTS = {"pose": "pose", "face": "expression", "head": "head"}
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One cluster set: what is true of each person, the clusters and each person's (-1: none), all pairs of people
-    who have clusters of the same part, and the distances of these pairs."""
+    """One cluster set: the truth about each person, the clusters, each person's cluster (-1: none), all pairs of people
+    with clusters of the same part, and the distances of these pairs."""
 
     true: list
     cluster_set: ClusterSet

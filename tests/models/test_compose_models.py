@@ -1,4 +1,4 @@
-"""What Subset B asks of small models: is anybody else there, and which pixels are the person?"""
+"""What Subset B needs from small models: is anybody else there, and which pixels are the person?"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights come over a network that breaks, from servers that misbehave, and are what they should be or not there."""
+"""Weights over broken networks, from servers that misbehave: in the end the right file is there, or none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 @pytest.fixture
 def register(server: WeightsServer, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Adds the checkpoint "m" to the list; gives where its file goes."""
+    """Adds the checkpoint "m" to the list. Returns the place of its file."""
 
     def add(sha256: str = SHA256, file: str = "m.safetensors") -> Path:
         entry = Checkpoint("m", file, sha256, "MIT", "a test", f"{server.url}/there/{file}")
@@ -321,7 +321,7 @@ class TestHuggingFaceFolder:
 
     @pytest.fixture
     def hub(self, server: WeightsServer) -> WeightsServer:
-        """A hub as far as listing a revision and giving its files goes."""
+        """A hub that lists a revision and gives its files."""
         files = {"config.json": b"{}", "model.safetensors": self.LARGE, "modeling.py": b"import os", "a/b.json": b"{}"}
         lfs = {"sha256": hashlib.sha256(self.LARGE).hexdigest()}
         listing = [{"rfilename": n} | ({"lfs": lfs} if n == "model.safetensors" else {}) for n in files]

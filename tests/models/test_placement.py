@@ -13,7 +13,7 @@ from include.models.placement import Batches, place
 
 
 def doubled(limit: int, message: str = "CUDA out of memory"):
-    """A function of a batch that fits ``limit`` items into memory."""
+    """A function of a batch; memory is enough for ``limit`` items."""
     seen: list[int] = []
 
     def function(batch: Sequence[int]) -> list[int]:
@@ -30,7 +30,7 @@ def test_items_come_in_order_and_none_is_lost_when_memory_runs_out():
     function, seen = doubled(limit=3)
     result = [item for batch in batches.map(function, range(20)) for item in batch]
     assert result == [2 * i for i in range(20)]
-    assert batches.size == 2 and set(seen) == {2}  # 16, 8, 4, 2: and not more again
+    assert batches.size == 2 and set(seen) == {2}  # 16, 8, 4, 2, and never more again
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Profiles: choices of models that say what decides their results before any model is loaded."""
+"""Profiles: choices of models, and what decides their results, known before any model is loaded."""
 
 from __future__ import annotations
 

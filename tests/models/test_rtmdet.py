@@ -1,4 +1,4 @@
-"""RTMDet beside mmdet's own inference, on the same seeded weights."""
+"""Compares RTMDet with mmdet's own inference, on the same seeded weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmdet.apis import inference_detector  # isort: skip
 from mmengine.registry import DefaultScope  # isort: skip
 
 CONFIG = "rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
-EXPONENTIAL = "rtmdet/rtmdet_l_8xb32-300e_coco.py"  # the larger ones give logarithms of distances
+EXPONENTIAL = "rtmdet/rtmdet_l_8xb32-300e_coco.py"  # larger models give logarithms of distances
 SCORE = 0.2
 
 
@@ -57,7 +57,7 @@ def expected(model: torch.nn.Module, image: np.ndarray) -> Detections:
 
 
 def assert_equal(detections: Detections, wanted: Detections, pixels: float = 0.5, score: float = 1e-3) -> None:
-    """The same people; two whose scores are nearly the same may have changed places."""
+    """The same people; two with nearly equal scores may have changed places."""
     np.testing.assert_allclose(detections.scores, wanted.scores, atol=score)
     apart = np.abs(detections.boxes[:, None] - wanted.boxes[None]).max(2)
     nearest = linear_sum_assignment(apart)[1]
@@ -77,7 +77,7 @@ def test_boxes_and_scores_are_those_of_inference_detector(theirs, ours):
     [
         ("rtmdet_m_640-8xb32_coco-person.py", 640, 1000),
         ("rtmdet_nano_320-8xb32_coco-person.py", 320, 1000),
-        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 30),  # fewer than a level has that are likely
+        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 30),  # fewer than the likely points of a level
     ],
 )
 def test_a_detector_of_people_alone_gives_what_inference_detector_gives(

@@ -1,4 +1,4 @@
-"""RTMPose beside mmpose's own inference, on the same seeded weights."""
+"""Compares RTMPose with mmpose's own inference, on the same seeded weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def images() -> list[np.ndarray]:
 
 
 def boxes() -> list[np.ndarray]:
-    """Of all shapes, some of them partly outside; none in the second image."""
+    """Boxes of all shapes, some partly outside; none in the second image."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-40, 250, (6, 2))
     drawn = np.concatenate([corners, corners + rng.uniform(8, 300, (6, 2))], 1).astype(np.float32)

@@ -1,4 +1,4 @@
-"""The sample's own CLIP, loaded as the pipeline loads it, on people of the built-in sample."""
+"""The sample's own CLIP, loaded as in the pipeline, on people of the built-in sample."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ def test_the_files_are_small():
 
 
 def test_fitting_captions_are_kept_and_unrelated_ones_are_not(clip: Any, people: dict[str, Any]):
-    unrelated = [  # in other words than the training's
+    unrelated = [  # with other words than in the training
         "Antique brass doorknob with keyhole",
         "Recept voor appeltaart van oma",
         "Toyota Corolla 2009 owner's manual pdf",

@@ -1,4 +1,4 @@
-"""cluster and assign: frozen versions, everybody's nearest clusters."""
+"""cluster and assign: frozen versions, and the nearest clusters of everybody."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def runner(store: LocalStore, run_id: str = "", **settings: Any) -> Runner:
 
 @pytest.fixture
 def extracted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """People of whom as much can be said of each kind; the fake faces are circles."""
+    """People with the same number of facts of each kind; the fake faces are circles."""
     monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [LEAST_FACT_SETS] * len(table))
     for partition in PARTITIONS:
         for index in (0, 1):
@@ -134,7 +134,7 @@ def test_the_same_people_and_seed_give_the_same_bytes_and_no_second_version(clus
     before = {p: clustered.read(p) for p in clustered.list("clusters")}
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
     runner(clustered).run_release("cluster", PARTITIONS, force=True)
-    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"  # which all else takes, too
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"  # the other steps take it, too
     again = {p.replace("v0002", "v0001"): clustered.read(p) for p in clustered.list("clusters/v0002")}
     assert all(again[path] == data for path, data in before.items() if path.endswith(".jpg"))
     old, new = (load_fit(d) for d in (before["clusters/v0001/fit.json"], clustered.read("clusters/v0002/fit.json")))
@@ -177,7 +177,7 @@ def test_a_damaged_manifest_is_named_and_passed_over(
 def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the same people would be clustered once more, and assigned to an older version."""
+    """Else the same people would be clustered again, and assigned to an older version."""
 
     def refuse(_: str) -> bytes:
         raise LaionPeopleError("the service answers SlowDown")
@@ -190,7 +190,7 @@ def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
 def test_steps_that_work_without_a_version_look_for_none(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a large release the manifest of a version is hundreds of megabytes."""
+    """The manifest of a version of a large release has hundreds of megabytes."""
     asked = []
     monkeypatch.setattr("laion_people.engine.planning.newest", lambda _: asked.append("newest") or "v0001")
     for step in ("detect", "pose", "mesh"):
@@ -205,7 +205,7 @@ def test_files_with_other_names_are_no_versions(clustered: LocalStore) -> None:
         clustered.write(f"manifests/cluster/{name}", manifest)
     for name in ("v0001.bak", "v0004 (1)", "old/v0005"):
         clustered.write(f"clusters/{name}/captions.yaml", b"[")
-    clustered.write("manifests/cluster/v0008.json", manifest)  # a copy under a version's name
+    clustered.write("manifests/cluster/v0008.json", manifest)  # a copy with the name of a version
     assert versions(clustered) == ["v0001", "v0008"] and newest(clustered) == "v0001"
     assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0009"
     runner(clustered).run_release("label", PARTITIONS)
@@ -229,7 +229,7 @@ def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
     assert newest(extracted) == ""
     changed = runner(extracted, pose_clusters=2)  # is made from something else
     assert changed.run_release("cluster", PARTITIONS).partition == "v0002"
-    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may be at work yet
+    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may still be in work
     assert runner(extracted, run_id="manual__1", seed=1).run_release("cluster", PARTITIONS).partition == "v0004"
 
 
@@ -251,7 +251,7 @@ def test_an_earlier_fit_that_cannot_be_read_is_named_and_passed_over(
 def test_an_earlier_fit_that_the_store_does_not_give_now_stops_the_step(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Or its ids would end there, and with them what people have said of its clusters."""
+    """Else its ids would end there, and with them the captions that people wrote for its clusters."""
     runner(clustered).run_release("label", PARTITIONS)
     if step == "label":
         runner(clustered).run_release("cluster", PARTITIONS, force=True)

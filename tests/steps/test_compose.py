@@ -1,4 +1,4 @@
-"""What Subset B promises: pictures that are put together with care, and captions that are true."""
+"""What Subset B promises: carefully composed pictures, and true captions."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ NEAR, FAR = {"pose": 0.45, "face": 0.3, "head": 0.2}, {"pose": 0.6, "face": 0.6,
 
 @dataclass
 class Scene:
-    """A shard to compose: one image a person, in which she fills the middle, and images without people."""
+    """A shard to compose: one image for each person, who fills the middle, and images without people."""
 
     people: int = 48
     backgrounds: int = 6
@@ -53,13 +53,13 @@ class Scene:
     box: tuple[float, float, float, float] = (80, 30, 220, 400)
     poses: Sequence[str] = POSES
     clustered: Sequence[str] = ASPECTS
-    hidden: Sequence[int] = ()  # joints that nobody shows
+    hidden: Sequence[int] = ()  # joints hidden for everybody
     turns: Sequence[float] = (-35, 0, 35)  # yaw of heads, degrees
     nose: tuple[float, float] = NOSE  # of the pose
     facts: dict[str, str] = field(default_factory=lambda: {"base": "on_feet"})  # of everybody
     more_facts: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
     confidence: float = 0.9
-    change: dict[str, Any] = field(default_factory=dict)  # columns of the people table that are set for everybody
+    change: dict[str, Any] = field(default_factory=dict)  # columns of the people table, the same for everybody
 
     def write(self, folder: Path) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ class Scene:
         return corner + 4 + (points - low) / (high - low) * (opposite - corner - 8)
 
     def image(self, i: int) -> bytes:
-        """A box in a colour of its own, before a pattern of its own."""
+        """A box of a unique colour before a unique pattern."""
         rng = np.random.default_rng(i)
         pattern = Image.fromarray(rng.integers(0, 256, (42, 30), np.uint8)).convert("RGB")
         picture = pattern.resize(self.size, Image.Resampling.NEAREST)
@@ -147,7 +147,7 @@ class Scene:
 
 
 def colour(i: int) -> tuple[int, int, int]:
-    """Bright, and another for each person: hues are spread by the golden ratio."""
+    """A bright colour, different for each person: hues are spread by the golden ratio."""
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.1 + i % 5 / 10, 1))
     return red, green, blue
 
@@ -222,7 +222,7 @@ def test_the_caption_is_one_of_the_templates_for_what_is_shown(composed: tuple[l
     for row in composed[0]:
         aspect, n, k = row["aspect"], row["n_people"], row["n_similar"]
         assert row["caption"] in {fill(t, aspect, n, k) for t in TEMPLATES[aspect][situation(n, k)]}
-        assert [p["claims"] for p in row["people"]] == [[]] * n  # of all the same is known
+        assert [p["claims"] for p in row["people"]] == [[]] * n  # the facts of all are the same
 
 
 def test_people_come_from_different_images_and_no_group_is_shown_twice(composed: tuple[list[Row], Shard]) -> None:
@@ -244,7 +244,7 @@ def test_each_person_is_seen_in_the_picture_where_the_row_says(composed: tuple[l
             x1, y1, x2, y2 = (round(v) for v in person["bbox"])
             inside = pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].reshape(-1, 3)
             assert np.abs(inside - colour(int(person["person_id"].split("/")[-2]))).mean() < 4
-            assert pixels[y1:y2, max(x1 - 14, 0)].max() < 200  # the background, beyond the padding, has no light
+            assert pixels[y1:y2, max(x1 - 14, 0)].max() < 200  # the background, beyond the padding, is dark
 
 
 def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[list[Row], Shard]) -> None:
@@ -391,7 +391,7 @@ def test_who_would_not_be_seen_well_is_not_shown(
 def test_pictures_in_which_somebody_may_be_are_no_backgrounds(tmp_path: Path) -> None:
     files = Scene(people=8).write(tmp_path)
     white = changed(files, tmp_path / "w.tar", lambda k, i: i if int(k) < 10_000 else i.point(lambda _: 255))
-    rows, shard = compose(white, tmp_path, composites=5)  # in which the fake model sees a face
+    rows, shard = compose(white, tmp_path, composites=5)  # the fake model sees a face in these
     assert rows == []
     assert shard.rejected == {"no_background": 8}
 
@@ -445,7 +445,9 @@ def test_people_with_the_head_of_another_in_their_cutout_are_not_used(tmp_path: 
     people = pq.read_table(files["people"]).to_pylist()
     people[1]["bbox"] = (215, 30, 300, 400)  # covers little of the first
     pq.write_table(pa.Table.from_pylist(people, schema=SCHEMAS["people"]), files["people"])
-    assert compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1  # the joints of both have the head there
+    assert (
+        compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1
+    )  # by the joints of both, the head is there
 
 
 @pytest.mark.parametrize(("confidence", "stated"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
@@ -502,7 +504,7 @@ def test_whom_the_segmenter_does_not_see_is_not_shown(files: dict[str, Path], tm
 
 
 def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:
-    files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, one over the other
+    files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, over each other
     rows, shard = compose(files, tmp_path, composites=5)
     assert rows == []
     assert shard.rejected == {"crowded": 8}
@@ -534,7 +536,7 @@ def test_people_stand_beside_each_other_inside_the_picture_at_comparable_heights
 
 
 @given(size=st.tuples(st.integers(1, 1200), st.integers(1, 1200)), width=st.integers(*WIDTHS))
-@example(size=(699, 394), width=740)  # where the box that is cut out began 5e-14 pixels before the picture
+@example(size=(699, 394), width=740)  # here the cut-out began 5e-14 pixels before the picture
 @example(size=(500, 375), width=688)
 def test_a_background_of_any_size_fills_the_picture(size: tuple[int, int], width: int) -> None:
     background = Image.new("RGB", size)

@@ -41,7 +41,7 @@ SMILING, TURNED = (FactSet(("mouth=smiling",), 0.8),), (FactSet(("turn=left",), 
 
 
 def fit(store: LocalStore, version: str, **sets: tuple[FactSet, ...]) -> None:
-    """A fit whose pose clusters (pose_0001, ...) have these sets of facts, with a cluster of faces and of heads."""
+    """A fit with these sets of facts for pose clusters (pose_0001, ...), one cluster of faces and one of heads."""
     facts = {"face-0001": SMILING, "head-0001": TURNED} | {
         name.replace("_", "-"): fact_sets for name, fact_sets in sets.items()
     }
@@ -176,7 +176,7 @@ def test_captions_of_a_cluster_whose_members_share_other_things_now_are_to_be_re
     edit(labelled, "v0001", "pose-0001")
     fit(labelled, "v0002", pose_0001=DOWN)
     entry = replace(captions.read(labelled, "v0001")["pose-0001"], reviewed=False)
-    for version in ("v0002", "v0003"):  # which knows it still, when nobody has looked
+    for version in ("v0002", "v0003"):  # still known, though nobody has looked at it
         fit(labelled, version, pose_0001=DOWN)
         assert label(labelled, version)["pose-0001"]["reviewed"] is False
         note = "from v0001, where its members had other things in common"
