@@ -58,15 +58,15 @@ class Tally:
     counts: Counter[bool | None] = field(default_factory=Counter)
 
     @property
-    def told(self) -> int:
+    def decided(self) -> int:
         return self.counts[True] + self.counts[False]
 
     @property
     def share(self) -> float:
-        return self.counts[True] / self.told if self.told else math.nan
+        return self.counts[True] / self.decided if self.decided else math.nan
 
     def __str__(self) -> str:
-        return rate(self.counts[True], self.told)
+        return rate(self.counts[True], self.decided)
 
 
 @dataclass(frozen=True)

@@ -51,8 +51,8 @@ def fact_sets(members: Sequence[Mapping[str, str]]) -> tuple[FactSet, ...]:
     if not closed:
         return ()
     common = [claims for claims in closed if counts[claims] >= COMMON * len(members)]
-    first = max(common, key=_telling, default=closed[0])
-    chosen = _most_telling(closed, closed.index(first), profiles)
+    first = max(common, key=_detail, default=closed[0])
+    chosen = _choose_sets(closed, closed.index(first), profiles)
     singles = [claims for claims in order if len(claims) == 1 and claims not in chosen]
     rest = sorted({*chosen, *singles[: MOST - len(chosen)]} - {first}, key=order.index)
     return tuple(FactSet(claims, counts[claims] / len(members)) for claims in (first, *rest))
@@ -89,12 +89,12 @@ def _wider(claims: Claims) -> Iterator[Claims]:
             yield (*claims[:i], f"{name}={wider}", *claims[i + 1 :])
 
 
-def _telling(claims: Claims) -> float:
+def _detail(claims: Claims) -> float:
     """How much a set says: its number of claims; if equal, narrower claims say more."""
     return len(claims) + sum(len(closure(*claim.split("=", 1))) - 1 for claim in claims) / 100
 
 
-def _most_telling(
+def _choose_sets(
     sets: Sequence[Claims], first: int, profiles: Mapping[tuple[tuple[str, str], ...], int]
 ) -> list[Claims]:
     """The first set, and the sets that together say most about members with these facts."""
@@ -105,14 +105,14 @@ def _most_telling(
     for row, facts in enumerate(profiles):
         true = [f"{name}={value}" for fact in facts for name, value in _closed(*fact)]
         had[row, [index[claim] for claim in true if claim in index]] = 1
-    said = np.where(had @ wanted.T == wanted.sum(axis=1), np.array([_telling(claims) for claims in sets]), 0.0)
+    claims_said = np.where(had @ wanted.T == wanted.sum(axis=1), np.array([_detail(claims) for claims in sets]), 0.0)
     weights = np.array([*profiles.values()], float)
     chosen = [first]
-    best = said[:, first]
+    best = claims_said[:, first]
     while len(chosen) < MOST_TELLING:
-        gains = weights @ np.maximum(said - best[:, None], 0)
+        gains = weights @ np.maximum(claims_said - best[:, None], 0)
         if gains.max() <= 1e-9 * len(profiles):
             break
         chosen.append(int(gains.argmax()))
-        best = np.maximum(best, said[:, chosen[-1]])
+        best = np.maximum(best, claims_said[:, chosen[-1]])
     return [sets[i] for i in chosen]

@@ -109,7 +109,7 @@ class _Candidates:
         the lead over the best candidate, of any cluster, that the person's facts contradict; None if there is none.
         """
         supported, contradicted = self._check(facts)
-        compared = self._most_telling(self.places[cluster], supported)
+        compared = self._most_detailed(self.places[cluster], supported)
         if not len(compared):
             return {}
         ranked = compared[np.argsort(-scores[compared], kind="stable")]
@@ -125,7 +125,7 @@ class _Candidates:
             "scores": scores[compared],
         }
 
-    def _most_telling(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
+    def _most_detailed(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
         """The candidates that are true and claim most, without those that another one says in narrower words."""
         true = places[~self.states[places][:, ~supported].any(axis=1)]
         count = self.states[true].sum(axis=1)

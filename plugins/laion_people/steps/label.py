@@ -46,11 +46,11 @@ class Label(ReleaseStep):
         clusters = _clusters(read_fit(release.store, release.version))
         path = captions.captions_path(release.version)
         before = captions.read_file(release.store, path) if release.store.exists(path) else {}
-        said = before or _inherited(release.store, release.version, clusters)
+        written = before or _inherited(release.store, release.version, clusters)
         given = _given_entries(release.store, release.settings.captions)
         _check(release.settings.captions, given, clusters)
         made = {cluster_id: made_entry(clusters[cluster_id][1]) for cluster_id in sorted(clusters)}
-        kept = {cluster_id: entry for cluster_id, entry in said.items() if entry.signed or cluster_id not in given}
+        kept = {cluster_id: entry for cluster_id, entry in written.items() if entry.signed or cluster_id not in given}
         entries = made | given | kept
         if new := {cluster_id: entry for cluster_id, entry in entries.items() if entry != before.get(cluster_id)}:
             # Before the check: people can correct them in the file.
@@ -95,12 +95,12 @@ def made_entry(cluster: Cluster) -> Entry:
         return Entry((), note=NOTHING).as_made()
     few = sum(_is_single(fact_set) for fact_set in cluster.fact_sets[1:])
     most = (captions.MOST - SINGLE_FACT_WORDINGS * few) // (len(cluster.fact_sets) - few)
-    said: dict[str, tuple[str, ...]] = {}
+    claims_by_text: dict[str, tuple[str, ...]] = {}
     for n, fact_set in enumerate(cluster.fact_sets):
         count = SINGLE_FACT_WORDINGS if n and _is_single(fact_set) else min(WORDINGS, most)
         for text in phrases.captions(fact_set.facts, count, f"{cluster.cluster_id} {' '.join(fact_set.claims)}"):
-            said.setdefault(text, fact_set.claims)
-    return Entry(tuple(said), claims=tuple(said.values())).as_made()
+            claims_by_text.setdefault(text, fact_set.claims)
+    return Entry(tuple(claims_by_text), claims=tuple(claims_by_text.values())).as_made()
 
 
 def _is_single(fact_set: FactSet) -> bool:

@@ -50,18 +50,18 @@ def fit_cluster_set(
     of_kind = facts and [{fact: value for fact, value in person.items() if fact in VALUES[name]} for person in facts]
     shown = space.part(features)
     average = min(AVERAGE, (shown != "").sum() ** 0.5 / 2) if not k else 0
-    left = np.ones(len(features), bool)
+    remaining = np.ones(len(features), bool)
     centres: list[Cluster] = []
     parts: dict[str, Any] = {}
     for part, compared in space.parts.items():
-        people = _complete_people(space, features[left & space.shows(features, part)], compared)
+        people = _complete_people(space, features[remaining & space.shows(features, part)], compared)
         share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
         if not len(people) or (k and not (shown == part).any()):
             continue
         part_centres, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
-        here = tuple(Cluster("", part, 0, "", centre) for centre in part_centres)
-        left &= ClusterSet(space, here, 0, 0).nearest(features)[0] < 0
-        centres += here
+        part_clusters = tuple(Cluster("", part, 0, "", centre) for centre in part_centres)
+        remaining &= ClusterSet(space, part_clusters, 0, 0).nearest(features)[0] < 0
+        centres += part_clusters
     centres, sizes = _with_enough_people(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
     clusters, lineage = _assign_ids(name, space, centres, sizes, previous)
     labels, distances = ClusterSet(space, clusters, 0, 0).nearest(features)

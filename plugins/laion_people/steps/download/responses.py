@@ -91,8 +91,8 @@ def body_length(head: bytes) -> int | None:
     """The length of the body that follows a mended head, if the head gives it."""
     if WITHOUT_BODY.match(head):
         return 0
-    said = CONTENT_LENGTH.search(head)
-    return int(said[1]) if said else None
+    length = CONTENT_LENGTH.search(head)
+    return int(length[1]) if length else None
 
 
 def mended(head: bytes) -> bytes:
