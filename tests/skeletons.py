@@ -1,4 +1,4 @@
-"""Synthetic people for tests: twelve poses seen from anywhere, with noise, mirrored, cut at the waist, and faces."""
+"""Synthetic people for tests: twelve poses from all sides, with noise, mirrored, cut at the waist; and faces."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ POSES: dict[str, Limbs] = {
     ),
     "tree": (OVERHEAD, OVERHEAD, STRAIGHT, ((1, -0.5, 0.35), (-0.95, -0.75, -0.1))),
 }  # fmt: skip
-ARM_POSES = ("stand", "arms out", "arms up", "wave", "hips", "point", "reach")  # of those who stand
+ARM_POSES = ("stand", "arms out", "arms up", "wave", "hips", "point", "reach")  # of standing people
 SHOULDERS, HIPS, LEGS = [5, 6], [11, 12], [13, 14, 15, 16]
 
 
@@ -82,7 +82,7 @@ def joints(pose: str | Limbs, rng: np.random.Generator, jitter: float = 0.06) ->
 def people(
     names: list[str], seed: int, *, yaw: float = 60, cut: float = 0.0, depth: bool = True, jitter: float = 0.06
 ) -> People:
-    """People of these poses, some mirrored, turned by up to ``yaw`` degrees, a share of them cut at the waist.
+    """People in these poses, some mirrored, turned by up to ``yaw`` degrees, a share of them cut at the waist.
 
     ``depth`` False leaves out the world landmarks.
     """

@@ -27,7 +27,7 @@ from laion_people.vision.images import ImageError
 from laion_people.vision.people import by_people
 from tests.fakes import FakeDetector, FakeModels, jpeg, tar_of
 
-WAIT = 30  # seconds until a test gives up; none of them ever waits that long when all is well
+WAIT = 30  # seconds until a test gives up; without a fault none waits that long
 PARTITION = "laion2B-en/00042"
 EXTRACT = ("detect", "pose", "mesh", "clip_filter")
 
@@ -55,7 +55,7 @@ def shard(folder: Path, encoded: dict[str, bytes] | None = None) -> Shard:
 
 
 def squares(sizes: Sequence[int]) -> list[tuple[int, bytes]]:
-    """Encoded squares of these sides, and for 0 what is no image."""
+    """Encoded squares of these sides; for 0, bytes that are no image."""
     return [(i, jpeg(9, (size, size)) if size else b"bad") for i, size in enumerate(sizes)]
 
 
@@ -100,7 +100,7 @@ def test_batches_go_on_while_a_slow_image_is_decoded(tmp_path: Path, monkeypatch
         return real(picture)
 
     def work(items: list[int], arrays: list[np.ndarray]) -> list[int]:
-        if 4 in items:  # the second batch, had there been no slow image
+        if 4 in items:  # the second batch, if there were no slow image
             others_are_done.set()
         return [len(array) for array in arrays]
 
@@ -125,7 +125,7 @@ def test_a_model_that_raises_stops_the_step_at_once(tmp_path: Path, small_limits
 
     with pytest.raises(RuntimeError, match="CUDA error"):
         list(in_batches(shard(tmp_path), endless(), work))
-    assert len(read) <= 12 + 3 * 4 + 6  # its batch, those after it that were taken, those that were decoded ahead
+    assert len(read) <= 12 + 3 * 4 + 6  # its batch, batches taken after it, and images decoded ahead
 
 
 def test_a_model_that_loses_an_image_is_an_error(tmp_path: Path) -> None:
@@ -163,7 +163,7 @@ def test_people_whose_image_is_gone_are_an_error(tmp_path: Path, encoded: dict[s
 
 
 def tables(root: Path, threads: int) -> dict[str, bytes]:
-    """What the extract steps make of a shard of many sizes, with so many threads to decode."""
+    """The tables of the extract steps for images of many sizes, with this number of threads to decode."""
     store = LocalStore(root)
     sizes = [(40 + 7 * i % 31, 30 + 5 * i % 43) for i in range(60)]
     with store.writer(f"images/{PARTITION}/00000.tar") as path:
@@ -183,7 +183,7 @@ def test_threads_and_large_images_do_not_change_a_byte(tmp_path: Path, monkeypat
 
 
 class TroubledModels(FakeModels):
-    """A detector with which something happens in its second batch."""
+    """A detector with an incident in its second batch."""
 
     def __init__(self, happens: Callable[[], None]) -> None:
         super().__init__()
@@ -203,7 +203,7 @@ def breaks() -> None:
 
 
 def is_interrupted() -> None:
-    os.kill(os.getpid(), signal.SIGINT)  # the command line takes SIGTERM for the same
+    os.kill(os.getpid(), signal.SIGINT)  # the command line treats SIGTERM the same
 
 
 @pytest.mark.parametrize(("happens", "error"), [(breaks, RuntimeError), (is_interrupted, KeyboardInterrupt)])

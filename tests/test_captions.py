@@ -1,4 +1,4 @@
-"""captions.yaml: what people write into it by hand or on the page, and what is refused."""
+"""captions.yaml: edits by hand or on the page, and what is refused."""
 
 from __future__ import annotations
 
@@ -166,7 +166,7 @@ def test_an_edit_works_in_every_way_of_writing_yaml(store: LocalStore, text: str
 
 def test_of_two_edits_of_one_entry_the_second_is_refused_with_the_name_of_the_first_editor(edited: LocalStore) -> None:
     seen = captions.read(edited, "v0001")["pose-0001"].tag
-    edit(edited, "head-0002", OTHERS)  # another cluster is no hindrance
+    edit(edited, "head-0002", OTHERS)  # another cluster doesn't matter
     edit(edited, "pose-0001", OTHERS, by="Zoë", tag=seen)
     with pytest.raises(LaionPeopleError, match=r"^Zoë has edited pose-0001 meanwhile: look at it again"):
         edit(edited, "pose-0001", SENTENCES, tag=seen)
@@ -234,7 +234,7 @@ def test_a_cluster_or_version_that_is_not_there_cannot_be_edited(edited: LocalSt
 
 
 def laughs(line: str) -> str:
-    """YAML of nine lines, each of which stands for ten of the one before."""
+    """YAML of nine lines; each stands for ten of the line before."""
     return "a0: &a0 {reviewed: false}\n" + "\n".join(
         line.format(i, ", ".join([f"*a{i - 1}"] * 10)) for i in range(1, 10)
     )

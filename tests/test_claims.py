@@ -1,4 +1,4 @@
-"""How claims stand to the facts of a person, and which facts a sentence claims."""
+"""Claims that a person's facts support or contradict, and the facts that a sentence claims."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WAVING = {"left_arm": "overhead", "right_arm": "down", "base": "kicking"}
         ("base=walking", False),
         ("mouth=smiling", None),  # nothing is known
         ("both_arms=holding", None),
-        ("one_arm=bent", None),  # the raised one may be
+        ("one_arm=bent", None),  # the raised arm may be bent
     ],
 )
 def test_a_claim_is_true_or_false_of_a_person_or_neither_is_known(claim: str, true: bool | None) -> None:
@@ -42,7 +42,7 @@ def test_a_claim_is_true_or_false_of_a_person_or_neither_is_known(claim: str, tr
         ("base=on_feet", ["base=kicking"]),  # wider
         ("one_arm=raised", ["left_arm=overhead"]),
         ("both_arms=bent", ["left_arm=bent", "right_arm=bent"]),
-        ("one_arm=bent", ["left_arm=bent", "right_arm=bent"]),  # of both it is true
+        ("one_arm=bent", ["left_arm=bent", "right_arm=bent"]),  # true of both
         ("arms=down+raised", ["left_arm=overhead", "right_arm=down"]),
         ("base=walking", []),
         ("mouth=smiling", []),
@@ -67,7 +67,7 @@ def test_of_one_arm_that_is_known_a_claim_about_both_may_be_false_and_about_one_
     [
         ("left_arm=bent", "left_arm=on_hip"),
         ("left_arm=holding", "left_arm=down"),
-        ("base=sitting", "base=moving"),  # who rides does both
+        ("base=sitting", "base=moving"),  # riding is both
         ("turn=camera", "turn=slight_left"),
         ("view=three_quarter", "view=side"),
     ],
@@ -88,14 +88,14 @@ def test_no_fact_contradicts_itself_or_what_is_wider(claim: str) -> None:
 
 
 def test_every_value_of_a_name_with_three_or_more_has_a_foil() -> None:
-    """Else CLIP's choice could never be held against anything."""
+    """Else CLIP's choice could never be compared with a false one."""
     lonely = [
         claim
         for claim in EVERY
         if not any(
-            contradicts({claim.partition("=")[0]: claim.partition("=")[2]}, other)
-            for other in EVERY
-            if other.partition("=")[0] == claim.partition("=")[0]
+            contradicts({claim.partition("=")[0]: claim.partition("=")[2]}, foil)
+            for foil in EVERY
+            if foil.partition("=")[0] == claim.partition("=")[0]
         )
     ]
     assert lonely == ["left_arm=holding", "right_arm=holding"]

@@ -1,4 +1,4 @@
-"""Examples that the sample's CLIP is trained on: which texts fit which pictures."""
+"""Training examples of the sample's CLIP: the fit of texts to pictures."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def relation(to: examples.View, *claims: str) -> int:
         ("body", ("base=on_feet",), examples.FITS),
         ("body", ("base=standing", "right_arm=overhead"), examples.DIFFERS),
         ("body", ("base=standing", "legs_apart=yes"), examples.UNKNOWN),
-        ("body", ("legs_apart=yes", "base=sitting"), examples.DIFFERS),  # false in part is false
+        ("body", ("legs_apart=yes", "base=sitting"), examples.DIFFERS),  # partly false is false
         ("body", ("view=side",), examples.UNKNOWN),  # a label allows it, but it is not the best word
         ("body", ("mouth=smiling",), examples.UNKNOWN),  # too small to be seen
         ("head", ("mouth=smiling", "eyes=open"), examples.FITS),
@@ -85,12 +85,12 @@ def test_sides_change_places_in_the_mirror(tmp_path: Any) -> None:
     assert np.array_equal(examples.mirrored(head).held, view(tmp_path, "head").held)
 
 
-@pytest.mark.parametrize(("kind", "of"), [("body", "pose"), ("head", "face"), ("head", "head")])
-def test_foils_are_false_and_speak_of_the_same(tmp_path: Any, kind: str, of: str) -> None:
+@pytest.mark.parametrize(("kind", "facts_kind"), [("body", "pose"), ("head", "face"), ("head", "head")])
+def test_foils_are_false_and_speak_of_the_same(tmp_path: Any, kind: str, facts_kind: str) -> None:
     rng, one = random.Random(0), view(tmp_path, kind)
     for _ in range(50):
-        facts = examples.true_facts(one, of, rng)
-        foil = examples.false_facts(one, of, facts, rng)
+        facts = examples.true_facts(one, facts_kind, rng)
+        foil = examples.false_facts(one, facts_kind, facts, rng)
         true, false = examples.claims_texts([facts, foil], rng)
         assert examples.relations([one], [true, false]).tolist() == [[examples.FITS, examples.DIFFERS]]
         assert set(facts) <= set(foil) or len(foil) == 1

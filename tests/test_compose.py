@@ -171,9 +171,9 @@ def test_calls_at_once_make_one_file_and_leave_no_other(checkout: Path) -> None:
         )
         for _ in range(8)
     ]
-    told = [call.communicate(timeout=60)[1] for call in calls]
+    errors = [call.communicate(timeout=60)[1] for call in calls]
     assert [call.returncode for call in calls] == [0] * 8
-    assert sum(b"made .env" in text for text in told) == 1
+    assert sum(b"made .env" in text for text in errors) == 1
     assert sorted(p.name for p in checkout.iterdir()) == [".env", "bin", "settings.env"]
     assert len(secrets(checkout)) > 7
 
@@ -206,13 +206,13 @@ def secrets(checkout: Path) -> dict[str, str]:
 
 
 def test_the_first_call_makes_secrets_that_only_their_owner_can_read(checkout: Path) -> None:
-    told = compose(checkout, "up", "--detach")
-    assert told.stdout.split() == ["compose", "up", "--detach"]
-    assert ".env" in told.stderr
+    result = compose(checkout, "up", "--detach")
+    assert result.stdout.split() == ["compose", "up", "--detach"]
+    assert ".env" in result.stderr
     for name in (".env", "settings.env"):
         assert stat.S_IMODE((checkout / name).stat().st_mode) == 0o600
     made = secrets(checkout)
-    assert made["ADMIN_PASSWORD"] not in told.stderr + told.stdout
+    assert made["ADMIN_PASSWORD"] not in result.stderr + result.stdout
     assert made["UI_ADDRESS"] == "127.0.0.1"
     assert sorted(p.name for p in checkout.iterdir()) == [".env", "bin", "settings.env"]
 

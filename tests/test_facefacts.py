@@ -1,4 +1,4 @@
-"""What is said of faces and heads: only what mesh, blendshapes and keypoints agree on."""
+"""Facts of faces and heads: only those on which mesh, blendshapes and keypoints agree."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from laion_people.storage.schemas import SCHEMAS
 from laion_people.vision.geometry import BLENDSHAPES
 
 SIZE = 200.0  # pixels from forehead to chin
-# Of MediaPipe's 478 landmarks those with a meaning here, in distances between the outer eye corners: x to the picture's
-# right, y down. The left eye of the person is at the picture's right.
+# The landmarks, of MediaPipe's 478, that count here, in distances between the outer eye corners: x to the picture's
+# right, y down. The person's left eye is at the picture's right.
 FACE: dict[int, tuple[float, float]] = {
     10: (0, -0.75), 152: (0, 1.15),  # forehead, chin
     33: (-0.5, 0), 263: (0.5, 0), 133: (-0.2, 0), 362: (0.2, 0),  # outer and inner corners of the eyes
@@ -34,7 +34,7 @@ MIRRORED_JOINTS = [0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15]
 
 @dataclass(frozen=True)
 class Person:
-    """Somebody who looks at the camera at rest; tests change what they are about."""
+    """A relaxed person who looks at the camera; tests change what they need."""
 
     shapes: dict[str, float] = field(default_factory=dict)
     points: dict[int, tuple[float, float]] = field(default_factory=dict)
@@ -44,12 +44,12 @@ class Person:
     score: float = 0.95
     size: float = SIZE
     offset: tuple[float, float] = (500.0, 400.0)
-    joints: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # in sizes from between the eyes
+    joints: dict[int, tuple[float, float, float]] = field(default_factory=dict)  # in sizes, from the middle of the eyes
     mesh: bool = True
 
     @property
     def keypoints(self) -> np.ndarray:
-        """Eyes and nose as the head is turned, and a body below it."""
+        """Eyes and nose, turned with the head, and a body below."""
         yaw, roll = np.radians([self.yaw, self.roll])
         joints = np.zeros((17, 3))
         joints[:, 2] = 0.9
@@ -108,7 +108,7 @@ def tables(*people: Person) -> tuple[pa.Table, pa.Table]:
     )
 
 
-def told(person: Person) -> dict[str, str]:
+def facts_by_name(person: Person) -> dict[str, str]:
     (facts,) = face_facts(*tables(person))
     assert all(fact.value in (VALUES["face"] | VALUES["head"])[fact.name] for fact in facts)
     assert all(0.5 <= fact.confidence <= 1 for fact in facts)
@@ -161,33 +161,35 @@ EXPRESSIONS: dict[str, dict[str, Any]] = {
 @pytest.mark.parametrize("claim", EXPRESSIONS)
 def test_an_expression_is_told(claim: str) -> None:
     name, _, value = claim.partition("=")
-    assert told(Person(**EXPRESSIONS[claim]))[name] == value
+    assert facts_by_name(Person(**EXPRESSIONS[claim]))[name] == value
 
 
 @pytest.mark.parametrize("claim", [c for c, made_of in EXPRESSIONS.items() if len(made_of) == 2])
 @pytest.mark.parametrize("side", ["shapes", "points"])
 def test_blendshapes_and_geometry_must_agree(claim: str, side: str) -> None:
-    """Either alone never tells the value, only, at most, a wider one."""
+    """One of them alone never gives the value, at most a wider one."""
     name, _, value = claim.partition("=")
-    alone = told(Person(**{side: EXPRESSIONS[claim][side]}))
+    alone = facts_by_name(Person(**{side: EXPRESSIONS[claim][side]}))
     assert alone.get(name) != value
 
 
 def test_a_smile_needs_both_sides_even_if_one_is_strong() -> None:
-    assert "smil" not in told(Person(shapes=both(mouthSmile=1.0), points=mouth(corners=0.685))).get("mouth", "")
-    assert "smil" not in told(Person(shapes=both(mouthSmile=0.3), points=mouth(corners=0.59))).get("mouth", "")
+    assert "smil" not in facts_by_name(Person(shapes=both(mouthSmile=1.0), points=mouth(corners=0.685))).get(
+        "mouth", ""
+    )
+    assert "smil" not in facts_by_name(Person(shapes=both(mouthSmile=0.3), points=mouth(corners=0.59))).get("mouth", "")
 
 
 def test_a_wink_needs_an_open_eye() -> None:
-    assert "eyes" not in told(Person(shapes=both(eyeBlink=0.6), points=lids(0.02, 0.09)))
+    assert "eyes" not in facts_by_name(Person(shapes=both(eyeBlink=0.6), points=lids(0.02, 0.09)))
 
 
 def test_between_closed_and_open_nothing_is_said_of_a_mouth() -> None:
-    assert "mouth" not in told(Person(points=mouth(lower=0.75)))
+    assert "mouth" not in facts_by_name(Person(points=mouth(lower=0.75)))
 
 
 def test_between_closed_and_open_nothing_is_said_of_eyes() -> None:
-    assert "eyes" not in told(Person(shapes=both(eyeBlink=0.45), points=lids(0.045, 0.045)))
+    assert "eyes" not in facts_by_name(Person(shapes=both(eyeBlink=0.45), points=lids(0.045, 0.045)))
 
 
 @pytest.mark.parametrize(
@@ -202,29 +204,29 @@ def test_between_closed_and_open_nothing_is_said_of_eyes() -> None:
 )
 @pytest.mark.parametrize("expression", [{}, SMILE, LAUGH, SHUT])
 def test_no_expression_is_told_of_a_face_that_cannot_be_read(person: Person, why: str, expression: dict) -> None:
-    assert not VALUES["face"].keys() & told(replace(person, **expression)).keys(), why
+    assert not VALUES["face"].keys() & facts_by_name(replace(person, **expression)).keys(), why
 
 
 def test_a_smile_is_seen_from_afar_but_not_a_closed_mouth() -> None:
-    assert told(Person(size=28, **LAUGH))["mouth"] == "smiling_open"
-    assert "mouth" not in told(Person(size=38))
+    assert facts_by_name(Person(size=28, **LAUGH))["mouth"] == "smiling_open"
+    assert "mouth" not in facts_by_name(Person(size=38))
 
 
 def test_nothing_is_said_of_what_a_hand_covers() -> None:
     at_mouth = {7: (0.9, 1.6, 0.9), 9: (0.25, 0.65, 0.9)}  # the left elbow and wrist
-    facts = told(Person(joints=at_mouth))
+    facts = facts_by_name(Person(joints=at_mouth))
     assert "mouth" not in facts and facts["eyes"] == "open"
     at_eyes = {8: (-0.8, 0.9, 0.9), 10: (-0.35, 0.25, 0.9)}
-    facts = told(Person(joints=at_eyes))
+    facts = facts_by_name(Person(joints=at_eyes))
     assert facts["mouth"] == "relaxed" and "eyes" not in facts and "brows" not in facts
     unseen = {joint: (x, y, 0.1) for joint, (x, y, _) in at_mouth.items()}
-    assert "mouth" in told(Person(joints=unseen))
+    assert "mouth" in facts_by_name(Person(joints=unseen))
 
 
 def test_lips_that_may_be_drawn_on_a_mask_are_not_called_closed() -> None:
     masked = {0: (0, 0.2, 0.4)}  # the body's model doubts the nose
-    assert "mouth" not in told(Person(joints=masked))
-    assert told(Person(joints=masked, **LAUGH))["mouth"] == "smiling_open"
+    assert "mouth" not in facts_by_name(Person(joints=masked))
+    assert facts_by_name(Person(joints=masked, **LAUGH))["mouth"] == "smiling_open"
 
 
 @pytest.mark.parametrize(
@@ -235,28 +237,28 @@ def test_lips_that_may_be_drawn_on_a_mask_are_not_called_closed() -> None:
     ],
 )  # fmt: skip
 def test_a_turned_head_is_told_by_degrees(yaw: float, turn: str | None) -> None:
-    assert told(Person(yaw=yaw)).get("turn") == turn
+    assert facts_by_name(Person(yaw=yaw)).get("turn") == turn
 
 
 def test_no_turn_is_told_when_nose_and_ears_contradict_the_mesh() -> None:
     straight = Person().keypoints
     joints = {i: (*((straight[i, :2] - (500, 400)) / SIZE), 0.9) for i in range(5)}
-    assert "turn" not in told(Person(yaw=30, joints=joints))
+    assert "turn" not in facts_by_name(Person(yaw=30, joints=joints))
     unseen = {i: (x, y, 0.1) for i, (x, y, _) in joints.items()}
-    assert told(Person(yaw=30, joints=unseen))["turn"] == "right"  # then the mesh alone tells
+    assert facts_by_name(Person(yaw=30, joints=unseen))["turn"] == "right"  # the mesh alone decides
 
 
 @pytest.mark.parametrize(("yaw", "turn"), [(75, "far_right"), (-75, "far_left"), (50, "right"), (20, None)])
 def test_a_profile_without_a_mesh_is_told_by_the_keypoints(yaw: float, turn: str | None) -> None:
-    assert told(Person(yaw=yaw, mesh=False)) == ({"turn": turn} if turn else {})
+    assert facts_by_name(Person(yaw=yaw, mesh=False)) == ({"turn": turn} if turn else {})
 
 
 def test_a_head_half_from_behind_or_lying_is_not_called_a_profile() -> None:
-    assert not told(Person(yaw=120, mesh=False))
+    assert not facts_by_name(Person(yaw=120, mesh=False))
     eyes_not_yet = {1: (0.5, 0, 0.9), 2: (0.48, 0, 0.9)}
-    assert not told(Person(yaw=112, mesh=False, joints=eyes_not_yet))
+    assert not facts_by_name(Person(yaw=112, mesh=False, joints=eyes_not_yet))
     lying = {5: (2, 0.5, 0.9), 6: (2, 1, 0.9)}
-    assert not told(Person(yaw=75, mesh=False, joints=lying))
+    assert not facts_by_name(Person(yaw=75, mesh=False, joints=lying))
 
 
 def behind(**changes: Any) -> Person:
@@ -266,33 +268,33 @@ def behind(**changes: Any) -> Person:
 
 
 def test_the_back_of_a_head_is_away() -> None:
-    assert told(behind()) == {"turn": "away"}
-    assert not told(behind(joints={5: (0.8, 1.2, 0.9), 6: (-0.8, 1.2, 0.9)}))  # the chest points to the camera
-    assert not told(behind(joints={1: (-0.02, 0, 0.5), 2: (0.02, 0, 0.5)}))  # the eyes are where a profile has them
-    assert not told(behind(joints={3: (-0.4, 0.1, 0.1)}))  # a guess
-    assert not told(behind(size=8))
-    assert not told(behind(joints={5: (1.8, 0.1, 0.9), 6: (2.8, 0.1, 0.9)}))  # lies
+    assert facts_by_name(behind()) == {"turn": "away"}
+    assert not facts_by_name(behind(joints={5: (0.8, 1.2, 0.9), 6: (-0.8, 1.2, 0.9)}))  # the chest points to the camera
+    assert not facts_by_name(behind(joints={1: (-0.02, 0, 0.5), 2: (0.02, 0, 0.5)}))  # the eyes of a profile are here
+    assert not facts_by_name(behind(joints={3: (-0.4, 0.1, 0.1)}))  # a guess
+    assert not facts_by_name(behind(size=8))
+    assert not facts_by_name(behind(joints={5: (1.8, 0.1, 0.9), 6: (2.8, 0.1, 0.9)}))  # lying
 
 
 @pytest.mark.parametrize(("pitch", "nod"), [(-4, "level"), (25, "up"), (-28, "down"), (10, None), (-17, None)])
 def test_a_nod_is_told(pitch: float, nod: str | None) -> None:
     lifted = {0: (0, 0.11, 0.9)} if pitch > 0 else {}
-    assert told(Person(pitch=pitch, joints=lifted)).get("nod") == nod
+    assert facts_by_name(Person(pitch=pitch, joints=lifted)).get("nod") == nod
 
 
 def test_a_head_is_not_called_up_when_its_nose_hangs_low() -> None:
-    assert "nod" not in told(Person(pitch=25))
+    assert "nod" not in facts_by_name(Person(pitch=25))
 
 
 @pytest.mark.parametrize(("roll", "tilt"), [(0, "none"), (25, "right"), (-25, "left"), (12, None), (-12, None)])
 def test_a_tilt_is_told(roll: float, tilt: str | None) -> None:
-    assert told(Person(roll=roll)).get("tilt") == tilt
+    assert facts_by_name(Person(roll=roll)).get("tilt") == tilt
 
 
 @pytest.mark.parametrize("roll", [25, -25])
 def test_no_tilt_is_told_against_the_line_through_the_eyes(roll: float) -> None:
     level = {1: (0.2, 0, 0.9), 2: (-0.2, 0, 0.9)}
-    assert "tilt" not in told(Person(roll=roll, joints=level))
+    assert "tilt" not in facts_by_name(Person(roll=roll, joints=level))
 
 
 def test_a_fact_is_surer_the_farther_it_is_from_its_edge_and_the_larger_the_face() -> None:
@@ -364,7 +366,7 @@ def test_a_mirrored_picture_swaps_left_and_right_of_turn_and_tilt_and_nothing_el
     for name in ("turn", "tilt"):
         if name in swapped:
             swapped[name] = swapped[name].replace("left", "LEFT").replace("right", "left").replace("LEFT", "right")
-    assert swapped == told(person)
+    assert swapped == facts_by_name(person)
 
 
 @settings(max_examples=60, deadline=None)
@@ -372,13 +374,13 @@ def test_a_mirrored_picture_swaps_left_and_right_of_turn_and_tilt_and_nothing_el
 def test_place_and_larger_size_change_nothing_of_a_large_face(person: Person, shift: float, scale: float) -> None:
     large = replace(person, size=100)
     moved = replace(large, size=100 * scale, offset=(500 + shift, 400 - shift))
-    assert told(moved) == told(large)
+    assert facts_by_name(moved) == facts_by_name(large)
 
 
 @settings(max_examples=60, deadline=None)
 @given(PEOPLE, st.floats(1, 15))
 def test_of_a_head_below_a_size_the_mesh_says_nothing(person: Person, size: float) -> None:
-    assert not told(replace(person, size=size, joints=dict.fromkeys(range(5), (0, 0, 0.1))))
+    assert not facts_by_name(replace(person, size=size, joints=dict.fromkeys(range(5), (0, 0, 0.1))))
 
 
 OPPOSITES = (
@@ -398,9 +400,9 @@ OPPOSITES = (
 @settings(max_examples=80, deadline=None)
 @given(PEOPLE, st.integers(0, 2**32 - 1))
 def test_small_errors_never_turn_a_fact_into_its_opposite(person: Person, seed: int) -> None:
-    """Errors as from one picture to the next: 3 % in blendshapes, 1 % of the face in places, 2 degrees."""
+    """Errors as between two pictures: 3 % in blendshapes, 1 % of the face in places, 2 degrees."""
     random = np.random.default_rng(seed)
-    before = told(person)
+    before = facts_by_name(person)
     shaken = replace(
         person,
         shapes={n: float(np.clip(person.shapes.get(n, 0) + random.uniform(-0.03, 0.03), 0, 1)) for n in BLENDSHAPES},
@@ -410,7 +412,7 @@ def test_small_errors_never_turn_a_fact_into_its_opposite(person: Person, seed: 
         },
         **{angle: getattr(person, angle) + random.uniform(-2, 2) for angle in ("yaw", "pitch", "roll")},
     )
-    after = told(shaken)
+    after = facts_by_name(shaken)
     for name, ones, others in OPPOSITES:
         pair = {before.get(name), after.get(name)}
         assert not (pair & ones and pair & others), f"{before} became {after}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Iterable
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -17,14 +18,19 @@ HEADS = st.lists(st.fixed_dictionaries({}, optional=VALUES_OF_HEADS), max_size=1
 
 
 def shares(members: list[dict[str, str]]) -> dict[tuple[str, ...], float]:
-    return {of.claims: of.share for of in fact_sets(members)}
+    return {fact_set.claims: fact_set.share for fact_set in fact_sets(members)}
+
+
+def most_claims(sets: Iterable[FactSet], facts: dict[str, str]) -> int:
+    """The claims of the largest of these sets that is true of a person."""
+    return max((len(one.claims) for one in sets if all(supports(facts, claim) for claim in one.claims)), default=0)
 
 
 def test_sets_are_what_members_have_with_the_share_of_them() -> None:
-    found = shares([SMILE] * 3 + [LAUGH] * 5 + [{"eyes": "closed"}] * 2)
-    assert found[("eyes=open", "mouth=smiling")] == 0.8  # who laughs smiles, too
-    assert found[("eyes=open", "mouth=smiling_open")] == 0.5
-    assert found[("eyes=closed",)] == 0.2
+    sets = shares([SMILE] * 3 + [LAUGH] * 5 + [{"eyes": "closed"}] * 2)
+    assert sets[("eyes=open", "mouth=smiling")] == 0.8  # laughing people smile, too
+    assert sets[("eyes=open", "mouth=smiling_open")] == 0.5
+    assert sets[("eyes=closed",)] == 0.2
 
 
 def test_the_first_set_is_the_largest_that_nearly_all_have_or_else_the_most_frequent() -> None:
@@ -43,8 +49,8 @@ def test_the_two_most_frequent_facts_are_said_however_few_have_them() -> None:
 
 
 def test_what_everybody_of_a_set_does_besides_belongs_to_it() -> None:
-    found = [claims for claims in shares([SMILE, SMILE, LAUGH, {}]) if len(claims) > 1]
-    assert found == [("eyes=open", "mouth=smiling"), ("eyes=open", "mouth=smiling_open")]
+    several = [claims for claims in shares([SMILE, SMILE, LAUGH, {}]) if len(claims) > 1]
+    assert several == [("eyes=open", "mouth=smiling"), ("eyes=open", "mouth=smiling_open")]
 
 
 def test_nobody_and_people_without_facts_have_nothing_in_common() -> None:
@@ -53,24 +59,25 @@ def test_nobody_and_people_without_facts_have_nothing_in_common() -> None:
 
 @given(HEADS)
 def test_sets_hold_and_say_everything_that_is_true_of_enough_members(members: list[dict[str, str]]) -> None:
-    found = fact_sets(members)
-    for of in found:
-        assert of.share * len(members) == sum(all(supports(facts, c) for c in of.claims) for facts in members)
-        assert len(of.facts) == len(of.claims) and (of.share >= LEAST or len(found) <= 3)
+    sets = fact_sets(members)
+    for fact_set in sets:
+        assert fact_set.share * len(members) == sum(
+            all(supports(facts, c) for c in fact_set.claims) for facts in members
+        )
+        assert len(fact_set.facts) == len(fact_set.claims) and (fact_set.share >= LEAST or len(sets) <= 3)
     for facts in members:
-        told = max((len(of.claims) for of in found if all(supports(facts, c) for c in of.claims)), default=0)
-        assert told == len(facts) or len(found) == MOST or len(members) > 10
+        most = most_claims(sets, facts)
+        assert most == len(facts) or len(sets) == MOST or len(members) > 10
 
 
 def test_of_many_sets_those_stay_that_say_most_of_most_members() -> None:
     rng = random.Random(1)
     members = [{name: rng.choice(values[:4]) for name, values in VALUES["pose"].items()} for _ in range(300)]
-    found = fact_sets(members)
-    assert len(found) == MOST
-    told = [max((len(of.claims) for of in found if all(supports(facts, c) for c in of.claims)), default=0)
-            for facts in members]  # fmt: skip
-    assert sum(told) / len(told) >= 2.5
-    assert found == fact_sets(members[::-1])
+    sets = fact_sets(members)
+    assert len(sets) == MOST
+    most = [most_claims(sets, facts) for facts in members]
+    assert sum(most) / len(most) >= 2.5
+    assert sets == fact_sets(members[::-1])
 
 
 def test_a_thousand_profiles_take_no_minutes() -> None:

@@ -1,4 +1,4 @@
-"""Facts and claims in the words that pages use."""
+"""Facts and claims in the words of the pages."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fetching from the open web: any URL and any answer ends as a body or as a reason, and only there."""
+"""Fetching from the open web: any URL and any answer gives a body or a reason, and nothing else."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ BODY = bytes(range(256)) * 20
 
 @asynccontextmanager
 async def raw_server(answer: Callable[[str], bytes]) -> AsyncIterator[tuple[str, list[str]]]:
-    """Sends ``answer(request target)`` byte for byte, and hangs up; gives its URL and the targets asked for."""
+    """Sends ``answer(request target)`` byte for byte, and hangs up. Gives its URL and the requested targets."""
     targets: list[str] = []
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,7 +152,7 @@ def test_a_redirect_that_cannot_be_read_is_a_bad_url(url: str, no_name_server: N
 
 @pytest.fixture
 def no_name_server(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody knows a name; what no name can look like, the look-up itself refuses."""
+    """No name is known. The look-up itself refuses text that cannot be a name."""
     known = socket.getaddrinfo
 
     def look_up(host: str, *arguments: object, **options: object) -> object:
@@ -304,7 +304,7 @@ def test_bodies_are_unpacked_as_browsers_do(coding: str, sent: bytes) -> None:
 
 
 def test_more_layers_than_anybody_packs_are_left_as_they_are() -> None:
-    """Each takes the time of a whole body, in which no other request goes on."""
+    """Each takes the time of a whole body, and blocks all other requests."""
     sent = BODY
     for _ in range(6):
         sent = gzip.compress(sent)
@@ -321,7 +321,7 @@ def test_what_unpacks_to_more_than_the_limit_is_too_large() -> None:
 
 @contextmanager
 def no_more_files() -> Iterator[None]:
-    """As under ``ulimit -n``: all files that may be open are."""
+    """As under ``ulimit -n``: no more files can be opened."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     held: list[int] = []
     first = os.dup(0)
@@ -353,7 +353,7 @@ def test_too_many_open_files_are_not_the_webs_fault(host: str) -> None:
     assert "raise `ulimit -n`" in asyncio.run(get())
 
 
-@pytest.mark.parametrize("addresses", [1, 2])  # with several, the connector keeps the errors' texts alone
+@pytest.mark.parametrize("addresses", [1, 2])  # with several, the connector keeps only the errors' texts
 @pytest.mark.parametrize(
     ("code", "advice"),
     [(errno.ENOBUFS, "URL_THREADS"), (errno.ENOMEM, "memory"), (errno.EADDRNOTAVAIL, "ip_local_port")],

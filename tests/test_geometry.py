@@ -1,4 +1,4 @@
-"""Poses and faces in frames of their own: where and how people are seen must not matter, what they do must."""
+"""Poses and faces in their own frames: place and view of people must not matter, only what they do."""
 
 from __future__ import annotations
 
@@ -68,8 +68,8 @@ def test_poses_lifted_from_a_picture_are_close_to_the_true_ones(pose: str) -> No
 
 def test_unseen_and_degenerate_people_give_no_warnings() -> None:
     with np.errstate(all="raise"):
-        found = geometry.limb_directions(np.zeros((2, 17, 3), np.float32), np.full((2, 33, 3), np.nan, np.float32))
-    assert np.isnan(found).all()
+        directions = geometry.limb_directions(np.zeros((2, 17, 3), np.float32), np.full((2, 33, 3), np.nan, np.float32))
+    assert np.isnan(directions).all()
     assert geometry.limb_directions(np.zeros((0, 17, 3)), np.zeros((0, 33, 3))).shape == (0, 9, 3)
 
 
@@ -84,8 +84,8 @@ def test_a_turned_moved_and_scaled_face_is_the_same_face(
 
 
 def expression(face: np.ndarray, shapes: np.ndarray | None = None) -> dict[str, float]:
-    found = geometry.expressions(np.zeros((1, 52)) if shapes is None else shapes, face)
-    return dict(zip(geometry.EXPRESSIONS, found[0].tolist(), strict=True))
+    measures = geometry.expressions(np.zeros((1, 52)) if shapes is None else shapes, face)
+    return dict(zip(geometry.EXPRESSIONS, measures[0].tolist(), strict=True))
 
 
 def test_expressions_are_blendshapes_and_measures_of_the_face_whichever_way_it_looks() -> None:

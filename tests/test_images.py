@@ -88,7 +88,7 @@ ORIENTATION = 0x0112
 
 
 def corners(image: Image.Image) -> list[int]:
-    """Which quarter of UPRIGHT lies top left, top right, bottom left and bottom right."""
+    """The quarters of UPRIGHT at the top left, top right, bottom left and bottom right."""
     width, height = image.size
     places = [(2, 2), (width - 3, 2), (2, height - 3), (width - 3, height - 3)]
     colours = np.array([image.getpixel(place) for place in places])
@@ -143,7 +143,7 @@ AVIF_WITH_ODD_EXIF = AVIF_WITH_ODD_EXIF.replace(struct.pack("<HHI", 0x010F, 2, 8
 SUB_DIRECTORY = directory((0x8769, 4, 1, struct.pack("<I", 26)))[:-4] + bytes(4) + directory(turned())[8:]
 
 
-@pytest.mark.parametrize(  # all but RATIONAL as Chromium 156 shows them
+@pytest.mark.parametrize(  # all except RATIONAL as Chromium 156 shows them
     ("data", "is_turned"),
     [
         (with_exif(directory((ORIENTATION, 3, 1, b"\0\6"), endian=">")), True),
@@ -158,7 +158,7 @@ SUB_DIRECTORY = directory((0x8769, 4, 1, struct.pack("<I", 26)))[:-4] + bytes(4)
         (with_exif(SUB_DIRECTORY), False),
         (with_exif(directory(turned(1)))[:2] + with_exif(directory(turned(6)))[2:], True),
         (with_exif(b'<x tiff:Orientation="6"/>', b"http://ns.adobe.com/xap/1.0/\0"), False),
-        (with_exif(directory(turned())[:22]), True),  # cut off behind the value
+        (with_exif(directory(turned())[:22]), True),  # cut off after the value
         (with_exif(directory(turned())[:14]), False),
         (with_exif(directory((0x010F, 5, 1, struct.pack("<II", 1, 2)), turned())), True),  # Pillow#8965
         (with_exif(directory((0x829A, 10, 1, b"\xff" * 8), turned())), True),
@@ -191,7 +191,7 @@ def png(depth: int, colours: int, rows: bytes, *chunks: bytes) -> bytes:
 
 
 def as_unsigned(tiff: bytes) -> bytes:
-    """A TIFF whose integers are said to have no sign."""
+    """A TIFF with its integers marked as unsigned."""
     return tiff.replace(struct.pack("<HHIH", 339, 3, 1, 2), struct.pack("<HHIH", 339, 3, 1, 1))
 
 
@@ -307,7 +307,7 @@ def test_a_jpeg_without_end_marker_is_whole_but_not_one_that_lacks_pixels(option
 
 
 def scan_bomb(scans: int, side: int = 64) -> bytes:
-    """A progressive grey JPEG of many scans that hold nothing: they cost time for all pixels."""
+    """A progressive grey JPEG with many empty scans: each takes time for all pixels."""
     blocks = (side // 8) ** 2
     tables = segment(0xDB, b"\0" + b"\1" * 64) + segment(0xC2, struct.pack(">BHHB", 8, side, side, 1) + b"\1\x11\0")
     tables += segment(0xC4, b"\0\1" + bytes(15) + b"\0") + segment(0xC4, b"\x10\1\1" + bytes(14) + b"\xe0\0")
@@ -317,7 +317,7 @@ def scan_bomb(scans: int, side: int = 64) -> bytes:
 
 
 def tiff_bomb(sizes: bool) -> bytes:
-    """A TIFF of many strips, each of them the whole file."""
+    """A TIFF of many strips; each is the whole file."""
     rows, stream = 20_000, b"\x78\x9c" + b"\0\0\0\xff\xff" * 10_000
     tags = [(256, 4, 1, struct.pack("<I", 1000)), (257, 4, 1, struct.pack("<I", rows)), (258, 3, 1, b"\x08\0"),
             (259, 3, 1, b"\x08\0"), (262, 3, 1, b"\1\0"), (273, 4, rows, struct.pack("<I", 500_000) * rows),
@@ -601,7 +601,7 @@ def test_keys_are_base_names_up_to_the_first_dot(tmp_path: Path) -> None:
 
 
 def usable(tar: Path) -> dict[str, bytes | str]:
-    """Each sample's key with its image, or why it has none; all ways to read a tar agree on it."""
+    """Each sample's key with its image, or the reason why it has none. All ways to read a tar must agree."""
     read = list(samples(tar))
     by_key = TarImages(tar)
     assert {key: by_key.read(key) for key in by_key.keys()} == {s.key: s.image for s in read if not s.unusable}  # noqa: SIM118
@@ -668,7 +668,7 @@ def test_hard_links_are_followed_and_other_links_counted(tmp_path: Path) -> None
 @pytest.mark.parametrize("format", ["gnu", "pax"])
 def test_sparse_files_are_counted_and_those_behind_them_read(tmp_path: Path, format: str) -> None:
     with (tmp_path / "s.jpg").open("wb") as file:
-        for at in range(9):  # so many holes that a GNU header has no room for them
+        for at in range(9):  # more holes than fit into a GNU header
             file.seek(at << 20)
             file.write(b"x")
         file.truncate(1 << 30)
@@ -711,7 +711,7 @@ def test_a_json_of_many_megabytes_is_not_read(tmp_path: Path) -> None:
 
 
 def refused(tar: Path) -> str:
-    """What all ways to read a tar say about it."""
+    """The error of a tar, the same for all ways to read it."""
     with pytest.raises(LaionPeopleError) as caught:
         list(samples(tar))
     with pytest.raises(LaionPeopleError) as again:
@@ -776,7 +776,7 @@ def test_a_hostile_header_is_one_readable_reason(tmp_path: Path, data: bytes, wh
 
 
 def test_mutated_tars_are_read_or_refused(tmp_path: Path) -> None:
-    """Fields of headers are overwritten, mostly with the checksum made good, and tars cut off."""
+    """Overwrites fields of headers, mostly with a corrected checksum, and cuts tars off."""
     rng = random.Random(7)
     content = [(f"{'d' * 120}/{i}.{s}", b'{"a": 1}') for i in range(3) for s in ("jpg", "json", "txt")]
     seeds = []
@@ -816,7 +816,7 @@ def test_mutated_tars_are_read_or_refused(tmp_path: Path) -> None:
 
 
 def sizes_in_order(sizes: list[int], threads: int = 2) -> list[tuple[int, int, int | str]]:
-    """Decodes squares of these sides: item, place and the side or what is wrong, as they come."""
+    """Decodes squares of these sides. Returns item, place, and the side or the error, in their order."""
     items = [(i, jpeg(9, (size, size)) if size else b"bad") for i, size in enumerate(sizes)]
     got = decode_ahead(items, threads)
     return [(d.item, d.place, str(d.image) if isinstance(d.image, ImageError) else len(d.image)) for d in got]
@@ -898,7 +898,7 @@ def test_few_images_are_held_decoded_at_a_time(sizes: list[int]) -> None:
         items = ((size, jpeg(9, (size, size))) for size in sizes)
         for decoded in decode_ahead(items, 2):
             del decoded
-    assert most <= 5 + 1 + 1 + 1  # ahead, the one that is put there, a large one, the one that is handed out
+    assert most <= 5 + 1 + 1 + 1  # ahead, one being put there, a large one, one being returned
 
 
 @pytest.mark.usefixtures("small_limits")

@@ -1,4 +1,4 @@
-"""The grammar of captions: every sentence is English, says every fact that it is given, and nothing else."""
+"""The grammar of captions: every sentence is English, states all given facts, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from laion_people.language.wordgate import blocked
 
 Facts = Mapping[str, str]
 
-# What says a value, in plain words: small letters, and "the" for "their". Not read off the grammar's tables.
+# Words that state a value: small letters, and "the" for "their". Not copied from the grammar's tables.
 SAID: dict[str, dict[str, str]] = {
     "base": {
         "standing": r"\bstand(s|ing)\b(?! (upright )?on one)",
@@ -97,7 +97,7 @@ SAID: dict[str, dict[str, str]] = {
         "right": r"tilt\w* (it |the head )?(to(ward)? the right|the (same|other) way)",
     },
 }
-ARM = {  # in the part of a sentence that speaks of an arm
+ARM = {  # in the part of a sentence about an arm
     "overhead": r"overhead|(above|over) the head",
     "raised": r"(raised|lifted|up)$|(rais|lift)\w* \w+( \w+)? hands?$",
     "at_head": r"(at|to|near) the head",
@@ -115,7 +115,7 @@ ARM = {  # in the part of a sentence that speaks of an arm
     "on_ground": r"ground",
     "holding": r"something|an object",
 }
-ABOUT = {  # what speaks of a fact, whatever its value
+ABOUT = {  # words about a fact, for any value
     "base": "|".join(SAID["base"].values()),
     "legs_apart": r"\blegs\b|feet (wide|apart|fairly|not)",
     "lean": "|".join(SAID["lean"].values()) + "|upper body|posture",
@@ -155,7 +155,7 @@ def facts_of_pairs(kind: str) -> Iterator[dict[str, str]]:
 
 
 def some_facts(kind: str, count: int, seed: int) -> Iterator[dict[str, str]]:
-    """Random sets of three facts or more, as far as there are so many names."""
+    """Random sets of three facts or more, if there are enough names."""
     rng = random.Random(seed)
     for _ in range(count):
         names = rng.sample(list(VALUES[kind]), rng.randint(3, len(VALUES[kind])))
@@ -164,9 +164,9 @@ def some_facts(kind: str, count: int, seed: int) -> Iterator[dict[str, str]]:
 
 @pytest.fixture
 def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same in few frames ("Someone ...", "The picture shows a person ...") and without "their".
+    """The same sentences in few frames ("Someone ...", "The picture shows a person ...") and without "their".
 
-    Both are the same for all facts; the other tests try them.
+    Frames and "their" work the same for all facts; other tests try them.
     """
     for name in ("SUBJECTS", "NOUNS", "SHOWN", "FACES", "SIDES"):
         monkeypatch.setattr(phrases, name, getattr(phrases, name)[:1])
@@ -174,7 +174,7 @@ def few_frames(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def faults(sentence: str, facts: Facts) -> Iterator[str]:
-    """What is wrong with a sentence as the caption of a person of whom these facts are true."""
+    """What is wrong with a sentence as the caption of a person with these facts."""
     yield from (fault for fault, pattern in ILL_FORMED.items() if _compiled(pattern).search(sentence))
     text = sentence.removesuffix(".").lower().replace("their", "the")
     kind = KIND[next(iter(facts))]
@@ -192,7 +192,7 @@ def _compiled(pattern: str) -> re.Pattern[str]:
     return re.compile(pattern)
 
 
-@cache  # sentences are made of few parts
+@cache  # sentences have few different parts
 def _found(pattern: str, part: str) -> bool:
     return _compiled(pattern).search(part) is not None
 
@@ -231,12 +231,12 @@ def faults_of_sides(text: str, facts: Facts) -> Iterator[str]:
 
 
 def all_faults(sets: Iterator[dict[str, str]]) -> dict[str, list[str]]:
-    found = {}
+    wrong_sentences = {}
     for facts in sets:
         for sentence in sentences(facts):
             if wrong := list(faults(sentence, facts)):
-                found[sentence] = wrong
-    return found
+                wrong_sentences[sentence] = wrong
+    return wrong_sentences
 
 
 def test_every_sentence_of_one_fact_is_right() -> None:

@@ -1,4 +1,4 @@
-"""What is told of a body: each value on a body that shows it, and what no picture may change."""
+"""Facts of bodies: each value on a body that shows it, and values that no picture may change."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ IN_LAP = ((0.1, -1, 0.1), (-0.05, -0.75, 0.6))
 SEATED = ((0.12, -0.05, 1), (0, -1, 0))
 KNEELING = ((0.05, -1, 0), (0, -0.1, -1))
 STRIDE = ((0.12, -0.12, 1), (0.05, -1, 0))
-REACHING_DOWN = ((0.05, -0.15, 1), (0, -0.1, 1))  # of a trunk that is turned forward by 90 degrees: to the ground
+REACHING_DOWN = ((0.05, -0.15, 1), (0, -0.1, 1))  # for a trunk turned forward by 90 degrees: to the ground
 BODIES: dict[str, Limbs] = {
     **POSES,
     "bent": (BENT, BENT, STRAIGHT, STRAIGHT),
@@ -47,7 +47,7 @@ SIDES = np.array([0, 2, 1, 4, 3, 6, 5, 8, 7, 10, 9, 12, 11, 14, 13, 16, 15])
 
 
 def turned(points: np.ndarray, axis: Vector, degrees: float) -> np.ndarray:
-    """Points about an axis (Rodrigues)."""
+    """Points, turned about an axis (Rodrigues)."""
     x, y, z = np.array(axis) / np.linalg.norm(axis)
     cross = np.array([[0, -z, y], [z, 0, -x], [-y, x, 0]])
     turn = np.eye(3) + np.sin(np.radians(degrees)) * cross + (1 - np.cos(np.radians(degrees))) * cross @ cross
@@ -78,16 +78,16 @@ class Person:
                 "world_landmarks": pa.array([world.ravel().tolist() if depth else None], pa.list_(pa.float32())),
             }
         )
-        (found,) = pose_facts(people, pose)
-        assert len({fact.name for fact in found}) == len(found)
-        for fact in found:
+        (facts,) = pose_facts(people, pose)
+        assert len({fact.name for fact in facts}) == len(facts)
+        for fact in facts:
             assert fact.value in VALUES["pose"][fact.name]
             assert 0.5 <= fact.confidence <= 1
-        self.least = min((fact.confidence for fact in found), default=1.0)
-        return {fact.name: fact.value for fact in found}
+        self.least = min((fact.confidence for fact in facts), default=1.0)
+        return {fact.name: fact.value for fact in facts}
 
     def stays(self, before: dict[str, str], *, depth: bool) -> bool:
-        """Whether the same is told as before, all of it off the edges of rules, where rounding decides."""
+        """Whether the facts are the same as ``before``, none at the edge of a rule, where rounding decides."""
         least = self.least
         after = self.facts(depth=depth)
         assume(min(least, self.least) > 0.51)
@@ -123,8 +123,8 @@ class Person:
     ],
 )
 def test_a_body_is_told_as_what_it_does(name: str, yaw: float, expected: dict[str, str], depth: bool) -> None:
-    found = Person(name, yaw=yaw).facts(depth=depth)
-    assert {key: found.get(key) for key in expected} == expected
+    facts = Person(name, yaw=yaw).facts(depth=depth)
+    assert {key: facts.get(key) for key in expected} == expected
 
 
 @pytest.mark.parametrize("depth", [True, False], ids=["landmarks", "lifted"])
@@ -139,8 +139,8 @@ def test_a_body_is_told_as_what_it_does(name: str, yaw: float, expected: dict[st
     ids=["forward", "lying", "upside down", "all fours"],
 )
 def test_a_trunk_is_told_by_its_tilt(person: Person, expected: dict[str, str], depth: bool) -> None:
-    found = person.facts(depth=depth)
-    assert {key: found.get(key) for key in expected} == expected
+    facts = person.facts(depth=depth)
+    assert {key: facts.get(key) for key in expected} == expected
 
 
 def test_some_values_take_landmarks() -> None:
@@ -156,13 +156,13 @@ def test_some_values_take_landmarks() -> None:
 def test_knees_that_the_picture_cuts_off_do_not_kneel(depth: bool) -> None:
     person = Person("stand")
     person.keypoints[:, 1] += 1000 - person.keypoints[13:15, 1].max() - 10
-    person.keypoints[15:17, 1] = 995  # where MoveNet puts feet that are outside
+    person.keypoints[15:17, 1] = 995  # MoveNet puts feet here that are outside
     assert person.facts(depth=depth).get("base") in (None, "on_feet")
 
 
 def test_a_chest_turned_against_the_shoulders_of_the_picture_tells_no_view() -> None:
     person = Person("stand")
-    person.world = person.world * [-1, 1, -1]  # landmarks of a back
+    person.world = person.world * [-1, 1, -1]  # landmarks of a person seen from behind
     assert "view" not in person.facts()
 
 
@@ -176,8 +176,8 @@ def test_a_mirrored_person_has_the_arms_exchanged_and_nothing_else(person: Perso
     before = person.facts(depth=depth)
     person.keypoints = person.keypoints[SIDES] * [-1, 1, 1] + [1000, 0, 0]
     person.world = person.world[SIDES] * [-1, 1, 1]
-    other = {"left_arm": "right_arm", "right_arm": "left_arm"}
-    assert person.stays({other.get(name, name): value for name, value in before.items()}, depth=depth)
+    opposite = {"left_arm": "right_arm", "right_arm": "left_arm"}
+    assert person.stays({opposite.get(name, name): value for name, value in before.items()}, depth=depth)
 
 
 @given(anyone, st.booleans(), st.floats(0.3, 0.9), st.floats(-40, 40))
@@ -189,7 +189,7 @@ def test_size_and_place_change_nothing(person: Person, depth: bool, size: float,
     assert person.stays(before, depth=depth)
 
 
-HIDDEN = {  # joints that are not seen -> what is then not told
+HIDDEN = {  # hidden joints -> facts that are then missing
     (5, 6): ("left_arm", "right_arm", "lean", "view"),
     (7,): ("left_arm",),
     (8,): ("right_arm",),
@@ -244,8 +244,8 @@ def test_confidence_falls_towards_the_threshold_and_with_the_joints_scores() -> 
         world = np.zeros((33, 3))
         world[geometry.COCO_IN_BLAZEPOSE] = person.world
         pose = pa.table({"keypoints": [person.keypoints.ravel().tolist()], "world_landmarks": [world.ravel().tolist()]})
-        (found,) = pose_facts(pa.table({"image_width": [1000], "image_height": [1000]}), pose)
-        return next(fact.confidence for fact in found if fact.name == "lean")
+        (facts,) = pose_facts(pa.table({"image_width": [1000], "image_height": [1000]}), pose)
+        return next(fact.confidence for fact in facts if fact.name == "lean")
 
     def tilt(person: Person) -> None:
         person.keypoints[[5, 6], 0] += 22

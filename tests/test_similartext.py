@@ -22,7 +22,7 @@ NUMBER = re.compile(r"\b(two|three|four|both|[0-9]+)\b")
 
 @st.composite
 def filled(draw: Any) -> tuple[str, str, int, int]:
-    """A caption with its aspect and its numbers of people and of similar people."""
+    """A caption, its aspect, and its numbers of people and of similar people."""
     aspect, n = draw(st.sampled_from(ASPECTS)), draw(st.integers(2, 4))
     k = draw(st.sampled_from([0, *range(2, n + 1)]))
     template = draw(st.sampled_from(TEMPLATES[aspect][situation(n, k)]))
@@ -112,12 +112,12 @@ def test_of_two_who_differ_a_second_sentence_says_what_each_does(aspect: str, on
     phrases = {claim: phrase for topic in CONTRASTS[aspect] for group in topic for claim, phrase in group.items()}
     tellings = set()
     for seed in range(40):
-        told = caption(aspect, 2, 0, np.random.default_rng(seed), people)
-        assert told.claims == ((one,), (other,))
-        sentence = re.findall(r"[^.]+\.", told.text)[-1].strip()
+        made = caption(aspect, 2, 0, np.random.default_rng(seed), people)
+        assert made.claims == ((one,), (other,))
+        sentence = re.findall(r"[^.]+\.", made.text)[-1].strip()
         assert sentence[0].isupper() and sentence.count(phrases[one]) == sentence.count(phrases[other]) == 1
-        assert blocked(told.text) is None
-        assert len(told.text.split()) < 45  # words; CLIP reads 77 tokens
+        assert blocked(made.text) is None
+        assert len(made.text.split()) < 45  # words; CLIP reads 77 tokens
         if "left" in sentence.split(phrases[one])[0].split(phrases[other])[0]:  # "The person on the left ..."
             assert sentence.index(phrases[one]) < sentence.index(phrases[other])
         tellings.add(sentence)
@@ -126,7 +126,7 @@ def test_of_two_who_differ_a_second_sentence_says_what_each_does(aspect: str, on
 
 @pytest.mark.parametrize("topic", [topic for topics in CONTRASTS.values() for topic in topics])
 def test_claims_of_one_topic_exclude_each_other(topic: tuple[dict[str, str], ...]) -> None:
-    """Whatever the facts of a person, they support claims of one group at most."""
+    """The facts of any person support claims of one group at most."""
     names = {name for group in topic for claim in group for name in facts_of(claim)}
     if "left_arm" in names:
         names |= {"right_arm"}
@@ -147,15 +147,15 @@ def holds(person: dict[str, str], claim: str) -> bool:
         (2, 2, [{"base": "sitting"}, {"base": "standing"}]),
         (3, 0, [{"base": "sitting"}, {"base": "standing"}, {"base": "lying"}]),
         (2, 0, [{"base": "standing"}, {"base": "walking"}]),  # both are on their feet
-        (2, 0, [{"base": "sitting"}, {"base": "knees_bent"}]),  # who may sit
+        (2, 0, [{"base": "sitting"}, {"base": "knees_bent"}]),  # they may sit
         (2, 0, [{"base": "sitting"}, {}]),
-        (2, 0, [{"mouth": "smiling"}, {"mouth": "relaxed"}]),  # not what the caption is about
+        (2, 0, [{"mouth": "smiling"}, {"mouth": "relaxed"}]),  # the caption is about another aspect
     ],
 )
 def test_nothing_is_claimed_of_others(n: int, k: int, people: list[dict[str, str]]) -> None:
-    told = caption("pose", n, k, np.random.default_rng(1), people)
-    assert told.claims == ((),) * n
-    assert told.text in {fill(t, "pose", n, k) for t in TEMPLATES["pose"][situation(n, k)]}
+    made = caption("pose", n, k, np.random.default_rng(1), people)
+    assert made.claims == ((),) * n
+    assert made.text in {fill(t, "pose", n, k) for t in TEMPLATES["pose"][situation(n, k)]}
 
 
 def test_a_hand_up_is_in_contrast_to_both_arms_down_alone() -> None:

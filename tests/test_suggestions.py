@@ -1,4 +1,4 @@
-"""Which facts a caption claims, as the page suggests."""
+"""The facts that a caption claims, as the page suggests them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`make truth`: claims against labels of people, and the table of what was true."""
+"""`make truth`: compares claims with labels of people, and prints a table."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ LABEL = {
 
 
 @pytest.mark.parametrize(
-    ("claim", "told"),
+    ("claim", "is_true"),
     [
         ("left_arm=overhead", True),
         ("left_arm=raised", True),
@@ -57,12 +57,12 @@ LABEL = {
         ("mouth=smiling", True),
         ("mouth=smiling_open", False),
         ("eyes=open", None),
-        ("turn=camera", True),  # a slight turn is within what may be called so
+        ("turn=camera", True),  # a slight turn may be called this
         ("turn=right", False),
     ],
 )
-def test_a_claim_is_true_false_or_not_to_be_told(claim: str, told: bool | None) -> None:
-    assert holds(LABEL, claim) is told
+def test_a_claim_is_true_false_or_not_to_be_told(claim: str, is_true: bool | None) -> None:
+    assert holds(LABEL, claim) is is_true
 
 
 def test_every_fact_that_the_code_can_state_has_a_rule() -> None:
@@ -89,14 +89,14 @@ def write(store: Path, table: str, rows: list[dict[str, Any]]) -> None:
 
 
 def test_facts_captions_and_clusters_are_held_against_the_people_they_are_of(tmp_path: Path) -> None:
-    """Two labelled people, one of whom is found, beside somebody without label."""
+    """Two labelled people, one of them detected, and somebody without label."""
     people = [
         {"person_id": "a", "sample_id": 0, "bbox": [10.0, 10.0, 50.0, 90.0]},
         {"person_id": "b", "sample_id": 0, "bbox": [60.0, 10.0, 90.0, 90.0]},
     ]
     write(tmp_path, "people/truth/00000", people)
-    told = [("base", "walking"), ("left_arm", "bent"), ("lean", "forward")]
-    fact_list = [{"name": name, "value": value, "confidence": 0.9} for name, value in told]
+    facts = [("base", "walking"), ("left_arm", "bent"), ("lean", "forward")]
+    fact_list = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts]
     write(tmp_path, "facts/truth/00000", [{"person_id": p, "facts": fact_list} for p in "ab"])
     captions = [
         {

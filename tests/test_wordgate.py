@@ -1,4 +1,4 @@
-"""The word gate: who people are and what they look like is not said."""
+"""The word gate: captions don't say who people are or what they look like."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def test_pose_words_pass() -> None:
 def test_a_blocked_word_is_found_wherever_it_stands(word: str, place: int, capital: bool) -> None:
     words = INNOCENT.split()
     words.insert(place, word.upper() if capital else word)
-    found = blocked(" ".join(words))
-    assert found is not None and found[0] == word
+    refused = blocked(" ".join(words))
+    assert refused is not None and refused[0] == word
 
 
 @given(st.sampled_from(ALL_WORDS), st.text("bcdfg", min_size=3, max_size=5))
@@ -64,10 +64,10 @@ def test_letters_inside_other_words_are_not_words(word: str, letters: str) -> No
 
 @given(st.text())
 def test_any_text_is_judged_without_error(text: str) -> None:
-    found = blocked(text)
-    assert found is None or (found[0] and found[1] in WORDS)
+    refused = blocked(text)
+    assert refused is None or (refused[0] and refused[1] in WORDS)
 
 
-def test_everything_that_the_project_writes_itself_passes() -> None:  # of single persons, tests/test_phrases.py
+def test_everything_that_the_project_writes_itself_passes() -> None:  # for single persons: tests/test_phrases.py
     captions = [t for kinds in similartext.TEMPLATES.values() for templates in kinds.values() for t in templates]
     assert {caption: blocked(caption) for caption in captions if blocked(caption)} == {}

@@ -1,14 +1,14 @@
-"""Rows per second of each step on the built-in sample, where the time goes, and the ratios to other ways.
+"""Measures rows per second of each step on the built-in sample, where the time goes, and ratios to other ways.
 
     make bench                       # make bench ARGS="--peers --json rates.json"
 
-The sample's rows are repeated under distinct URLs, served on loopback and taken through all steps in a fresh store.
-`model`, `decode`, `wait` (for the network) and `write` are what a step's own thread waits for while other threads do
-the work; `framework` is all the rest: reading tables and tars, hashing, checking, counting. CPU seconds are of all
-threads. Loading models is left out, since it is paid once a process.
+The sample's rows are repeated under distinct URLs, served on loopback, and go through all steps in a fresh store.
+`model`, `decode`, `wait` (for the network) and `write` are times in which a step's own thread waits for other threads;
+`framework` is the rest: reading tables and tars, hashing, checking, counting. CPU seconds are of all threads. Loading
+models is left out, since it happens once a process.
 
-`--json` keeps the CPU rates for `bin/laion-people plan --rates`: not the download's, whose CPU seconds are the server's
-too, and no sizes, since the sample's rows repeat. The ratios are of tools/bench_ratios.py and, with `--peers`,
+`--json` keeps the CPU rates for `bin/laion-people plan --rates`. It leaves out the download, whose CPU seconds include
+the server's, and sizes, since the sample's rows repeat. The ratios are of tools/bench_ratios.py and, with `--peers`,
 tools/bench_peers.py; small differences mean nothing unless the machine is idle.
 """
 
@@ -47,11 +47,11 @@ SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 PARTITION = "bench/00000"
 PARTS = ("model", "decode", "wait", "write")
 EXTRACTION = ("detect", "pose", "mesh")
-WITH_MODELS = ("detect", "pose", "clip_filter", "embed")  # whose models differ from profile to profile
+WITH_MODELS = ("detect", "pose", "clip_filter", "embed")  # their models depend on the profile
 
 
 class Server(ThreadingHTTPServer):
-    request_queue_size = 512  # of connections; with the usual 5 some of the download's would time out
+    request_queue_size = 512  # connections; with the usual 5, some of the download's would time out
 
 
 class Quiet(SimpleHTTPRequestHandler):
@@ -90,7 +90,7 @@ def row(name: str, manifest: Manifest, cpu: float) -> str:
 
 
 def table(args: argparse.Namespace) -> dict[str, float]:
-    """Runs every step and prints its line; gives the rows that each reads in a CPU second."""
+    """Runs every step and prints its line. Returns the rows that each step reads in a CPU second."""
     rates: dict[str, float] = {}
     done: dict[str, Manifest] = {}
     with tempfile.TemporaryDirectory() as folder, served(SAMPLE) as base:
@@ -147,11 +147,11 @@ def main() -> None:
 
 
 def as_rates(measured: dict[str, float], profile: str, where: str) -> dict[str, dict[str, dict[str, Any]]]:
-    """What `plan --rates` reads: what depends on a profile's models under its name, all else under ``any``."""
+    """The rates in the form of `plan --rates`: those of a profile's models under its name, others under ``any``."""
     rates: dict[str, dict[str, Any]] = {"any": {}, profile: {}}
     for step, value in measured.items():
         if step == "download":
-            continue  # it shares its process with the server
+            continue  # it runs in the server's process
         section = profile if step in WITH_MODELS else "any"
         rates[section][f"cpu:{step}"] = {"value": float(f"{value:.4g}"), "measured": True, "source": where}
     return rates

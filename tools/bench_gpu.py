@@ -1,14 +1,14 @@
-"""The models on a GPU: rates, ratios to the packages' own functions, how busy the GPU is, and what limits it.
+"""Measures the models on a GPU: rates, ratios to the packages' own functions, the use of the GPU, and limits.
 
     python tools/bench_gpu.py --json rates.json      # on the GPU, some minutes; see tools/bench_gpu_folder.sh
     python tools/bench_gpu.py --device cpu --tiny    # does it run? the same with small models and few images
 
-Weights are random and seeded: speed doesn't depend on what they say, but they find nobody, so that each image is given
-two people. The packages' functions run in float32, with TF32 for convolutions as is torch's default. Ours run in the
-precision that is asked for, which the targets are for, and then in float32, where neither side has TF32.
+Weights are random and seeded. Speed doesn't depend on their values, but they find nobody: each image is given two
+people. The packages' functions run in float32, with TF32 for convolutions, torch's default. Ours run in the wanted
+precision, to which the targets apply, and then in float32, where neither side has TF32.
 
-How busy the GPU is comes from the driver (NVML: the share of time in which a kernel ran), and of a target that is
-missed a profile is printed. `--json` keeps the rates for `bin/laion-people plan --rates`.
+The use of the GPU comes from the driver (NVML: the share of time in which a kernel ran). For each missed target a
+profile is printed. `--json` keeps the rates for `bin/laion-people plan --rates`.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ from tools import bench_work as work
 
 CLIP = "ViT-B-32-quickgelu"
 PARTITION = "bench/00000"
-BATCH = 64  # images that a step hands to a model at once, and two such batches at a time
-PROFILED = 512  # images, people or crops: events of more take minutes to add up
+BATCH = 64  # images that a step gives to a model at once; two batches at a time
+PROFILED = 512  # images, people or crops: the events of more would take minutes to add up
 BUSY = 80.0  # per cent
 STEPS = {step.entry.name: step for step in (Detect(), Pose(), ClipFilter(), SubsetA())}
 Job = Callable[[], Any]
@@ -56,7 +56,7 @@ Job = Callable[[], Any]
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """units a second, core-seconds a unit, and per cent of the time in which the GPU was busy (None on a CPU)."""
+    """Units a second, core-seconds a unit, and per cent of the time in which the GPU was busy (None on a CPU)."""
 
     rate: float
     core_seconds: float
@@ -64,7 +64,7 @@ class Measured:
 
 
 class Busy:
-    """Samples how busy the GPU is, ten times a second, for as long as the block lasts."""
+    """Samples the use of the GPU, ten times a second, as long as the block lasts."""
 
     def __init__(self, device: str):
         self._samples: list[float] = []
@@ -98,7 +98,7 @@ class Busy:
 
 
 def measure(job: Job, amount: float, seconds: float, device: str) -> Measured:
-    """Repeats the job for at least so long, after a first time that is not counted."""
+    """Repeats the job for at least ``seconds``, after a first run that doesn't count."""
     job()
     turns, start, cpu = 0, time.perf_counter(), time.process_time()
     with Busy(device) as busy:
@@ -110,13 +110,13 @@ def measure(job: Job, amount: float, seconds: float, device: str) -> Measured:
 
 
 def in_flight(call: Callable[[list[Any]], Any], items: list[Any]) -> Job:
-    """Hands the items to a model as a step does: in batches, two of them at a time."""
+    """Gives the items to a model as a step does: in batches, two at a time."""
     batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
     return lambda: [future.result() for future in overlapped(call, batches, 2)]
 
 
 class Bench:
-    """The models, the work, and the table that is printed line by line."""
+    """The models, the work, and the table, printed line by line."""
 
     def __init__(self, args: argparse.Namespace, folder: Path):
         self.device, self.seconds, self.folder = args.device, args.seconds, folder
@@ -125,7 +125,7 @@ class Bench:
         pixels = {photo.jpeg: photo.pixels for photo in self.photos}
         self.images = [pixels[photo.jpeg] for photo in self.photos]
         self.boxes = work.two_people(self.images)
-        self.few = min(128, len(self.images))  # for the public functions, which are slow
+        self.few = min(128, len(self.images))  # for the slow public functions
         self.api = work.PublicApi(*self.configs, score=0.3, flip_test=False, device=args.device)
         self.files = self.api.save(folder)
         self.detector, self.pose = self.load(args.precision)
@@ -133,7 +133,7 @@ class Bench:
         weights = work.random_clip(CLIP, folder / "clip.safetensors")
         options = {"precision": args.precision, "device": args.device}
         self.clip = OpenClip(weights, model=CLIP, tag="random", batch_size=256, **options)
-        self.missed: dict[str, Job] = {}  # what to profile
+        self.missed: dict[str, Job] = {}  # to be profiled
         self.rates: dict[str, float] = {}
 
     def load(self, precision: str) -> tuple[RTMDet, RTMPose]:
@@ -144,12 +144,12 @@ class Bench:
         )
 
     def line(self, what: str, unit: str, ours: Measured, target: float = 0, peer: float = 0) -> bool:
-        """Prints a line; says whether the target, a ratio to the peer if there is one, else a rate, is reached."""
+        """Prints a line. Returns whether the target is reached: a ratio to the peer if there is one, else a rate."""
         reached = (ours.rate / peer if peer else ours.rate) >= target
         busy = "" if ours.busy is None else f"{ours.busy:5.0f} %"
-        told = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
+        compared = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
         wanted = "" if not target else f"{target:,.0f}{'x' if peer else ''} {'reached' if reached else 'MISSED'}"
-        print(f"{what:34}{ours.rate:11,.1f} {unit:9}{busy:>8}{told:18}   {wanted}", flush=True)
+        print(f"{what:34}{ours.rate:11,.1f} {unit:9}{busy:>8}{compared:18}   {wanted}", flush=True)
         return reached
 
     def models(self) -> None:
@@ -159,7 +159,7 @@ class Bench:
         crops = [crop(image, box, Settings().crop_padding) for image, boxes in pairs for box in boxes]
         for dtype in dict.fromkeys((self.dtype, "float32")):
             chosen = dtype == self.dtype
-            detector, pose = (self.detector, self.pose) if chosen else self.load("fp32")  # which turns TF32 off
+            detector, pose = (self.detector, self.pose) if chosen else self.load("fp32")  # this turns TF32 off
             jobs = (
                 ("detect", "images/s", detector.detect, self.images, lambda: self.api.detect(bgr), 1),
                 (
@@ -183,7 +183,7 @@ class Bench:
             self.missed[name] = job
 
     def steps(self) -> None:
-        """The steps, from a shard to tables; each image has two people whatever the detector finds."""
+        """The steps, from a shard to tables; each image has two people, whatever the detector finds."""
         store = LocalStore(self.folder / "store")
         with store.writer(f"images/{PARTITION}/00000.tar") as tar:
             work.write_shard(tar, [photo.jpeg for photo in self.photos])
@@ -204,7 +204,7 @@ class Bench:
             self.missed.setdefault("pose", in_flight(partial(estimate, self.pose), pairs))
 
     def limits(self) -> None:
-        """What each stage can do alone, the lowest of which is the limit."""
+        """The rate of each stage alone; the lowest one is the limit."""
         with ThreadPoolExecutor(Settings().threads) as pool:
             job = lambda: list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos))  # noqa: E731
             self.line(
@@ -241,7 +241,7 @@ def forward(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
 
 
 def profiles(missed: dict[str, Job]) -> Iterator[str]:
-    """For each target that was missed: the time with a kernel on the GPU, and the costliest operations."""
+    """For each missed target: the time with a kernel on the GPU, and the most expensive operations."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
         activities.append(torch.profiler.ProfilerActivity.CUDA)
@@ -284,8 +284,8 @@ def main() -> None:
         bench.steps()
         bench.limits()
         if args.json:
-            of = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
-            args.json.write_text(json.dumps({"standard": of}, indent=1) + "\n")
+            rates = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
+            args.json.write_text(json.dumps({"standard": rates}, indent=1) + "\n")
         for text in profiles(bench.missed):
             print(text, flush=True)
 

@@ -1,11 +1,11 @@
-"""Milliseconds to the first byte of the pages in Airflow's UI, on a store as large runs leave it.
+"""Measures milliseconds to the first byte of the pages in Airflow's UI, on a store like that of large runs.
 
     .venv/airflow/bin/python -m tools.bench_page        # 128 partitions x 2,000 shards, on this machine's disk
     .venv/airflow/bin/python -m tools.bench_page --delay 30      # each request to the store takes 30 ms, as to a bucket
 
-`cold` is the first request of a process that has just started, one process for each page; `warm` the median of the
-following ones, `cpu` what the server works for one of them, which a busy machine doesn't change. The time is that of
-the whole server: Airflow's sign-in, its middlewares and compression included. Run it from the root of the repository.
+`cold` is the first request of a process that has just started, one process for each page; `warm` is the median of the
+following ones; `cpu` is the server's CPU time for one of them, which a busy machine doesn't change. The time is that of
+the whole server, with Airflow's sign-in, middlewares and compression. Run it from the root of the repository.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ PAGES = (
     "/laion-people/",
     "/laion-people/?show=unfinished",
     f"/laion-people/partitions/{COLLECTION}/00000",
-    f"/laion-people/partitions/{COLLECTION}/00001",  # unfinished: its missing shards are looked up
+    f"/laion-people/partitions/{COLLECTION}/00001",  # unfinished: the page looks up its missing shards
     f"/laion-people/people/{COLLECTION}/00000",
     f"/laion-people/people/{COLLECTION}/00000?shard=1000&page=50",
     f"/laion-people/people/{COLLECTION}/00000?text=bus&subset_a=yes&face=yes&sort=similar",
@@ -48,19 +48,19 @@ PAGES = (
     f"/laion-people/composites/{VERSION}/{COLLECTION}/00000",
     f"/laion-people/captioned/{VERSION}/{COLLECTION}/00000",
 )
-LISTED = 1000  # files that a bucket names in an answer
+LISTED = 1000  # files in one answer of a bucket
 START_SECONDS = 120
 
 
 class DistantStore(LocalStore):
-    """A folder that takes as long to answer as a bucket."""
+    """A folder that answers as slowly as a bucket."""
 
     seconds = 0.0
 
     def tags(self, folder: str) -> dict[str, str]:
-        found = super().tags(folder)
-        time.sleep(self.seconds * (1 + len(found) // LISTED))
-        return found
+        listed = super().tags(folder)
+        time.sleep(self.seconds * (1 + len(listed) // LISTED))
+        return listed
 
     def open(self, path: str) -> BinaryIO:
         time.sleep(self.seconds)
@@ -81,7 +81,7 @@ def serve(port: int, delay: float) -> None:
 
 @contextmanager
 def server(environ: dict[str, str], delay: float) -> Iterator[tuple[Connection, dict[str, str], psutil.Process]]:
-    """A fresh server: a connection to it, the headers of somebody who is signed in, and its process."""
+    """A fresh server: a connection to it, the headers of a signed-in user, and its process."""
     port = free_port()
     command = [sys.executable, "-m", "tools.bench_page", "--serve", str(port), "--delay", str(delay)]
     process = subprocess.Popen(command, cwd=ROOT, env=environ, stdout=subprocess.DEVNULL)
@@ -105,7 +105,7 @@ def server(environ: dict[str, str], delay: float) -> Iterator[tuple[Connection, 
 
 
 def first_byte(connection: Connection, headers: dict[str, str], page: str) -> tuple[float, int]:
-    """Milliseconds to the first byte of a page, and how many bytes it has as they are sent."""
+    """Milliseconds to the first byte of a page, and the number of bytes as sent."""
     start = time.perf_counter()
     connection.request("GET", page, headers=headers)
     answer = connection.getresponse()
@@ -138,7 +138,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--delay", type=float, default=0, help="milliseconds that each request to the store takes")
     parser.add_argument("--store", type=Path, help="a folder that has the store, or where it is made and left")
-    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)  # what the tool starts itself with
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)  # the tool starts itself with this
     options = parser.parse_args()
     if options.serve:
         serve(options.serve, options.delay / 1000)
@@ -157,8 +157,8 @@ def main() -> None:
         subprocess.run(["airflow", "db", "migrate"], env=environ, check=True, capture_output=True)
         print(f"{'page':82} {'cold':>8} {'warm':>8} {'cpu':>8} ms; kB as sent")
         for page in PAGES:
-            told = measure(environ, page, options.delay, options.rounds)
-            print("{page:82} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**told))
+            measured = measure(environ, page, options.delay, options.rounds)
+            print("{page:82} {cold:8.0f} {warm:8.0f} {cpu:8.0f}    {kilobytes:.1f}".format(**measured))
 
 
 if __name__ == "__main__":

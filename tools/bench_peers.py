@@ -1,13 +1,13 @@
-"""clip_filter against clip-retrieval's inference, where decoding and resizing is what limits both.
+"""Compares clip_filter with clip-retrieval's inference; decoding and resizing limit both.
 
-A process of its own, since clip-retrieval forks, which processes with MediaPipe's threads do not survive:
+This runs in a process of its own: clip-retrieval forks, and a process with MediaPipe's threads does not survive that.
 
     make bench ARGS="--peers"        # or: python -m tools.bench_peers 5
 
-clip-retrieval 2.45.0 is installed beside the project when this is first run, without its dependencies. Its reader (a
-DataLoader with a process a core, each with tars of its own) and its mapper run as they are. Its loader of CLIP models,
-which needs the hub, is stood in for by one that gives the same model and open_clip's own transform. The model is a
-small one, so that pixels are what costs; each image has one person who fills it, so that both see the same pixels.
+The first run installs clip-retrieval 2.45.0 beside the project, without its dependencies. Its reader (a DataLoader with
+a process a core, each with tars of its own) and its mapper run unchanged. Its loader of CLIP models needs the hub: here
+another one gives the same model and open_clip's own transform. The model is small: pixels are the main cost. Each image
+has one person who fills it: both see the same pixels.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ CONFIG = {
 
 
 class Whole:
-    """Stands in for a detector: one person, who fills the image."""
+    """Takes the place of a detector: one person, who fills the image."""
 
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
         boxes = [np.array([[0, 0, image.shape[1], image.shape[0]]], np.float32) for image in images]
@@ -89,7 +89,7 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
             subprocess.run(install, check=True)
             target.rename(installed)
     sys.path.append(str(installed))
-    # What its packages import when they are opened is a web server and more, none of which inference uses.
+    # On import, its packages load a web server and more, which inference doesn't use.
     for package in ("clip_retrieval", "clip_retrieval.clip_inference"):
         sys.modules[package] = types.ModuleType(package)
         sys.modules[package].__path__ = [str(installed / package.replace(".", "/"))]
@@ -109,8 +109,8 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
         urls = [str(tar) for tar in tars]
         reader = WebdatasetReader(lambda u: u, transform, tokenize, urls, BATCH, len(tars), enable_metadata=False)
         for batch in reader:
-            found = mapper(batch)
-            (found["image_embs"].astype(np.float32) * found["text_embs"]).sum(1)
+            embedded = mapper(batch)
+            (embedded["image_embs"].astype(np.float32) * embedded["text_embs"]).sum(1)
 
     return infer
 

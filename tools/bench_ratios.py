@@ -1,4 +1,4 @@
-"""The speed of the models' wrappers and steps on the CPU, against the way their packages offer, on the same cores."""
+"""Compares the speed of the models' wrappers and steps with their packages' own functions, on the same CPU cores."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tools import bench_work as work
 import open_clip  # isort: skip  (after openclip, which makes torchvision importable)
 
 CLIP = "ViT-B-32-quickgelu"
-SCORE = 0.3  # no box of random weights has it, on either side
+SCORE = 0.3  # higher than any box of random weights, on either side
 
 
 def ratios(rounds: int) -> Iterator[work.Result]:
@@ -41,7 +41,7 @@ def ratios(rounds: int) -> Iterator[work.Result]:
 
 
 def openmmlab(folder: Path, rounds: int, count: int = 8) -> Iterator[work.Result]:
-    """RTMDet-tiny and RTMPose-s against mmdet's and mmpose's public functions, in float32 and as bf16 makes them."""
+    """RTMDet-tiny and RTMPose-s against mmdet's and mmpose's public functions, in float32 and in bf16."""
     detector, pose = work.DETECTORS["tiny"], work.POSES["s"]
     api = work.PublicApi(detector, pose, SCORE, flip_test=False, device="cpu")
     files = api.save(folder)
@@ -76,7 +76,7 @@ def openmmlab(folder: Path, rounds: int, count: int = 8) -> Iterator[work.Result
 def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
     """The steps mesh and clip_filter, tar to table, against loops of their models' calls on prepared input."""
     store = LocalStore(folder / "store")
-    photos = work.photos(192)  # enough for three batches: of a single one, nothing would overlap
+    photos = work.photos(192)  # three batches: in a single one, nothing would overlap
     packaged, weights = load_profile("packaged"), work.random_clip(CLIP, folder / "clip.safetensors")
     clip = OpenClip(weights, model=CLIP, tag="random", precision="fp32", device="cpu", batch_size=64)
     known = work.Known(photos)
@@ -95,12 +95,12 @@ def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
         return work.compare(what, "people/s", people, again, loop, 0.9, rounds)
 
     yield compare("mesh", mesh_loop(packaged, photos), "mesh / its model's calls alone", photos)
-    few = photos[:16]  # the model takes long
+    few = photos[:16]  # the model is slow
     yield compare("clip_filter", clip_loop(weights, few), f"clip_filter / {CLIP} alone", few)
 
 
 def mesh_loop(profile: Any, photos: list[work.Photo]) -> Any:
-    """A loop of the very calls that MediaPipe gets for these people, on all cores, by recording them once."""
+    """A loop of exactly the calls that MediaPipe gets for these people, recorded once, on all cores."""
     calls: list[list[tuple[str, Any]]] = []
 
     class Recorded:
@@ -117,21 +117,21 @@ def mesh_loop(profile: Any, photos: list[work.Photo]) -> Any:
     for photo in photos:
         for box, body in zip(photo.boxes, photo.keypoints, strict=True):
             calls.append([])
-            estimator._estimate(photo.pixels, box, body)  # in this thread, whose tasks are recorded
-    other = profile.load("mesh")  # whose threads have their own tasks
+            estimator._estimate(photo.pixels, box, body)  # this thread's tasks are recorded
+    replayer = profile.load("mesh")  # its threads have their own tasks
 
     def replay(person: list[tuple[str, Any]]) -> None:
-        if not hasattr(other._local, "tasks"):
-            other._local.tasks = facemesh._Tasks(*other._options)
+        if not hasattr(replayer._local, "tasks"):
+            replayer._local.tasks = facemesh._Tasks(*replayer._options)
         for name, image in person:
-            getattr(other._local.tasks, name).detect(image)
+            getattr(replayer._local.tasks, name).detect(image)
 
     pool = Pool()
     return lambda: pool.map(replay, calls)
 
 
 def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> Any:
-    """A loop of open_clip's own calls on crops and captions that are pixels and tokens already."""
+    """A loop of open_clip's own calls on crops and captions that are already pixels and tokens."""
     model, prepare = open_clip.create_model_from_pretrained(CLIP, pretrained=str(weights))
     model.eval()
     crops = [crop(photo.pixels, box, Settings().crop_padding) for photo in photos for box in photo.boxes]

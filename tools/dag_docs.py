@@ -1,4 +1,4 @@
-"""Writes DAGs.md, the reference of the DAGs as Airflow sees them: bin/airflow-env python tools/dag_docs.py
+"""Writes DAGs.md, the reference of the DAGs from Airflow's view: bin/airflow-env python tools/dag_docs.py
 
 tests/dags/test_dag_docs.py compares the file with the DAGs. The same DAGs give the same bytes on every machine.
 """
@@ -30,7 +30,7 @@ BOUNDS = ("minimum", "maximum", "minLength", "maxLength", "maxItems")
 def reference() -> str:
     """The whole file. Raises RuntimeError when a DAG cannot be imported."""
     for name in [n for n in os.environ if n.startswith("LAION_PEOPLE_")]:
-        del os.environ[name]  # settings of this shell are no part of the DAGs
+        del os.environ[name]  # settings of this shell don't belong to the DAGs
     from airflow.dag_processing.dagbag import DagBag
 
     bag = DagBag(ROOT / "dags")
@@ -47,7 +47,7 @@ def reference() -> str:
 
 
 def _links(dags: Iterable[Any]) -> Iterator[tuple[str, str, str]]:
-    """Which DAG starts which, and by what: an asset that it announces, or a task that triggers it."""
+    """Which DAG starts which, and how: by an asset that it announces, or a task that triggers it."""
     dags = list(dags)
     consumers = defaultdict(list)
     for dag in dags:
@@ -100,16 +100,16 @@ def _assets(dag: Any) -> list[str]:
 def _parameter(name: str, param: Any) -> str:
     schema = param.schema
     types = schema.get("type", "any")
-    told = [" or ".join(types) if isinstance(types, list) else types]
-    told += [" or ".join(f"`{value}`" for value in schema["enum"])] if "enum" in schema else []
-    told += [f"{bound} {schema[bound]}" for bound in BOUNDS if bound in schema]
-    told += [f"like `{_cell(s['pattern'])}`" for s in (schema, schema.get("items", {})) if "pattern" in s]
+    rules = [" or ".join(types) if isinstance(types, list) else types]
+    rules += [" or ".join(f"`{value}`" for value in schema["enum"])] if "enum" in schema else []
+    rules += [f"{bound} {schema[bound]}" for bound in BOUNDS if bound in schema]
+    rules += [f"like `{_cell(s['pattern'])}`" for s in (schema, schema.get("items", {})) if "pattern" in s]
     default = json.dumps(param.value, ensure_ascii=False)
-    return f"| `{name}` | {', '.join(told)} | `{_cell(default)}` | {_cell(param.description or '')} |"
+    return f"| `{name}` | {', '.join(rules)} | `{_cell(default)}` | {_cell(param.description or '')} |"
 
 
 def _nodes(tasks: Iterable[Any]) -> list[str]:
-    """The tasks; those of a mapped group are in a box."""
+    """The tasks; a mapped group is a box."""
     groups: dict[str, list[str]] = defaultdict(list)
     for task in tasks:
         group = task.task_group.group_id if task.task_group else None
@@ -123,7 +123,7 @@ def _nodes(tasks: Iterable[Any]) -> list[str]:
 
 
 def _edges(tasks: Iterable[Any]) -> Iterator[str]:
-    """The dependencies but those that follow from others, as those of all mapped tasks on what they are mapped over."""
+    """The dependencies, without implied ones, such as those of all mapped tasks on what they are mapped over."""
     follow = {task.task_id: set(task.downstream_task_ids) for task in tasks}
 
     def later(task_id: str) -> set[str]:
@@ -140,7 +140,7 @@ def _graph(direction: str, nodes: Iterable[str], edges: Iterable[str]) -> list[s
 
 
 def _id(name: str) -> str:
-    """A node's name without what means something to Mermaid; ``end`` alone is one of its words."""
+    """A node's name without characters that mean something to Mermaid; ``end`` is a word of Mermaid, too."""
     return f"t_{re.sub(r'[^A-Za-z0-9_]', '_', name)}"
 
 
@@ -149,7 +149,7 @@ def _cell(text: str) -> str:
 
 
 def _linked(text: str) -> str:
-    """Where a text names headings of the runbook, as the UI shows it, links to them."""
+    """A text of the UI in which the names of the runbook's headings become links."""
 
     def link(match: re.Match[str]) -> str:
         return re.sub(r'"([^"]+)"', lambda m: f"[{m[1]}](docs/operations.md#{_anchor(m[1])})", match[1])

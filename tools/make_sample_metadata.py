@@ -1,9 +1,9 @@
-"""Write the built-in sample's LAION-style metadata part and its broken files, from include/sample/truth.json.
+"""Writes the built-in sample's LAION-style metadata part and its broken files, from include/sample/truth.json.
 
     python tools/make_sample_metadata.py [--sample include/sample]
 
-Rows: every picture with a fitting caption, some again with an unrelated one, and one of each thing that goes wrong. The
-columns are those of LAION-2B-en. `captions` of truth.json then says for each URL's path whether its caption fits.
+Rows: every picture with a fitting caption, some again with an unrelated one, and one for each thing that can go wrong.
+The columns are those of LAION-2B-en. `captions` of truth.json then says for each URL's path whether its caption fits.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SCHEMA = pa.schema(
 
 
 def _row(path: str | None, text: str | None, image: dict | None = None, nsfw: str = "UNLIKELY") -> dict:
-    """One row; `path`: below the base URL, or a whole URL, or None."""
+    """One row. `path`: below the base URL, or a whole URL, or None."""
     url = BASE_URL + path if path and path.startswith("images/") else path
     width, height = (image["width"], image["height"]) if image else (640, 480)
     return {"URL": url, "TEXT": text, "WIDTH": width, "HEIGHT": height, "LICENSE": "?", "NSFW": nsfw}
@@ -79,7 +79,7 @@ def make_rows(images: list[dict], rng: random.Random) -> tuple[list[dict], dict[
 
 
 def make_broken(folder: Path, whole: Path) -> None:
-    """A text file that says it is a JPEG, and the first third of a real JPEG."""
+    """A text file with the name of a JPEG, and the first third of a real JPEG."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "not_an_image.jpg").write_text("<html><body><h1>404 Not Found</h1></body></html>\n")
     data = whole.read_bytes()

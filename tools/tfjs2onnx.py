@@ -1,7 +1,7 @@
 """Turns a TensorFlow.js graph model (model.json and its .bin) into ONNX, by way of a TensorFlow graph.
 
-There is no maintained converter for this direction: TFJS fuses convolutions with what follows them, which plain
-TensorFlow graphs can't hold, so the fused nodes are taken apart again and tf2onnx does the rest.
+There is no maintained converter for this direction. TFJS fuses convolutions with the nodes after them, which plain
+TensorFlow graphs can't express: the fused nodes are split again, and tf2onnx does the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ CONVOLUTION_ATTRIBUTES = ("T", "strides", "padding", "data_format", "dilations",
 
 
 def convert(model_json: Path, output: Path, input_shape: list[int | None]) -> None:
-    """Writes the model as ONNX (opset 17); ``input_shape`` replaces the shape of its one input, None for any size."""
+    """Writes the model as ONNX (opset 17). ``input_shape`` replaces the shape of its one input; None: any size."""
     model = json.loads(model_json.read_text())
     graph = _graph(model["modelTopology"], _read_weights(model["weightsManifest"], model_json.parent), input_shape)
     signature = model["signature"]
@@ -79,7 +79,7 @@ def _graph(topology: Node, weights: dict[str, np.ndarray], input_shape: list[int
 
 
 def _unfuse(node: Node) -> list[Node]:
-    """The convolution, the bias and the activation that one fused node stands for; the last keeps the node's name."""
+    """The convolution, bias and activation of one fused node; the last one keeps the node's name."""
     attributes = node["attr"]
     fused = [base64.b64decode(name).decode() for name in attributes["fused_ops"]["list"].get("s", [])]
     image, kernel, *biases = node["input"]

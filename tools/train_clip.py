@@ -1,14 +1,14 @@
-"""Train the small CLIP of the profile `packaged` on rendered people, evaluate it, and write it as open_clip loads it.
+"""Trains the small CLIP of the profile `packaged` on rendered people, evaluates it, and writes it for open_clip.
 
     .venv/worker/bin/python tools/train_clip.py --cutouts CUTOUTS [--steps 1500] [--out include/models/weights]
     .venv/worker/bin/python tools/train_clip.py --cutouts CUTOUTS --evaluate-only
 
 Cutouts come from tools/render_people/make_cutouts.py, backgrounds from the empty pictures of include/sample. Some views
-of everyone (HELD_OUT) are never trained on; the figures are of those and of the sample's own people.
+of everyone (HELD_OUT) are never trained on; the figures are of these and of the sample's own people.
 
-The loss is SigLIP's (Zhai et al. 2023, arXiv:2303.15343) with a fixed bias, so that cos = 0.3, the pipeline's usual
-threshold, is where a text is as likely to fit as not; fitting pairs weigh as much as those that differ and those with
-unrelated texts together.
+The loss is SigLIP's (Zhai et al. 2023, arXiv:2303.15343) with a fixed bias: at cos = 0.3, the pipeline's usual
+threshold, a text is as likely to fit as not. Fitting pairs weigh as much as all other pairs together, with different
+and with unrelated texts.
 """
 
 from __future__ import annotations
@@ -43,21 +43,21 @@ CONFIG = {
     "vision_cfg": {"image_size": 96, "layers": [2, 2, 2, 2], "width": 16, "head_width": 64, "patch_size": None},
     "text_cfg": {"context_length": 48, "vocab_size": 49408, "width": 128, "heads": 4, "layers": 2},
 }
-RESIZE_MODE = "squash"  # the whole box; bars beside slim people would leave few pixels for their arms
+RESIZE_MODE = "squash"  # the whole box; bars beside slim people would leave few pixels for the arms
 SIDE = CONFIG["vision_cfg"]["image_size"]
 MEAN, STD = open_clip.OPENAI_DATASET_MEAN, open_clip.OPENAI_DATASET_STD
 THRESHOLD, SHARPNESS = 0.3, 14.0  # logit = SHARPNESS * (cos - THRESHOLD)
-RANKING = 20.0  # cosines to logits, where texts compete
+RANKING = 20.0  # from cosines to logits, where texts compete
 
 
 def to_tensor(crop: Image.Image) -> torch.Tensor:
-    """What open_clip's preprocessing makes of a crop of the model's size."""
+    """The result of open_clip's preprocessing for a crop of the model's size."""
     pixels = torch.from_numpy(np.array(crop)).permute(2, 0, 1).float() / 255
     return (pixels - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
 
 
 class Batches(torch.utils.data.IterableDataset):
-    """Endless random batches of `size` pictures, texts, and how each text relates to each picture."""
+    """Endless random batches of `size` pictures, texts, and the relation of each text to each picture."""
 
     def __init__(self, views: Sequence[View], painter: Painter, args: argparse.Namespace) -> None:
         self.rng, self.painter, self.words = random.Random(args.seed), painter, vocabulary()
@@ -70,7 +70,7 @@ class Batches(torch.utils.data.IterableDataset):
         return examples.mirrored(view) if self.rng.random() < 0.5 else view
 
     def _texts(self, view: View) -> list[Text]:
-        """A text that fits the view, and one or two that do not, though they speak of the same."""
+        """A text that fits the view, and one or two on the same things that don't."""
         rng = self.rng
         if view.pose and view.kind == "body" and rng.random() < SCENE_SHARE:
             count = 0 if rng.random() < 0.7 else rng.choice((1, 1, 2, 4))
@@ -86,7 +86,7 @@ class Batches(torch.utils.data.IterableDataset):
             yield pictures, held, *self.draw_texts(views, self.size // 4)
 
     def draw_views(self, count: int) -> tuple[list[View], torch.Tensor, torch.Tensor]:
-        """Views, a picture of each, and how each of CLAIMS stands to it."""
+        """Views, a picture of each, and whether each of CLAIMS fits it."""
         rng = self.rng
         views = [self._view() for _ in range(count)]
         crops = []
@@ -105,21 +105,21 @@ class Batches(torch.utils.data.IterableDataset):
 
 
 SCENE_SHARE = 0.3  # of the texts of bodies in a pose of the sample
-FOILS = 2  # texts beside each fitting one that are false
+FOILS = 2  # false texts for each fitting one
 CLAIM_WEIGHT = 3.0
 
 
 def claim_loss(scores: torch.Tensor, held: torch.Tensor) -> torch.Tensor:
-    """Whether each claim is true, told from the picture alone, or stated, from the text alone: it wakes the towers long
-    before they agree. The true and the false are weighed alike."""
+    """The loss of predicting each claim from the picture alone, or from the text alone: the towers learn from it long
+    before they agree. True and false claims have the same weight."""
     losses = functional.binary_cross_entropy_with_logits(scores, (held == FITS).float(), reduction="none")
     return (losses[held == FITS].mean() + losses[held == DIFFERS].mean()) / 2
 
 
 def loss_of(cosines: torch.Tensor, relation: torch.Tensor, foreign: int) -> torch.Tensor:
-    """Sigmoid loss; and cross entropy of each fitting text among those that differ, which ranks it above its foils.
+    """Sigmoid loss, plus cross entropy of each fitting text among those that differ: it ranks the text above its foils.
 
-    The last `foreign` columns are texts that fit none. Unknown pairs don't count.
+    The last `foreign` columns are texts that fit nobody. Unknown pairs don't count.
     """
     logits = SHARPNESS * (cosines - THRESHOLD)
     fits, differs = relation == FITS, relation == DIFFERS
@@ -142,7 +142,7 @@ def encode_texts(model: torch.nn.Module, tokens: torch.Tensor) -> torch.Tensor:
 
 
 def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) -> None:
-    """AdamW with warm-up and cosine decay; the weights kept are a moving average of the last steps."""
+    """AdamW with warm-up and cosine decay. The final weights are a moving average of the last steps."""
     tokenize = open_clip.get_tokenizer(NAME)
     of_pictures, of_texts = (torch.nn.Linear(CONFIG["embed_dim"], len(examples.CLAIMS)) for _ in range(2))
     parameters = [*model.parameters(), *of_pictures.parameters(), *of_texts.parameters()]
@@ -182,7 +182,7 @@ def train(model: torch.nn.Module, batches: Batches, args: argparse.Namespace) ->
 
 
 def save(model: torch.nn.Module, folder: Path) -> None:
-    """Half-precision safetensors beside the configuration that open_clip reads."""
+    """Writes half-precision safetensors and the configuration that open_clip reads."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -218,25 +218,25 @@ class Scorer:
 
 
 def auc(positive: np.ndarray, negative: np.ndarray) -> float:
-    """Chance that a random positive scores above a random negative."""
+    """The chance that a random positive scores above a random negative."""
     ranks = np.concatenate([positive, negative]).argsort().argsort()[: len(positive)] + 1
     return float((ranks.sum() - len(positive) * (len(positive) + 1) / 2) / (len(positive) * len(negative)))
 
 
 def true_above_foils(scorer: Scorer, views: Sequence[View], crops: np.ndarray, rng: random.Random) -> dict[str, float]:
-    """By kind, for how many views the best of the texts that say most of what is true scores above every false one.
+    """By kind, the share of views whose best true text scores above every false one; only texts that say most count.
 
-    Views have some of each other's texts, as members of a release's clusters have candidates.
+    Views share some of each other's texts, like members of a cluster share candidates.
     """
     shares = {}
     for kind in examples.OF_KIND:
-        told = [i for i, view in enumerate(views) if kind in examples.kinds(view)]
-        facts = [examples.true_facts(views[i], kind, rng) for i in rng.choices(told, k=CANDIDATES)] if told else []
+        shown = [i for i, view in enumerate(views) if kind in examples.kinds(view)]
+        facts = [examples.true_facts(views[i], kind, rng) for i in rng.choices(shown, k=CANDIDATES)] if shown else []
         texts = examples.claims_texts(facts, rng)
         if not texts:
             continue
-        scores = crops[told] @ scorer.texts([text.text for text in texts]).T
-        relation, claims = examples.relations([views[i] for i in told], texts), [len(text.claims) for text in texts]
+        scores = crops[shown] @ scorer.texts([text.text for text in texts]).T
+        relation, claims = examples.relations([views[i] for i in shown], texts), [len(text.claims) for text in texts]
         most = np.where(relation == FITS, claims, 0)
         own = np.where((most > 0) & (most == most.max(1, keepdims=True)), scores, -np.inf).max(1)
         foil = np.where(relation == DIFFERS, scores, -np.inf).max(1)

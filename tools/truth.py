@@ -1,12 +1,12 @@
-"""`make truth`: how true the facts and captions of labelled people are.
+"""`make truth`: measures how true the facts and captions of labelled people are.
 
     python tools/truth.py [FOLDER] [--store DIR] [--worst N]
 
 FOLDER holds photos/NAME.jpg and labels.jsonl, a person a line: `photo` (NAME; leading zeros don't matter), `bbox` (x1,
 y1, x2, y2 in pixels of the file) and the fields that docs/truth.md lists; by default include/truth, rendered people
 with exact joints. Runs the pipeline on them with the profile `packaged`, twice: with the 3D landmarks of its pose
-model, and lifted from 2D, as with models that give no depth. A person found is the labelled one whose box overlaps
-most, by half or more. Intervals are Wilson's, of 95 %.
+model, and lifted from 2D, as for models without depth. A labelled person is the detected one whose box overlaps most,
+by half or more. Intervals are Wilson's, of 95 %.
 """
 
 from __future__ import annotations
@@ -53,26 +53,26 @@ COMMONEST = 10  # sentences
 
 @dataclass
 class Tally:
-    """How often a claim was true, false, and not to be told (None) by the label."""
+    """How often a claim was true, false, or undecided (None) by the label."""
 
     counts: Counter[bool | None] = field(default_factory=Counter)
 
     @property
-    def told(self) -> int:
+    def decided(self) -> int:
         return self.counts[True] + self.counts[False]
 
     @property
     def share(self) -> float:
-        return self.counts[True] / self.told if self.told else math.nan
+        return self.counts[True] / self.decided if self.decided else math.nan
 
     def __str__(self) -> str:
-        return rate(self.counts[True], self.told)
+        return rate(self.counts[True], self.decided)
 
 
 @dataclass(frozen=True)
 class Measured:
-    """What was found of labelled people. `facts`, `captions`: tallies by claim, by name and by kind; `claims`: number
-    of claims of each caption, by kind; `fitting`: do a cluster's first claims hold for a member, by kind; `false`: a
+    """The results for labelled people. `facts`, `captions`: tallies by claim, by name and by kind; `claims`: number of
+    claims of each caption, by kind; `fitting`: whether a cluster's first claims hold for a member, by kind; `false`: a
     line for each false claim."""
 
     labelled: int
@@ -109,7 +109,7 @@ class _FlatPose:
 
 
 def read_labels(folder: Path) -> list[Label]:
-    """The labels of a folder. Raises UsageError when there are none, or one lacks its photo or box."""
+    """The labels of a folder. Raises UsageError if there are none, or one lacks its photo or box."""
     file = folder / "labels.jsonl"
     if not file.exists() or not any((folder / "photos").glob("*.jpg")):
         raise UsageError(f"{folder} has no labels.jsonl beside photos/NAME.jpg")
@@ -124,7 +124,7 @@ def read_labels(folder: Path) -> list[Label]:
 
 
 def write_shard(folder: Path, store: Path) -> dict[int, str]:
-    """Puts the photographs of a folder into a store, as img2dataset would; returns the photo's name for each
+    """Puts the photographs of a folder into a store, as img2dataset would. Returns the photo's name for each
     sample_id."""
     target = store / "images" / PARTITION
     target.mkdir(parents=True)
@@ -157,9 +157,9 @@ def _name(photo: object) -> str:
 
 
 def measure(folder: Path, store: Path, depth: bool, captions: bool = True) -> Measured:
-    """Runs the pipeline on a folder's photographs in an empty store, and holds what it says against the labels.
+    """Runs the pipeline on a folder's photographs in an empty store, and compares its results with the labels.
 
-    depth: whether the pose model's 3D landmarks are used; captions: whether people are clustered and captioned, too.
+    depth: whether the pose model's 3D landmarks are used; captions: whether people are also clustered and captioned.
     """
     labels, names = read_labels(folder), write_shard(folder, store)
     chosen = settings.from_environment(store=store.as_uri(), profile=PROFILE)
@@ -176,7 +176,7 @@ def measure(folder: Path, store: Path, depth: bool, captions: bool = True) -> Me
 
 
 def compare(labels: Sequence[Label], names: Mapping[int, str], store: Path, captions: bool) -> Measured:
-    """Holds the facts, captions and clusters of a store against labels."""
+    """Compares the facts, captions and clusters of a store with labels."""
     people = match(labels, names, _rows(store, f"people/{PARTITION}"))
     out = Measured(len(labels), len(people), {}, {}, {k: [] for k in KINDS}, {k: Tally() for k in KINDS}, Counter(), [])
     for row in _rows(store, f"facts/{PARTITION}"):
@@ -195,18 +195,18 @@ def compare(labels: Sequence[Label], names: Mapping[int, str], store: Path, capt
 
 
 def match(labels: Iterable[Label], names: Mapping[int, str], rows: Iterable[Mapping[str, Any]]) -> dict[str, Label]:
-    """person_id -> label of the people found that are labelled."""
+    """person_id -> label, for detected people who are labelled."""
     of_photo = defaultdict(list)
     for row in rows:
         of_photo[names[row["sample_id"]]].append(row)
-    found: dict[str, Label] = {}
+    matched: dict[str, Label] = {}
     for label in labels:
         rows_there = of_photo[_name(label["photo"])]
         boxes = np.array([row["bbox"] for row in rows_there], np.float32).reshape(-1, 4)
         overlaps = iou(np.array([label["bbox"]], np.float32), boxes)[0]
         if overlaps.max(initial=0) >= MINIMUM_IOU:
-            found[rows_there[int(overlaps.argmax())]["person_id"]] = label
-    return found
+            matched[rows_there[int(overlaps.argmax())]["person_id"]] = label
+    return matched
 
 
 def _rows(store: Path, pattern: str) -> list[dict[str, Any]]:
@@ -214,16 +214,16 @@ def _rows(store: Path, pattern: str) -> list[dict[str, Any]]:
 
 
 def _count(tallies: dict[str, Tally], label: Label, claim: str, false: list[str], text: str = "") -> None:
-    told = holds(label, claim)
+    is_true = holds(label, claim)
     name = claim.partition("=")[0]
     for key in (claim, name, KIND_OF[name]):
-        tallies.setdefault(key, Tally()).counts[told] += 1
-    if told is False:
+        tallies.setdefault(key, Tally()).counts[is_true] += 1
+    if is_true is False:
         false.append(f"photo {label['photo']}: {claim}{text}")
 
 
 def _count_members(out: Measured, people: Mapping[str, Label], store: Path) -> None:
-    """Whether a cluster's first caption that claims something fits its members."""
+    """Counts how often a cluster's first caption with claims fits its members."""
     clusters = {row["cluster_id"]: row for row in _rows(store, "clusters/*")}
     for row in _rows(store, f"assignments/*/{PARTITION}"):
         for kind in KINDS:
@@ -231,8 +231,8 @@ def _count_members(out: Measured, people: Mapping[str, Label], store: Path) -> N
             label = people.get(row["person_id"])
             first = next(filter(None, cluster["claims"]), None) if cluster else None
             if label and first:
-                told = [holds(label, claim) for claim in first]
-                out.fitting[kind].counts[False if False in told else None if None in told else True] += 1
+                are_true = [holds(label, claim) for claim in first]
+                out.fitting[kind].counts[False if False in are_true else None if None in are_true else True] += 1
 
 
 def rate(part: int, whole: int) -> str:
@@ -247,7 +247,7 @@ def rate(part: int, whole: int) -> str:
 
 
 def table(ways: Sequence[Measured]) -> str:
-    """Both ways side by side: each fact, each kind, and what captions say."""
+    """Both ways side by side: each fact, each kind, and the captions."""
     lines = [_line("", WAYS), _line("labelled people found", [rate(m.people, m.labelled) for m in ways])]
     for title, tallies in (
         ("facts that are true", [m.facts for m in ways]),
@@ -277,7 +277,9 @@ def table(ways: Sequence[Measured]) -> str:
         )
         most = [(sum(n for _, n in m.sentences.most_common(COMMONEST)), m.sentences.total()) for m in ways]
         lines.append(
-            _line(f"share of the {COMMONEST} commonest", [f"{100 * n / max(1, of):.0f} %" for n, of in most], "20 %")
+            _line(
+                f"share of the {COMMONEST} commonest", [f"{100 * n / max(1, total):.0f} %" for n, total in most], "20 %"
+            )
         )
     return "\n".join(lines)
 

@@ -1,8 +1,8 @@
 """Labels of people, and which claims they allow.
 
-A label is what a careful person sees in the picture, in the fields of docs/truth.md: several readings joined by "|"
-where they are equally right, "?" where it cannot be told. A claim `name=value` is true if any reading allows it, false
-if none does, and not told where the label has "?" in a field that it needs.
+A label is what a careful person sees in the picture, in the fields of docs/truth.md. Equally right readings are joined
+by "|"; "?" means that the picture doesn't show it. A claim `name=value` is true if any reading allows it, false if none
+does, and undecided if the label has "?" in a field that it needs.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ KIND_OF = facts.KIND | dict.fromkeys(("one_arm", "both_arms", "arms"), "pose")  
 
 @dataclass(frozen=True, slots=True)
 class Allowed:
-    """What a label of an arm must say for a claim: in any of the ways each field has one of the readings. `needs`:
-    fields without which the claim cannot be refuted."""
+    """What a label of an arm must say for a claim: in at least one of the `ways`, each field has one of the readings.
+    `needs`: fields without which the claim cannot be refuted."""
 
     ways: tuple[Mapping[str, frozenset[str]], ...]
     needs: tuple[str, ...]
@@ -77,7 +77,7 @@ ARMS = {
 
 
 def _itself(*values: str, **wider: str) -> dict[str, frozenset[str]]:
-    """Values that only a label of the same word allows, and values with the words that allow them."""
+    """Values that only the same word allows, and values (`wider`) with the words that allow them."""
     return {value: frozenset({value}) for value in values} | _way(**wider)
 
 
@@ -126,7 +126,7 @@ OTHERS = {  # name, which is also the label's field -> value -> readings that al
 
 
 def holds(label: Label, claim: str) -> bool | None:
-    """Whether a label allows a claim; None where it cannot be told. Raises KeyError for a word without a rule."""
+    """Whether a label allows a claim; None if undecided. Raises KeyError for a word without a rule."""
     name, _, value = claim.partition("=")
     match name:
         case "left_arm" | "right_arm":
@@ -158,9 +158,9 @@ def _arm(label: Label, side: str, value: str) -> bool | None:
     return None if any("?" in readings(label, f"{side}_{field}") for field in rule.needs) else False
 
 
-def _any(*told: bool | None) -> bool | None:
-    return True if True in told else None if None in told else False
+def _any(*answers: bool | None) -> bool | None:
+    return True if True in answers else None if None in answers else False
 
 
-def _all(*told: bool | None) -> bool | None:
-    return False if False in told else None if None in told else True
+def _all(*answers: bool | None) -> bool | None:
+    return False if False in answers else None if None in answers else True

@@ -1,6 +1,6 @@
 """The models behind the steps: protocols, wrappers and profiles.
 
-A wrapper takes and gives NumPy arrays, in batches, so that a step never knows which framework runs behind it. Images
+A wrapper takes and gives NumPy arrays, in batches: a step never knows which framework runs behind it. Images
 are uint8 RGB arrays of shape [height, width, 3]; boxes are float32 x1, y1, x2, y2 in pixels of the image.
 """
 
@@ -20,7 +20,7 @@ right_wrist left_hip right_hip left_knee right_knee left_ankle right_ankle
 """
 COCO_KEYPOINTS = tuple(_KEYPOINTS.split())
 
-# The order of a mesh's blendshapes: MediaPipe's, which are ARKit's less tongueOut, with _neutral first.
+# The order of a mesh's blendshapes, MediaPipe's: _neutral, then ARKit's without tongueOut.
 _SHAPES = """
 _neutral browDownLeft browDownRight browInnerUp browOuterUpLeft browOuterUpRight cheekPuff cheekSquintLeft
 cheekSquintRight eyeBlinkLeft eyeBlinkRight eyeLookDownLeft eyeLookDownRight eyeLookInLeft eyeLookInRight
@@ -52,9 +52,9 @@ class Poses:
     keypoints: float32 [people, 17, 3], ``COCO_KEYPOINTS``, x and y in pixels of the image (also when outside of it) and
     a score from 0 to 1; scores: float32 [people], mean keypoint score; world: float32 [people, 33, 3], BlazePose
     landmarks in metres around the middle of the hips (x to the image's right, y down, z away from the camera; NaN for a
-    person in whom the model sees no body), or None where the model gives no depth; extra: float32 [people, 116, 3],
+    person without a body by the model), or None if the model gives no depth; extra: float32 [people, 116, 3],
     keypoints 18 to 133 of COCO-WholeBody (6 of the feet, 68 of the face, 21 of each hand), as ``keypoints``, or None
-    for a model of the body alone.
+    if the model knows the body only.
     """
 
     keypoints: np.ndarray
@@ -93,7 +93,7 @@ class PoseEstimator(Protocol):
 
 
 class MeshEstimator(Protocol):
-    """Fits a face mesh to each person whose face is seen, found from the person's keypoints (as in ``Poses``)."""
+    """Fits a face mesh to each person with a visible face, which it finds by the keypoints (as in ``Poses``)."""
 
     def estimate(
         self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray], keypoints: Sequence[np.ndarray]
@@ -101,15 +101,15 @@ class MeshEstimator(Protocol):
 
 
 class Segmenter(Protocol):
-    """Tells people from what is behind them: for each image float32 [height, width], the share of a person, 0 to 1."""
+    """Separates people from the background: for each image float32 [height, width], the share of a person, 0 to 1."""
 
     def mattes(self, images: Sequence[np.ndarray]) -> list[np.ndarray]: ...
 
 
 class Clip(Protocol):
-    """Embeds images and texts in one space; rows are float32 unit vectors, so that a dot product is the similarity.
+    """Embeds images and texts in one space. Rows are float32 unit vectors: a dot product is the similarity.
 
-    ``name`` is the model's name as written with every similarity (``ViT-B-32-quickgelu/openai``).
+    ``name``: the model's name, written with every similarity (``ViT-B-32-quickgelu/openai``).
     """
 
     name: str
@@ -120,7 +120,7 @@ class Clip(Protocol):
 
 
 class Captioner(Protocol):
-    """Describes images in words; ``name`` is the model's name as written with every caption.
+    """Describes images in words. ``name``: the model's name, written with every caption.
 
     ``describe`` gives ``candidates`` captions an image, drawn with ``seed``: the same input and seed give the same.
     """

@@ -14,11 +14,11 @@ from include.models.regions import square
 from include.models.runtime import open_session
 
 SIDE = 256
-PADDING = 1.25  # the square is this much larger than the circle around the body, as in MediaPipe's pose graph
+PADDING = 1.25  # size of the square, in sizes of the circle around the body, as in MediaPipe's pose graph
 MIN_KEYPOINT_SCORE = 0.15
 MIN_PRESENCE = 0.5  # MediaPipe's own default
 LANDMARKS = 33  # the network gives six more, auxiliary ones
-TORSOS_PER_RADIUS = 1.75  # from hips to toes in lengths of the torso, so that a hidden leg doesn't shrink the square
+TORSOS_PER_RADIUS = 1.75  # from hips to toes, in torso lengths: a hidden leg doesn't shrink the square
 SHOULDERS, HIPS = [5, 6], [11, 12]  # in COCO-17
 
 

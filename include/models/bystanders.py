@@ -1,4 +1,4 @@
-"""Whatever in an image may be a person, in doubt too: for pictures, and parts of pictures, that must show nobody."""
+"""Finds whatever may be a person, even in doubt: for pictures, and parts of pictures, that must show nobody."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from include.models.runtime import Pool
 
 
 class Bystanders:
-    """A Detector that would rather name a thing than miss a person: NanoDet at a low score, and faces.
+    """A Detector that prefers false alarms to a missed person: NanoDet at a low score, and faces.
 
-    It is asked where a detector has found nobody, or nobody else. Small, half-seen, painted and sculpted people, whom
-    that one is not sure of, nearly all have a score here; so has many a chair or animal, which costs a background.
+    It is used where a detector has found nobody, or nobody else. Nearly all small, half-hidden, painted and sculpted
+    people, of whom the detector is not sure, have a score here. Many chairs and animals have one, too; each costs a
+    background.
     """
 
     def __init__(
         self, nanodet: Path, landmarker: Path, *, nanodet_score: float, face_score: float, threads: int | None = None
     ) -> None:
-        """landmarker: the bundle whose face detector is used; threads: default all cores."""
+        """landmarker: the bundle with the face detector; threads: default all cores."""
         self._nanodet, self._nanodet_score = NanoDet(nanodet), nanodet_score
         self._landmarker, self._face_score = landmarker, face_score
         self._pool, self._local = Pool(threads), threading.local()
@@ -43,8 +44,8 @@ class Bystanders:
     def _faces(self, image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         if not hasattr(self._local, "detector"):  # MediaPipe's tasks can't be shared between threads
             self._local.detector = face_detector(self._landmarker, self._face_score)
-        found = self._local.detector.detect(as_mediapipe(image)).detections
-        corners = [(face.bounding_box.origin_x, face.bounding_box.origin_y) for face in found]
-        sizes = [(face.bounding_box.width, face.bounding_box.height) for face in found]
+        faces = self._local.detector.detect(as_mediapipe(image)).detections
+        corners = [(face.bounding_box.origin_x, face.bounding_box.origin_y) for face in faces]
+        sizes = [(face.bounding_box.width, face.bounding_box.height) for face in faces]
         boxes = np.array([(x, y, x + w, y + h) for (x, y), (w, h) in zip(corners, sizes, strict=True)], np.float32)
-        return boxes.reshape(-1, 4), np.array([face.categories[0].score for face in found], np.float32)
+        return boxes.reshape(-1, 4), np.array([face.categories[0].score for face in faces], np.float32)

@@ -1,8 +1,8 @@
 """The one list of checkpoints: packaged ones in ``weights/``, others in a `Cache` (LAION_PEOPLE_MODELS_DIR).
 
 `include.models.fetching` fills the cache and leaves a record beside the weights, ``<file>.sha256`` in the format of
-sha256sum. Here nothing uses the network: `Cache.path` checks each file against its record before a model opens it.
-docs/models.md tells how to get and keep them.
+sha256sum. Nothing here uses the network: `Cache.path` checks each file against its record before a model opens it.
+docs/models.md says how to get and keep weights.
 """
 
 from __future__ import annotations
@@ -27,9 +27,8 @@ FETCH = "`bin/laion-people models fetch PROFILE`"
 class Checkpoint:
     """Trained weights, their licence and where they come from.
 
-    file: in ``weights/`` or, where there is a ``url``, in the cache; a folder for a model of Hugging Face's
-    transformers; sha256: of the file as published, whole or, where no more is known, its first digits; size: bytes, 0:
-    not known.
+    file: in ``weights/`` or, if there is a ``url``, in the cache; a folder for a model of Hugging Face's transformers;
+    sha256: of the published file, whole or, if no more is known, its first digits; size: bytes, 0 if not known.
     """
 
     name: str
@@ -54,7 +53,7 @@ class Checkpoint:
 
     @property
     def opened(self) -> str:
-        """The file that a model opens: of a pickle, its reduction to safetensors."""
+        """The file that a model opens; for a pickle, its reduction to safetensors."""
         return f"{self.file}.safetensors" if self.pickled else self.file
 
 
@@ -139,8 +138,8 @@ _ALL = (
         "cc79b9ae0970f7f597e2aa5f81663129f3aa24e5612549b4f1a383da7fff825d",
         "MMDetection, RTMDet-x, COCO (box AP 52.6)",
     ),
-    # In no model zoo, but in the table of mmpose's projects/rtmpose/README.md. That of nano, like RTMPose-m for the
-    # whole body below, was replaced under its old name: who fetched them recorded other digits than the names have.
+    # In no model zoo, but in the table of mmpose's projects/rtmpose/README.md. The file of nano, like RTMPose-m for the
+    # whole body below, was replaced under its old name: its sha256 no longer has the digits in the name.
     _openmmlab(
         "rtmdet-m-person",
         "mmpose/v1/projects/rtmpose/rtmdet_m_8xb32-100e_coco-obj365-person-235e8209.pth",
@@ -180,7 +179,7 @@ _ALL = (
         "MMPose, RTMPose-m 256x192, COCO-WholeBody (whole AP 58.2)",
         72_010_049,
     ),
-    _openmmlab(  # in no model zoo of the package: the URL is in the configuration of DWPose, which learns from it
+    _openmmlab(  # in no model zoo of the package: the URL is in the configuration of DWPose, its student
         "rtmpose-x-wholebody",
         "mmpose/v1/projects/rtmposev1/rtmpose-x_simcc-coco-wholebody_pt-body7_270e-384x288-401dfc90_20230629.pth",
         "401dfc90",
@@ -225,7 +224,7 @@ def find(name: str) -> Checkpoint:
     """The checkpoint of this name: one of the list, ``openclip/<model>/<tag>`` for any pretrained model of OpenCLIP, or
     ``huggingface/<owner>/<repository>@<revision>`` with the 40 digits of a commit.
 
-    OpenCLIP's weights are taken as safetensors; ``.bin`` after the tag takes ``open_clip_pytorch_model.bin``, for
+    OpenCLIP's weights are safetensors. With ``.bin`` after the tag they are ``open_clip_pytorch_model.bin``, for
     repositories that have nothing else.
     """
     if name in CHECKPOINTS:
@@ -273,16 +272,16 @@ def digest(file: Path) -> str:
 
 
 def partial(file: Path) -> Path:
-    """Where a file is written before it gets its name."""
+    """The path to which a file is written before it gets its name."""
     return file.with_name(f"{file.name}.part")
 
 
 @dataclass(frozen=True, slots=True)
 class Cache:
-    """Where weights lie that the repository does not hold, and where they are fetched from.
+    """The folder for weights that are not in the repository, and the sources to fetch them from.
 
-    mirror: a URL or a folder with the files by name, in place of their publishers; hub: Hugging Face's, or a mirror of
-    it (HF_ENDPOINT, as for huggingface_hub).
+    mirror: a URL or a folder with the files by name, used instead of the publishers; hub: Hugging Face's, or a mirror
+    of it (HF_ENDPOINT, as for huggingface_hub).
     """
 
     folder: Path = Path("~/.cache/laion-people")
@@ -290,11 +289,11 @@ class Cache:
     hub: str = HUGGING_FACE
 
     def published(self, checkpoint: Checkpoint) -> Path:
-        """The file as published, or the folder."""
+        """The published file, or the folder."""
         return (WEIGHTS if checkpoint.packaged else self.folder.expanduser()) / checkpoint.file
 
     def opened(self, checkpoint: Checkpoint) -> Path:
-        """What a model opens."""
+        """The file or folder that a model opens."""
         return self.published(checkpoint).with_name(Path(checkpoint.opened).name)
 
     def record(self, checkpoint: Checkpoint) -> Path:
@@ -304,7 +303,7 @@ class Cache:
         return checkpoint.url.replace(HUGGING_FACE, self.hub.rstrip("/"), 1)
 
     def state(self, name: str) -> str:
-        """``packaged``, ``fetched``, ``not checked`` (put there, not recorded), ``partly`` (fetched), ``missing``."""
+        """``packaged``, ``fetched``, ``not checked`` (there without a record), ``partly`` (fetched) or ``missing``."""
         checkpoint = find(name)
         published = self.published(checkpoint)
         if checkpoint.packaged:
@@ -316,14 +315,14 @@ class Cache:
         return "partly" if published.exists() or partial(published).exists() else "missing"
 
     def known(self, name: str) -> bool:
-        """Whether `sha256` can tell: it is known before, or recorded."""
+        """Whether `sha256` can answer: the sum is in the list, or recorded."""
         checkpoint = find(name)
         return len(checkpoint.sha256) == SHA256_DIGITS or self.record(checkpoint).exists()
 
     def sha256(self, name: str) -> str:
-        """What identifies the checkpoint: the sha256 of the file as published or, of a folder, of its record.
+        """Identifies the checkpoint: the sha256 of the published file or, for a folder, of its record.
 
-        Reads no weights. Raises ModelError for one that is not fetched and whose sha256 is not known before.
+        Reads no weights. Raises ModelError if it is neither fetched nor in the list with its sha256.
         """
         checkpoint = find(name)
         if len(checkpoint.sha256) == SHA256_DIGITS:
@@ -334,9 +333,9 @@ class Cache:
         return recorded[self.published(checkpoint).name]
 
     def path(self, name: str) -> Path:
-        """What a model opens, a file or a folder, after checking every file of it.
+        """The file or folder that a model opens; checks every file first.
 
-        Raises ModelError when one is missing or not what was recorded, and says what to do.
+        Raises ModelError, with advice, if one is missing or differs from the record.
         """
         checkpoint = find(name)
         if checkpoint.packaged:
@@ -348,7 +347,7 @@ class Cache:
         return self.opened(checkpoint)
 
     def verify(self, name: str) -> None:
-        """Checks every file of the checkpoint, of a reduction the published one too. Raises ModelError."""
+        """Checks every file of the checkpoint; for a reduction, also the published file. Raises ModelError."""
         checkpoint = find(name)
         if checkpoint.packaged:
             self.path(name)
@@ -356,7 +355,7 @@ class Cache:
             self._check_recorded(checkpoint, *self._recorded(checkpoint))
 
     def _recorded(self, checkpoint: Checkpoint) -> dict[str, str]:
-        """File beside the record -> sha256. Raises ModelError when the checkpoint is not fetched."""
+        """File beside the record -> sha256. Raises ModelError if the checkpoint is not fetched."""
         record, published = self.record(checkpoint), self.published(checkpoint)
         again = f"remove {record} and run {FETCH}"
         try:

@@ -36,21 +36,21 @@ class CoCa(Sampler):
 
         weights: safetensors, or a checkpoint that torch loads without running code; model: OpenCLIP's name, for
         ``config`` the file's stem; tag: which weights, completes ``name``; precision, device: see ``placement.place``;
-        batch_size: images a pass, at most, which are drawn for together, so that it decides results; threads: default
-        all cores.
+        batch_size: images a pass, at most; captions are drawn for a whole batch, so it decides results; threads:
+        default all cores.
 
-        Raises ModelUsageError for a model that OpenCLIP doesn't have, or that gives no captions; ModelError for
-        weights of another model.
+        Raises ModelUsageError if OpenCLIP doesn't have the model, or it gives no captions; ModelError for weights of
+        another model.
         """
         super().__init__(device, precision, batch_size)
         self.name = f"{model}/{tag}"
-        # OpenCLIP leaves CoCa's poolers in float32 when it halves a model, which then fails: halving is autocast's.
+        # When OpenCLIP halves a model, CoCa's poolers stay in float32, and the model fails: we halve by autocast.
         whole = Placement(self._placement.device, torch.float32)
         self._model, self._preprocess = open_model(weights, model, tag, whole, config=config, threads=threads)
         self._tokenizer = open_clip.get_tokenizer(model)
         if not hasattr(self._model, "generate") or not isinstance(self._tokenizer, SimpleTokenizer):
             raise ModelUsageError(f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")
-        # generate() would encode an image for each of its captions: what it is given as images is encoded already.
+        # generate() would encode an image once for each caption: therefore it gets encoded images.
         self._model._encode_image = lambda encoded: (encoded, encoded)
 
     def _prepare(self, images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -64,7 +64,7 @@ class CoCa(Sampler):
         return [self._text(row) for row in tokens.tolist()]
 
     def _text(self, tokens: list[int]) -> str:
-        """The words of a row that begins with the start token; a word that the limit has cut in two is left out."""
+        """The words of a row that begins with the start token, without a word that the limit has cut."""
         words = tokens[1:]
         for end in (self._tokenizer.eot_token_id, self._model.pad_id):
             words = words[: words.index(end)] if end in words else words

@@ -1,4 +1,4 @@
-"""Brings one file of weights here: from where it broke off, with progress, and unharmed by servers that misbehave."""
+"""Downloads one file of weights: resumes, shows progress, and survives servers that misbehave."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ log = logging.getLogger(__name__)
 
 CHUNK = 1 << 20
 TIMEOUT = 60.0  # seconds without a byte
-FAILURES = 4  # attempts in a row that bring nothing new
-PAUSE = 2.0  # seconds after the first of them; doubles with each
+FAILURES = 4  # attempts in a row without new bytes
+PAUSE = 2.0  # seconds after the first failure; doubles with each
 HEARTBEAT_SECONDS = 30.0
 PASSING = (408, 429, 500, 502, 503, 504)
 
 
 class Unavailable(ModelError):
-    """A source that does not give the file."""
+    """The source does not give the file."""
 
 
 class _SafeRedirects(request.HTTPRedirectHandler):
-    """Follows redirects, but never from HTTPS to anything that others can read and change on the way. Another server
-    is not told the password."""
+    """Follows redirects, but never from HTTPS to a protocol that others can read or change. Another server gets no
+    password."""
 
     def redirect_request(
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
@@ -47,7 +47,7 @@ class _SafeRedirects(request.HTTPRedirectHandler):
 
 
 def _opener() -> request.OpenerDirector:
-    """HTTP and HTTPS alone, by the proxies of the environment: urllib's own opener reads local files too."""
+    """Opens only HTTP and HTTPS, with the proxies of the environment: urllib's own opener also reads local files."""
     opener = request.OpenerDirector()
     for handler in (
         request.ProxyHandler,
@@ -62,10 +62,10 @@ def _opener() -> request.OpenerDirector:
     return opener
 
 
-def bring(source: str, part: Path) -> None:
-    """Brings a file to ``part`` and leaves there all or, when it fails, what a later call goes on from.
+def fetch_file(source: str, part: Path) -> None:
+    """Fetches a file to ``part``. After a failure, ``part`` holds what has come, and a later call continues from there.
 
-    source: an ``https://`` or ``http://`` address, or a path. Raises Unavailable when the server refuses, or several
+    source: an ``https://`` or ``http://`` address, or a path. Raises Unavailable if the server refuses, or several
     attempts in a row bring nothing new.
     """
     label = part.name.removesuffix(".part")
@@ -105,7 +105,7 @@ def _open(url: str, **headers: str) -> http.client.HTTPResponse:
 
 
 def _split_login(url: str) -> tuple[str, str]:
-    """The URL without user and password, and the header Authorization that they make (RFC 7617), "" without them."""
+    """The URL without user and password, and the header Authorization made of them (RFC 7617), "" without them."""
     parts = urlsplit(url)
     login, at, host = parts.netloc.rpartition("@")
     if not at:
@@ -132,7 +132,7 @@ def _download(url: str, part: Path, label: str) -> None:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code not in PASSING:
                 raise Unavailable(f"{url}: {problem}") from None
-        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: of a redirect's address
+        except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect's address
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         failures = 1 if _size(part) > before else failures + 1
         if failures == FAILURES:
@@ -143,9 +143,9 @@ def _download(url: str, part: Path, label: str) -> None:
 
 
 def _transfer(url: str, part: Path, label: str) -> bool:
-    """One request, for what is missing where that is possible; whether the file is whole now."""
+    """One request, if possible only for the missing bytes. Returns whether the file is whole now."""
     validator = _version(part)
-    done = _size(part) if validator.exists() else 0  # else nobody knows which version of the file it is a part of
+    done = _size(part) if validator.exists() else 0  # else the part may be of another version of the file
     resume = {"Range": f"bytes={done}-", "If-Range": validator.read_text()} if done else {}
     try:
         response = _open(url, **resume)
@@ -179,7 +179,7 @@ def _length(response: http.client.HTTPResponse, url: str) -> int:
 
 
 def _keep_validator(headers: http.client.HTTPMessage, file: Path) -> None:
-    """Remembers what tells this version of the file from others (RFC 9110, section 13.1.5: no weak ETag)."""
+    """Keeps the header that identifies this version of the file (RFC 9110, section 13.1.5: no weak ETag)."""
     etag = headers.get("ETag", "W/")
     if validator := headers.get("Last-Modified") if etag.startswith("W/") else etag:
         file.write_text(validator)
@@ -204,7 +204,7 @@ def _pour(stream: Any, file: IO[bytes], label: str, done: int, total: int) -> No
 
 @contextmanager
 def _progress(label: str, done: int, total: int) -> Iterator[Callable[[int], object]]:
-    """A bar on a terminal; elsewhere a line now and then, so that a log shows that it goes on."""
+    """A bar on a terminal; elsewhere a line now and then, which shows in the log that it goes on."""
     if sys.stderr.isatty():
         from tqdm import tqdm
 

@@ -1,17 +1,17 @@
-"""Errors of models and weights that a user reads: one line that says what is wrong and what to do."""
+"""Errors of models and weights for users: one line that says what is wrong and what to do."""
 
 from __future__ import annotations
 
 import re
 
-# Of a URL, user and password: up to the last @ of its host, or of all that follows what is no port.
+# User and password of a URL: up to the last @ of its host or, if no port follows the colon, of the whole word.
 _LOGIN = re.compile(r"(?<=://)([^/?#\s]*|[^/?#\s@:]*:(?!\d*([/?#\s]|$))\S*)@")
-_TO_LAST_AT = re.compile(r"(?<!\S)\S*@")  # of a word: looking for a login where no @ follows takes long
+_TO_LAST_AT = re.compile(r"(?<!\S)\S*@")  # in a word: a search for a login is slow if no @ follows
 
 
 class ModelError(Exception):
-    """A model or its weights cannot be had, or cannot do what is asked (exit code 1). Whatever the message quotes, it
-    shows no URL's password."""
+    """A model or its weights are not available, or cannot do what is asked (exit code 1). The message never shows a
+    URL's password, whatever it quotes."""
 
     exit_code = 1
 

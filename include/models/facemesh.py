@@ -1,8 +1,8 @@
 """MediaPipe Face Landmarker: 478 landmarks, 52 blendshapes and the head's direction.
 
-https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker. Its face detector looks at 128 px, so small faces
-need a head crop. That is cut around the body's keypoints; the detector alone then finds and scores the face in it, and
-the landmarker gets a closer crop around that.
+https://ai.google.dev/edge/mediapipe/solutions/vision/face_landmarker. Its face detector sees 128 px: small faces need a
+head crop. It is cut around the body's keypoints. The detector finds and scores the face in it; the landmarker gets a
+closer crop around that face.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from include.models.regions import square
 from include.models.runtime import Pool
 
 CROP = 256  # pixels: the landmark network's input
-FACE_PADDINGS = (2.0, 2.5)  # sides of the landmarker's crops, in sides of the detected face, tried in turn
+FACE_PADDINGS = (2.0, 2.5)  # sides of the landmarker's crops, in sides of the detected face; tried one by one
 FACE_KEYPOINTS = slice(0, 5)  # nose, eyes, ears
 LEFT_SIDE, RIGHT_SIDE, SHOULDERS = [1, 3], [2, 4], [5, 6]  # eye and ear of either side, in COCO-17
 MIN_KEYPOINT_SCORE = 0.15
-MIN_HEAD = 16.0  # pixels: side of a head crop below which there is no expression to see
-MAX_OFFSET = 0.75  # distance of a face from where the keypoints have it, in its own sides; further off it is another's
-MIN_SECOND_DETECTION = 0.1  # of the landmarker's own detector, which only has to place the face found before
-MIRRORED = 0.05  # of the head crop's side: how far the left of a head may lie left of its right, by chance
-TILTED = math.radians(40)  # faces are found when upright, give or take this
+MIN_HEAD = 16.0  # pixels: smaller head crops show no expression
+MAX_OFFSET = 0.75  # distance of a face from its place by the keypoints, in its sides; beyond, it is someone else's
+MIN_SECOND_DETECTION = 0.1  # of the landmarker's own detector, which only has to locate the known face
+MIRRORED = 0.05  # of the head crop's side: the left of a head may lie this far left of its right, by chance
+TILTED = math.radians(40)  # the detector finds upright faces, within this angle
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +44,7 @@ class _Face:
 
 
 class _Tasks:
-    """The detector and the landmarker, both from the one bundle. For one thread: MediaPipe's tasks can't be shared."""
+    """The detector and the landmarker of one bundle. For one thread: MediaPipe's tasks can't be shared."""
 
     def __init__(self, bundle: Path, min_detection_score: float, min_presence: float) -> None:
         self.detector = face_detector(bundle, min_detection_score)
@@ -63,7 +63,7 @@ class _Tasks:
 
 
 def face_detector(bundle: Path, min_score: float) -> vision.FaceDetector:
-    """The face detector of the landmarker's bundle, for one thread."""
+    """The face detector in the landmarker's bundle, for one thread."""
     with zipfile.ZipFile(bundle) as archive:
         weights = archive.read("face_detector.tflite")
     with native_logs.hidden():
@@ -114,17 +114,17 @@ class FaceMesh:
         """The face nearest to the centre of the head crop, if any is near."""
         region = square(image, centre, side, CROP, angle)
         faces = []
-        for found in self._local.tasks.detector.detect(as_mediapipe(region.pixels)).detections:
-            box = found.bounding_box
+        for detection in self._local.tasks.detector.detect(as_mediapipe(region.pixels)).detections:
+            box = detection.bounding_box
             middle = np.array([box.origin_x + box.width / 2, box.origin_y + box.height / 2])
             faces.append(
-                _Face(region.points_to_image(middle), box.width * region.scale, float(found.categories[0].score))
+                _Face(region.points_to_image(middle), box.width * region.scale, float(detection.categories[0].score))
             )
         nearest = min(faces, key=lambda face: math.dist(face.centre, centre), default=None)
         return nearest if nearest and math.dist(nearest.centre, centre) <= MAX_OFFSET * nearest.side else None
 
     def _fit(self, image: np.ndarray, face: _Face, angle: float) -> Mesh | None:
-        """The mesh of the face, or None where the landmarker sees none; on small faces a second crop often helps."""
+        """The mesh of the face, or None if the landmarker sees none. For small faces, a second crop often helps."""
         for padding in FACE_PADDINGS:
             region = square(image, face.centre, padding * face.side, CROP, angle)
             result = self._local.tasks.landmarker.detect(as_mediapipe(region.pixels))
@@ -140,10 +140,10 @@ class FaceMesh:
 
 
 def head_angles(rotation: np.ndarray, angle: float = 0.0) -> tuple[float, float, float]:
-    """Yaw, pitch and roll in degrees, as in ``Mesh``, of a face in a crop that was turned clockwise by ``angle``.
+    """Yaw, pitch and roll in degrees, as in ``Mesh``, of a face in a crop turned clockwise by ``angle``.
 
     ``rotation`` [3, 3] turns the canonical face into the camera's space, x to the right, y up, z towards the camera
-    (MediaPipe's geometry pipeline). It is taken apart as a roll, then a pitch, then a yaw of the head.
+    (MediaPipe's geometry pipeline). It is decomposed into a roll, then a pitch, then a yaw of the head.
     """
     cos, sin = math.cos(angle), math.sin(angle)
     turned = np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]]) @ rotation
@@ -160,7 +160,7 @@ def _head(box: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, float]:
     points = points[points[:, 2] >= MIN_KEYPOINT_SCORE, :2]
     shoulders = math.dist(*body[SHOULDERS, :2])
     width, height = box[2:] - box[:2]
-    if len(points) < 2:  # where the head of a standing person would be
+    if len(points) < 2:  # the place of a standing person's head
         return np.array([box[0] + width / 2, box[1] + 0.15 * height]), float(0.5 * min(width, height))
     spread = np.ptp(points, axis=0).max()
     return points.mean(0), float(2.3 * max(0.11 * height, 0.45 * shoulders, 1.6 * spread))
@@ -169,9 +169,9 @@ def _head(box: np.ndarray, body: np.ndarray) -> tuple[np.ndarray, float]:
 def _angles(body: np.ndarray, side: float) -> Iterator[float]:
     """Angles, clockwise on the screen, by which to turn the head crop in search of the face.
 
-    Upright first, unless the person's left eye and ear lie left of the right ones: that is the back of a head, in
-    which the detector sees faces at times. Then as eyes and ears lie, if that is far from upright and not upside down
-    against the shoulders, which once more is the back of a head.
+    Upright comes first, unless the person's left eye and ear lie left of the right ones: that is the back of a head,
+    where the detector sometimes sees faces. Then comes the angle of eyes and ears, if it is far from upright. It is
+    left out if it is upside down against the shoulders: that, too, is the back of a head.
     """
     across = body[LEFT_SIDE, :2].mean(0) - body[RIGHT_SIDE, :2].mean(0)
     if across[0] > -MIRRORED * side:
@@ -183,5 +183,5 @@ def _angles(body: np.ndarray, side: float) -> Iterator[float]:
 
 
 def as_mediapipe(image: np.ndarray) -> mediapipe.Image:
-    """The image as MediaPipe's tasks take it."""
+    """The image in the form for MediaPipe's tasks."""
     return mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))

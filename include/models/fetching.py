@@ -1,4 +1,4 @@
-"""Fetches checkpoints into the cache of weights, checks them, reduces pickles and records what is there."""
+"""Fetches checkpoints into the cache of weights, checks them, reduces pickles and records the result."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from include.models.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-KINDS = (".safetensors", ".json", ".txt")  # of a folder of Hugging Face's: never code, never pickles
+KINDS = (".safetensors", ".json", ".txt")  # files of a Hugging Face folder: never code, never pickles
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 LOCK_POLL_SECONDS = 0.5
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """A file to fetch: its place, its source (URL, or path on a mirror) and how its sha256 begins."""
+    """A file to fetch: its place, its source (URL, or path on a mirror) and the first digits of its sha256."""
 
     target: Path
     source: str
@@ -43,10 +43,10 @@ class Part:
 
 
 def fetch(name: str, cache: Cache) -> Path:
-    """Fetches what is missing, from the mirror if there is one, checks and records it; returns what a model opens.
+    """Fetches missing files, from the mirror if there is one, checks and records them. Returns what a model opens.
 
-    A file that lies in the cache already is checked and recorded without the network. Any number of processes may do
-    this at once. Raises ModelError when something cannot be had or is not what it should be.
+    A file that is already in the cache is checked and recorded without the network. Any number of processes may do this
+    at once. Raises ModelError if a file is not available or has a wrong sha256.
     """
     checkpoint = find(name)
     record = cache.record(checkpoint)
@@ -62,7 +62,7 @@ def fetch(name: str, cache: Cache) -> Path:
 def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
     published, opened, record = cache.published(checkpoint), cache.opened(checkpoint), cache.record(checkpoint)
     try:
-        digests = {part.target: _checked(part) or _bring(part) for part in _parts(checkpoint, cache)}
+        digests = {part.target: _checked(part) or _fetch_part(part) for part in _parts(checkpoint, cache)}
     except download.Unavailable as error:
         raise ModelError(
             f"{checkpoint.name} could not be fetched: {error}. Without network, get it from "
@@ -82,13 +82,13 @@ def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
 def _parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
     mirror, published = cache.mirror.rstrip("/"), cache.published(checkpoint)
     if checkpoint.folder:
-        return _of_mirrored_folder(checkpoint, published, mirror) if mirror else _of_hub(checkpoint, cache)
+        return _mirror_parts(checkpoint, published, mirror) if mirror else _hub_parts(checkpoint, cache)
     source = f"{mirror}/{checkpoint.file}" if mirror else cache.address(checkpoint)
     return [Part(published, source, checkpoint.sha256)]
 
 
-def _of_mirrored_folder(checkpoint: Checkpoint, published: Path, mirror: str) -> list[Part]:
-    """The files that the mirror's record of the folder lists."""
+def _mirror_parts(checkpoint: Checkpoint, published: Path, mirror: str) -> list[Part]:
+    """The files in the mirror's record of the folder."""
     record = f"{mirror}/{checkpoint.file}.sha256"
     parent, folder = published.parent, published.name
     try:
@@ -101,18 +101,18 @@ def _of_mirrored_folder(checkpoint: Checkpoint, published: Path, mirror: str) ->
     return [Part(parent / file, f"{base}/{file}", sha256) for file, sha256 in listed.items()]
 
 
-def _of_hub(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
-    """The files of a repository of the hub at its revision; the hub tells the sha256 of the large ones."""
+def _hub_parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
+    """The files of a repository of the hub at its revision; the hub gives the sha256 of the large ones."""
     match = HUGGING_FACE_NAME.fullmatch(checkpoint.name)
     assert match
     repository, revision = match.groups()
     hub = cache.address(checkpoint).removesuffix(f"/{repository}/tree/{revision}")
     listing = download.read_text(f"{hub}/api/models/{repository}/revision/{revision}?blobs=true")
     try:
-        found = {f["rfilename"]: (f.get("lfs") or {}).get("sha256", "") for f in json.loads(listing)["siblings"]}
+        digests = {f["rfilename"]: (f.get("lfs") or {}).get("sha256", "") for f in json.loads(listing)["siblings"]}
     except (ValueError, KeyError, TypeError, AttributeError):
         raise download.Unavailable(f"{hub} does not answer as a hub of Hugging Face does") from None
-    wanted = {file: sha256 for file, sha256 in found.items() if PLAIN_NAME.fullmatch(file) and file.endswith(KINDS)}
+    wanted = {file: sha256 for file, sha256 in digests.items() if PLAIN_NAME.fullmatch(file) and file.endswith(KINDS)}
     if not any(file.endswith(".safetensors") for file in wanted):
         raise ModelError(f"{checkpoint.name}: the repository holds no safetensors, and pickles are not loaded")
     base, folder = f"{hub}/{repository}/resolve/{revision}", cache.published(checkpoint)
@@ -120,7 +120,7 @@ def _of_hub(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
 
 
 def _checked(part: Part) -> str:
-    """The sha256 of a file that is there already, or an empty string."""
+    """The sha256 of a file that is already there, or an empty string."""
     if not part.target.exists():
         return ""
     if not (actual := digest(part.target)).startswith(part.sha256):
@@ -129,11 +129,11 @@ def _checked(part: Part) -> str:
     return actual
 
 
-def _bring(part: Part) -> str:
-    """Fetches a file to its place and returns its sha256; what is not what it should be is removed."""
+def _fetch_part(part: Part) -> str:
+    """Fetches a file to its place and returns its sha256. A file with a wrong sha256 is removed."""
     part.target.parent.mkdir(parents=True, exist_ok=True)
     arrived = partial(part.target)
-    download.bring(part.source, arrived)
+    download.fetch_file(part.source, arrived)
     if not (actual := digest(arrived)).startswith(part.sha256):
         arrived.unlink()
         wrong = f"what came from {part.source} has sha256 {actual[:12]}..., not {part.sha256[:12]}..."
@@ -146,16 +146,16 @@ def _bring(part: Part) -> str:
 
 @contextmanager
 def _lock(checkpoint: Checkpoint, record: Path) -> Iterator[None]:
-    """Lets one process at a time fetch a checkpoint; the others wait and then find it there."""
+    """Lets one process at a time fetch a checkpoint. The others wait, and then the file is there."""
     with record.with_suffix(".lock").open("w") as file:
-        told = -download.HEARTBEAT_SECONDS
+        last_logged = -download.HEARTBEAT_SECONDS
         while True:
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 break
             except BlockingIOError:
-                if time.monotonic() - told >= download.HEARTBEAT_SECONDS:
-                    told = time.monotonic()
+                if time.monotonic() - last_logged >= download.HEARTBEAT_SECONDS:
+                    last_logged = time.monotonic()
                     log.info("%s: another process is fetching it; waiting", checkpoint.name)
                 time.sleep(LOCK_POLL_SECONDS)
         yield

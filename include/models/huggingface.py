@@ -15,7 +15,7 @@ from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
 
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer  # isort: skip
 
-# Not used for captions, but there in every VisionEncoderDecoderModel, and not in all of their checkpoints
+# Not used for captions. Every VisionEncoderDecoderModel has it, but not all of their checkpoints
 # (https://github.com/huggingface/transformers/issues/14017).
 UNUSED = "encoder.pooler."
 
@@ -25,12 +25,12 @@ class ImageToText(Sampler):
 
     def __init__(self, folder: Path, *, model: str, precision: str, device: str = "auto", batch_size: int = 16) -> None:
         """Opens the model in ``folder``, a snapshot of its repository with weights as safetensors. Nothing is fetched,
-        and code that comes with the model is not run.
+        and code of the repository is not run.
 
         model: the repository's name, written with every caption; precision, device: see ``placement.place``;
-        batch_size: images a pass, at most, which are drawn for together, so that it decides results.
+        batch_size: images a pass, at most; captions are drawn for a whole batch, so it decides results.
 
-        Raises ModelError when the folder holds no such model, or not all of its weights.
+        Raises ModelError if the folder holds no such model, or not all of its weights.
         """
         super().__init__(device, precision, batch_size)
         self.name = model
@@ -43,15 +43,15 @@ class ImageToText(Sampler):
                 use_safetensors=True,
                 dtype=self._placement.dtype,
                 output_loading_info=True,
-                ignore_mismatched_sizes=True,  # they are told of, like what is missing, instead of listed in an error
+                ignore_mismatched_sizes=True,  # reported like missing ones, instead of a long error
                 **local,
             )
-        except (OSError, ValueError, TypeError) as error:  # TypeError: of a vocabulary that is missing
+        except (OSError, ValueError, TypeError) as error:  # TypeError: a vocabulary is missing
             reason = str(error).strip().splitlines()[0]
             raise ModelError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
-        opened, told = loaded
-        # What is lacking is random now. Weights that are stored once and used twice are not among the missing ones.
-        lacking = [key for key in told["missing_keys"] + told["mismatched_keys"] if not key.startswith(UNUSED)]
+        opened, loading = loaded
+        # Lacking weights are random now. Weights stored once and used twice are not reported as missing.
+        lacking = [key for key in loading["missing_keys"] + loading["mismatched_keys"] if not key.startswith(UNUSED)]
         if lacking:
             raise ModelError(
                 f"{folder} holds not all weights of its model: {len(lacking)} are missing or of another shape, the "
@@ -60,7 +60,7 @@ class ImageToText(Sampler):
         self._model = opened.to(self._placement.device).eval()
 
     def _prepare(self, images: Sequence[np.ndarray]) -> torch.Tensor:
-        # Left to guess, it takes images of one or three rows for channels first.
+        # Else it takes images of one or three rows for channels first.
         read = self._processor(images=list(images), input_data_format="channels_last", return_tensors="pt")
         return read["pixel_values"].to(self._placement.device, self._placement.dtype)
 

@@ -1,8 +1,9 @@
 """MoveNet MultiPose Lightning: boxes and COCO-17 keypoints of up to six people in one pass.
 
 Model card: https://storage.googleapis.com/movenet/MoveNet.MultiPose%20Model%20Card.pdf. Six is a limit of the graph,
-and small people are missed well before: so `MoveNetDetector` also asks NanoDet, and takes a second, closer look at
-people whom only one of them saw. Of portraits MultiPose's box is often a strip, of animals a person's: NanoDet tells.
+but small people are missed even in smaller groups. Therefore `MoveNetDetector` also uses NanoDet, and takes a second,
+closer look at people whom only one of them saw. MultiPose often gives a strip for a portrait, and a person for an
+animal: NanoDet corrects this.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ from include.models.runtime import Pool, open_session
 from include.models.skeletons import one_person, with_heads
 
 STRIDE = 32  # width and height of the input are multiples of this (model card)
-CROP_SIDE = 256  # what the model was made for (model card)
-LIKELY_SCORE = 0.2  # from which a candidate's score no longer matters: what fits a box best is then the person meant
-CERTAIN_SCORE, SEEN_SCORE = 0.25, 0.15  # of MultiPose and of NanoDet: one of them says that it is a person
+CROP_SIDE = 256  # the size that the model was made for (model card)
+LIKELY_SCORE = 0.2  # above, a candidate's score no longer matters: the best fit to the box is the person
+CERTAIN_SCORE, SEEN_SCORE = 0.25, 0.15  # of MultiPose and of NanoDet: either is enough for a person
 INSIDE = 0.8  # share of the strip
-WHOLE_SCORE = 0.6  # of NanoDet's person around a strip: at least this in 23 of 23 portraits
-SECOND_LOOK_PADDING = 1.5  # some surroundings, for NanoDet's boxes of small people are often too small
+WHOLE_SCORE = 0.6  # of NanoDet's person around a strip: 23 of 23 portraits have at least this
+SECOND_LOOK_PADDING = 1.5  # with some surroundings: NanoDet's boxes of small people are often too small
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +46,14 @@ class People:
 
 
 class MultiPose:
-    """The network: six candidates an image, best first, however unlikely."""
+    """The network: always six candidates an image, best first, even if unlikely."""
 
     def __init__(self, path: Path) -> None:
         self._session = open_session(path)
         self._input = self._session.get_inputs()[0].name
 
     def people(self, image: np.ndarray, side: int) -> People:
-        """Looks at the image with its longer side scaled to ``side``."""
+        """The people in the image, with its longer side scaled to ``side``."""
         region = letterbox(image, side, STRIDE)
         height, width = region.pixels.shape[:2]
         # Per person 17 x (y, x, score), then ymin, xmin, ymax, xmax, score; coordinates as fractions of the input.
@@ -63,9 +64,9 @@ class MultiPose:
         return People(boxes, rows[:, 55], keypoints)
 
     def closest(self, image: np.ndarray, box: np.ndarray, padding: float) -> tuple[People, float]:
-        """Looks at a square around the box; gives the person (as People of one) who fits the box best, and the IoU.
+        """Looks at a square around the box. Returns the person who fits the box best (as People of one), and the IoU.
 
-        The six candidates always fill up with unlikely ones, any of which may fit by chance: they count less.
+        There are always six candidates. Unlikely ones may fit by chance and count less.
         """
         region = square(image, (box[:2] + box[2:]) / 2, max(box[2:] - box[:2]) * padding, CROP_SIDE)
         people = self.people(region.pixels, CROP_SIDE)
@@ -80,9 +81,9 @@ class MultiPose:
 def is_person(score: np.ndarray, person: np.ndarray, animal: np.ndarray) -> np.ndarray:
     """Which boxes hold people, by MultiPose's score and by NanoDet's for a person and for an animal: bool [n].
 
-    An animal that NanoDet names more surely than either network names a person is none; and whoever MultiPose is not
-    sure of must be seen by NanoDet, too. Of 105 pictures of nobody this leaves a person in 2 where there were 22, and
-    of some 740 people it loses 3 (docs/models.md).
+    A box is no person if NanoDet's score for an animal is higher than both scores for a person. If MultiPose is not
+    sure, NanoDet must see the person, too. With this rule 2 of 105 pictures without people show a person, instead of
+    22; of some 740 people it loses 3 (docs/models.md).
     """
     return (np.maximum(score, person) >= animal) & ((score >= CERTAIN_SCORE) | (person >= SEEN_SCORE))
 
@@ -90,9 +91,10 @@ def is_person(score: np.ndarray, person: np.ndarray, animal: np.ndarray) -> np.n
 class MoveNetDetector:
     """Person boxes that MultiPose proposes and NanoDet decides on.
 
-    A candidate whom MultiPose is not sure of, or whom only NanoDet saw, gets a second look at a square around the box.
-    Of boxes with one face or one body that is kept which both networks together are surest of: of a portrait the whole
-    head and shoulders, not the strip from ear to ear that MultiPose often gives, for its boxes hold its keypoints.
+    If MultiPose is not sure of a candidate, or only NanoDet saw it, there is a second look at a square around the box.
+    Among boxes with the same face or body, it keeps the one with the best score of both networks together. For a
+    portrait that is the whole head and shoulders, not the strip from ear to ear that MultiPose often gives, since its
+    boxes only hold its keypoints.
     """
 
     def __init__(
@@ -112,10 +114,10 @@ class MoveNetDetector:
     ) -> None:
         """Sets the thresholds.
 
-        side: longer side of the image as MultiPose sees it first; score: MultiPose score of a person who needs no
-        second look; candidate_score and nanodet_score: MultiPose and NanoDet scores worth a second look;
-        second_look_score, second_look_iou: what it must give, the IoU being with the candidate's box; overlap: IoU
-        from which two boxes are one person; min_side: shortest side of a box in pixels; threads: default all cores.
+        side: longer side of the image in MultiPose's first look; score: MultiPose score of a person who needs no second
+        look; candidate_score and nanodet_score: MultiPose and NanoDet scores worth a second look; second_look_score,
+        second_look_iou: the least score there, and IoU with the candidate's box; overlap: IoU from which two boxes are
+        one person; min_side: shortest side of a box in pixels; threads: default all cores.
         """
         self._multipose, self._nanodet, self._pool = MultiPose(multipose), NanoDet(nanodet), Pool(threads)
         self._side, self._score, self._candidate_score = side, score, candidate_score
@@ -146,7 +148,7 @@ class MoveNetDetector:
         return Detections(boxes[kept], people.scores[kept].astype(np.float32))
 
     def _second_look(self, image: np.ndarray, candidate: np.ndarray, whole: bool) -> People:
-        """Who is there in a closer look, or nobody. A strip in a box that is sure to hold a whole person gets that."""
+        """The person in a closer look, or nobody. ``whole``: the box is surely a whole person; it replaces a strip."""
         person, overlap = self._multipose.closest(image, candidate, SECOND_LOOK_PADDING)
         if person.scores[0] < self._second_look_score:
             return person[:0]
@@ -161,7 +163,7 @@ class MoveNetPose:
     """COCO-17 keypoints from MultiPose on a square around each box, 3D landmarks from BlazePose."""
 
     def __init__(self, multipose: Path, blazepose: Path, *, padding: float, threads: int | None = None) -> None:
-        """padding: side of the square looked at, in long sides of the box; threads: default all cores."""
+        """padding: side of the square, in long sides of the box; threads: default all cores."""
         self._multipose, self._blazepose, self._pool = MultiPose(multipose), BlazePose(blazepose), Pool(threads)
         self._padding = padding
 

@@ -22,29 +22,29 @@ DISTANCES = np.arange(11, dtype=np.float32)
 CLASSES = 80  # of COCO
 PERSON = 0  # index of the class
 ANIMALS = slice(14, 24)  # bird to giraffe
-LIKELY = 0.1  # below this no score decides anything
-SAME = 0.5  # IoU from which what NanoDet sees is what a box holds
+LIKELY = 0.1  # lower scores decide nothing
+SAME = 0.5  # IoU from which NanoDet's object is the one in a box
 OVERLAP = 0.6  # of non-maximum suppression, as in the config
 
 
 @dataclass(frozen=True, slots=True)
 class Objects:
-    """What NanoDet sees in an image, as it comes: boxes [n, 4], many of the same thing, and scores [n, 80] by class."""
+    """NanoDet's raw output for an image: boxes [n, 4], many of the same thing, and scores [n, 80] by class."""
 
     boxes: np.ndarray
     scores: np.ndarray
 
     def people(self, score: float) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes float32 [m, 4] and scores [m] of people of at least this score, one box each."""
+        """Boxes float32 [m, 4] and scores [m] of people with at least this score, one box each."""
         likely = self.scores[:, PERSON] >= score
         boxes, scores = self.boxes[likely], self.scores[likely, PERSON]
         kept = suppress(iou(boxes, boxes) > OVERLAP, scores)
         return boxes[kept], scores[kept]
 
     def names(self, boxes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """How surely each box [m, 4] holds a person, and an animal: the best scores [m] of what fills it.
+        """Scores [m] for a person and for an animal in each box [m, 4]: the best of the objects that fill it.
 
-        Only animals are asked for: bicycles, chairs and screens fill the boxes of people who use or appear on them.
+        Animals only: bicycles, chairs and screens also fill the boxes of people who use them or appear on them.
         """
         there = iou(boxes, self.boxes) >= SAME
         best = np.where(there[:, :, None], self.scores[None], 0).max(1, initial=0)
@@ -59,7 +59,7 @@ class NanoDet:
         self._input = self._session.get_inputs()[0].name
 
     def objects(self, image: np.ndarray) -> Objects:
-        """Every box that may be something, people or not, in pixels of the image (not clipped)."""
+        """Every possible object, person or not, in pixels of the image (not clipped)."""
         region = letterbox(image, SIDE, SIDE)
         tensor = ((region.pixels - MEAN) * SCALE)[:, :, ::-1].transpose(2, 0, 1)
         by_shape = {output.shape[1:]: output[0] for output in self._session.run(None, {self._input: tensor[None]})}

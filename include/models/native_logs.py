@@ -1,4 +1,4 @@
-"""Keeps the start-up chatter of native libraries out of the log."""
+"""Keeps start-up messages of native libraries out of the log."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# What MediaPipe 0.10.21 writes whatever the log level: https://github.com/google-ai-edge/mediapipe/issues/5737
+# MediaPipe 0.10.21 writes these at any log level: https://github.com/google-ai-edge/mediapipe/issues/5737
 _CHATTER = re.compile(rb"(WARNING: All log messages before absl|INFO: Created TensorFlow Lite|[IW]\d{4} )")
 _lock = threading.Lock()  # file descriptor 2 belongs to the whole process
 
 
 @contextmanager
 def hidden() -> Iterator[None]:
-    """Holds back what is written to file descriptor 2 and passes on, at the end, what is not known chatter."""
+    """Holds back the output to file descriptor 2. At the end it passes on all but the known messages."""
     with _lock, tempfile.TemporaryFile() as held:
         sys.stderr.flush()
         stderr = os.dup(2)

@@ -19,12 +19,12 @@ from include.models.runtime import Pool
 import open_clip  # isort: skip
 
 Item = TypeVar("Item")
-WORD, TOKEN = 200, 25  # characters: of a word that is read, and of CLIP's longest token with the space after it
+WORD, TOKEN = 200, 25  # characters: of a word, at most, and of CLIP's longest token with a space
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class OpenClip:
-    """A CLIP of OpenCLIP's, built in or described by a configuration file, with weights from a local file.
+    """A CLIP model of OpenCLIP, built in or described by a configuration file, with weights from a local file.
 
     May be called from several threads: while one batch is in the model, others are resized.
     """
@@ -60,7 +60,7 @@ class OpenClip:
         self._dimensions = int(open_clip.get_model_config(model)["embed_dim"])
 
     def encode_images(self, images: Sequence[np.ndarray]) -> np.ndarray:
-        """Unit vectors float32 [images, dimensions]; images are resized and cropped in the model's own way."""
+        """Unit vectors float32 [images, dimensions]; images are resized and cropped as the model needs."""
         return self._encode(self._preprocess, self._model.encode_image, images)
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
@@ -72,10 +72,10 @@ class OpenClip:
         return self._encode(tokens, self._model.encode_text, texts)
 
     def _shortened(self, text: str) -> str:
-        """The text without what lies beyond its last token anyway: OpenCLIP's tokenizer reads all of it, in a time that
-        grows with the square of a word's length (half a minute for 8,000 letters).
+        """The text without the part after its last token: OpenCLIP's tokenizer reads all of it, in a time that grows
+        with the square of a word's length (half a minute for 8,000 letters).
 
-        Of a language without spaces, WORD characters are more tokens than a context has.
+        In a language without spaces, WORD characters are more tokens than the context has.
         """
         if len(text) <= WORD:
             return text
@@ -111,10 +111,10 @@ def open_model(
     """A model of OpenCLIP's with weights from a local file, in evaluation mode, and how images become its input.
     The parameters are those of ``OpenClip``.
 
-    Half precisions are OpenCLIP's own, which keep the layer norms in float32. What the weights were trained with
-    (QuickGELU, normalisation, interpolation) comes from OpenCLIP's list of tags, which it doesn't look at when it loads
-    a file, so that ViT-B-32/openai is right too; an unknown tag has the defaults. Models whose text tower is a Hugging
-    Face one need the hub for its configuration.
+    Half precisions are OpenCLIP's own; they keep the layer norms in float32. The settings of the training (QuickGELU,
+    normalisation, interpolation) come from OpenCLIP's list of tags. OpenCLIP doesn't read this list when it loads a
+    file; we do, so that ViT-B-32/openai is right, too. An unknown tag has the defaults. Models with a text tower of
+    Hugging Face need the hub for its configuration.
 
     Raises ModelUsageError for a model that OpenCLIP doesn't have, ModelError for weights of another model.
     """
@@ -140,6 +140,6 @@ def open_model(
                 "resize_mode": resize_mode or published.get("resize_mode"),
             },
         )
-    except (RuntimeError, AssertionError) as error:  # torch lists all parameters that don't fit
+    except (RuntimeError, AssertionError) as error:  # torch lists all parameters with a wrong shape
         raise ModelError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
     return opened.eval(), Preprocessing(opened.visual.preprocess_cfg, placement, pool)

@@ -1,8 +1,8 @@
-"""mmdet and mmpose: makes them importable, and builds their models from the configs that the packages carry.
+"""mmdet and mmpose: makes them importable, and builds their models from the configs in the packages.
 
-Both are written for mmcv with compiled operators, the module ``mmcv._ext``. Where that is installed, nothing is
-replaced. mmcv-lite comes without it, and one operator is all that RTMDet and RTMPose need: a stand-in gives ``nms`` and
-says so when another is called. Import this module before anything of mmcv, mmdet or mmpose.
+Both are written for mmcv with compiled operators, the module ``mmcv._ext``. If that is installed, nothing is replaced.
+mmcv-lite lacks it, but RTMDet and RTMPose need only one operator: a stand-in gives ``nms``, and an error for any other.
+Import this module before anything of mmcv, mmdet or mmpose.
 """
 
 from __future__ import annotations
@@ -34,10 +34,10 @@ DEMO = "mmpose/demo/"
 
 
 def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torch.Tensor:
-    """Non-maximum suppression: int64 indices of what is kept, best first, so that none overlaps a better one by more.
+    """Non-maximum suppression: int64 indices of the kept boxes, best first; none overlaps a better one by more.
 
-    boxes: float [n, 4], x1, y1, x2, y2, none empty; scores: float [n], of the same dtype. torchvision's operator where
-    it loads (see torchvision_cpu), else NumPy.
+    boxes: float [n, 4], x1, y1, x2, y2, none empty; scores: float [n], of the same dtype. Uses torchvision's
+    operator if it loads (see torchvision_cpu), else NumPy.
     """
     if _has_ops():
         return torchvision.ops.nms(boxes, scores, iou_threshold)
@@ -75,17 +75,17 @@ def _missing(operator: str) -> NoReturn:
 
 
 def has_compiled_mmcv() -> bool:
-    """Whether mmcv's own compiled operators are there."""
+    """Whether mmcv's own compiled operators are installed."""
     return not isinstance(sys.modules.get("mmcv._ext"), _StandIn)
 
 
 if importlib.util.find_spec("mmcv._ext") is None:
     stand_in = _StandIn("mmcv._ext")
-    # Without a loader mmengine's mmcv_full_available() still tells that mmcv isn't compiled.
+    # Without a loader, mmengine's mmcv_full_available() still says that mmcv isn't compiled.
     stand_in.__spec__ = importlib.machinery.ModuleSpec("mmcv._ext", None)
     sys.modules["mmcv._ext"] = stand_in
 
-# What the packages do in an old way, or find where it belongs, tells a user nothing.
+# Warnings of the packages about old ways, or about things in their usual place, say nothing to a user.
 for _told in (r"`?torch\.cuda\.amp\.autocast", "pkg_resources is deprecated", "The metainfo config file"):
     warnings.filterwarnings("ignore", message=_told)
 
@@ -96,11 +96,11 @@ from mmengine.registry import DefaultScope  # noqa: E402
 
 
 def config_path(package: str, name: str) -> Path:
-    """The file of a config that an installed package holds.
+    """The file of a config in an installed package.
 
-    package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``, or ``mmpose/demo/...`` for one
-    of the detectors that mmpose has below its ``.mim/demo``. A config is Python code that is run, so no other file is
-    opened: ModelUsageError.
+    package: ``mmdet`` or ``mmpose``; name: path below the package's ``.mim/configs``, or ``mmpose/demo/...`` for a
+    detector in mmpose's ``.mim/demo``. A config is Python code that is run: for any other file this raises
+    ModelUsageError.
     """
     if name.startswith(DEMO):
         package, folder, path = "mmpose", "demo", PurePosixPath(name.removeprefix(DEMO))
@@ -113,28 +113,28 @@ def config_path(package: str, name: str) -> Path:
 
 
 def read_config(package: str, name: str) -> Config:
-    """The config that `config_path` finds."""
+    """The config at `config_path`."""
     return Config.fromfile(config_path(package, name))
 
 
 def build(package: str, config: Config) -> Any:
-    """The torch.nn.Module of a config, for inference, with weights that are not set yet."""
-    # Whichever package was used first leaves its name as the default scope, in which the other's types aren't found.
+    """The torch.nn.Module of a config, for inference; its weights are not set yet."""
+    # The package used first leaves its name as the default scope, where the other's types aren't found.
     with DefaultScope.overwrite_default_scope(package):
         model = importlib.import_module(f"{package}.registry").MODELS.build(config.model)
     return revert_sync_batchnorm(model).eval().requires_grad_(False)
 
 
 def load_weights(model: torch.nn.Module, weights: Path) -> None:
-    """Copies a checkpoint's state_dict, a .safetensors file, into the model, and makes it as fast as it can be.
+    """Copies a checkpoint's state_dict, a .safetensors file, into the model, and makes it fast.
 
-    Every tensor must be there and fit, and none may be left over: else ModelError.
+    Raises ModelError if a tensor is missing, does not fit, or is left over.
     """
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
         raise ModelError(f"{weights} can't be read as safetensors ({error}): fetch it again") from None
-    # Some hold the preprocessor's mean and std, which the config gives: https://github.com/open-mmlab/mmpose/issues/2363
+    # Some hold mean and std of the preprocessor, which the config has, too: https://github.com/open-mmlab/mmpose/issues/2363
     state = {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
     expected = model.state_dict()
     problems = {
@@ -142,17 +142,17 @@ def load_weights(model: torch.nn.Module, weights: Path) -> None:
         "unexpected": sorted(state.keys() - expected.keys()),
         "of another shape": sorted(n for n in state.keys() & expected.keys() if state[n].shape != expected[n].shape),
     }
-    told = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
-    if told:
-        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(told)}")
+    differences = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
+    if differences:
+        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(differences)}")
     model.load_state_dict(state)
-    # Batch normalisation becomes part of the convolution before it; not in heads, whose levels may share convolutions.
+    # Merges batch normalisation into the convolution before it; not in heads, whose levels may share convolutions.
     for name in {"backbone", "neck"} & dict(model.named_children()).keys():
         fuse_conv_bn(getattr(model, name))
 
 
 class Normalise:
-    """Turns pixels into a model's input as its config's data preprocessor does."""
+    """Turns pixels into a model's input, as the data preprocessor of its config does."""
 
     def __init__(self, settings: dict[str, Any], placement: Placement) -> None:
         """settings: ``data_preprocessor`` of the config; its mean and std are in the order of the model's channels."""

@@ -1,4 +1,4 @@
-"""Reads many rectangles out of many images of different sizes at once, on a GPU: resizes and crops without a loop."""
+"""Reads many rectangles from many images of different sizes at once, on a GPU: resizes and crops without a loop."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Pixels:
 
 
 def on_device(array: np.ndarray, device: torch.device) -> torch.Tensor:
-    """A copy of the array on the device, which the caller doesn't wait for."""
+    """A copy of the array on the device; the caller doesn't wait for it."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
@@ -42,8 +42,8 @@ def bilinear(
 ) -> torch.Tensor:
     """Upright rectangles, float32 [n, height, width, 3] in whole levels 0 to 255, interpolated between four pixels.
 
-    image: int64 [n], which one each is read from; columns: float [n, width] and rows: float [n, height], where, in
-    pixels with the first one's centre at 0. What lies outside of the image is black, or as the nearest pixel.
+    image: int64 [n], the image of each; columns: float [n, width] and rows: float [n, height], positions in pixels; the
+    first one's centre is 0. Outside of the image it is black, or as the nearest pixel.
     """
     start, width, height = pixels.starts[image], pixels.widths[image], pixels.heights[image]
     total = torch.zeros((*rows.shape, columns.shape[1], 3), device=rows.device)
@@ -57,7 +57,7 @@ def bilinear(
 def _neighbours(
     at: torch.Tensor, size: torch.Tensor, black_outside: bool
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """The pixels (int64 [n, m]) before and after each position ``at``, and their weights (float [n, m])."""
+    """The pixels before and after each position ``at`` (int64 [n, m]), and their weights (float [n, m])."""
     before = at.floor()
     for pixel, weight in ((before.long(), 1 - (at - before)), (before.long() + 1, at - before)):
         inside = torch.minimum(pixel.clamp(min=0), size[:, None] - 1)

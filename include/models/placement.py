@@ -1,4 +1,4 @@
-"""Where a torch model runs and in which precision, and batches that shrink when memory runs out."""
+"""The device and precision of a torch model, and batches that shrink when memory runs out."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A device, and the dtype that a model's weights and activations have there."""
+    """A device, and the dtype of a model's weights and activations on it."""
 
     device: torch.device
     dtype: torch.dtype
@@ -40,7 +40,7 @@ def place(device: str, precision: str) -> Placement:
     ``auto``, which is fp16 on a GPU and fp32 elsewhere (fp16 has three more bits than bf16 for coordinates and
     similarities, and the models here stay within its range).
 
-    Raises ModelUsageError for a device that is not there and for fp16 without a GPU.
+    Raises ModelUsageError for a device that doesn't exist and for fp16 without a GPU.
     """
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
@@ -54,14 +54,14 @@ def place(device: str, precision: str) -> Placement:
     if precision == "fp16" and chosen.type == "cpu":
         raise ModelUsageError("LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
     if precision == "fp32" and chosen.type == "cuda":
-        torch.backends.cudnn.allow_tf32 = False  # convolutions would silently keep 10 of 23 bits
+        torch.backends.cudnn.allow_tf32 = False  # else convolutions silently keep 10 of 23 bits
     return Placement(chosen, DTYPES[precision])
 
 
 class Batches:
-    """Cuts items into batches, and halves the size for good when a batch does not fit into memory.
+    """Cuts items into batches, and halves their size for good if one does not fit into memory.
 
-    Safe to use from many threads, which share what one of them learns.
+    Safe to use from many threads; all use the smaller size.
     """
 
     def __init__(self, size: int) -> None:
@@ -69,7 +69,7 @@ class Batches:
         self._lock = threading.Lock()
 
     def map(self, function: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> Iterator[Result]:
-        """``function`` of each batch, in order. Raises ModelError when a single item does not fit."""
+        """``function`` of each batch, in order. Raises ModelError if a single item does not fit."""
         start = 0
         while start < len(items):
             batch = items[start : start + self.size]
@@ -81,20 +81,20 @@ class Batches:
                 if len(batch) == 1:
                     message = "one image does not fit into the device's memory: use a larger one"
                     raise ModelError(message) from error
-                told = str(error).split("\n")[0]
+                reason = str(error).split("\n")[0]
             else:
                 start += len(batch)
                 yield result
                 continue
-            # Only here is the exception gone, whose traceback held the tensors of the failed batch.
+            # Only here the exception is gone; its traceback held the tensors of the failed batch.
             with self._lock:
                 self.size = min(self.size, len(batch) // 2)
-            log.warning("out of memory (%s): batches of %d from now on", told, self.size)
+            log.warning("out of memory (%s): batches of %d from now on", reason, self.size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:
-    """Whether an error tells of too little memory: torch has a class of its own for that where its caching allocator
-    fails, but not on the CPU, for pinned memory or in a library (https://github.com/pytorch/pytorch/issues/91547)."""
+    """Whether an error means too little memory. torch has a class for it if its caching allocator fails, but not on the
+    CPU, for pinned memory or in a library (https://github.com/pytorch/pytorch/issues/91547)."""
     return isinstance(error, torch.OutOfMemoryError) or any(words in str(error) for words in OUT_OF_MEMORY)

@@ -1,8 +1,8 @@
-"""How images become the input of an OpenCLIP model: resized, cropped or padded, and normalised, a batch at a time.
+"""Turns images into the input of an OpenCLIP model: resized, cropped or padded, and normalised, a batch at a time.
 
-On the CPU, a pool of threads resizes image by image and the batch is normalised as one. On a GPU the images go up as
-they are, and the whole batch is resized by two matrix products, one along each side. Both give what open_clip's own
-transform of the model gives.
+On the CPU, a pool of threads resizes image by image and the batch is normalised as one. On a GPU, images are uploaded
+as they are, and two matrix products, one along each side, resize the whole batch. Both give the same result as
+open_clip's own transform of the model.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from include.models.pixels import on_device
 from include.models.placement import Placement
 from include.models.runtime import Pool
 
-# Images of like size are resized together on a GPU, padded to the largest: so many, with so many pixels, at most.
+# On a GPU, images of similar size are padded to the largest and resized together. At most: images, and their pixels.
 CHUNK, CHUNK_PIXELS = 64, 16_000_000
-SLIVER = 6  # how often the model's pixels are in a whole resized image from which on only what is kept is computed
-LARGE = 4_000_000  # pixels from which threads resize an image before it goes to a GPU
+SLIVER = 6  # if a whole resized image has this many times the model's pixels, only the kept part is computed
+LARGE = 4_000_000  # pixels; threads resize larger images before they go to a GPU
 
 
 @dataclass(frozen=True, slots=True)
 class Side:
-    """One side of an image: ``size`` pixels are resized to ``resized``, of which ``kept`` from ``start`` on are used.
+    """One side of an image: ``size`` pixels are resized to ``resized``; of these, ``kept`` are used, from ``start`` on.
 
-    A negative ``start`` means that many pixels of padding before, and as many or one more behind.
+    A negative ``start`` is the number of padding pixels before; as many, or one more, are behind.
     """
 
     size: int
@@ -40,17 +40,17 @@ class Side:
 
     @property
     def span(self) -> tuple[int, int]:
-        """Where the resized pixels begin and end among the kept ones; what lies outside is padding."""
+        """Where the resized pixels begin and end among the kept ones; outside is padding."""
         return max(0, -self.start), min(self.kept, self.resized - self.start)
 
     @property
     def box(self) -> tuple[float, float]:
-        """The part of the image, in its own pixels, that becomes the span."""
+        """The part of the image that becomes the span, in its own pixels."""
         begin, end = self.span
         return (self.start + begin) * self.size / self.resized, (self.start + end) * self.size / self.resized
 
     def needed(self, support: int) -> slice:
-        """The pixels that the span depends on; ``support`` is half the width of the filter."""
+        """The pixels that the span needs; ``support`` is half the width of the filter."""
         reach = support * max(1, self.size / self.resized) + 1
         return slice(max(0, int(self.box[0] - reach)), min(self.size, int(self.box[1] + reach) + 1))
 
@@ -62,7 +62,7 @@ class Preprocessing:
         size = config["size"]
         self.height, self.width = (size, size) if isinstance(size, int) else tuple[int, int](size)
         self.mode = config["resize_mode"]
-        square = self.height == self.width  # else open_clip's transform knows one filter for `shortest`
+        square = self.height == self.width  # else open_clip's transform has one filter for `shortest`
         self._bilinear = config["interpolation"] == "bilinear" and (square or self.mode != "shortest")
         self._filter = Image.Resampling.BILINEAR if self._bilinear else Image.Resampling.BICUBIC
         self._support = 1 if self._bilinear else 2
@@ -76,8 +76,8 @@ class Preprocessing:
         return pixels.mul_(self._scale).add_(self._offset).to(self._placement.dtype)
 
     def sides(self, height: int, width: int) -> tuple[Side, Side]:
-        """How the two sides of an image are resized and cropped: as by torchvision's Resize and CenterCrop for square
-        inputs, else as by open_clip's ResizeKeepRatio and CenterCropOrPad (open_clip/transform.py)."""
+        """How the two sides of an image are resized and cropped: for square inputs as torchvision's Resize and
+        CenterCrop do, else as open_clip's ResizeKeepRatio and CenterCropOrPad do (open_clip/transform.py)."""
         if self.mode == "squash":
             resized = self.height, self.width
         elif self.mode == "shortest" and self.height == self.width:
@@ -94,8 +94,8 @@ class Preprocessing:
     def resize(self, image: np.ndarray) -> np.ndarray:
         """One image, uint8 [height, width, 3] of the model.
 
-        torch's antialiased filters for bytes are Pillow's, to a level or two and four times as fast. They compute what
-        is cropped off too: slivers are left to Pillow.
+        torch's antialiased filters for bytes equal Pillow's to a level or two, at four times the speed. But they also
+        compute the part that is cropped off: slivers are left to Pillow.
         """
         vertical, horizontal = self.sides(*image.shape[:2])
         (top, bottom), (left, right) = vertical.span, horizontal.span
@@ -115,13 +115,13 @@ class Preprocessing:
         return padded
 
     def _part(self, image: np.ndarray, vertical: Side, horizontal: Side) -> np.ndarray:
-        """What is kept of the resized image, uint8 [height, width, 3]. Of what is cropped off nothing is computed."""
+        """The kept part of the resized image, uint8 [height, width, 3]; the rest is not computed."""
         (top, bottom), (left, right) = vertical.span, horizontal.span
         (y1, y2), (x1, x2) = vertical.box, horizontal.box
         rows, columns = vertical.needed(self._support), horizontal.needed(self._support)
         part, width = Image.fromarray(image[rows, columns]), right - left
         if vertical.size * horizontal.size > (y2 - y1) * (x2 - x1):
-            # Rows before columns, as Pillow goes about the whole image; for a part of it, it may change the order.
+            # Rows before columns, as Pillow does for the whole image; for a part, Pillow may change the order.
             box = (x1 - columns.start, 0, x2 - columns.start, part.height)
             part = part.resize((width, part.height), self._filter, box)
         part = part.resize((width, bottom - top), self._filter, (0, y1 - rows.start, part.width, y2 - rows.start))
@@ -134,7 +134,7 @@ class Preprocessing:
     def resize_on_device(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """All images, float32 [images, 3, height, width] with whole values from 0 to 255, computed on the device.
 
-        They differ from Pillow's by rounding; where Pillow squashes an image it may take the sides in another order.
+        They differ from Pillow's by rounding; if Pillow squashes an image, it may take the sides in another order.
         """
 
         def smaller(image: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ class Preprocessing:
 
     def _resize_chunk(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         height, width = (max(image.shape[axis] for image in images) for axis in (0, 1))
-        # What lies beyond an image stays unwritten: its weights are zero.
+        # Memory beyond an image stays unwritten: its weights are zero.
         packed = torch.empty((len(images), height, width, 3), dtype=torch.uint8, pin_memory=self._placement.on_gpu)
         for place, image in zip(packed.numpy(), images, strict=True):
             place[: image.shape[0], : image.shape[1]] = image
@@ -160,10 +160,10 @@ class Preprocessing:
         return pixels.round_().clamp_(0, 255)
 
     def _weights(self, sides: Sequence[Side], longest: int) -> torch.Tensor:
-        """Weights float32 [images, kept, longest]: how much each pixel counts for each of the resized ones.
+        """Weights float32 [images, kept, longest]: how much each pixel counts for each resized one.
 
-        Pillow's antialiased filters (Resample.c): the kernel is as wide as a resized pixel where an image is made
-        smaller, and weights are scaled to a sum of one at its borders.
+        Pillow's antialiased filters (Resample.c): if an image gets smaller, the kernel is as wide as a resized pixel.
+        At the borders, weights are scaled to a sum of one.
         """
         numbers = np.array([[s.size / s.resized, s.start, s.size, *s.span] for s in sides], np.float32)
         scale, start, size, begin, end = on_device(numbers, self._placement.device).T[:, :, None, None]
@@ -176,7 +176,7 @@ class Preprocessing:
 
 
 def _chunks(sizes: Sequence[tuple[int, ...]]) -> Iterator[list[int]]:
-    """The places of images to resize together: those of like height and width [height, width] each."""
+    """The places of images to resize together: those of similar size. ``sizes``: height and width of each."""
     chunk: list[int] = []
     height = width = 0
     for place in sorted(range(len(sizes)), key=sizes.__getitem__):
@@ -198,6 +198,6 @@ def _bilinear(distance: torch.Tensor) -> torch.Tensor:
 
 
 def _bicubic(x: torch.Tensor) -> torch.Tensor:
-    """Keys' cubic convolution with a = -0.5, as Pillow has it (https://doi.org/10.1109/TASSP.1981.1163711)."""
+    """Keys' cubic convolution with a = -0.5, as in Pillow (https://doi.org/10.1109/TASSP.1981.1163711)."""
     near, far = (1.5 * x - 2.5) * x * x + 1, ((-0.5 * x + 2.5) * x - 4) * x + 2
     return torch.where(x < 1, near, torch.where(x < 2, far, 0))

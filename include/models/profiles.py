@@ -1,7 +1,7 @@
-"""Profiles: named choices of models, one YAML file each beside this module or wherever a user keeps his own.
+"""Profiles: named choices of models, one YAML file each, beside this module or in a user's own place.
 
-A profile says, for each role, which wrapper plays it, with which parameters and which checkpoints. Nothing heavy is
-imported before a role is loaded, so that a step may record what decides its results without a model in memory.
+A profile gives each role a wrapper, with parameters and checkpoints. Nothing heavy is imported before a role is loaded:
+a step can record what decides its results without a model in memory.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from include.models.checkpoints import Cache
 from include.models.errors import ModelUsageError
 
 ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
-MOST_BYTES, MOST_DEPTH, MOST_ALIASES = 100_000, 20, 20  # of a file: aliases can stand for aliases, and so on
+MOST_BYTES, MOST_DEPTH, MOST_ALIASES = 100_000, 20, 20  # of a file: aliases can stand for lists of aliases
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FOLDER = Path(__file__).parent
 
@@ -33,8 +33,8 @@ class Role:
     """One model of a profile.
 
     wrapper: ``module.Class`` under ``include.models``; checkpoints: parameter of the wrapper -> name of the checkpoint;
-    params: what else the wrapper takes, and what decides its results; a model that runs on torch has ``precision``
-    among them, and is given a device too; options: what the wrapper takes and what doesn't decide results.
+    params: its other parameters, which decide results; a model that runs on torch has ``precision`` among them, and
+    also gets a device; options: parameters that don't decide results.
     """
 
     wrapper: str
@@ -50,7 +50,7 @@ class Role:
                 raise TypeError(f"{name} of {self.wrapper} should be a mapping")
         if not all(isinstance(name, str) for pair in self.checkpoints.items() for name in pair):
             raise TypeError(f"checkpoints of {self.wrapper} should be names")
-        json.dumps([self.params, self.options])  # which manifests are; raises TypeError
+        json.dumps([self.params, self.options])  # manifests are JSON; raises TypeError
         if (precision := self.params.get("precision", "auto")) not in PRECISIONS:
             raise TypeError(f"precision of {self.wrapper} is {precision!r}: should be one of {', '.join(PRECISIONS)}")
 
@@ -60,8 +60,8 @@ class Profile:
     """A named choice of models on a device.
 
     note: what a user must know about it, for reports and ``status``; threads: of each model on the CPU, 0: one for each
-    core that the process may use; cache: of weights; fetches: whether those are fetched when they are needed and
-    missing, instead of an error that tells how to get them.
+    core that the process may use; cache: of weights; fetches: whether missing weights are fetched when needed; if not,
+    an error says how to get them.
     """
 
     name: str
@@ -74,16 +74,16 @@ class Profile:
     fetches: bool = False
 
     def role(self, name: str) -> Role:
-        """One of its models. Raises ModelUsageError, with the profiles that have it, for one that it lacks."""
+        """One of its models. If the profile lacks it, raises ModelUsageError with the profiles that have it."""
         if name not in self.roles:
-            having = [other for other in available() if name in load_profile(other).roles]
+            having = [profile for profile in available() if name in load_profile(profile).roles]
             raise ModelUsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
         return self.roles[name]
 
     def fingerprint(self, role: str) -> dict[str, str]:
         """The sha256 of each checkpoint of the role, by name: the ``models`` of a manifest.
 
-        Raises ModelError for a checkpoint that must be fetched before it can be told from others.
+        Raises ModelError for a checkpoint that must be fetched before its sha256 is known.
         """
         names = list(self.role(role).checkpoints.values())
         for name in names:
@@ -96,17 +96,17 @@ class Profile:
         return list(dict.fromkeys(name for role in self.roles.values() for name in role.checkpoints.values()))
 
     def params(self, role: str) -> dict[str, Any]:
-        """What decides the role's results besides the checkpoints, fit for JSON."""
+        """The parameters that decide the role's results, beside the checkpoints; fit for JSON."""
         return {"wrapper": self.role(role).wrapper, **self.role(role).params}
 
     def model_name(self, role: str) -> str:
-        """A name of the role's model that is fit for a folder: its checkpoints', or that of its wrapper without any."""
+        """A name of the role's model, fit for a folder: of its checkpoints, or of its wrapper if there are none."""
         chosen = self.role(role)
         return re.sub(r"[^A-Za-z0-9._-]+", "-", "+".join(chosen.checkpoints.values()) or chosen.wrapper)
 
     def load(self, role: str, **options: Any) -> Any:
         """Builds the wrapper: a Detector, PoseEstimator, MeshEstimator, Clip or Captioner. ``options``, such as
-        ``threads``, are handed to it and must not decide results."""
+        ``threads``, are passed to it and must not decide results."""
         chosen = self.role(role)
         if "precision" in chosen.params:
             options = {"device": self.device} | options
@@ -139,9 +139,8 @@ def available() -> list[str]:
 def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
     """Reads a profile by name, or from the path of a file ``.yaml``.
 
-    A ``precision`` other than auto replaces that of every role that runs on torch; ``options`` are those of a
-    `Profile`: device, threads, cache, fetches. Raises ModelUsageError when there is no such profile, or it lacks
-    something.
+    A ``precision`` other than auto replaces that of every role that runs on torch. ``options`` are those of a
+    `Profile`: device, threads, cache, fetches. Raises ModelUsageError if the profile doesn't exist or is incomplete.
     """
     if not name.endswith(".yaml") and name not in available():
         known = ", ".join(available())
@@ -166,7 +165,7 @@ def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
 
 
 def _read(file: Path) -> Any:
-    """What a YAML file holds. Raises ValueError when it is larger, or unfolds to more, than a profile has a use for."""
+    """The content of a YAML file. Raises ValueError if it is, or unfolds to, more than a profile needs."""
     with file.open("rb") as stream:
         text = stream.read(MOST_BYTES + 1)
     if len(text) > MOST_BYTES:

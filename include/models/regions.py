@@ -1,4 +1,4 @@
-"""Boxes and image regions: overlap, letterboxes and square crops, and the way back to pixels of the image."""
+"""Boxes and image regions: overlap, letterboxes and square crops, and maps back to pixels of the image."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import cv2
 import numpy as np
 
-CV2_LIMIT = 32_767  # sides of an image that cv2.warpAffine takes (SHRT_MAX)
+CV2_LIMIT = 32_767  # longest side of an image for cv2.warpAffine (SHRT_MAX)
 
 
 def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
@@ -21,13 +21,13 @@ def iou(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
 
 
 def covered(boxes: np.ndarray, by: np.ndarray) -> np.ndarray:
-    """The share of each box [n, 4] that lies in another [4]: float [n], 0 for an empty one."""
+    """The share of each box [n, 4] that lies in another box [4]: float [n], 0 for an empty one."""
     corner, opposite = np.maximum(boxes[:, :2], by[:2]), np.minimum(boxes[:, 2:], by[2:])
     return np.clip(opposite - corner, 0, None).prod(1) / np.maximum((boxes[:, 2:] - boxes[:, :2]).prod(1), 1e-9)
 
 
 def suppress(same: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """Non-maximum suppression: the indices to keep, best first, so that none is the same (bool [n, n]) as a better."""
+    """Non-maximum suppression: the indices to keep, best first; none is the ``same`` (bool [n, n]) as a better one."""
     kept: list[int] = []
     for index in np.argsort(-scores, kind="stable"):
         if not same[index, kept].any():
@@ -88,7 +88,7 @@ def square(image: np.ndarray, centre: np.ndarray, side: float, pixels: int, angl
 
 
 def _near(image: np.ndarray, centre: np.ndarray, side: float, to_image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The part of a large image that a square can reach, every nth pixel if that is large, too; and the map to it."""
+    """The part of a large image that a square can reach (every nth pixel if it is still large), and the map to it."""
     size = np.array(image.shape[1::-1])
     left, top = first = np.clip(centre - side, 0, size - 1).astype(int)
     right, bottom = np.clip(centre + side + 2, first + 1, size).astype(int)

@@ -1,8 +1,8 @@
-"""RTMDet (https://arxiv.org/abs/2212.07784) of mmdet's: boxes of people.
+"""RTMDet (https://arxiv.org/abs/2212.07784) of mmdet: boxes of people.
 
-Gives what mmdet's ``inference_detector`` gives for the class person, in batches: images are prepared by threads on a
-CPU and all at once on a GPU, and only people are decoded. The limits of boxes a level and an image, which in mmdet
-count all classes, here count people.
+Gives the same as mmdet's ``inference_detector`` for the class person, in batches: images are prepared by threads on a
+CPU and all at once on a GPU, and only people are decoded. The limits on boxes per level and image count only people;
+in mmdet they count all classes.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from include.models.placement import Batches, Placement, place
 from include.models.regions import clip_boxes
 from include.models.runtime import Pool
 
-PERSON = 0  # index of the class in COCO-80, and of the only one that a detector of people alone has
-CPU_BATCH = 2  # with more, what a layer gives the next no longer fits into a CPU's cache
-LARGE = 4_000_000  # pixels from which an image is made smaller before it goes to a GPU
+PERSON = 0  # index of the class in COCO-80, and in a detector of people only
+CPU_BATCH = 2  # with more, a layer's output no longer fits into a CPU's cache
+LARGE = 4_000_000  # pixels; larger images are made smaller before they go to a GPU
 
 
 class RTMDet:
@@ -47,7 +47,7 @@ class RTMDet:
 
         weights: the checkpoint's state_dict, .safetensors; config: path below mmdet's configs
         (``rtmdet/rtmdet_m_8xb32-300e_coco.py``), or one of mmpose's detectors of people alone
-        (``mmpose/demo/mmdetection_cfg/rtmdet_m_640-8xb32_coco-person.py``); score: what a person must exceed;
+        (``mmpose/demo/mmdetection_cfg/rtmdet_m_640-8xb32_coco-person.py``); score: a person's must be higher;
         precision, device: as in ``placement.place``; batch_size: images a pass; threads: default all cores.
         """
         settings = read_config("mmdet", config)
@@ -64,7 +64,7 @@ class RTMDet:
         self._points = _points(self._side, strides).to(self._placement.device)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        return [found for batch in self._batches.map(self._detect, images) for found in batch]
+        return [detections for batch in self._batches.map(self._detect, images) for detections in batch]
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
@@ -88,15 +88,15 @@ class RTMDet:
         sides = torch.cat([level.flatten(2) for level in distances], 2)[image, :, point]
         centre = self._points[point]
         boxes = torch.cat([centre - sides[:, :2], centre + sides[:, 2:]], 1).clamp_(0, self._side)
-        found = torch.cat([boxes, likely[image, point, None], image[:, None]], 1).double()
-        found = found[(boxes[:, 2:] > boxes[:, :2]).all(1)]
-        # One suppression for all images: each image's boxes are moved to where no other's are. Doubles keep that exact.
-        apart = found[:, :4] + found[:, 5:] * (self._side + 1)
-        kept = found[nms(apart, found[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
+        candidates = torch.cat([boxes, likely[image, point, None], image[:, None]], 1).double()
+        candidates = candidates[(boxes[:, 2:] > boxes[:, :2]).all(1)]
+        # One suppression for all images: each image's boxes are moved to a place of their own. Doubles keep this exact.
+        apart = candidates[:, :4] + candidates[:, 5:] * (self._side + 1)
+        kept = candidates[nms(apart, candidates[:, 4].contiguous(), self._test.nms.iou_threshold)].cpu().numpy()
         return [self._people(kept[kept[:, 5] == i, :5], images[i]) for i in range(len(images))]
 
     def _best(self, scores: torch.Tensor) -> torch.Tensor:
-        """Those of a level [images, points] that go into suppression, others as 0: the config's best ``nms_pre``."""
+        """A level's scores [images, points]; all but the best ``nms_pre`` (of the config) become 0."""
         if scores.shape[1] <= self._test.nms_pre:
             return scores
         return scores * (scores >= scores.topk(self._test.nms_pre, 1).values[:, -1:])
@@ -112,7 +112,7 @@ class RTMDet:
 
 
 def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
-    """Side of the square that the config's test pipeline fits images into, and the grey that fills it up."""
+    """The side of the square into which the config's test pipeline fits images, and the grey of the rest."""
     steps = {step["type"]: step for step in pipeline}
     resize, pad = steps.get("Resize", {}), steps.get("Pad", {})
     if not resize.get("keep_ratio") or resize["scale"] != pad.get("size") or len({*resize["scale"]}) != 1:
@@ -121,8 +121,8 @@ def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
 
 
 def _people_only(model: Any, placement: Placement) -> Any:
-    """Moves the model to its place. The last layers give the person's class alone, and reckon in float32: in half
-    precision a distance of 640 pixels would be off by several."""
+    """Moves the model to its place. Its last layers give only the class person, in float32: in half precision, a
+    distance of 640 pixels would be off by several."""
     model = model.to(placement.device, placement.dtype, memory_format=torch.channels_last)
     for conv in (*model.bbox_head.rtm_cls, *model.bbox_head.rtm_reg):
         conv.float().register_forward_pre_hook(lambda _, inputs: (inputs[0].float(),))
@@ -132,7 +132,7 @@ def _people_only(model: Any, placement: Placement) -> Any:
 
 
 def _points(side: int, strides: Sequence[int]) -> torch.Tensor:
-    """The points, x, y, that distances are measured from: float32 [points, 2], level by level, row by row."""
+    """The points, x, y, from which distances are measured: float32 [points, 2], level by level, row by row."""
     levels = [torch.arange(0, side, stride, dtype=torch.float32) for stride in strides]
     return torch.cat([torch.stack(torch.meshgrid(at, at, indexing="xy"), -1).flatten(0, 1) for at in levels])
 
@@ -155,7 +155,7 @@ def letterbox(image: np.ndarray, side: int, padding: int) -> np.ndarray:
 def letterboxes_on_device(
     images: Sequence[np.ndarray], side: int, padding: int, device: torch.device, pool: Pool
 ) -> torch.Tensor:
-    """As ``letterbox``, all at once: float32 [images, side, side, 3]. Threads make large images smaller before."""
+    """As ``letterbox``, all at once: float32 [images, side, side, 3]. Threads make large images smaller first."""
     sizes = np.array([fitted(image, side) for image in images])
 
     def smaller(image: np.ndarray, size: np.ndarray) -> np.ndarray:

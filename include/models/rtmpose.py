@@ -1,7 +1,7 @@
-"""RTMPose (https://arxiv.org/abs/2303.07399) of mmpose's: COCO-17 keypoints, or the 133 of COCO-WholeBody.
+"""RTMPose (https://arxiv.org/abs/2303.07399) of mmpose: COCO-17 keypoints, or the 133 of COCO-WholeBody.
 
-Gives what mmpose's ``inference_topdown`` gives, in batches of people of many images: people are cut out by threads on a
-CPU and all at once on a GPU, and decoded together.
+Gives the same as mmpose's ``inference_topdown``, in batches of people of many images: people are cut out by threads on
+a CPU and all at once on a GPU, and decoded together.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from mmpose.apis.inference import dataset_meta_from_config  # isort: skip
 BODY = len(COCO_KEYPOINTS)
 WHOLE_BODY = 133
 HALPE = 26  # Halpe's keypoints begin with those of COCO (https://github.com/Fang-Haoshu/Halpe-FullBody)
-LARGE = 4_000_000  # pixels from which people are cut out before an image goes to a GPU
+LARGE = 4_000_000  # pixels; from larger images, people are cut out before these go to a GPU
 
 
 class RTMPose:
@@ -48,9 +48,9 @@ class RTMPose:
         """Opens the model.
 
         weights: the checkpoint's state_dict, .safetensors; config: path below mmpose's configs, of a model of 17, 26 or
-        133 keypoints (of 26 the first 17 are kept); flip_test: whether each person is looked at mirrored as well, which
-        takes twice as long; precision, device: as in ``placement.place``; batch_size: people a pass; threads: default
-        all cores.
+        133 keypoints (of 26 the first 17 are kept); flip_test: whether each person is also seen mirrored, which takes
+        twice as long; precision, device: as in ``placement.place``; batch_size: people a pass; threads: default all
+        cores.
         """
         settings = read_config("mmpose", config)
         codec, keypoints = settings.model.head.get("decoder", {}), settings.model.head.get("out_channels")
@@ -68,7 +68,7 @@ class RTMPose:
         self._model = build("mmpose", settings)
         load_weights(self._model, weights)
         self._model.to(self._placement.device, self._placement.dtype, memory_format=torch.channels_last)
-        self._model.head.float()  # small, and a position is the largest of hundreds of values that are nearly equal
+        self._model.head.float()  # it is small, and a position is the maximum of hundreds of nearly equal values
 
     def estimate(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[Poses]:
         counts = [len(its_boxes) for its_boxes in boxes]
@@ -117,7 +117,7 @@ class RTMPose:
 
 
 def _padding(config: str, pipeline: list[dict]) -> float:
-    """How much larger than the box the region is that the config's test pipeline looks at."""
+    """The size of the region that the config's test pipeline sees, in sizes of the box."""
     steps = {step["type"]: step for step in pipeline}
     affine, box = steps.get("TopdownAffine"), steps.get("GetBBoxCenterScale")
     if affine is None or affine.get("use_udp") or box is None:
@@ -128,7 +128,7 @@ def _padding(config: str, pipeline: list[dict]) -> float:
 def regions(boxes: np.ndarray, padding: float, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """The region around each box, in the proportions of ``size``, width and height: centres and scales, float32 [n, 2].
 
-    As mmpose's GetBBoxCenterScale and TopdownAffine have it; but a box of no area is taken for one of a pixel.
+    As mmpose's GetBBoxCenterScale and TopdownAffine do; but an empty box counts as one pixel.
     """
     aspect = size[0] / size[1]
     sides = np.maximum(boxes[:, 2:] - boxes[:, :2], 1) * np.float32(padding)
@@ -139,8 +139,8 @@ def regions(boxes: np.ndarray, padding: float, size: tuple[int, int]) -> tuple[n
 def crop(image: np.ndarray, centre: np.ndarray, scale: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """The region as uint8 [height, width, 3] of ``size``; black where it leaves the image."""
     if max(image.shape) >= CV2_LIMIT:
-        found = _crops(upload([image], torch.device("cpu")), np.zeros(1, np.int64), centre[None], scale[None], size)
-        return found[0].to(torch.uint8).numpy()
+        crops = _crops(upload([image], torch.device("cpu")), np.zeros(1, np.int64), centre[None], scale[None], size)
+        return crops[0].to(torch.uint8).numpy()
     step = float(scale[0]) / size[0]
     to_image = np.array([[step, 0, 0], [0, step, 0]])
     to_image[:, 2] = centre - np.array(size) / 2 * step
@@ -156,7 +156,7 @@ def crops_on_device(
     device: torch.device,
     pool: Pool,
 ) -> torch.Tensor:
-    """As ``crop``, all at once: float32 [people, height, width, 3]. Threads cut people out of large images before."""
+    """As ``crop``, all at once: float32 [people, height, width, 3]. Threads cut people out of large images first."""
     large = np.array([image.shape[0] * image.shape[1] > LARGE for image in images])
     cut = np.flatnonzero(large[which])
     sources = [image for image, is_large in zip(images, large, strict=True) if not is_large]
@@ -174,7 +174,7 @@ def _crops(
     device = pixels.colours.device
     step = scales[:, :1].astype(np.float64) / size[0]
     origin = centres - np.array(size) / 2 * step
-    # cv2.warpAffine reckons positions in 1/1024 of a pixel and rounds them to 1/32.
+    # cv2.warpAffine computes positions in 1/1024 of a pixel and rounds them to 1/32.
     columns, rows = (
         np.floor((np.rint(np.arange(side) * step * 1024) + np.rint(start[:, None] * 1024) + 16) / 32) / 32
         for side, start in zip(size, origin.T, strict=True)
@@ -186,9 +186,9 @@ def _crops(
 def decode(x: torch.Tensor, y: torch.Tensor, split: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Positions float32 [people, keypoints, 2] in pixels of the crop, and scores float32 [people, keypoints].
 
-    x, y: scores of each column and row (SimCC, https://arxiv.org/abs/2107.03332), ``split`` a pixel. As mmpose has it
-    the lower of the two scores counts, and a keypoint that no column or no row speaks for is put into the corner. The
-    scores are trained to peak at 1 but are not bounded: what lies a little above 1, or below 0, is cut off.
+    x, y: scores of each column and row (SimCC, https://arxiv.org/abs/2107.03332), ``split`` a pixel. As in mmpose, the
+    lower of the two scores counts, and a keypoint without a positive score in columns or rows goes into the corner. The
+    scores are trained to peak at 1 but are not bounded: they are clipped to 0 to 1.
     """
     (x_score, column), (y_score, row) = x.max(-1), y.max(-1)
     score = torch.minimum(x_score, y_score)

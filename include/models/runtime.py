@@ -1,7 +1,7 @@
-"""How models run: ONNX Runtime sessions and a pool of threads over the images of a batch.
+"""Runs models: ONNX Runtime sessions, and a pool of threads over the images of a batch.
 
-Each model runs on one thread and the pool gives every thread another image. That keeps all cores busy, preprocessing
-included, where one small model spread over many cores mostly waits, and makes results independent of the core count.
+Each model runs on one thread, and the pool gives each thread another image. This keeps all cores busy, also during
+preprocessing; one small model on many cores would mostly wait. Results don't depend on the number of cores.
 """
 
 from __future__ import annotations
@@ -22,15 +22,15 @@ cv2.setNumThreads(1)  # OpenCV's own threads would compete with the pool's
 
 
 def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Opens an ONNX model for one thread; the session itself may be used by many threads at once."""
+    """Opens an ONNX model that runs on one thread; many threads may use the session at once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
-    options.log_severity_level = 3  # errors only: folding constants is reported as a warning
+    options.log_severity_level = 3  # errors only: it warns when it folds constants
     return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
 
 
 class Pool:
-    """Maps a function over items, in order, with the given number of threads, which all callers share."""
+    """Maps a function over items, in order, with a number of threads that all callers share."""
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))

@@ -1,4 +1,4 @@
-"""Drawing captions from a model: by seed, whatever else runs, and as text fit to be read."""
+"""Draws captions from a model: reproducible by seed, whatever else runs, and as tidy text."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ import torch
 
 from include.models.placement import Batches, place
 
-# What BLIP draws its candidates with, the best of which are kept by a filter (https://arxiv.org/abs/2201.12086, 4.3).
+# As BLIP draws its candidates, of which a filter keeps the best (https://arxiv.org/abs/2201.12086, 4.3).
 TOP_P = 0.9
-MAX_TOKENS = 30  # of a caption; those of COCO, which captioners are tuned on, have 10 to 15
+MAX_TOKENS = 30  # of a caption; captioners are tuned on those of COCO, which have 10 to 15
 
 _lock = Lock()
 
@@ -28,9 +28,9 @@ class Sampler(ABC):
 
     @torch.inference_mode()
     def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:
-        """``candidates`` captions for each image. One is empty where the model ends before it has said a word.
+        """``candidates`` captions for each image. A caption is empty if the model ends before the first word.
 
-        The same images, seed and batch size give the same captions while memory suffices: a batch that was halved draws
+        The same images, seed and batch size give the same captions, as long as memory suffices: halved batches draw
         others.
         """
 
@@ -53,9 +53,9 @@ class Sampler(ABC):
 
 @contextmanager
 def seeded(seed: int, device: torch.device) -> Iterator[None]:
-    """What is drawn inside follows from ``seed`` alone, and leaves no trace outside.
+    """Random numbers inside depend only on ``seed``; the generator's state outside stays the same.
 
-    Models draw with torch's own generator of the device, which is the process's: one thread at a time.
+    Models draw with torch's generator of the device. The whole process shares it: one thread at a time.
     """
     with _lock, torch.random.fork_rng([device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
@@ -63,5 +63,5 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def tidy(text: str) -> str:
-    """Single spaces, and none before a punctuation mark."""
+    """The text with single spaces, and none before punctuation."""
     return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))

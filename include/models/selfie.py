@@ -1,8 +1,8 @@
 """MediaPipe's selfie segmenter: how much of each pixel is a person.
 
-https://ai.google.dev/edge/mediapipe/solutions/vision/image_segmenter#selfie-model. It looks at 256 x 256 pixels and was
-made for people near a camera; a guided filter (He et al., https://doi.org/10.1109/TPAMI.2012.213) brings its edges back
-to those of the image.
+https://ai.google.dev/edge/mediapipe/solutions/vision/image_segmenter#selfie-model. It sees 256 x 256 pixels and is made
+for people near a camera. A guided filter (He et al., https://doi.org/10.1109/TPAMI.2012.213) moves its edges to those
+of the image.
 """
 
 from __future__ import annotations
@@ -21,11 +21,8 @@ from include.models.regions import square
 from include.models.runtime import Pool
 
 SIDE = 256  # pixels: the network's input
-RADIUS, EPSILON = (
-    3,
-    1e-3,
-)  # of the guided filter: cells of the mask, and the variance of an image without edges (0 to 1)
-DOUBT = 0.3, 0.7  # the mask's doubt: people are solid above, and seen through in between, at their edge alone
+RADIUS, EPSILON = 3, 1e-3  # of the guided filter: cells of the mask; variance of an image without edges (0 to 1)
+DOUBT = 0.3, 0.7  # of the mask: above, a person is solid; between, at the edge only, partly transparent
 
 
 class SelfieSegmenter:

@@ -3,7 +3,7 @@
 PyPI's torchvision for Linux is built for CUDA. Its compiled operators don't load beside a CPU torch, and registering a
 fake for one that doesn't exist ends the import with "operator torchvision::nms does not exist"
 (https://github.com/pytorch/vision/issues/9085). Declaring the two operators without an implementation is enough: the
-transforms, which are all that is used here, are plain torch.
+transforms, the only part used here, are plain torch.
 """
 
 from __future__ import annotations

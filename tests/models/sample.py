@@ -1,4 +1,4 @@
-"""The built-in sample at the size that the pipeline stores, and how to score people found in it against the truth."""
+"""The built-in sample at the stored size, and a comparison of detected people with the truth."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ STORED_SIDE = 384  # shortest side of stored images, the default of LAION_PEOPLE
 
 @dataclass(frozen=True, slots=True)
 class Truth:
-    """What is known of one image: its pixels, boxes [n, 4] and joints [n, 17, 3] (x, y, visible) in pixels, and the
-    other facts of each person as in truth.json."""
+    """The truth of one image: its pixels, boxes [n, 4] and joints [n, 17, 3] (x, y, visible) in pixels, and the other
+    facts of each person as in truth.json."""
 
     name: str
     image: np.ndarray
@@ -45,9 +45,9 @@ def _read(folder: Path, entry: dict[str, Any]) -> Truth:
     return Truth(entry["file"], pixels, boxes, joints * [scale, scale, 1], people)
 
 
-def match(truth: Truth, found: Detections, overlap: float = 0.5) -> dict[int, int]:
-    """True person -> found person, one to one, best overlap first, of at least this IoU."""
-    overlaps = iou(truth.boxes, found.boxes)
+def match(truth: Truth, detections: Detections, overlap: float = 0.5) -> dict[int, int]:
+    """True person -> detected person, one to one, best overlap first, with at least this IoU."""
+    overlaps = iou(truth.boxes, detections.boxes)
     pairs: dict[int, int] = {}
     for flat in np.argsort(-overlaps, axis=None):
         person, index = np.unravel_index(flat, overlaps.shape)

@@ -1,4 +1,4 @@
-"""RTMDet and RTMPose with seeded random weights, which find plenty, beside the same models of mmdet's and mmpose's."""
+"""RTMDet and RTMPose with seeded random weights that find plenty, as models of mmdet and mmpose."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def save(model: torch.nn.Module, path: Path) -> Path:
 
 
 def _calibrate(model: torch.nn.Module, inputs: torch.Tensor) -> None:
-    """Gives the layers of normalisation the statistics of real images: random layers would let every signal fade."""
+    """Gives normalisation layers the statistics of real images: in random layers every signal would fade."""
     norms = [layer for layer in model.modules() if isinstance(layer, torch.nn.modules.batchnorm._BatchNorm)]
     for norm in norms:
         norm.momentum = 1.0
@@ -45,7 +45,7 @@ def _inputs(side: tuple[int, int]) -> torch.Tensor:
 
 @torch.no_grad()
 def detector(config: str, folder: Path, side: int = 320) -> tuple[torch.nn.Module, Path]:
-    """mmdet's own model and its weights. One point in ten or so is a person's; other classes have none."""
+    """mmdet's own model and its weights. About one point in ten is a person; other classes have none."""
     torch.manual_seed(0)
     with DefaultScope.overwrite_default_scope("mmdet"):
         model = init_detector(config_path("mmdet", config), None, device="cpu")
@@ -66,7 +66,7 @@ def detector(config: str, folder: Path, side: int = 320) -> tuple[torch.nn.Modul
 
 @torch.no_grad()
 def pose(config: str, folder: Path) -> tuple[torch.nn.Module, Path]:
-    """mmpose's own model and its weights. Scores change gradually from column to column, as those of a trained one."""
+    """mmpose's own model and its weights. Scores change gradually from column to column, as in a trained model."""
     torch.manual_seed(0)
     model = init_model(str(config_path("mmpose", config)), None, device="cpu")
     width, height = model.head.input_size

@@ -1,4 +1,4 @@
-"""How well the packaged models do on the built-in sample, at the size that the pipeline stores."""
+"""The accuracy of the packaged models on the built-in sample, at the stored size."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ PROFILE = load_profile("packaged")
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """The sample with what the models made of it, and true person -> found person for each image."""
+    """The sample, the models' results, and true person -> detected person for each image."""
 
     truth: list[sample.Truth]
-    found: list[Detections]
+    detections: list[Detections]
     poses: list[Poses]
     meshes: list[list[Mesh | None]]
     pairs: list[dict[int, int]]
 
     def matched(self) -> list[tuple[dict, Mesh | None]]:
-        """The facts and the mesh of each person found."""
+        """The facts and the mesh of each detected person."""
         return [
             (truth.people[person], meshes[index])
             for truth, meshes, pairs in zip(self.truth, self.meshes, self.pairs, strict=True)
@@ -41,25 +41,27 @@ class Results:
 def results() -> Results:
     truth = sample.load()
     images = [t.image for t in truth]
-    found = PROFILE.load("detector").detect(images)
-    boxes = [f.boxes for f in found]
+    detections = PROFILE.load("detector").detect(images)
+    boxes = [f.boxes for f in detections]
     poses = PROFILE.load("pose").estimate(images, boxes)
     meshes = PROFILE.load("mesh").estimate(images, boxes, [p.keypoints for p in poses])
-    return Results(truth, found, poses, meshes, [sample.match(t, f) for t, f in zip(truth, found, strict=True)])
+    return Results(
+        truth, detections, poses, meshes, [sample.match(t, f) for t, f in zip(truth, detections, strict=True)]
+    )
 
 
 def test_nearly_everyone_is_found_and_nearly_nothing_else(results: Results):
     hits = sum(len(pairs) for pairs in results.pairs)
     assert hits / sum(len(t.boxes) for t in results.truth) >= 0.95
-    assert hits / sum(len(f.boxes) for f in results.found) >= 0.95
+    assert hits / sum(len(f.boxes) for f in results.detections) >= 0.95
 
 
 def test_boxes_lie_in_the_image_best_first(results: Results):
-    for truth, found in zip(results.truth, results.found, strict=True):
+    for truth, detections in zip(results.truth, results.detections, strict=True):
         height, width = truth.image.shape[:2]
-        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
-        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
-        assert (np.diff(found.scores) <= 0).all()
+        assert (detections.boxes >= 0).all() and (detections.boxes <= [width, height, width, height]).all()
+        assert (detections.boxes[:, 2:] > detections.boxes[:, :2]).all()
+        assert (np.diff(detections.scores) <= 0).all()
 
 
 def test_joints_are_close(results: Results):
@@ -91,26 +93,26 @@ def test_meshes_lie_on_their_own_person(results: Results):
 def test_head_angles_follow_the_true_ones(results: Results):
     pairs = [(person["head"], mesh) for person, mesh in results.matched() if mesh and person["face_visible"]]
     for angle, tolerance in (("yaw", 10), ("pitch", 10), ("roll", 5)):
-        truth, found = np.array([(head[angle], getattr(mesh, angle)) for head, mesh in pairs]).T
-        assert np.median(np.abs(truth - found)) <= tolerance
+        truth, measured = np.array([(head[angle], getattr(mesh, angle)) for head, mesh in pairs]).T
+        assert np.median(np.abs(truth - measured)) <= tolerance
     yaws = np.array([(head["yaw"], mesh.yaw) for head, mesh in pairs])
     assert np.corrcoef(yaws.T)[0, 1] > 0.9
 
 
 def test_facts_of_heads_and_faces_are_true(results: Results):
-    """Of rendered people, whose angles and expressions are known: 95 of 100 claims, and not by saying nothing."""
+    """95 of 100 claims about rendered people, whose angles and expressions are known; and most people have facts."""
     pose = [{"keypoints": keypoints.ravel()} for poses in results.poses for keypoints in poses.keypoints]
     mesh = [_mesh_row(mesh) for meshes in results.meshes for mesh in meshes]
     facts = iter(face_facts(pa.Table.from_pylist(pose, SCHEMAS["pose"]), pa.Table.from_pylist(mesh, SCHEMAS["mesh"])))
-    true, told = [], Counter()
+    true, stated = [], Counter()
     for truth, meshes, pairs in zip(results.truth, results.meshes, results.pairs, strict=True):
         of_image = [{fact.name: fact.value for fact in next(facts)} for _ in meshes]
         for person, index in pairs.items():
             true += [_holds(truth.people[person], name, value) for name, value in of_image[index].items()]
-            told.update(of_image[index].keys())
+            stated.update(of_image[index].keys())
     assert np.mean([holds for holds in true if holds is not None]) >= 0.95
-    assert told["turn"] / len(results.matched()) >= 0.8
-    assert told["mouth"] / len(results.matched()) >= 0.2  # most of these faces are small
+    assert stated["turn"] / len(results.matched()) >= 0.8
+    assert stated["mouth"] / len(results.matched()) >= 0.2  # most of these faces are small
 
 
 def _mesh_row(mesh: Mesh | None) -> dict:
@@ -121,7 +123,7 @@ def _mesh_row(mesh: Mesh | None) -> dict:
 
 
 def _holds(person: dict, name: str, value: str) -> bool | None:
-    """Whether a fact is true of a rendered person, a few degrees allowed; None where the rendering doesn't say."""
+    """Whether a fact is true of a rendered person, within a few degrees; None if the rendering doesn't say."""
     yaw, pitch, roll = (person["head"][angle] for angle in ("yaw", "pitch", "roll"))
     side = -1 if value.endswith("left") else 1
     expressions = {
@@ -151,13 +153,13 @@ def _holds(person: dict, name: str, value: str) -> bool | None:
 def test_one_by_one_gives_the_same_as_a_batch(results: Results):
     detector, pose, mesh = (PROFILE.load(role, threads=1) for role in ("detector", "pose", "mesh"))
     for i in range(6):
-        truth, found, poses, meshes = results.truth[i], results.found[i], results.poses[i], results.meshes[i]
+        truth, detections, poses, meshes = results.truth[i], results.detections[i], results.poses[i], results.meshes[i]
         (alone,) = detector.detect([truth.image])
-        np.testing.assert_array_equal(alone.boxes, found.boxes)
-        (its_poses,) = pose.estimate([truth.image], [found.boxes])
+        np.testing.assert_array_equal(alone.boxes, detections.boxes)
+        (its_poses,) = pose.estimate([truth.image], [detections.boxes])
         np.testing.assert_array_equal(its_poses.keypoints, poses.keypoints)
         np.testing.assert_array_equal(its_poses.world, poses.world)
-        (its_meshes,) = mesh.estimate([truth.image], [found.boxes], [poses.keypoints])
+        (its_meshes,) = mesh.estimate([truth.image], [detections.boxes], [poses.keypoints])
         assert [m is None for m in its_meshes] == [m is None for m in meshes]
         for one, other in zip(its_meshes, meshes, strict=True):
             if one and other:

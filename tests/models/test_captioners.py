@@ -1,4 +1,4 @@
-"""The captioners, on small models with random weights that are saved and loaded the way real ones are."""
+"""The captioners, on small models with random weights, saved and loaded like real ones."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def blip(folder: Path) -> None:
 
 
 def vision_encoder_decoder(folder: Path) -> None:
-    """A ViT with a BERT that decodes; like many of the hub, without a processor of its own."""
+    """A ViT with a BERT as decoder; like many of the hub, without a processor of its own."""
     import transformers
 
     (folder / "vocab.txt").write_text("\n".join(WORDS))
@@ -125,7 +125,7 @@ def test_threads_and_whatever_else_draws_make_no_difference(captioner: Any) -> N
     with ThreadPoolExecutor(2) as pool:
         together = dict(zip(alone, pool.map(lambda seed: captioner.describe(images(), 2, seed), alone), strict=True))
     assert together == alone
-    assert torch.equal(torch.rand(3), expected)  # the process's own generator is where it was
+    assert torch.equal(torch.rand(3), expected)  # the process's own generator is unchanged
 
 
 def test_captions_are_clean_text(captioner: Any) -> None:
@@ -147,7 +147,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(
 
     def small(*args: Any, **options: Any) -> Any:
         pixels = args[0] if args else options["pixel_values"]
-        sizes.append(len(pixels) // (2 if args else 1))  # CoCa is given each image as often as it has candidates
+        sizes.append(len(pixels) // (2 if args else 1))  # CoCa gets each image once for each candidate
         if sizes[-1] > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return generate(*args, **options)
@@ -239,7 +239,7 @@ def test_an_incomplete_folder_is_one_readable_line(missing: str, hub: dict[str, 
 
 
 def copied(folder: Path, to: Path, change: Callable[[dict[str, Any]], Any]) -> Path:
-    """A copy of a folder of the hub whose weights were changed."""
+    """A copy of a folder of the hub, with changed weights."""
     from safetensors.torch import load_file, save_file
 
     shutil.copytree(folder, to, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""The list of checkpoints: what it names is there, or can be had from where it says, and is what it claims to be."""
+"""The list of checkpoints: each one is there, or its address is right, and it has the listed sha256."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_fetched_checkpoint_has_a_licence_an_https_address_and_a_file_of_its_o
     checkpoint = CHECKPOINTS[name]
     assert checkpoint.licence and checkpoint.source and checkpoint.url.startswith("https://")
     assert re.fullmatch("([0-9a-f]{64}|[0-9a-f]{8})?", checkpoint.sha256)
-    assert [other.file for other in CHECKPOINTS.values()].count(checkpoint.file) == 1
+    assert [listed.file for listed in CHECKPOINTS.values()].count(checkpoint.file) == 1
 
 
 def test_addresses_and_first_digits_are_those_of_openmmlab_s_own_packages():
@@ -92,9 +92,9 @@ def test_any_model_of_openclip_is_known_by_name(name: str, url: str):
 
 def test_every_name_of_openclip_leads_to_weights_of_its_own():
     names = [f"openclip/{model}/{tag}" for model, tag in open_clip.list_pretrained()]
-    found = [checkpoints.find(name) for name in names]
-    assert len({c.file for c in found}) == len(names) > 100
-    assert all(c.url.startswith("https://") for c in found)
+    all_found = [checkpoints.find(name) for name in names]
+    assert len({c.file for c in all_found}) == len(names) > 100
+    assert all(c.url.startswith("https://") for c in all_found)
 
 
 @pytest.mark.parametrize(

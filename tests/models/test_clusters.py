@@ -1,4 +1,4 @@
-"""What the clusters of the built-in sample are worth, by the truth about its people."""
+"""The quality of the built-in sample's clusters, by the truth about its people."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from sklearn.metrics import v_measure_score
 
-from laion_people.steps.cluster.clusters import SPACES, Kind
-from laion_people.steps.cluster.fitting import fit_kind
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet
+from laion_people.steps.cluster.fitting import fit_cluster_set
 from laion_people.storage.schemas import SCHEMAS
 from tests.models import test_accuracy
 
@@ -20,11 +20,11 @@ FACTS = {"pose": "pose", "face": "expression", "head": "head"}
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """One kind of cluster: what is true of each person, the clusters and each person's (-1: none), all pairs of people
-    who have clusters of the same part, and the distances of these pairs."""
+    """One cluster set: the truth about each person, the clusters, each person's cluster (-1: none), all pairs of people
+    with clusters of the same part, and the distances of these pairs."""
 
     true: list
-    kind: Kind
+    cluster_set: ClusterSet
     labels: np.ndarray
     pairs: tuple[np.ndarray, np.ndarray]
     distances: np.ndarray
@@ -32,12 +32,12 @@ class Fitted:
     def similar(self) -> np.ndarray:
         """Whether each pair may be called similar."""
         first, second = self.pairs
-        return (self.labels[first] == self.labels[second]) & (self.distances < self.kind.near)
+        return (self.labels[first] == self.labels[second]) & (self.distances < self.cluster_set.near)
 
     def different(self) -> np.ndarray:
         """Whether each pair may be called different."""
         first, second = self.pairs
-        return (self.labels[first] != self.labels[second]) & (self.distances > self.kind.far)
+        return (self.labels[first] != self.labels[second]) & (self.distances > self.cluster_set.far)
 
     def same_name(self) -> np.ndarray:
         names = np.array(self.true)
@@ -53,15 +53,15 @@ class Fitted:
 @pytest.fixture(scope="module")
 def fitted(results: test_accuracy.Results) -> dict[str, Fitted]:
     people, poses, meshes = [], [], []
-    for truth, found, mesh, pairs in zip(results.truth, results.poses, results.meshes, results.pairs, strict=True):
+    for truth, estimated, mesh, pairs in zip(results.truth, results.poses, results.meshes, results.pairs, strict=True):
         for person, index in pairs.items():
             people.append(truth.people[person])
-            world = found.world[index]
+            world = estimated.world[index]
             poses.append(
                 {
                     "person_id": f"{truth.name}/{index}",
-                    "keypoints": found.keypoints[index].ravel(),
-                    "pose_score": found.scores[index],
+                    "keypoints": estimated.keypoints[index].ravel(),
+                    "pose_score": estimated.scores[index],
                     "world_landmarks": None if np.isnan(world).any() else world.ravel(),
                 }
             )
@@ -82,20 +82,20 @@ def fitted(results: test_accuracy.Results) -> dict[str, Fitted]:
 
 
 def _fit(name: str, pose: pa.Table, mesh: pa.Table, true: list) -> Fitted:
-    space = SPACES[name]
+    space = FEATURE_SPACES[name]
     features = space.extract(pose, mesh)
-    kind, labels = fit_kind(name, space, features, pose["person_id"].to_pylist(), 0, 0, None)
+    cluster_set, labels = fit_cluster_set(name, space, features, pose["person_id"].to_pylist(), 0, 0, None)
     parts = space.part(features)
     first, second = np.triu_indices(len(labels), 1)
     comparable = (parts[first] == parts[second]) & (labels[first] >= 0) & (labels[second] >= 0)
     pairs = first[comparable], second[comparable]
-    return Fitted(true, kind, labels, pairs, space.distances(features[pairs[0]], features[pairs[1]]))
+    return Fitted(true, cluster_set, labels, pairs, space.distances(features[pairs[0]], features[pairs[1]]))
 
 
 def test_pose_clusters_are_the_true_poses(fitted: dict[str, Fitted]) -> None:
     pose = fitted["pose"]
     assert (pose.labels >= 0).mean() > 0.95
-    whole = np.array([label >= 0 and pose.kind.clusters[label].part == "whole body" for label in pose.labels])
+    whole = np.array([label >= 0 and pose.cluster_set.clusters[label].part == "whole body" for label in pose.labels])
     assert whole.mean() > 0.6
     assert v_measure_score(np.array(pose.true)[whole], pose.labels[whole]) >= 0.85
 

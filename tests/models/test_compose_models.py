@@ -1,4 +1,4 @@
-"""What Subset B asks of small models: is anybody else there, and which pixels are the person?"""
+"""What Subset B needs from small models: is anybody else there, and which pixels are the person?"""
 
 from __future__ import annotations
 
@@ -33,16 +33,18 @@ def test_bystanders_are_found_in_every_picture_of_people_and_small_or_cut_off_on
 def test_bystanders_leave_backgrounds(pictures: list[Truth]) -> None:
     flat = np.full((300, 400, 3), 120, np.uint8)
     empty = [flat, *(truth.image for truth in pictures if not len(truth.boxes))]
-    kept = [not len(found.boxes) for found in PROFILE.load("bystanders").detect(empty)]
+    kept = [not len(detections.boxes) for detections in PROFILE.load("bystanders").detect(empty)]
     assert kept[0] and sum(kept) >= 3
 
 
 def test_bystanders_lie_in_the_image_best_first(pictures: list[Truth]) -> None:
     images = [truth.image for truth in pictures[:6]]
-    for image, found in zip(images, PROFILE.load("bystanders").detect(images), strict=True):
+    for image, detections in zip(images, PROFILE.load("bystanders").detect(images), strict=True):
         height, width = image.shape[:2]
-        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
-        assert (np.diff(found.scores) <= 0).all() and found.boxes.dtype == found.scores.dtype == np.float32
+        assert (detections.boxes >= 0).all() and (detections.boxes <= [width, height, width, height]).all()
+        assert (
+            np.diff(detections.scores) <= 0
+        ).all() and detections.boxes.dtype == detections.scores.dtype == np.float32
 
 
 def test_mattes_cover_people_and_leave_out_what_is_around_them(pictures: list[Truth]) -> None:

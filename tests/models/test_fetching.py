@@ -1,4 +1,4 @@
-"""Weights come over a network that breaks, from servers that misbehave, and are what they should be or not there."""
+"""Weights over broken networks, from servers that misbehave: in the end the right file is there, or none."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Cache:
 
 @pytest.fixture
 def register(server: WeightsServer, cache: Cache, monkeypatch: pytest.MonkeyPatch) -> Register:
-    """Adds the checkpoint "m" to the list; gives where its file goes."""
+    """Adds the checkpoint "m" to the list. Returns the place of its file."""
 
     def add(sha256: str = SHA256, file: str = "m.safetensors") -> Path:
         entry = Checkpoint("m", file, sha256, "MIT", "a test", f"{server.url}/there/{file}")
@@ -237,19 +237,19 @@ def test_a_mirror_is_a_server_or_a_folder_that_has_the_files_by_name(server, reg
     ],
 )
 def test_a_mirrors_password_is_sent_to_it_alone(server, register, userinfo: str, login: str, cache):
-    with weights_server() as other:
+    with weights_server() as elsewhere:
         server.login = f"Basic {base64.b64encode(login.encode()).decode()}"
         server.redirects = {"/mirror/m.safetensors": "/moved"}
-        server.files["/moved"] = other.files["/elsewhere"] = BODY
+        server.files["/moved"] = elsewhere.files["/elsewhere"] = BODY
         cache = replace(cache, mirror=f"{server.url.replace('://', f'://{userinfo}@')}/mirror")
         file = register()
         assert fetching.fetch("m", cache).read_bytes() == BODY
         assert server.logins == [server.login] * 2, "a redirect within the server keeps it"
         file.unlink()
         file.with_name(f"{file.name}.sha256").unlink()
-        server.redirects = {"/mirror/m.safetensors": f"{other.url}/elsewhere"}
+        server.redirects = {"/mirror/m.safetensors": f"{elsewhere.url}/elsewhere"}
         assert fetching.fetch("m", cache).read_bytes() == BODY
-        assert other.logins == [None]
+        assert elsewhere.logins == [None]
 
 
 @pytest.mark.parametrize("status", [401, 404, 500])
@@ -321,7 +321,7 @@ class TestHuggingFaceFolder:
 
     @pytest.fixture
     def hub(self, server: WeightsServer) -> WeightsServer:
-        """A hub as far as listing a revision and giving its files goes."""
+        """A hub that lists a revision and gives its files."""
         files = {"config.json": b"{}", "model.safetensors": self.LARGE, "modeling.py": b"import os", "a/b.json": b"{}"}
         lfs = {"sha256": hashlib.sha256(self.LARGE).hexdigest()}
         listing = [{"rfilename": n} | ({"lfs": lfs} if n == "model.safetensors" else {}) for n in files]

@@ -1,4 +1,4 @@
-"""Whose boxes the packaged detector gives: the rules on numbers, and portraits cut out of the sample."""
+"""The boxes of the packaged detector: its rules on numbers, and portraits cut out of the sample."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SIDE = 384
     [
         (0.3, 0.7, 0.2, True),
         (0.3, 0.0, 0.0, True),  # MultiPose alone is sure
-        (0.13, 0.3, 0.0, True),  # neither is, but both see somebody
+        (0.13, 0.3, 0.0, True),  # neither is sure, but both see somebody
         (0.13, 0.1, 0.0, False),
         (0.33, 0.07, 0.53, False),  # a lion
         (0.24, 0.57, 0.4, True),  # a rider
@@ -40,7 +40,7 @@ def test_a_box_is_named_by_what_fills_it_and_not_by_what_it_holds():
 
 
 def skeleton(x: float, y: float, size: float = 100.0) -> np.ndarray:
-    """Someone who stands: 17 keypoints, all sure, from the head at x, y to the feet ``size`` below."""
+    """A standing person: 17 keypoints, all sure, from the head at x, y to the feet ``size`` below."""
     across = [0, 2, -2, 5, -5, 11, -11, 14, -14, 15, -15, 8, -8, 8, -8, 8, -8]
     down = [2, 0, 0, 1, 1, 15, 15, 32, 32, 48, 48, 50, 50, 75, 75, 100, 100]
     return np.stack([x + np.array(across) * size / 100, y + np.array(down) * size / 100, np.ones(17)], axis=1)
@@ -49,8 +49,8 @@ def skeleton(x: float, y: float, size: float = 100.0) -> np.ndarray:
 def test_two_skeletons_with_one_face_or_one_body_are_one_person():
     alone, shaken, beside = skeleton(100, 50), skeleton(102, 49), skeleton(125, 50)
     strip, turned = skeleton(101, 51), skeleton(100, 50)
-    strip[5:, 2] = 0.05  # MultiPose's strip knows the head alone
-    turned[:5, 2] = 0.05  # no face is seen from behind
+    strip[5:, 2] = 0.05  # MultiPose's strip has only the head
+    turned[:5, 2] = 0.05  # from behind, no face is seen
     same = one_person(np.array([alone, shaken, beside, strip, turned]))
     assert same.tolist() == [
         [True, True, False, True, True],
@@ -75,7 +75,7 @@ def test_a_box_grows_to_hold_the_head_and_else_stays():
 
 
 def portraits(head_widths: float) -> list[tuple[np.ndarray, np.ndarray]]:
-    """Faces of the sample, cut out so many head widths wide, and where nose and eyes are in them."""
+    """Faces of the sample, cut out with this width, and the places of nose and eyes in them."""
     cut = []
     for truth in sample.load():
         if len(truth.people) != 1:
@@ -90,20 +90,20 @@ def portraits(head_widths: float) -> list[tuple[np.ndarray, np.ndarray]]:
 
 @pytest.mark.parametrize("head_widths", [2.0, 2.6])
 def test_a_portrait_is_one_person_whose_box_holds_the_head(head_widths: float):
-    """Without NanoDet's say nearly all were a strip from ear to ear, and some strip and person."""
+    """Without NanoDet, nearly all were a strip from ear to ear, and some a strip and a person."""
     faces = portraits(head_widths)
-    found = PROFILE.load("detector").detect([pixels for pixels, _ in faces])
-    assert len(faces) > 15 and max(len(people.boxes) for people in found) == 1
+    detections = PROFILE.load("detector").detect([pixels for pixels, _ in faces])
+    assert len(faces) > 15 and max(len(people.boxes) for people in detections) == 1
     whole = [
         len(people.boxes) == 1 and people.boxes[0, 1] < eyes[:, 1].min() - SIDE / head_widths / 3
         and np.ptp(people.boxes[0].reshape(2, 2), axis=0).min() > SIDE / 2
-        for people, (_, eyes) in zip(found, faces, strict=True)
+        for people, (_, eyes) in zip(detections, faces, strict=True)
     ]  # fmt: skip
     assert np.mean(whole) >= 0.9
 
 
 def test_keypoints_of_a_portrait_are_on_its_face():
-    """The box is the whole picture, of which MultiPose's own box is a strip."""
+    """The box is the whole picture; MultiPose's own box is only a strip of it."""
     faces = portraits(2.0)
     whole = [np.array([[0, 0, SIDE, SIDE]], np.float32)] * len(faces)
     poses = PROFILE.load("pose").estimate([pixels for pixels, _ in faces], whole)

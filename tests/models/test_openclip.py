@@ -1,4 +1,4 @@
-"""The OpenCLIP wrapper, on a tiny model with random weights that is loaded the way real ones are."""
+"""The OpenCLIP wrapper, on a tiny model with random weights, loaded like real ones."""
 
 from __future__ import annotations
 

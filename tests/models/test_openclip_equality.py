@@ -22,13 +22,13 @@ def torchvision_first() -> None:
 
 @pytest.fixture(scope="module")
 def crops() -> list[np.ndarray]:
-    """People of the sample with a little around them: upright, wide, nearly square, and some that are tiny."""
-    found = []
+    """People of the sample with a little around them: upright, wide, nearly square, and tiny ones."""
+    pictures = []
     for picture in sample.load()[:6]:
         for x1, y1, x2, y2 in picture.boxes.round().astype(int):
-            found.append(picture.image[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
-    found += [picture.image for picture in sample.load()[:2]]
-    return [*found, found[0][:40], found[1][:30, :20]]
+            pictures.append(picture.image[max(y1 - 5, 0) : y2 + 5, max(x1 - 5, 0) : x2 + 5])
+    pictures += [picture.image for picture in sample.load()[:2]]
+    return [*pictures, pictures[0][:40], pictures[1][:30, :20]]
 
 
 @pytest.fixture(scope="module")
@@ -74,7 +74,7 @@ def test_similarities_are_those_of_plain_open_clip(
     on_cpu = wrapper.encode_images(crops)
     np.testing.assert_allclose(on_cpu @ of_texts.T, images @ texts.T, atol=1e-3)
     assert (on_cpu * images).sum(axis=1).min() > 1 - 1e-3
-    # What a GPU does to the pixels, done on the CPU.
+    # The work of a GPU on the pixels, done on the CPU.
     monkeypatch.setattr(wrapper._preprocess, "resize_in_threads", wrapper._preprocess.resize_on_device)
     on_device = wrapper.encode_images(crops)
     np.testing.assert_allclose(on_device @ of_texts.T, images @ texts.T, atol=1e-3)
@@ -101,7 +101,7 @@ def test_pixels_are_those_of_the_transform_of_open_clip(
     for given in (ours(crops), (ours.resize_on_device(crops) * ours._scale + ours._offset)):
         difference = np.abs(given.numpy() - expected)
         assert difference.mean() < 0.1 * level
-        # Pillow may take columns before rows, which shows at sharp edges.
+        # Pillow may resize columns before rows: sharp edges differ.
         assert np.quantile(difference, 0.999) < 2.01 * level
         assert difference.max() < 8.01 * level
 
@@ -133,7 +133,7 @@ def test_profiles_name_the_weights_of_the_very_model() -> None:
 
 
 def test_one_large_crop_among_small_ones_takes_little_memory_on_a_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Crops are padded to the largest that they are resized with."""
+    """Crops that are resized together are padded to the largest one."""
     from include.models import preprocessing
     from include.models.placement import place
     from include.models.runtime import Pool

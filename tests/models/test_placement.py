@@ -13,7 +13,7 @@ from include.models.placement import Batches, place
 
 
 def doubled(limit: int, message: str = "CUDA out of memory"):
-    """A function of a batch that fits ``limit`` items into memory."""
+    """A function of a batch; memory is enough for ``limit`` items."""
     seen: list[int] = []
 
     def function(batch: Sequence[int]) -> list[int]:
@@ -30,11 +30,11 @@ def test_items_come_in_order_and_none_is_lost_when_memory_runs_out():
     function, seen = doubled(limit=3)
     result = [item for batch in batches.map(function, range(20)) for item in batch]
     assert result == [2 * i for i in range(20)]
-    assert batches.size == 2 and set(seen) == {2}  # 16, 8, 4, 2: and not more again
+    assert batches.size == 2 and set(seen) == {2}  # 16, 8, 4, 2, and never more again
 
 
 @pytest.mark.parametrize(
-    "told",
+    "message",
     [
         "[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.",
         "CUDA error: out of memory",  # of pinned memory
@@ -42,10 +42,10 @@ def test_items_come_in_order_and_none_is_lost_when_memory_runs_out():
         "cuDNN error: CUDNN_STATUS_ALLOC_FAILED",
     ],
 )
-def test_errors_of_other_allocators_count_too(told: str):
+def test_errors_of_other_allocators_count_too(message: str):
     def function(batch: Sequence[int]) -> int:
         if len(batch) > 1:
-            raise RuntimeError(told)
+            raise RuntimeError(message)
         return len(batch)
 
     assert list(Batches(2).map(function, range(3))) == [1, 1, 1]
@@ -86,9 +86,9 @@ def test_a_cpu_takes_fp32_and_bf16():
 
 
 @pytest.mark.parametrize(
-    ("device", "precision", "told"),
+    ("device", "precision", "message"),
     [("cpu", "fp16", "needs a GPU"), ("cuda:99", "auto", "no such GPU"), ("gpu", "auto", "should be auto, cpu")],
 )
-def test_what_is_not_there_is_told(device: str, precision: str, told: str):
-    with pytest.raises(ModelUsageError, match=told):
+def test_what_is_not_there_is_told(device: str, precision: str, message: str):
+    with pytest.raises(ModelUsageError, match=message):
         place(device, precision)

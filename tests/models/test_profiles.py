@@ -1,4 +1,4 @@
-"""Profiles: choices of models that say what decides their results before any model is loaded."""
+"""Profiles: choices of models, and what decides their results, known before any model is loaded."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_configuration_is_one_that_the_package_holds(name: str):
 
 def test_precision_replaces_that_of_the_models_that_run_on_torch():
     profile = load_profile("standard", precision="bf16")
-    assert {role: of.params.get("precision") for role, of in profile.roles.items()} == {
+    assert {role: chosen.params.get("precision") for role, chosen in profile.roles.items()} == {
         "detector": "bf16",
         "pose": "bf16",
         "mesh": None,
@@ -184,7 +184,7 @@ GOOD = "wrapper: openclip.OpenClip, checkpoints: {weights: clip-sample}, params:
 
 
 @pytest.mark.parametrize(
-    ("role", "told"),
+    ("role", "message"),
     [
         (GOOD.replace("openclip.", "opencilp."), "no wrapper opencilp.OpenClip"),
         (GOOD.replace("OpenClip", "Openclip"), "no wrapper openclip.Openclip"),
@@ -194,13 +194,13 @@ GOOD = "wrapper: openclip.OpenClip, checkpoints: {weights: clip-sample}, params:
         (GOOD.replace("{weights: clip-sample}", ""), "checkpoints of openclip.OpenClip should be a mapping"),
     ],
 )
-def test_a_mistake_in_a_profile_of_ones_own_is_told_in_one_line(tmp_path: Path, role: str, told: str):
+def test_a_mistake_in_a_profile_of_ones_own_is_told_in_one_line(tmp_path: Path, role: str, message: str):
     import yaml
 
     content = yaml.safe_load((FOLDER / "packaged.yaml").read_text())
     content["roles"]["clip"] = yaml.safe_load(f"{{{role}, options: {{batch_size: 1}}}}")
     (tmp_path / "mine.yaml").write_text(yaml.safe_dump(content))
-    with pytest.raises(ModelUsageError, match=told):
+    with pytest.raises(ModelUsageError, match=message):
         load_profile(str(tmp_path / "mine.yaml")).load("clip")
 
 
@@ -214,5 +214,5 @@ def test_the_command_line_fetches_what_a_step_needs_to_where_its_options_say(tmp
     mirror, cache = tmp_path / "mirror", tmp_path / "cache"
     command = ["run", "detect", "some/part", "--profile", "standard", "--store", str(tmp_path / "store")]
     assert cli.main([*command, f"--set=models_mirror={mirror}", f"--set=models_dir={cache}"]) == 1
-    told = capsys.readouterr().err
-    assert "rtmdet-m-person could not be fetched" in told and str(mirror) in told and str(cache) in told
+    printed = capsys.readouterr().err
+    assert "rtmdet-m-person could not be fetched" in printed and str(mirror) in printed and str(cache) in printed

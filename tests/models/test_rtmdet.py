@@ -1,4 +1,4 @@
-"""RTMDet beside mmdet's own inference, on the same seeded weights."""
+"""Compares RTMDet with mmdet's own inference, on the same seeded weights."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from mmdet.apis import inference_detector  # isort: skip
 from mmengine.registry import DefaultScope  # isort: skip
 
 CONFIG = "rtmdet/rtmdet_tiny_8xb32-300e_coco.py"
-EXPONENTIAL = "rtmdet/rtmdet_l_8xb32-300e_coco.py"  # the larger ones give logarithms of distances
+EXPONENTIAL = "rtmdet/rtmdet_l_8xb32-300e_coco.py"  # larger models give logarithms of distances
 SCORE = 0.2
 
 
@@ -48,28 +48,28 @@ def images() -> list[np.ndarray]:
 
 def expected(model: torch.nn.Module, image: np.ndarray) -> Detections:
     with DefaultScope.overwrite_default_scope("mmdet"):
-        found = inference_detector(model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.numpy()
-    people = (found.labels == 0) & (found.scores > SCORE)
+        instances = inference_detector(model, np.ascontiguousarray(image[:, :, ::-1])).pred_instances.numpy()
+    people = (instances.labels == 0) & (instances.scores > SCORE)
     height, width = image.shape[:2]
-    boxes = found.bboxes[people].clip(0, [width, height, width, height])
+    boxes = instances.bboxes[people].clip(0, [width, height, width, height])
     seen = (boxes[:, 2:] > boxes[:, :2]).all(1)
-    return Detections(boxes[seen], found.scores[people][seen])
+    return Detections(boxes[seen], instances.scores[people][seen])
 
 
-def assert_equal(found: Detections, wanted: Detections, pixels: float = 0.5, score: float = 1e-3) -> None:
-    """The same people; two whose scores are nearly the same may have changed places."""
-    np.testing.assert_allclose(found.scores, wanted.scores, atol=score)
-    apart = np.abs(found.boxes[:, None] - wanted.boxes[None]).max(2)
+def assert_equal(detections: Detections, wanted: Detections, pixels: float = 0.5, score: float = 1e-3) -> None:
+    """The same people; two with nearly equal scores may have changed places."""
+    np.testing.assert_allclose(detections.scores, wanted.scores, atol=score)
+    apart = np.abs(detections.boxes[:, None] - wanted.boxes[None]).max(2)
     nearest = linear_sum_assignment(apart)[1]
-    np.testing.assert_allclose(found.boxes, wanted.boxes[nearest], atol=pixels)
-    np.testing.assert_allclose(found.scores, wanted.scores[nearest], atol=score)
+    np.testing.assert_allclose(detections.boxes, wanted.boxes[nearest], atol=pixels)
+    np.testing.assert_allclose(detections.scores, wanted.scores[nearest], atol=score)
 
 
 def test_boxes_and_scores_are_those_of_inference_detector(theirs, ours):
     wanted = [expected(theirs[0], image) for image in images()]
     assert sum(len(people.boxes) for people in wanted) > 100
-    for found, people in zip(ours.detect(images()), wanted, strict=True):
-        assert_equal(found, people)
+    for detections, people in zip(ours.detect(images()), wanted, strict=True):
+        assert_equal(detections, people)
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_boxes_and_scores_are_those_of_inference_detector(theirs, ours):
     [
         ("rtmdet_m_640-8xb32_coco-person.py", 640, 1000),
         ("rtmdet_nano_320-8xb32_coco-person.py", 320, 1000),
-        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 30),  # fewer than a level has that are likely
+        ("rtmdet_nano_320-8xb32_coco-person.py", 320, 30),  # fewer than the likely points of a level
     ],
 )
 def test_a_detector_of_people_alone_gives_what_inference_detector_gives(
@@ -88,9 +88,9 @@ def test_a_detector_of_people_alone_gives_what_inference_detector_gives(
     alone = RTMDet(weights, config=config, score=SCORE, precision="fp32", device="cpu")
     assert model.bbox_head.num_classes == 1 and model.bbox_head.test_cfg.nms_pre == alone._test.nms_pre == 1000
     model.bbox_head.test_cfg.nms_pre = alone._test.nms_pre = nms_pre
-    (found,) = alone.detect(images()[1:2])
-    assert len(found.boxes) > 5
-    assert_equal(found, expected(model, images()[1]))
+    (detections,) = alone.detect(images()[1:2])
+    assert len(detections.boxes) > 5
+    assert_equal(detections, expected(model, images()[1]))
 
 
 def test_suppression_matters_in_these_tests(ours, monkeypatch: pytest.MonkeyPatch):
@@ -101,24 +101,28 @@ def test_suppression_matters_in_these_tests(ours, monkeypatch: pytest.MonkeyPatc
 
 
 def test_what_is_found_is_typed_sorted_and_inside_the_image(ours):
-    for image, found in zip(images(), ours.detect(images()), strict=True):
+    for image, detections in zip(images(), ours.detect(images()), strict=True):
         height, width = image.shape[:2]
-        assert found.boxes.dtype == found.scores.dtype == np.float32
-        assert (np.diff(found.scores) <= 0).all() and (found.scores > SCORE).all() and (found.scores <= 1).all()
-        assert (found.boxes >= 0).all() and (found.boxes <= [width, height, width, height]).all()
-        assert (found.boxes[:, 2:] > found.boxes[:, :2]).all()
+        assert detections.boxes.dtype == detections.scores.dtype == np.float32
+        assert (
+            (np.diff(detections.scores) <= 0).all()
+            and (detections.scores > SCORE).all()
+            and (detections.scores <= 1).all()
+        )
+        assert (detections.boxes >= 0).all() and (detections.boxes <= [width, height, width, height]).all()
+        assert (detections.boxes[:, 2:] > detections.boxes[:, :2]).all()
 
 
 def test_a_batch_of_mixed_sizes_gives_what_single_images_give(ours):
     many = [*images(), images()[0]]
-    for image, found in zip(many, ours.detect(many), strict=True):
-        assert_equal(found, ours.detect([image])[0], 1e-2, 1e-4)
+    for image, detections in zip(many, ours.detect(many), strict=True):
+        assert_equal(detections, ours.detect([image])[0], 1e-2, 1e-4)
 
 
 def test_images_of_any_size(ours):
     sizes = [(1, 1), (1, 3000), (3000, 1), (2, 40_000), (5000, 4000)]
-    found = ours.detect([np.full((*size, 3), 90, np.uint8) for size in sizes])
-    assert len(found) == len(sizes) and all(f.boxes.shape == (len(f.scores), 4) for f in found)
+    detections = ours.detect([np.full((*size, 3), 90, np.uint8) for size in sizes])
+    assert len(detections) == len(sizes) and all(f.boxes.shape == (len(f.scores), 4) for f in detections)
 
 
 def test_no_images_no_detections(ours):
@@ -135,21 +139,21 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, ours
         return extract(inputs)
 
     monkeypatch.setattr(model._model, "extract_feat", limited)
-    for found, wanted in zip(model.detect(images()[:3]), ours.detect(images()[:3]), strict=True):
-        assert_equal(found, wanted, 1e-2, 1e-4)
+    for detections, wanted in zip(model.detect(images()[:3]), ours.detect(images()[:3]), strict=True):
+        assert_equal(detections, wanted, 1e-2, 1e-4)
 
 
 def test_two_threads_at_once_get_what_one_gets(ours):
     alone = ours.detect(images()[:2])
     with ThreadPoolExecutor(2) as pool:
         for together in pool.map(ours.detect, [images()[:2]] * 3):
-            for found, wanted in zip(together, alone, strict=True):
-                np.testing.assert_array_equal(found.boxes, wanted.boxes)
+            for detections, wanted in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(detections.boxes, wanted.boxes)
 
 
 def test_bf16_finds_nearly_the_same(theirs, ours):
-    found, wanted = (model.detect(images()[:2]) for model in (open_ours(theirs[1], "bf16"), ours))
-    for half, full in zip(found, wanted, strict=True):
+    detections, wanted = (model.detect(images()[:2]) for model in (open_ours(theirs[1], "bf16"), ours))
+    for half, full in zip(detections, wanted, strict=True):
         sure = full.boxes[full.scores > SCORE + 0.1]
         assert len(sure) and np.median(iou(sure, half.boxes).max(1)) > 0.9
 
@@ -163,7 +167,7 @@ def test_the_letterbox_of_a_gpu_is_that_of_cv2():
 
 
 @pytest.mark.parametrize(
-    ("change", "told"),
+    ("change", "message"),
     [
         (lambda state: state.pop("neck.out_convs.0.bn.bias"), r"1 missing \(neck.out_convs.0.bn.bias"),
         (lambda state: state.update({"ema.step": torch.ones(1)}), r"1 unexpected \(ema.step"),
@@ -171,11 +175,11 @@ def test_the_letterbox_of_a_gpu_is_that_of_cv2():
     ],
     ids=["missing", "unexpected", "shape"],
 )
-def test_weights_of_another_model_are_told_in_one_line(theirs, tmp_path: Path, change: Callable, told: str):
+def test_weights_of_another_model_are_told_in_one_line(theirs, tmp_path: Path, change: Callable, message: str):
     state = {name: tensor.clone() for name, tensor in theirs[0].state_dict().items()}
     change(state)
     seeded.save_file(state, tmp_path / "other.safetensors")
-    with pytest.raises(ModelError, match=told) as error:
+    with pytest.raises(ModelError, match=message) as error:
         open_ours(tmp_path / "other.safetensors")
     assert "\n" not in str(error.value)
 
@@ -184,8 +188,8 @@ def test_the_preprocessors_statistics_in_a_checkpoint_do_no_harm(theirs, ours, t
     state = {name: tensor.clone() for name, tensor in theirs[0].state_dict().items()}
     state["data_preprocessor.mean"] = torch.zeros(3, 1, 1)
     seeded.save_file(state, tmp_path / "older.safetensors")
-    found = open_ours(tmp_path / "older.safetensors").detect(images()[:1])[0]
-    np.testing.assert_array_equal(found.boxes, ours.detect(images()[:1])[0].boxes)
+    detections = open_ours(tmp_path / "older.safetensors").detect(images()[:1])[0]
+    np.testing.assert_array_equal(detections.boxes, ours.detect(images()[:1])[0].boxes)
 
 
 def test_a_damaged_file_is_told_in_one_line(tmp_path: Path):

@@ -1,4 +1,4 @@
-"""RTMPose beside mmpose's own inference, on the same seeded weights."""
+"""Compares RTMPose with mmpose's own inference, on the same seeded weights."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def images() -> list[np.ndarray]:
 
 
 def boxes() -> list[np.ndarray]:
-    """Of all shapes, some of them partly outside; none in the second image."""
+    """Boxes of all shapes, some partly outside; none in the second image."""
     rng = np.random.default_rng(0)
     corners = rng.uniform(-40, 250, (6, 2))
     drawn = np.concatenate([corners, corners + rng.uniform(8, 300, (6, 2))], 1).astype(np.float32)
@@ -50,22 +50,22 @@ def boxes() -> list[np.ndarray]:
 
 
 def expected(model: torch.nn.Module, image: np.ndarray, people: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    found = inference_topdown(model, np.ascontiguousarray(image[:, :, ::-1]), people)
-    instances = [sample.pred_instances for sample in found]
+    samples = inference_topdown(model, np.ascontiguousarray(image[:, :, ::-1]), people)
+    instances = [sample.pred_instances for sample in samples]
     return np.concatenate([i.keypoints for i in instances]), np.concatenate([i.keypoint_scores for i in instances])
 
 
-def assert_equal(found: np.ndarray, points: np.ndarray, scores: np.ndarray) -> None:
-    np.testing.assert_allclose(found[:, :, :2], points, atol=0.5)
-    np.testing.assert_allclose(found[:, :, 2], scores.clip(0, 1), atol=1e-3)
+def assert_equal(keypoints: np.ndarray, points: np.ndarray, scores: np.ndarray) -> None:
+    np.testing.assert_allclose(keypoints[:, :, :2], points, atol=0.5)
+    np.testing.assert_allclose(keypoints[:, :, 2], scores.clip(0, 1), atol=1e-3)
 
 
 @pytest.mark.parametrize("flip", [False, True], ids=["once", "mirrored too"])
 def test_keypoints_and_scores_are_those_of_inference_topdown(theirs, flip: bool):
     model, weights = theirs
     model.test_cfg["flip_test"] = flip
-    found = open_ours(weights, flip=flip).estimate(images(), boxes())
-    for image, people, poses in zip(images(), boxes(), found, strict=True):
+    estimated = open_ours(weights, flip=flip).estimate(images(), boxes())
+    for image, people, poses in zip(images(), boxes(), estimated, strict=True):
         if len(people):
             points, scores = expected(model, image, people)
             assert_equal(poses.keypoints, points, scores)
@@ -81,16 +81,16 @@ def test_mirroring_matters_in_these_tests(theirs, ours):
 @pytest.mark.parametrize(("config", "keypoints"), [(WHOLE_BODY, 133), (HALPE, 26)], ids=["whole body", "halpe"])
 def test_a_model_of_more_keypoints_gives_the_body_and_the_whole_body_the_rest(tmp_path: Path, config, keypoints):
     model, weights = seeded.pose(config, tmp_path)
-    found = open_ours(weights, config).estimate(images(), boxes())
+    poses = open_ours(weights, config).estimate(images(), boxes())
     model.test_cfg["flip_test"] = True
     points, scores = expected(model, images()[0], boxes()[0])
     assert points.shape[1] == keypoints
-    assert_equal(found[0].keypoints, points[:, :17], scores[:, :17])
+    assert_equal(poses[0].keypoints, points[:, :17], scores[:, :17])
     if keypoints == 133:
-        assert_equal(found[0].extra, points[:, 17:], scores[:, 17:])
-        assert found[1].extra.shape == (0, 116, 3) and found[2].extra.shape == (2, 116, 3)
+        assert_equal(poses[0].extra, points[:, 17:], scores[:, 17:])
+        assert poses[1].extra.shape == (0, 116, 3) and poses[2].extra.shape == (2, 116, 3)
     else:
-        assert found[0].extra is None
+        assert poses[0].extra is None
 
 
 def test_scores_beyond_0_and_1_are_decoded_as_mmpose_does_and_cut_off():
@@ -113,8 +113,8 @@ def test_what_is_found_is_typed_and_scored_from_0_to_1(ours):
 
 
 def test_people_of_many_images_in_batches_are_as_each_alone(ours):
-    found = ours.estimate(images(), boxes())
-    for image, people, poses in zip(images(), boxes(), found, strict=True):
+    estimated = ours.estimate(images(), boxes())
+    for image, people, poses in zip(images(), boxes(), estimated, strict=True):
         for box, keypoints in zip(people, poses.keypoints, strict=True):
             np.testing.assert_allclose(ours.estimate([image], [box[None]])[0].keypoints[0], keypoints, atol=1e-3)
 
@@ -143,8 +143,8 @@ def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, ours
         return extract(inputs)
 
     monkeypatch.setattr(model._model, "extract_feat", limited)
-    for found, wanted in zip(model.estimate(images(), boxes()), ours.estimate(images(), boxes()), strict=True):
-        np.testing.assert_allclose(found.keypoints, wanted.keypoints, atol=1e-3)
+    for poses, wanted in zip(model.estimate(images(), boxes()), ours.estimate(images(), boxes()), strict=True):
+        np.testing.assert_allclose(poses.keypoints, wanted.keypoints, atol=1e-3)
 
 
 def test_two_threads_at_once_get_what_one_gets(ours):
@@ -155,14 +155,16 @@ def test_two_threads_at_once_get_what_one_gets(ours):
 
     with ThreadPoolExecutor(2) as pool:
         for together in pool.map(again, range(4)):
-            for found, wanted in zip(together, alone, strict=True):
-                np.testing.assert_array_equal(found.keypoints, wanted.keypoints)
+            for poses, wanted in zip(together, alone, strict=True):
+                np.testing.assert_array_equal(poses.keypoints, wanted.keypoints)
 
 
 def test_bf16_finds_nearly_the_same(theirs, ours):
-    found, wanted = (m.estimate(images(), boxes())[0].keypoints for m in (open_ours(theirs[1], precision="bf16"), ours))
+    keypoints, wanted = (
+        m.estimate(images(), boxes())[0].keypoints for m in (open_ours(theirs[1], precision="bf16"), ours)
+    )
     sides = (boxes()[0][:, 2:] - boxes()[0][:, :2]).max(1)
-    apart = np.linalg.norm(found[:, :, :2] - wanted[:, :, :2], axis=2) / sides[:, None]
+    apart = np.linalg.norm(keypoints[:, :, :2] - wanted[:, :, :2], axis=2) / sides[:, None]
     assert np.median(apart) < 0.02
 
 

@@ -1,4 +1,4 @@
-"""The sample's own CLIP, loaded as the pipeline loads it, on people of the built-in sample."""
+"""The sample's own CLIP, loaded as in the pipeline, on people of the built-in sample."""
 
 from __future__ import annotations
 
@@ -52,16 +52,16 @@ def clip() -> Any:
 def people(clip: Any) -> dict[str, Any]:
     """Everyone in the sample: pose, the picture's caption, and the vector of the crop around the true box."""
     truth = json.loads((sample.SAMPLE / "truth.json").read_text())["images"]
-    crops, found = [], defaultdict(list)
+    crops, columns = [], defaultdict(list)
     for entry, picture in zip(truth, sample.load(), strict=True):
         for person, box in zip(picture.people, picture.boxes, strict=True):
             pad = PADDING * (box[2:] - box[:2])
             x1, y1 = np.maximum(box[:2] - pad, 0).round().astype(int)
             x2, y2 = (box[2:] + pad).round().astype(int)
             crops.append(picture.image[y1:y2, x1:x2])
-            found["pose"].append(person["pose"])
-            found["caption"].append(entry["caption"])
-    return {**found, "vectors": clip.encode_images(crops)}
+            columns["pose"].append(person["pose"])
+            columns["caption"].append(entry["caption"])
+    return {**columns, "vectors": clip.encode_images(crops)}
 
 
 def test_the_files_are_small():
@@ -69,7 +69,7 @@ def test_the_files_are_small():
 
 
 def test_fitting_captions_are_kept_and_unrelated_ones_are_not(clip: Any, people: dict[str, Any]):
-    unrelated = [  # in other words than the training's
+    unrelated = [  # with other words than in the training
         "Antique brass doorknob with keyhole",
         "Recept voor appeltaart van oma",
         "Toyota Corolla 2009 owner's manual pdf",

@@ -25,9 +25,9 @@ from tests.models.sample import SAMPLE, load
 
 COMMAND = Path(__file__).parents[2] / "bin" / "laion-people"
 PARTITION = "sample/00000"
-NAMES = {"pose": "pose", "face": "expression", "head": "head_direction"}  # aspect -> what truth.json calls it
+NAMES = {"pose": "pose", "face": "expression", "head": "head_direction"}  # aspect -> its name in truth.json
 
-# What a caption says of legs and arms, and what may be said of each pose. A caption that says nothing is not wrong.
+# Words of captions about legs and arms, and those that fit each pose. A caption that says nothing is not wrong.
 SAYS = {
     "standing": r"\bstand",
     "sitting": r"\bs(?:it|eated)",
@@ -62,7 +62,7 @@ ABOVE_FOILS = {"pose": 0.88, "face": 0.8, "head": 0.9}  # share of captions, by 
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A finished store, and what is true of each person found in it (as in truth.json), by person_id."""
+    """A finished store, and the truth about each detected person (as in truth.json), by person_id."""
 
     store: Path
     truth: dict[str, dict[str, Any]]

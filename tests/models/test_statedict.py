@@ -1,4 +1,4 @@
-"""Pickled checkpoints are reduced to their tensors, and nothing that they hold is run."""
+"""Pickled checkpoints are reduced to their tensors, and no code in them is run."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from include.models.statedict import reduce
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What mmengine's Runner.save_checkpoint writes, made of mmengine's own objects."""
+    """A checkpoint like that of mmengine's Runner.save_checkpoint, with mmengine's own objects."""
     hub = MessageHub.get_instance("test_statedict")
     for step in range(3):
         hub.update_scalar("train/loss", np.float64(1 / (step + 1)))
@@ -48,7 +48,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_checkpoint_of_mmengine_is_reduced_to_the_weights_that_it_is_published_for(trained: Path, tmp_path: Path):
-    """With an EMA these are the averaged ones: mmengine/hooks/ema_hook.py swaps them in before it saves."""
+    """With EMA these are the averaged weights: mmengine/hooks/ema_hook.py swaps them in before it saves."""
     names = torch.serialization.get_unsafe_globals_in_checkpoint(str(trained))
     assert {"mmengine.logging.history_buffer.HistoryBuffer", "builtins.getattr", "numpy.dtype"} <= set(names)
     reduce(trained, tmp_path / "a.safetensors")
@@ -70,7 +70,7 @@ class Calls:
         return self.call
 
     def __call__(self) -> None:
-        """So that pickle takes the result of a call for something that can be called."""
+        """Makes pickle accept the result of a call as something callable."""
 
 
 HOSTILE: dict[str, Callable[[Path], Any]] = {
@@ -102,7 +102,7 @@ def test_nothing_in_a_hostile_checkpoint_runs(tmp_path: Path, name: str, place: 
         assert place != "state_dict" and load_file(tmp_path / "reduced.safetensors").keys() == {"weight"}
     assert not mark.exists()
     try:
-        torch.load(file, weights_only=False)  # what it would have done
+        torch.load(file, weights_only=False)  # this runs the call
     except TypeError:
         assert place == "key" or name == "numpy"
     assert mark.exists()

@@ -1,4 +1,4 @@
-"""How true the facts of the built-in labelled people are; `make truth` prints all of it (docs/truth.md)."""
+"""The share of true facts of the built-in labelled people; `make truth` prints all figures (docs/truth.md)."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 
 from tools import truth
 
-# Shares of facts that are true, with 3D landmarks and lifted from 2D. Rules that lift them lift these, too.
+# Shares of true facts, with 3D landmarks and lifted from 2D. If better rules raise them, raise these, too.
 LEAST_TRUE = {True: {"pose": 0.94, "face": 0.93, "head": 0.96}, False: {"pose": 0.93, "face": 0.93, "head": 0.96}}
-LEAST_TOLD = {"pose": 2.2, "face": 0.3, "head": 1.0}  # facts a person, on average
-MANY, LEAST_TRUE_VALUE = 10, 0.85  # claims of a value that say something of it; their share that is true
+LEAST_FACTS = {"pose": 2.2, "face": 0.3, "head": 1.0}  # facts a person, on average
+MANY, LEAST_TRUE_VALUE = 10, 0.85  # claims of a value, enough to judge it; the share that is true
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=truth.WAYS)
@@ -35,14 +35,14 @@ def test_facts_are_true(way: tuple[bool, truth.Measured], kind: str) -> None:
 
 def test_no_value_that_is_often_told_is_often_false(way: tuple[bool, truth.Measured]) -> None:
     _, measured = way
-    values = {key: tally for key, tally in measured.facts.items() if "=" in key and tally.told >= MANY}
+    values = {key: tally for key, tally in measured.facts.items() if "=" in key and tally.decided >= MANY}
     assert {key: str(tally) for key, tally in values.items() if tally.share < LEAST_TRUE_VALUE} == {}
 
 
 @pytest.mark.parametrize("kind", truth.KINDS)
 def test_silence_is_no_way_to_be_true(way: tuple[bool, truth.Measured], kind: str) -> None:
     _, measured = way
-    assert measured.facts[kind].told >= LEAST_TOLD[kind] * measured.people
+    assert measured.facts[kind].decided >= LEAST_FACTS[kind] * measured.people
 
 
 def test_the_set_shows_everything_in_many_ways() -> None:

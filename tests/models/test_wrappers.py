@@ -1,4 +1,4 @@
-"""The packaged models themselves, on images that hold nothing and (in test_accuracy.py) on the built-in sample."""
+"""The packaged models themselves, on empty images and (in test_accuracy.py) on the built-in sample."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def peopleless() -> list[np.ndarray]:
 
 
 def test_no_people_are_found_where_there_are_none(detector):
-    for found in detector.detect(peopleless()):
-        assert found.boxes.shape == (0, 4) and found.boxes.dtype == np.float32
-        assert found.scores.shape == (0,) and found.scores.dtype == np.float32
+    for detections in detector.detect(peopleless()):
+        assert detections.boxes.shape == (0, 4) and detections.boxes.dtype == np.float32
+        assert detections.scores.shape == (0,) and detections.scores.dtype == np.float32
 
 
 def test_empty_batches(detector, pose, mesh):
@@ -64,7 +64,7 @@ def test_images_without_boxes(pose, mesh):
 
 
 def test_wrong_boxes_do_no_harm(pose, mesh):
-    """Boxes that hold nobody, are empty, or lie outside: finite keypoints with low scores, and no mesh."""
+    """Boxes without a person, empty ones and ones outside get finite keypoints with low scores, and no mesh."""
     images = peopleless()
     boxes = [np.array([[0, 0, 1, 1], [5, 5, 5, 5], [1000, 1000, 1100, 1200]], np.float32)] * len(images)
     poses = pose.estimate(images, boxes)
@@ -92,7 +92,7 @@ def test_head_angles_of_known_rotations(yaw: float, pitch: float, roll: float):
 
     rotation = turn(1, yaw) @ turn(0, -pitch) @ turn(2, -roll)
     np.testing.assert_allclose(head_angles(2.5 * rotation), (yaw, pitch, roll), atol=1e-6)
-    # The same head in a crop that was turned clockwise by 30 degrees looks turned back by as much.
+    # In a crop turned clockwise by 30 degrees, the same head looks turned back by 30 degrees.
     np.testing.assert_allclose(head_angles(turn(2, 30) @ rotation, math.radians(30)), (yaw, pitch, roll), atol=1e-6)
 
 

@@ -1,4 +1,4 @@
-"""A small CoCa with random weights and the real tokenizer, saved as real ones are."""
+"""A small CoCa with random weights and the real tokenizer, saved like real ones."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def seeded_coca(folder: Path) -> tuple[Path, Path]:
     open_clip.add_model_config(config)
     torch.manual_seed(0)
     state = open_clip.create_model("coca_tiny").state_dict()
-    # OpenCLIP 3.3 leaves this one as the memory was (MultimodalTransformer never calls its init_parameters).
+    # OpenCLIP 3.3 leaves this uninitialised (MultimodalTransformer never calls its init_parameters).
     torch.nn.init.normal_(state["text_decoder.text_projection"], std=64**-0.5)
     save_file({name: tensor.contiguous() for name, tensor in state.items()}, weights)
     return weights, config

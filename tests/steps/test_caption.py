@@ -22,7 +22,7 @@ from tests.fakes import FakeClip
 
 PARTITION = "laion2B-en/00042"
 UNCHECKED = ""
-CAPTIONS = {  # cluster -> caption -> what it claims
+CAPTIONS = {  # cluster -> caption -> its claims
     "pose-0001": {
         "A person stands.": "base=standing",
         "Someone stands, the left arm down.": "base=standing left_arm=down",
@@ -39,7 +39,7 @@ STANDS = {"base": "standing", "left_arm": "down", "right_arm": "bent", "mouth": 
 
 
 class WatchfulClip(FakeClip):
-    """Remembers what it is asked; looks at no image."""
+    """Remembers its calls; never gets an image."""
 
     def __init__(self) -> None:
         self.texts: list[str] = []
@@ -61,7 +61,7 @@ def caption(
     clip: WatchfulClip | None = None,
     **settings: Any,
 ) -> tuple[list[Row], Shard, WatchfulClip]:
-    """Runs the step on a shard of people of these facts who are assigned to these pose, face and head clusters."""
+    """Runs the step on people with these facts, assigned to these pose, face and head clusters."""
     ids = [f"{PARTITION}/00000/{i:09d}/0" for i in range(len(assigned))]
     tables: dict[str, tuple[str, list[dict[str, Any]]]] = {
         "people": ("people", [_person(person_id) for person_id in ids]),
@@ -85,12 +85,12 @@ def _person(person_id: str) -> Row:
 
 
 def _facts(person_id: str, facts: Mapping[str, str]) -> Row:
-    told = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts.items()]
-    return {"person_id": person_id, "facts": told}
+    listed = [{"name": name, "value": value, "confidence": 0.9} for name, value in facts.items()]
+    return {"person_id": person_id, "facts": listed}
 
 
 def view(person_id: str, name: str) -> np.ndarray:
-    """The stored vector of a person's body or head, as it was before it was stored."""
+    """The vector of a person's body or head, before it was stored."""
     vector = np.random.default_rng([int(person_id.split("/")[-2]), len(name)]).normal(size=8)
     return vector / np.linalg.norm(vector)
 
@@ -115,14 +115,18 @@ def _cluster(cluster_id: str, captions: Mapping[str, str]) -> Row:
         "medoid_person_id": "",
         "centroid": [],
     }
-    return row | {"captions": [*captions], "claims": [of.split() for of in captions.values()], "reviewed": False}
+    return row | {
+        "captions": [*captions],
+        "claims": [stated.split() for stated in captions.values()],
+        "reviewed": False,
+    }
 
 
 ALL = ("pose-0001", "face-0001", "head-0001")
 
 
 def one(folder: Path, cluster: str = "pose-0001", **options: Any) -> Row:
-    """The row of a person who has only this pose cluster; {} if there is none."""
+    """The row of a person with only this pose cluster; {} if there is none."""
     rows, _, _ = caption(folder, [(cluster, None, None)], **options)
     return rows[0] if rows else {}
 
@@ -133,7 +137,7 @@ def test_of_candidates_that_say_most_of_what_is_true_the_best_is_the_caption(tmp
     assert [r["kind"] for r in rows] == ["pose", "face", "head", "pose", *["pose", "face", "head"] * 2]
     compared = {
         "pose-0001": ["Someone stands, the left arm down.", "Standing, a person has the left arm down."],
-        "face-0001": ["A person smiles.", "Someone with a smile."],  # who laughs smiles
+        "face-0001": ["A person smiles.", "Someone with a smile."],  # laughing people smile
         "head-0001": ["The head is turned to the left."],
     }
     for row in rows:
@@ -145,7 +149,7 @@ def test_of_candidates_that_say_most_of_what_is_true_the_best_is_the_caption(tmp
         assert row["margin"] == (ranked[0] - ranked[1] if len(ranked) > 1 else 0)
         assert row["scores"].dtype == np.float32
         seen = view(row["person_id"], "body" if row["kind"] == "pose" else "the head")
-        # half precision has 11 bits: a score moves by some 1e-4 of these short vectors
+        # half precision has 11 bits: scores of these short vectors differ by about 1e-4
         np.testing.assert_allclose(row["scores"], FakeClip().encode_texts(row["candidates"]) @ seen, atol=1e-3)
     assert shard.rows_in == 12 == len(rows) + sum(shard.rejected.values())
     assert shard.rejected == {"no_face_cluster": 1, "no_head_cluster": 1}
@@ -157,7 +161,7 @@ def test_of_candidates_that_say_most_of_what_is_true_the_best_is_the_caption(tmp
         ({"base": "standing"}, ["A person stands."]),
         ({"base": "standing", "left_arm": "overhead"}, ["Someone stands, the left arm raised."]),
         ({"base": "walking", "left_arm": "down"}, ["Someone is on their feet, the left arm down."]),
-        ({"base": "sitting"}, ["A person waits."]),  # nothing else holds, and this one is not checked
+        ({"base": "sitting"}, ["A person waits."]),  # no other one is true, and this one is not checked
         ({}, ["A person waits."]),
     ],
 )
@@ -195,7 +199,7 @@ def test_captions_below_the_foil_margin_that_somebody_wants_are_dropped(tmp_path
         rows, shard, _ = caption(tmp_path, [("pose-0001", None, None)], min_foil_margin=wanted)
         assert (len(rows), shard.rejected["below_foil_margin"]) == (kept, 1 - kept)
     unknown = caption(tmp_path, [("pose-0001", None, None)], facts={"right_arm": "bent"}, min_foil_margin=2.0)
-    assert len(unknown[0]) == 1  # there is nothing to be mistaken for
+    assert len(unknown[0]) == 1  # there is no foil
 
 
 def test_each_candidate_is_embedded_once_for_all_shards_of_a_run_and_only_if_somebody_needs_it(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""cluster and assign: frozen versions, everybody's nearest clusters."""
+"""cluster and assign: frozen versions, and the nearest clusters of everybody."""
 
 from __future__ import annotations
 
@@ -36,7 +36,14 @@ from laion_people.storage.versions import newest, take, versions
 from tests.fakes import FakeMesh, FakeModels, image_shard
 
 PARTITIONS = ["laion2B-en/00042", "laion2B-en/00043"]
-TOLD = {"base": "standing", "left_arm": "down", "mouth": "smiling", "eyes": "open", "turn": "camera", "nod": "level"}
+LEAST_FACT_SETS = {
+    "base": "standing",
+    "left_arm": "down",
+    "mouth": "smiling",
+    "eyes": "open",
+    "turn": "camera",
+    "nod": "level",
+}
 STEPS: dict[str, Step | ReleaseStep] = {
     s.entry.name: s for s in (Download(), Detect(), Pose(), Mesh(), Facts(), Cluster(), Label(), Assign())
 }
@@ -59,8 +66,8 @@ def runner(store: LocalStore, run_id: str = "", **settings: Any) -> Runner:
 
 @pytest.fixture
 def extracted(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> LocalStore:
-    """People of whom as much can be said of each kind; the fake faces are circles."""
-    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [TOLD] * len(table))
+    """People with the same number of facts of each kind; the fake faces are circles."""
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [LEAST_FACT_SETS] * len(table))
     for partition in PARTITIONS:
         for index in (0, 1):
             image_shard(store, partition, index)
@@ -83,25 +90,25 @@ def people(store: LocalStore) -> list[str]:
 def test_a_fit_has_clusters_of_every_kind_and_counts_everybody(clustered: LocalStore) -> None:
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     ids = people(clustered)
-    for name, kind in fit.kinds.items():
-        assert kind.clusters and all(c.cluster_id.startswith(f"{name}-0") for c in kind.clusters)
-        assert {c.medoid_person_id for c in kind.clusters} <= set(ids)
-        assert 0 < kind.near <= kind.far
-    assert sum(c.size for c in fit.kinds["pose"].clusters) == len(ids)
+    for name, cluster_set in fit.cluster_sets.items():
+        assert cluster_set.clusters and all(c.cluster_id.startswith(f"{name}-0") for c in cluster_set.clusters)
+        assert {c.medoid_person_id for c in cluster_set.clusters} <= set(ids)
+        assert 0 < cluster_set.near <= cluster_set.far
+    assert sum(c.size for c in fit.cluster_sets["pose"].clusters) == len(ids)
     manifest = json.loads(clustered.read("manifests/cluster/v0001.json"))
     assert manifest["rows_in"] == len(ids)
-    assert manifest["rows"] == sum(len(kind.clusters) for kind in fit.kinds.values())
+    assert manifest["rows"] == sum(len(cluster_set.clusters) for cluster_set in fit.cluster_sets.values())
 
 
 def test_clusters_of_whom_no_two_things_can_be_said_are_none(
     extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    told = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
-    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [told] * len(table))
+    facts = {"base": "standing", "left_arm": "down", "mouth": "smiling"}
+    monkeypatch.setattr("laion_people.steps.cluster.step.read_facts", lambda table: [facts] * len(table))
     runner(extracted).run_release("cluster", PARTITIONS)
-    kinds = load_fit(extracted.read("clusters/v0001/fit.json")).kinds
-    assert kinds["pose"].clusters and all(len(c.fact_sets) >= 2 for c in kinds["pose"].clusters)
-    assert not kinds["face"].clusters + kinds["head"].clusters
+    cluster_sets = load_fit(extracted.read("clusters/v0001/fit.json")).cluster_sets
+    assert cluster_sets["pose"].clusters and all(len(c.fact_sets) >= 2 for c in cluster_sets["pose"].clusters)
+    assert not cluster_sets["face"].clusters + cluster_sets["head"].clusters
 
 
 def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalStore) -> None:
@@ -113,12 +120,12 @@ def test_a_partition_without_rows_is_clustered_with_the_others(extracted: LocalS
         runner(extracted).run(step, empty)
     runner(extracted).run_release("cluster", [*PARTITIONS, empty])
     assert runner(extracted).run("assign", empty).rows == 0
-    assert load_fit(extracted.read("clusters/v0001/fit.json")).kinds["pose"].clusters
+    assert load_fit(extracted.read("clusters/v0001/fit.json")).cluster_sets["pose"].clusters
 
 
 def test_every_cluster_has_a_contact_sheet_of_its_members(clustered: LocalStore) -> None:
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
-    for cluster in (c for kind in fit.kinds.values() for c in kind.clusters):
+    for cluster in (c for cluster_set in fit.cluster_sets.values() for c in cluster_set.clusters):
         sheet = Image.open(io.BytesIO(clustered.read(f"clusters/v0001/contact-{cluster.cluster_id}.jpg")))
         assert sheet.width == WIDTH and 0 < sheet.height <= 2 * HIGHEST
         assert np.asarray(sheet).std() > 5
@@ -128,14 +135,14 @@ def test_the_same_people_and_seed_give_the_same_bytes_and_no_second_version(clus
     before = {p: clustered.read(p) for p in clustered.list("clusters")}
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
     runner(clustered).run_release("cluster", PARTITIONS, force=True)
-    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"  # which all else takes, too
+    assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0002"  # the other steps take it, too
     again = {p.replace("v0002", "v0001"): clustered.read(p) for p in clustered.list("clusters/v0002")}
     assert all(again[path] == data for path, data in before.items() if path.endswith(".jpg"))
     old, new = (load_fit(d) for d in (before["clusters/v0001/fit.json"], clustered.read("clusters/v0002/fit.json")))
-    for name, kind in new.kinds.items():
-        assert [c.cluster_id for c in kind.clusters] == [c.cluster_id for c in old.kinds[name].clusters]
-        assert kind.summary["previous"]["version"] == "v0001"
-        assert all(before == after for before, after in kind.summary["previous"]["map"].items())
+    for name, cluster_set in new.cluster_sets.items():
+        assert [c.cluster_id for c in cluster_set.clusters] == [c.cluster_id for c in old.cluster_sets[name].clusters]
+        assert cluster_set.summary["previous"]["version"] == "v0001"
+        assert all(before == after for before, after in cluster_set.summary["previous"]["map"].items())
 
 
 def test_people_s_edits_outlive_a_lost_manifest_and_live_on_in_the_next_version(clustered: LocalStore) -> None:
@@ -171,7 +178,7 @@ def test_a_damaged_manifest_is_named_and_passed_over(
 def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Or the same people would be clustered once more, and assigned to an older version."""
+    """Else the same people would be clustered again, and assigned to an older version."""
 
     def refuse(_: str) -> bytes:
         raise LaionPeopleError("the service answers SlowDown")
@@ -184,7 +191,7 @@ def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
 def test_steps_that_work_without_a_version_look_for_none(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Of a large release the manifest of a version is hundreds of megabytes."""
+    """The manifest of a version of a large release has hundreds of megabytes."""
     asked = []
     monkeypatch.setattr("laion_people.engine.tables.newest", lambda _: asked.append("newest") or "v0001")
     for step in ("detect", "pose", "mesh"):
@@ -199,7 +206,7 @@ def test_files_with_other_names_are_no_versions(clustered: LocalStore) -> None:
         clustered.write(f"manifests/cluster/{name}", manifest)
     for name in ("v0001.bak", "v0004 (1)", "old/v0005"):
         clustered.write(f"clusters/{name}/captions.yaml", b"[")
-    clustered.write("manifests/cluster/v0008.json", manifest)  # a copy under a version's name
+    clustered.write("manifests/cluster/v0008.json", manifest)  # a copy with the name of a version
     assert versions(clustered) == ["v0001", "v0008"] and newest(clustered) == "v0001"
     assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0009"
     runner(clustered).run_release("label", PARTITIONS)
@@ -221,9 +228,9 @@ def test_a_fit_that_was_killed_is_gone_on_with_under_its_number(
             with pytest.raises(KeyboardInterrupt):
                 runner(extracted, run_id="manual__1").run_release("cluster", PARTITIONS)
     assert newest(extracted) == ""
-    other = runner(extracted, pose_clusters=2)  # is made from something else
-    assert other.run_release("cluster", PARTITIONS).partition == "v0002"
-    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may be at work yet
+    changed = runner(extracted, pose_clusters=2)  # is made from something else
+    assert changed.run_release("cluster", PARTITIONS).partition == "v0002"
+    assert runner(extracted).run_release("cluster", PARTITIONS).partition == "v0003"  # v0001 may still be in work
     assert runner(extracted, run_id="manual__1", seed=1).run_release("cluster", PARTITIONS).partition == "v0004"
 
 
@@ -245,7 +252,7 @@ def test_an_earlier_fit_that_cannot_be_read_is_named_and_passed_over(
 def test_an_earlier_fit_that_the_store_does_not_give_now_stops_the_step(
     clustered: LocalStore, monkeypatch: pytest.MonkeyPatch, step: str
 ) -> None:
-    """Or its ids would end there, and with them what people have said of its clusters."""
+    """Else its ids would end there, and with them the captions that people wrote for its clusters."""
     runner(clustered).run_release("label", PARTITIONS)
     if step == "label":
         runner(clustered).run_release("cluster", PARTITIONS, force=True)
@@ -270,8 +277,10 @@ def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clu
     for step in ("cluster", "label"):
         assert steps.run_release(step, ["laion2B-en/00044"]).partition == "v0002"
     fit = load_fit(clustered.read("clusters/v0002/fit.json"))
-    assert fit.kinds["pose"].clusters and not fit.kinds["face"].clusters + fit.kinds["head"].clusters
-    assert set(fit.kinds["face"].summary["previous"]["map"].values()) == {None}
+    assert (
+        fit.cluster_sets["pose"].clusters and not fit.cluster_sets["face"].clusters + fit.cluster_sets["head"].clusters
+    )
+    assert set(fit.cluster_sets["face"].summary["previous"]["map"].values()) == {None}
     for step in ("assign", "compose", "embed", "caption"):
         steps.run(step, "laion2B-en/00044")
     report = write_report(clustered, clustered.root.parent / "report")
@@ -281,7 +290,7 @@ def test_people_without_faces_have_pose_clusters_only_and_what_follows_works(clu
 def test_a_sample_is_drawn_from_as_few_shards_as_it_needs(extracted: LocalStore) -> None:
     manifest = runner(extracted, cluster_sample=10).run_release("cluster", PARTITIONS)
     fit = load_fit(extracted.read("clusters/v0001/fit.json"))
-    assert sum(c.size for c in fit.kinds["pose"].clusters) == 10
+    assert sum(c.size for c in fit.cluster_sets["pose"].clusters) == 10
     assert manifest.rejected["not_sampled"] == manifest.rows_in - 10
     assert manifest.rows_in < len(people(extracted))
 
@@ -289,7 +298,7 @@ def test_a_sample_is_drawn_from_as_few_shards_as_it_needs(extracted: LocalStore)
 def test_numbers_of_clusters_can_be_set(extracted: LocalStore) -> None:
     runner(extracted, pose_clusters=2, face_clusters=1, head_clusters=3).run_release("cluster", PARTITIONS)
     fit = load_fit(extracted.read("clusters/v0001/fit.json"))
-    assert [len(fit.kinds[kind].clusters) for kind in ("pose", "face", "head")] == [2, 1, 3]
+    assert [len(fit.cluster_sets[kind].clusters) for kind in ("pose", "face", "head")] == [2, 1, 3]
 
 
 def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalStore) -> None:
@@ -308,4 +317,4 @@ def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalSt
             assert (row[f"{kind}_distance"] is not None) == (row["person_id"] in faces)
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     nearest = {row["person_id"]: row["pose_cluster"] for row in rows}
-    assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.kinds["pose"].clusters)
+    assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.cluster_sets["pose"].clusters)

@@ -1,4 +1,4 @@
-"""What Subset B promises: pictures that are put together with care, and captions that are true."""
+"""What Subset B promises: carefully composed pictures, and true captions."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.language.similartext import ASPECTS, TEMPLATES, fill, situation
 from laion_people.settings import Settings
-from laion_people.steps.cluster.clusters import SPACES, Fit, Kind
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, ClusterSet, Fit
 from laion_people.steps.compose.collage import GAP, HEIGHT, MAX_ENLARGED, WIDTHS, arrange, canvas, fits
 from laion_people.steps.compose.step import Compose
 from laion_people.storage.schemas import SCHEMAS
@@ -45,7 +45,7 @@ NEAR, FAR = {"pose": 0.45, "face": 0.3, "head": 0.2}, {"pose": 0.6, "face": 0.6,
 
 @dataclass
 class Scene:
-    """A shard to compose: one image a person, in which she fills the middle, and images without people."""
+    """A shard to compose: one image for each person, who fills the middle, and images without people."""
 
     people: int = 48
     backgrounds: int = 6
@@ -53,13 +53,13 @@ class Scene:
     box: tuple[float, float, float, float] = (80, 30, 220, 400)
     poses: Sequence[str] = POSES
     clustered: Sequence[str] = ASPECTS
-    hidden: Sequence[int] = ()  # joints that nobody shows
+    hidden: Sequence[int] = ()  # joints hidden for everybody
     turns: Sequence[float] = (-35, 0, 35)  # yaw of heads, degrees
     nose: tuple[float, float] = NOSE  # of the pose
     facts: dict[str, str] = field(default_factory=lambda: {"base": "on_feet"})  # of everybody
-    told: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
+    more_facts: dict[int, dict[str, str]] = field(default_factory=dict)  # further facts of some
     confidence: float = 0.9
-    change: dict[str, Any] = field(default_factory=dict)  # columns of the people table that are set for everybody
+    change: dict[str, Any] = field(default_factory=dict)  # columns of the people table, the same for everybody
 
     def write(self, folder: Path) -> dict[str, Path]:
         folder.mkdir(parents=True, exist_ok=True)
@@ -91,8 +91,8 @@ class Scene:
         }
         for name, rows in tables.items():
             pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS[name]), folder / f"{name}.parquet")
-        kinds = {a: Kind(SPACES[a], (), NEAR[a], FAR[a]) for a in ASPECTS}
-        (folder / "fit.json").write_bytes(Fit("v0001", kinds).to_json())
+        cluster_sets = {a: ClusterSet(FEATURE_SPACES[a], (), NEAR[a], FAR[a]) for a in ASPECTS}
+        (folder / "fit.json").write_bytes(Fit("v0001", cluster_sets).to_json())
         return {n: folder / f"{n}.parquet" for n in tables} | {
             "images": folder / "images.tar",
             "fit": folder / "fit.json",
@@ -104,7 +104,7 @@ class Scene:
         return corner + 4 + (points - low) / (high - low) * (opposite - corner - 8)
 
     def image(self, i: int) -> bytes:
-        """A box in a colour of its own, before a pattern of its own."""
+        """A box of a unique colour before a unique pattern."""
         rng = np.random.default_rng(i)
         pattern = Image.fromarray(rng.integers(0, 256, (42, 30), np.uint8)).convert("RGB")
         picture = pattern.resize(self.size, Image.Resampling.NEAREST)
@@ -112,10 +112,10 @@ class Scene:
         return encoded(picture)
 
     def _facts(self, i: int) -> list[Row]:
-        facts = self.facts | self.told.get(i, {})
-        told = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
+        facts = self.facts | self.more_facts.get(i, {})
+        listed = [{"name": name, "value": value, "confidence": self.confidence} for name, value in facts.items()]
         smile = {"name": "mouth", "value": ("relaxed", "smiling")[i // 2 % 2], "confidence": 0.55}
-        return [*told, smile] if "mouth" not in facts else told
+        return [*listed, smile] if "mouth" not in facts else listed
 
     def _person(self, i: int, person_id: str, key: str) -> Row:
         person = dict.fromkeys(("url", "caption"), "") | {"person_id": person_id, "sample_id": i, "key": key}
@@ -147,7 +147,7 @@ class Scene:
 
 
 def colour(i: int) -> tuple[int, int, int]:
-    """Bright, and another for each person: hues are spread by the golden ratio."""
+    """A bright colour, different for each person: hues are spread by the golden ratio."""
     red, green, blue = (round(255 * v) for v in colorsys.hsv_to_rgb(i * 0.618 % 1, 0.1 + i % 5 / 10, 1))
     return red, green, blue
 
@@ -205,24 +205,24 @@ def test_similar_people_share_a_cluster_and_are_near_and_all_other_pairs_are_far
     pose, mesh = pq.read_table(files["pose"]), pq.read_table(files["mesh"])
     row_of = {person_id: i for i, person_id in enumerate(pose["person_id"].to_pylist())}
     for row in composed[0]:
-        kind = Kind(SPACES[row["aspect"]], (), NEAR[row["aspect"]], FAR[row["aspect"]])
-        features = kind.features(pose, mesh)
+        cluster_set = ClusterSet(FEATURE_SPACES[row["aspect"]], (), NEAR[row["aspect"]], FAR[row["aspect"]])
+        features = cluster_set.features(pose, mesh)
         clusters = Counter(p["cluster_id"] for p in row["people"])
         assert row["n_similar"] == (clusters.most_common(1)[0][1] if len(clusters) < row["n_people"] else 0)
         assert sum(n > 1 for n in clusters.values()) <= 1
         for one, other in itertools.combinations(row["people"], 2):
-            distance = kind.distances(features[row_of[one["person_id"]]], features[row_of[other["person_id"]]])
+            distance = cluster_set.distances(features[row_of[one["person_id"]]], features[row_of[other["person_id"]]])
             if one["cluster_id"] == other["cluster_id"]:
-                assert distance < kind.near
+                assert distance < cluster_set.near
             else:
-                assert distance > kind.far
+                assert distance > cluster_set.far
 
 
 def test_the_caption_is_one_of_the_templates_for_what_is_shown(composed: tuple[list[Row], Shard]) -> None:
     for row in composed[0]:
         aspect, n, k = row["aspect"], row["n_people"], row["n_similar"]
         assert row["caption"] in {fill(t, aspect, n, k) for t in TEMPLATES[aspect][situation(n, k)]}
-        assert [p["claims"] for p in row["people"]] == [[]] * n  # of all the same is known
+        assert [p["claims"] for p in row["people"]] == [[]] * n  # the facts of all are the same
 
 
 def test_people_come_from_different_images_and_no_group_is_shown_twice(composed: tuple[list[Row], Shard]) -> None:
@@ -244,7 +244,7 @@ def test_each_person_is_seen_in_the_picture_where_the_row_says(composed: tuple[l
             x1, y1, x2, y2 = (round(v) for v in person["bbox"])
             inside = pixels[y1 + 4 : y2 - 4, x1 + 4 : x2 - 4].reshape(-1, 3)
             assert np.abs(inside - colour(int(person["person_id"].split("/")[-2]))).mean() < 4
-            assert pixels[y1:y2, max(x1 - 14, 0)].max() < 200  # the background, beyond the padding, has no light
+            assert pixels[y1:y2, max(x1 - 14, 0)].max() < 200  # the background, beyond the padding, is dark
 
 
 def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[list[Row], Shard]) -> None:
@@ -256,11 +256,11 @@ def test_the_tar_holds_picture_caption_and_row_of_each_sample(composed: tuple[li
 
 
 def test_the_same_input_and_seed_give_the_same_bytes(files: dict[str, Path], tmp_path: Path) -> None:
-    rows, again, other, elsewhere = (
+    rows, again, reseeded, elsewhere = (
         compose(files, tmp_path, composites=9, **more)[0] for more in ({}, {}, {"seed": 1}, {"index": 1})
     )
     assert rows == again
-    assert [r["files"] for r in rows] != [r["files"] for r in other]
+    assert [r["files"] for r in rows] != [r["files"] for r in reseeded]
     assert [r["people"] for r in rows] != [r["people"] for r in elsewhere]
 
 
@@ -391,7 +391,7 @@ def test_who_would_not_be_seen_well_is_not_shown(
 def test_pictures_in_which_somebody_may_be_are_no_backgrounds(tmp_path: Path) -> None:
     files = Scene(people=8).write(tmp_path)
     white = changed(files, tmp_path / "w.tar", lambda k, i: i if int(k) < 10_000 else i.point(lambda _: 255))
-    rows, shard = compose(white, tmp_path, composites=5)  # in which the fake model sees a face
+    rows, shard = compose(white, tmp_path, composites=5)  # the fake model sees a face in these
     assert rows == []
     assert shard.rejected == {"no_background": 8}
 
@@ -445,27 +445,29 @@ def test_people_with_the_head_of_another_in_their_cutout_are_not_used(tmp_path: 
     people = pq.read_table(files["people"]).to_pylist()
     people[1]["bbox"] = (215, 30, 300, 400)  # covers little of the first
     pq.write_table(pa.Table.from_pylist(people, schema=SCHEMAS["people"]), files["people"])
-    assert compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1  # the joints of both have the head there
+    assert (
+        compose(files, tmp_path, composites=5)[1].rejected["crowded"] == 1
+    )  # by the joints of both, the head is there
 
 
-@pytest.mark.parametrize(("confidence", "told"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
+@pytest.mark.parametrize(("confidence", "stated"), [(0.9, True), (0.5, False)], ids=["certain", "in doubt"])
 def test_of_two_who_differ_the_caption_says_what_each_does_where_that_is_certain(
-    confidence: float, told: bool, tmp_path: Path
+    confidence: float, stated: bool, tmp_path: Path
 ) -> None:
     facts = {i: {"base": ("sitting", "standing")[i % 2]} for i in range(24)}
-    scene = Scene(people=24, poses=("sit", "arms up"), clustered=("pose",), told=facts, confidence=confidence)
+    scene = Scene(people=24, poses=("sit", "arms up"), clustered=("pose",), more_facts=facts, confidence=confidence)
     rows, _ = compose(scene.write(tmp_path), tmp_path, composites=8)
     pairs = [row for row in rows if row["n_similar"] == 0]
     assert pairs
     for row in pairs:
         claims = [f"base={facts[int(p['person_id'].split('/')[-2])]['base']}" for p in row["people"]]
-        assert [p["claims"] for p in row["people"]] == ([[claim] for claim in claims] if told else [[], []])
-        assert ("is sitting" in row["caption"]) == ("is standing" in row["caption"]) == told
+        assert [p["claims"] for p in row["people"]] == ([[claim] for claim in claims] if stated else [[], []])
+        assert ("is sitting" in row["caption"]) == ("is standing" in row["caption"]) == stated
 
 
 def test_people_whose_facts_contradict_each_other_are_not_called_alike(tmp_path: Path) -> None:
     facts = {i: {"view": ("front", "back")[i % 2]} for i in range(24)}
-    files = Scene(people=24, poses=("stand",), clustered=("pose",), told=facts).write(tmp_path)
+    files = Scene(people=24, poses=("stand",), clustered=("pose",), more_facts=facts).write(tmp_path)
     rows, _ = compose(files, tmp_path, composites=8)
     assert rows
     for row in rows:
@@ -502,7 +504,7 @@ def test_whom_the_segmenter_does_not_see_is_not_shown(files: dict[str, Path], tm
 
 
 def test_people_with_others_in_their_box_are_not_used(tmp_path: Path) -> None:
-    files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, one over the other
+    files = Scene(people=8, change={"key": "000000000"}).write(tmp_path)  # all in one image, over each other
     rows, shard = compose(files, tmp_path, composites=5)
     assert rows == []
     assert shard.rejected == {"crowded": 8}
@@ -534,7 +536,7 @@ def test_people_stand_beside_each_other_inside_the_picture_at_comparable_heights
 
 
 @given(size=st.tuples(st.integers(1, 1200), st.integers(1, 1200)), width=st.integers(*WIDTHS))
-@example(size=(699, 394), width=740)  # where the box that is cut out began 5e-14 pixels before the picture
+@example(size=(699, 394), width=740)  # here the cut-out began 5e-14 pixels before the picture
 @example(size=(500, 375), width=688)
 def test_a_background_of_any_size_fills_the_picture(size: tuple[int, int], width: int) -> None:
     background = Image.new("RGB", size)

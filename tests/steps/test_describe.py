@@ -1,4 +1,4 @@
-"""What Subset D promises: the best of a captioner's candidates, if CLIP finds that it fits, with all scores kept."""
+"""What Subset D promises: the best of a captioner's candidates, if it fits by CLIP, with all scores kept."""
 
 from __future__ import annotations
 

@@ -103,7 +103,7 @@ FLAGS: list[tuple[dict[str, Any], bool]] = [
     ({"punsafe": float("nan")}, True),
     ({"punsafe": "?"}, True),
     ({"punsafe": 10**400}, True),
-    ({"punsafe": None, "reason": None}, False),  # as `download` writes it for parts without this column
+    ({"punsafe": None, "reason": None}, False),  # `download` writes this for parts without the column
     ({"punsafe": 0.99, "reason": None}, True),
 ]
 

@@ -105,8 +105,8 @@ def rows_of(store: LocalStore, index: int = 0) -> list[dict]:
 
 
 def pictures(store: LocalStore) -> dict[str, Image.Image]:
-    found = samples(store.root / "images/test/part/00000.tar")
-    return {s.fields["url"].rsplit("/", 1)[-1]: Image.open(io.BytesIO(s.image)) for s in found}
+    stored = samples(store.root / "images/test/part/00000.tar")
+    return {s.fields["url"].rsplit("/", 1)[-1]: Image.open(io.BytesIO(s.image)) for s in stored}
 
 
 def image_files(store: LocalStore) -> dict[str, bytes]:
@@ -187,7 +187,7 @@ def test_a_part_without_rows_is_done(store: LocalStore) -> None:
     assert rows_of(store) == []
     runner = Runner(store, LOOPBACK, FakeModels(), STEPS)
     for step in stage_steps(runner.planner, "test/part", "extract"):
-        if step != "subset_a":  # which follows clip_filter
+        if step != "subset_a":  # it follows clip_filter
             runner.run(step, "test/part")
     assert audit(runner, "test/part", "extract") == []
     assert progress(runner.planner)["extracted"] == ["test/part"]
@@ -249,12 +249,12 @@ def test_a_shard_that_is_stopped_leaves_nothing_under_way_and_says_no_more(
     threads = threading.active_count()
     with quiet_end(), pytest.raises((type(error), ShortageError)):
         download(store, Settings(allow_private_addresses=True, url_timeout=60.0, url_threads=8))
-    assert threading.active_count() <= threads + 8  # the server's, which answer /silent
+    assert threading.active_count() <= threads + 8  # threads of the server, which answer /silent
 
 
 @contextmanager
 def quiet_end() -> Iterator[None]:
-    """Whatever is still under way when the block ends, and complains when it is collected, fails the test."""
+    """Fails the test if something is still under way at the end of the block, and complains when collected."""
     complaints: list[object] = []
     heard = sys.unraisablehook
     handler = logging.Handler()
@@ -357,7 +357,7 @@ def test_retry_failed_fetches_only_rows_that_failed_for_a_passing_reason(
     download(store)
     before, hits = pictures(store)["large.jpg"].tobytes(), dict(server.hits)
     server.recovered = True
-    assert download(store).rejected == {"server_error": 2, "not_found": 1}  # as it is: nothing is tried again
+    assert download(store).rejected == {"server_error": 2, "not_found": 1}  # unchanged: nothing is tried again
     assert dict(server.hits) == hits
     manifest = download(store, retry_failed=True)
     assert (manifest.rows_in, manifest.rows, manifest.rejected) == (5, 3, {"not_found": 1, "server_error": 1})
@@ -436,4 +436,4 @@ def test_a_shortage_while_decoding_fails_the_shard_and_loses_no_row(
 
 
 def stored(body: bytes) -> dict:
-    return download_step._stored(body, LOOPBACK)
+    return download_step._store_image(body, LOOPBACK)

@@ -1,4 +1,4 @@
-"""A shard of pictures that is made again: what is whole stays, byte for byte, also when the web has nothing more."""
+"""A shard of pictures that is made again: whole rows stay, byte for byte, even if the web has lost everything."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ Harm = Callable[[LocalStore], object]
 
 
 class Web:
-    """Answers in place of the web: pictures by URL, 404 for missing ones; ``asked`` has every URL asked for."""
+    """Answers in place of the web: pictures by URL, 404 for missing ones; ``asked`` lists all requested URLs."""
 
     def __init__(self) -> None:
         self.asked: list[str] = []
@@ -94,7 +94,7 @@ def cut(store: LocalStore, path: str, share: float) -> None:
 
 
 def as_of_version_0_1(store: LocalStore) -> None:
-    """Takes what proves a row out of the shard's files, and its manifest away."""
+    """Removes the digests from the shard's files, and the shard's manifest."""
     table = pq.read_table(store.root / f"{IMAGES}/00000.parquet").drop_columns("row_sha256")
     pq.write_table(table, store.root / f"{IMAGES}/00000.parquet")
     with tarfile.open(store.root / f"{IMAGES}/00000.tar") as tar:
@@ -147,7 +147,7 @@ def test_a_damaged_file_costs_the_rows_that_it_hits_and_no_other(
     before = files(made)
     flip(made, path, seed * (made.size(path) - 1) // 11)
     download(made)
-    lost = {url for url in web.asked if "2.jpg" not in url}  # which failed before, too
+    lost = {url for url in web.asked if "2.jpg" not in url}  # it failed before, too
     assert len(lost) <= (1 if suffix == "tar" else 0)
     if not lost and "http://x.org/2.jpg" not in web.asked:
         assert files(made) == before
@@ -248,7 +248,7 @@ def test_pictures_that_were_lost_with_the_record_of_them_are_told(
 
 
 def killed_after(monkeypatch: pytest.MonkeyPatch, written: int, store: LocalStore, **options: Any) -> None:
-    """Downloads, and is killed once so many files have been put in place: stats, tar, table, manifest."""
+    """Downloads, and is killed after ``written`` files are in place: stats, tar, table, manifest."""
     puts = iter([True] * written)
     put = LocalStore.put
 
@@ -267,7 +267,7 @@ def killed_after(monkeypatch: pytest.MonkeyPatch, written: int, store: LocalStor
 def test_a_process_killed_between_two_files_is_gone_on_with(
     made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, first: bool
 ) -> None:
-    """Of the first shard ever, and of one that was there before; the files are put in place one after the other."""
+    """For a new shard, and for one that existed before. The files are put in place one by one."""
     web.pictures = Web().pictures
     undisturbed = files(made)
     for path in (p for p in [*made.list("images"), *made.list("manifests")] if first):
@@ -283,7 +283,7 @@ def test_a_process_killed_between_two_files_is_gone_on_with(
 def test_a_process_killed_under_other_settings_leaves_no_picture_of_them(
     made: LocalStore, web: Web, monkeypatch: pytest.MonkeyPatch, written: int, changed: dict[str, Any]
 ) -> None:
-    """Its files are newer than the manifest. Those that it has not come to are kept."""
+    """Its files are newer than the manifest. Files that it has not replaced yet are kept."""
     web.pictures = Web().pictures
     undisturbed = files(made)
     killed_after(monkeypatch, written, made, shards=[0], **changed)

@@ -77,8 +77,8 @@ def test_each_person_has_the_vectors_of_their_own_image(tmp_path: Path) -> None:
 def test_bodies_are_seen_by_their_boxes_and_heads_by_their_meshes(tmp_path: Path) -> None:
     _, _, clip = embed(tmp_path, [True])
     assert clip.images == [
-        (160, 72),  # the box, a tenth of it wider on each side, cut off at the image's border
-        (66, 44),  # the mesh and three fifths of it on each side
+        (160, 72),  # the box, a tenth wider on each side, cut off at the image's border
+        (66, 44),  # the mesh, three fifths wider on each side
     ]
 
 

@@ -22,7 +22,7 @@ from laion_people.language.captions import Entry
 from laion_people.language.facts import VALUES
 from laion_people.language.factsets import MOST, FactSet
 from laion_people.settings import Settings
-from laion_people.steps.cluster.clusters import SPACES, Cluster, Fit, Kind
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, Cluster, ClusterSet, Fit
 from laion_people.steps.label import Label
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -41,14 +41,18 @@ SMILING, TURNED = (FactSet(("mouth=smiling",), 0.8),), (FactSet(("turn=left",), 
 
 
 def fit(store: LocalStore, version: str, **sets: tuple[FactSet, ...]) -> None:
-    """A fit whose pose clusters (pose_0001, ...) have these sets of facts, with a cluster of faces and of heads."""
-    facts = {"face-0001": SMILING, "head-0001": TURNED} | {name.replace("_", "-"): of for name, of in sets.items()}
-    kinds = {}
-    for name, space in SPACES.items():
+    """A fit with these sets of facts for pose clusters (pose_0001, ...), one cluster of faces and one of heads."""
+    facts = {"face-0001": SMILING, "head-0001": TURNED} | {
+        name.replace("_", "-"): fact_sets for name, fact_sets in sets.items()
+    }
+    cluster_sets = {}
+    for name, space in FEATURE_SPACES.items():
         part, centroid = "whole body" if name == "pose" else "face", np.zeros(len(space.names), np.float32)
-        found = [Cluster(c, part, 7, f"{c}/0", centroid, told) for c, told in facts.items() if c.startswith(name)]
-        kinds[name] = Kind(space, tuple(found), 0.1, 0.5)
-    store.write(f"clusters/{version}/fit.json", Fit(version, kinds).to_json())
+        clusters = [
+            Cluster(c, part, 7, f"{c}/0", centroid, fact_sets) for c, fact_sets in facts.items() if c.startswith(name)
+        ]
+        cluster_sets[name] = ClusterSet(space, tuple(clusters), 0.1, 0.5)
+    store.write(f"clusters/{version}/fit.json", Fit(version, cluster_sets).to_json())
 
 
 def label(store: LocalStore, version: str, given: str = "") -> dict[str, dict[str, Any]]:
@@ -83,10 +87,12 @@ def test_every_cluster_has_five_or_more_captions_in_both_files(labelled: LocalSt
 
 def test_every_set_of_facts_has_captions_that_state_it_the_first_set_first(labelled: LocalStore) -> None:
     row = label(labelled, "v0001")["pose-0001"]
-    assert list(dict.fromkeys(map(tuple, row["claims"]))) == [of.claims for of in OUT]
-    for of in OUT:
-        said = [text for text, claims in zip(row["captions"], row["claims"], strict=True) if claims == [*of.claims]]
-        assert len(said) >= 2 and set(said) <= set(phrases.sentences(of.facts))
+    assert list(dict.fromkeys(map(tuple, row["claims"]))) == [fact_set.claims for fact_set in OUT]
+    for fact_set in OUT:
+        said = [
+            text for text, claims in zip(row["captions"], row["claims"], strict=True) if claims == [*fact_set.claims]
+        ]
+        assert len(said) >= 2 and set(said) <= set(phrases.sentences(fact_set.facts))
 
 
 def test_a_cluster_whose_members_share_nothing_has_no_captions_and_says_so(store: LocalStore) -> None:
@@ -170,7 +176,7 @@ def test_captions_of_a_cluster_whose_members_share_other_things_now_are_to_be_re
     edit(labelled, "v0001", "pose-0001")
     fit(labelled, "v0002", pose_0001=DOWN)
     entry = replace(captions.read(labelled, "v0001")["pose-0001"], reviewed=False)
-    for version in ("v0002", "v0003"):  # which knows it still, when nobody has looked
+    for version in ("v0002", "v0003"):  # still known, though nobody has looked at it
         fit(labelled, version, pose_0001=DOWN)
         assert label(labelled, version)["pose-0001"]["reviewed"] is False
         note = "from v0001, where its members had other things in common"
@@ -216,7 +222,7 @@ def test_claims_that_somebody_has_changed_by_hand_are_taken_over_too(labelled: L
     claims = (("base=on_feet",), *made.claims[1:])
     captions.put(labelled, "v0001", {"pose-0001": replace(made, claims=claims)})
     fit(labelled, "v0002", pose_0001=OUT)
-    assert label(labelled, "v0002")["pose-0001"]["claims"] == [list(of) for of in claims]
+    assert label(labelled, "v0002")["pose-0001"]["claims"] == [list(stated) for stated in claims]
 
 
 def test_another_captions_file_replaces_what_was_made_and_not_what_people_have_said(labelled: LocalStore) -> None:

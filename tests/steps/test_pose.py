@@ -17,7 +17,7 @@ PARTITION = "laion2B-en/00042"
 
 
 class WholeBody(FakePose):
-    """Gives further keypoints, whose x is the person's number in the image."""
+    """Gives further keypoints; their x is the person's number in the image."""
 
     def estimate(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[Poses]:
         return [replace(p, extra=self._extra(len(p.scores))) for p in super().estimate(images, boxes)]

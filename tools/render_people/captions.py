@@ -1,4 +1,4 @@
-"""Captions as they stand beside pictures on the web: fitting ones for rendered scenes, and unrelated ones."""
+"""Captions like those beside pictures on the web: fitting ones for rendered scenes, and unrelated ones."""
 
 from __future__ import annotations
 
@@ -156,7 +156,7 @@ def image_caption(
 
 
 def unrelated_caption(rng: random.Random) -> str:
-    """A caption that fits no picture of a person: shop items, recipes, places, other languages."""
+    """A caption that fits no picture of a person: about shop items, recipes, places, or in other languages."""
     number = rng.randint(2, 90)
     text = rng.choice(
         (

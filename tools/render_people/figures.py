@@ -1,7 +1,7 @@
 """People whose postures, faces and heads vary continuously and independently: the cast of include/truth.
 
-Each part of a body is drawn on its own (left arm, right arm, what the body rests on, lean, head, mouth, brows, eyes),
-so that no part tells another. Directions are as in `poses.py`: x to the person's left, y up, z forwards.
+Each part of a body is drawn on its own (left arm, right arm, what the body rests on, lean, head, mouth, brows, eyes):
+no part predicts another. Directions are as in `poses.py`: x to the person's left, y up, z forwards.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ EYES = {"open": 58, "closed": 16, "one_closed": 7, "wide": 10, "narrowed": 9}
 
 @dataclass(frozen=True)
 class Cast:
-    """One person of the set. `arms`: how the arms were drawn; `turn`: yaw, pitch, roll of the head in degrees."""
+    """One person of the set. `arms`: kinds of the arms; `turn`: yaw, pitch, roll of the head in degrees."""
 
     figure: Figure
     arms: tuple[str, str]
@@ -95,7 +95,7 @@ def _arm(
 
 
 def _reach(rng: random.Random, kind: str, side: str, sign: int) -> Reach:
-    """Where a hand rests, in decimetres; the wrist stops a hand's length before."""
+    """The place where a hand rests, in decimetres; the wrist stops a hand's length before."""
 
     def near(x: float, y: float, z: float, spread: float = 0.15) -> Direction:
         return (sign * (x + rng.uniform(-spread, spread)), y + rng.uniform(-spread, spread), z + rng.uniform(-0.1, 0.1))
@@ -171,15 +171,15 @@ def _arms(rng: random.Random, base: str, front: float) -> tuple[tuple[str, str],
     if rng.random() < 0.35:
         return _both(rng, pick(rng, arms))
     left, right = pick(rng, arms), pick(rng, arms)
-    (limbs, reach), (more, other) = _one_arm(rng, left, "L", 1), _one_arm(rng, right, "R", -1)
-    return (left, right), limbs | more, reach | other
+    (limbs, reach), (right_limbs, right_reach) = _one_arm(rng, left, "L", 1), _one_arm(rng, right, "R", -1)
+    return (left, right), limbs | right_limbs, reach | right_reach
 
 
 def _both(rng: random.Random, kind: str) -> tuple[tuple[str, str], Limbs, dict[str, Reach]]:
     limbs, reach = {}, {}
     for side, sign in SIDES:
-        more, other = _one_arm(rng, kind, side, sign)
-        limbs, reach = limbs | more, reach | other
+        side_limbs, side_reach = _one_arm(rng, kind, side, sign)
+        limbs, reach = limbs | side_limbs, reach | side_reach
     return (kind, kind), limbs, reach
 
 
@@ -331,7 +331,7 @@ def _trunk(rng: random.Random, base: str) -> tuple[tuple[float, float, float], t
 
 
 def face(rng: random.Random) -> dict[str, float]:
-    """ARKit weights of a mouth, brows and eyes, each drawn on its own."""
+    """ARKit weights of a mouth, brows and eyes, drawn independently."""
     u = rng.uniform
     weights: dict[str, float] = {}
 
@@ -379,7 +379,7 @@ def head(rng: random.Random, base: str) -> tuple[float, float, float]:
 
 
 def draw(rng: random.Random, base: str) -> Cast:
-    """A person of a base of BASES, everything else free."""
+    """A person with a base of BASES; everything else is random."""
     root, spine = _trunk(rng, base)
     kinds, limbs, reach = _arms(rng, base, root[0] + spine[0])
     figure = Figure(

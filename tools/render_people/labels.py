@@ -1,8 +1,8 @@
 """What a careful person would say of a rendered body: labels by geometry, from the rig's exact joints and parameters.
 
-The fields and words are those that people use for photographs: docs/truth.md lists them. Values near a border are both
-right and joined by "|"; what lies outside the picture or behind something is "?". The rules were written without those
-of `laion_people`, so that the two can disagree.
+The fields and words are those that people use for photographs: docs/truth.md lists them. Near a border both values are
+right and joined by "|"; what lies outside the picture or behind something is "?". The rules were written independently
+of those of `laion_people`: the two can disagree.
 
 shown       the lowest of ankles, knees, hips, shoulders inside the picture; `waist` is from the hips up.
 view        angle between the chest's normal and the direction to the camera: front < 25, three_quarter < 60, side <
@@ -41,7 +41,7 @@ import numpy as np
 
 LEFT_RIGHT = (("l", "left", 1), ("r", "right", -1))
 FEET = ("walking", "running")
-STRONG = 0.8  # a blendshape's weight that anybody sees
+STRONG = 0.8  # weight of a blendshape that anybody can see
 
 
 @dataclass(frozen=True)
@@ -162,7 +162,7 @@ def _legs_apart(body: Body) -> str:
         return "?"
     apart = np.linalg.norm(body.joints["left_ankle"] - body.joints["right_ankle"]) / body.height
     aside = abs((body.joints["left_ankle"] - body.joints["right_ankle"]) @ body.pelvis[:, 0]) / body.height
-    # A step forwards is no straddle to everyone: where only the step is wide, both are right.
+    # Not everyone calls a step forwards "apart": if only the step is wide, both are right.
     return _join(_bands(apart, (0.235,), ("no", "yes"), 0.035) | _bands(aside, (0.235,), ("no", "yes"), 0.035))
 
 
@@ -218,13 +218,13 @@ def _direction(body: Body, arm: np.ndarray, sign: int, upper: set[str]) -> set[s
     near = _bands(azimuth, (-45, 45, 135), ("back", "side", "front", "across"), 12)
     if "down" in upper:
         near.add("none")
-    if np.hypot(out, ahead) < 0.35 * np.linalg.norm(arm):  # nearly straight up: it points anywhere
+    if np.hypot(out, ahead) < 0.35 * np.linalg.norm(arm):  # nearly straight up: its direction is random
         near |= {"side", "front"}
     return near
 
 
 def _hand(body: Body, side: str, sign: int, upper: set[str], inner: float) -> set[str]:
-    """Places of a hand. One that is hidden is told only behind the back, where the elbow shows it.
+    """Places of a hand. A hidden hand has a place only behind the back, where the elbow shows it.
 
     head_face < 0.05 of the height from the head's skin (to 0.08 also the air's words); above_head higher than the
     head's top; ground < 0.125 above it (< 0.05 it alone); crossed where both wrists are over the midline in front;
@@ -365,7 +365,7 @@ def _head(body: Body) -> dict[str, str]:
     nod = _bands(pitch, (-15, 15), ("down", "level", "up"), 4)
     nod |= _bands(body.head_pitch, (-15, 15), ("down", "level", "up"), 4)
     tilt = _bands(roll, (-12, 12), ("left", "none", "right"), 4)
-    if abs(pitch) > 45:  # a bowed head turns and tilts by little in the picture, whatever its angles
+    if abs(pitch) > 45:  # a bowed head turns and tilts only a little in the picture, whatever its angles
         return {"turn": "?", "nod": _join(nod), "tilt": "?"}
     if abs(yaw) > 60:
         tilt = {"?"}

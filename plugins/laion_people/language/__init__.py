@@ -1,1 +1,1 @@
-"""Facts and claims as texts: vocabulary, sentences, the captions file and the words that captions may not have."""
+"""Facts and claims as texts: vocabulary, sentences, the captions file, and words that captions must not have."""

@@ -1,18 +1,18 @@
 """Candidate captions of a cluster version: ``clusters/<version>/captions.yaml``, edited by hand or on the page.
 
-The file is the place of truth; ``clusters.parquet`` has what it said when `label` last ran::
+The file decides; ``clusters.parquet`` has its content from the last run of `label`::
 
     entries = captions.read(store, "v0001")           # cluster -> Entry
     entry = entries["pose-0001"]
-    captions.fault(texts)                             # "", or a sentence that says what is wrong with them
+    captions.fault(texts)                             # "", or a sentence on what is wrong
     captions.edit(store, "v0001", "pose-0001", texts, claims, reviewed=True, by="anna", tag=entry.tag)
 
-A caption is a text, or stands with others that claim the same facts (see `laion_people.language.facts`)::
+A caption is a text, or one of several texts that claim the same facts (see `laion_people.language.facts`)::
 
     - claims: [base=sitting, left_arm=raised]
       texts: [Someone sits with the left hand up., ...]
 
-``entry.tag`` tells `edit` which state of the entry its editor has seen: one that has changed since is not overwritten.
+``entry.tag`` tells `edit` which state of the entry the editor has seen: an entry that has changed is not overwritten.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from laion_people.storage.layout import ClusterVersion, cluster_path
 from laion_people.storage.store import Store
 
 FEWEST, MOST = 5, 50  # captions of a cluster that has any
-MOST_CLAIMS = 20  # of a caption; of a person there are fewer facts of one kind
-DEEPEST = 10  # lists and mappings within each other; five are needed
+MOST_CLAIMS = 20  # of a caption; a person has fewer facts of one kind
+DEEPEST = 10  # nested lists and mappings; five are needed
 MOST_BYTES = 1 << 26  # of the file; 768 clusters, each with 50 captions of 300 letters, have 12 million
-MOST_NODES = 500_000  # texts, lists and mappings that it has when every alias is written out
-LONGEST_TEXT = 10_000  # letters of any text: YAML takes long numbers apart in quadratic time
+MOST_NODES = 500_000  # texts, lists and mappings of the file, with every alias written out
+LONGEST_TEXT = 10_000  # letters of any text: YAML reads long numbers in quadratic time
 MERGE = "tag:yaml.org,2002:merge"
 TEXTS = ("by", "at", "note", "made")  # fields of an entry that are texts
 FIELDS = {"reviewed", *TEXTS, "captions"}
-ANSWER = {"answer", "by", "at", "run_id"}  # what each answer of a review has, beside counts
-LONGEST = 300  # letters of a caption: CLIP reads 77 tokens, which are about as many
+ANSWER = {"answer", "by", "at", "run_id"}  # fields of each answer of a review, beside counts
+LONGEST = 300  # letters of a caption: about the 77 tokens that CLIP reads
 Claims = tuple[str, ...]
 HEADER = f"""\
 # Candidate captions of the clusters of version %s. Edit them as you like: what stands here is never overwritten.
@@ -63,11 +63,10 @@ SAFE_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """What the file says of a cluster.
+    """The file's entry of a cluster.
 
-    by, at: who edited it last, and when (ISO 8601, UTC); empty where nobody has said so. note: what the person who
-    looks at it next should know. claims: what each caption claims, nothing if they are not given. made: the `words`
-    that `label` has made; empty where it has not.
+    by, at: who edited it last, and when (ISO 8601, UTC); empty if unknown. note: for the next person who looks at it.
+    claims: those of each caption; none if not given. made: the `words` as `label` made them; empty if it did not.
     """
 
     captions: tuple[str, ...]
@@ -83,12 +82,12 @@ class Entry:
 
     @property
     def signed(self) -> bool:
-        """Whether a person stands behind it."""
+        """Whether a person has reviewed or edited it."""
         return self.reviewed or bool(self.by)
 
     @property
     def words(self) -> str:
-        """Changes with the captions and what they claim."""
+        """A digest that changes with the captions and their claims."""
         return _digest((self.captions, self.claims))
 
     def as_made(self) -> Entry:
@@ -97,7 +96,7 @@ class Entry:
 
     @property
     def tag(self) -> str:
-        """Changes with the entry."""
+        """A digest that changes with the entry."""
         return _digest(astuple(self))
 
 
@@ -106,7 +105,7 @@ def _digest(value: Any) -> str:
 
 
 def captions_path(version: str) -> str:
-    """The file of a cluster version. Raises LaionPeopleError for what is not the name of one."""
+    """The file of a cluster version. Raises LaionPeopleError if the name is not one of a version."""
     if not ClusterVersion.pattern.fullmatch(version):
         raise LaionPeopleError(f"there is no cluster version {version!r}: they are called v0001, v0002, ...")
     return cluster_path(version, "captions.yaml")
@@ -115,13 +114,13 @@ def captions_path(version: str) -> str:
 def read(store: Store, version: str) -> dict[str, Entry]:
     """The entries by cluster, in the file's order. Their captions may have faults: see `fault`.
 
-    Raises LaionPeopleError, naming file and cluster, for a file that is not there or cannot be understood.
+    Raises LaionPeopleError, naming file and cluster, if the file is missing or cannot be understood.
     """
     return read_file(store, captions_path(version))
 
 
 def read_file(store: Store, path: str) -> dict[str, Entry]:
-    """As `read`, of any file of the store that is written like captions.yaml."""
+    """As `read`, for any file of the store that is written like captions.yaml."""
     data = None
     if store.exists(path):
         with store.open(path) as file:
@@ -130,7 +129,7 @@ def read_file(store: Store, path: str) -> dict[str, Entry]:
 
 
 def fault(captions: Sequence[str], claims: Sequence[Claims] = ()) -> str:
-    """What is wrong with the captions of a cluster and what each claims, or "". There may be none at all."""
+    """What is wrong with the captions of a cluster and their claims, or "". No captions at all are fine."""
     for reason in (*map(caption_fault, captions), *map(claims_fault, claims)):
         if reason:
             return reason
@@ -150,13 +149,13 @@ def caption_fault(caption: str) -> str:
         return f"{shown} has {len(caption)} letters: a caption has {LONGEST} at most"
     if not caption.isprintable():
         return f"{shown} has line breaks, control or invisible characters: a caption is one line of plain text"
-    if found := blocked(caption):
-        return f"{shown} has the word {found[0]!r} ({found[1]}): captions may not speak of that"
+    if refused := blocked(caption):
+        return f"{shown} has the word {refused[0]!r} ({refused[1]}): captions may not speak of that"
     return ""
 
 
 def claims_fault(claims: Claims) -> str:
-    """What is wrong with what a caption claims, or ""."""
+    """What is wrong with the claims of a caption, or ""."""
     if wrong := [claim for claim in claims if not known(claim)]:
         return f"{one_line(wrong[0], 40)!r} is no claim: they are like base=sitting, and docs/facts.md lists them"
     return f"a caption should claim {MOST_CLAIMS} facts at most" if len(claims) > MOST_CLAIMS else ""
@@ -173,9 +172,9 @@ def edit(
     by: str,
     tag: str,
 ) -> None:
-    """Replaces a cluster's captions and what they claim; the rest of the file stays, with comments and order.
+    """Replaces a cluster's captions and their claims; the rest of the file stays, with comments and order.
 
-    Raises LaionPeopleError for captions with a fault, an unknown cluster, or an entry that is not ``tag``'s any more.
+    Raises LaionPeopleError for captions with a fault, an unknown cluster, or an entry that no longer has this ``tag``.
     """
     captions = tuple(caption.strip() for caption in captions)
     if reason := fault(captions, claims):
@@ -192,15 +191,15 @@ def edit(
         if entries[cluster_id].tag != tag:
             who = entries[cluster_id].by or "somebody"
             raise LaionPeopleError(f"{who} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
-        return _with(path, text, {cluster_id: entry}).encode()
+        return _replace_entries(path, text, {cluster_id: entry}).encode()
 
     store.update(path, edited)
 
 
 def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[str, Entry] | None = None) -> None:
-    """Puts entries in the place of theirs, or at the end of the file, which is made if there is none.
+    """Replaces entries of the file, or adds them at its end. Makes the file if there is none.
 
-    Those that are not as ``seen`` (the entries when they were read) any more have been edited meanwhile, and stay.
+    An entry that differs from ``seen`` (the entries when they were read) was edited meanwhile, and stays.
     """
     path = captions_path(version)
 
@@ -208,28 +207,32 @@ def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[
         text = HEADER % version if before is None else _text(path, before)
         now = _parse(path, text)
         kept = {name for name in entries if seen is not None and now.get(name) != seen.get(name)}
-        return _with(path, text, {name: entry for name, entry in entries.items() if name not in kept}).encode()
+        return _replace_entries(
+            path, text, {name: entry for name, entry in entries.items() if name not in kept}
+        ).encode()
 
     store.update(path, with_entries)
 
 
 def answers(path: str, data: bytes) -> list[dict[str, Any]]:
-    """What ``reviews.json`` of a version holds: who approved the captions or did not, oldest first.
+    """The content of a version's ``reviews.json``: who approved the captions or did not, oldest first.
 
     Raises LaionPeopleError, naming the file, when it is damaged.
     """
     try:
-        found = json.loads(data)
-        if not isinstance(found, list) or not all(isinstance(of, dict) and of.keys() >= ANSWER for of in found):
+        listed = json.loads(data)
+        if not isinstance(listed, list) or not all(
+            isinstance(answer, dict) and answer.keys() >= ANSWER for answer in listed
+        ):
             raise ValueError("it should list answers")
     except (ValueError, RecursionError) as error:
         advice = "mend it, or move it away; a review writes a new one"
         raise LaionPeopleError(f"{path} is damaged ({one_line(error)}): {advice}") from error
-    return found
+    return listed
 
 
 def _text(path: str, data: bytes | None) -> str:
-    """The text of a file. Raises LaionPeopleError when there is none, it is not UTF-8 or too large."""
+    """The text of a file. Raises LaionPeopleError if it is missing, too large or not UTF-8."""
     if data is None:
         raise LaionPeopleError(f"{path} is missing: run `label` first")
     if len(data) > MOST_BYTES:
@@ -259,13 +262,13 @@ def _parse(path: str, text: str) -> dict[str, Entry]:
 
 
 def _check_size(path: str, text: str) -> None:
-    """Raises LaionPeopleError for YAML that is deeply nested, of which libyaml dies, or unfolds to a great deal.
+    """Raises LaionPeopleError for deeply nested YAML, which crashes libyaml, and for YAML that unfolds to too much.
 
-    Aliases unfold to what they stand for, those of aliases of aliases to billions (CWE-776); so do merge keys, which
-    are refused. Looks at each event once.
+    An alias unfolds to what it stands for; aliases of aliases of aliases unfold to billions (CWE-776). Merge keys do
+    the same and are refused. Looks at each event once.
     """
-    nodes, sizes = 0, dict[str | None, int]()  # so far; of what anchors name
-    opened: list[tuple[str | None, int]] = []  # the anchors of the collections around, and the nodes before them
+    nodes, sizes = 0, dict[str | None, int]()  # so far; sizes by anchor
+    opened: list[tuple[str | None, int]] = []  # anchors of the open collections, and the nodes before each
     for event in yaml.parse(text, Loader=SAFE_LOADER):
         match event:
             case yaml.AliasEvent():
@@ -291,7 +294,7 @@ def _check_size(path: str, text: str) -> None:
 
 def _entry(where: str, values: Any) -> Entry:
     values = dict(values) if isinstance(values, dict) else {}
-    if isinstance(values.get("at"), date):  # as YAML reads a time that has no quotes
+    if isinstance(values.get("at"), date):  # YAML reads a time without quotes as a date
         values["at"] = values["at"].isoformat()
     if not {"reviewed", "captions"} <= values.keys() or not isinstance(values["reviewed"], bool):
         raise LaionPeopleError(f"{where} should have reviewed (true or false) and captions")
@@ -304,8 +307,8 @@ def _entry(where: str, values: Any) -> Entry:
 
 
 def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
-    """Captions, each with what it claims, of a list of texts and of mappings with claims and texts."""
-    found: list[tuple[str, Claims]] = []
+    """Captions, each with its claims, from a list of texts and of mappings with claims and texts."""
+    candidates: list[tuple[str, Claims]] = []
     for item in items if isinstance(items, list) else [None]:
         match item:
             case {"claims": claims, "texts": texts, **rest} if not rest:
@@ -316,18 +319,18 @@ def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
             raise LaionPeopleError(f"{where} should have a list of sentences as captions")
         if not _are_texts(claims):
             raise LaionPeopleError(f"{where} should have a list of claims like base=sitting")
-        found += [(text, tuple(claims)) for text in texts]
-    return found
+        candidates += [(text, tuple(claims)) for text in texts]
+    return candidates
 
 
 def _are_texts(value: Any) -> bool:
     return isinstance(value, list) and all(isinstance(text, str) and text.strip() for text in value)
 
 
-def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
-    """The file's text with these entries in the place of theirs, or at its end.
+def _replace_entries(path: str, text: str, changed: Mapping[str, Entry]) -> str:
+    """The file's text, with these entries replaced or added at its end.
 
-    A file that is not written as blocks (but with braces, anchors, ...) is written anew, without its comments.
+    A file that is not written as blocks (but with braces, anchors, ...) is rewritten, without its comments.
     """
     entries = _parse(path, text)
     root = yaml.compose(text, Loader=SAFE_LOADER)
@@ -337,7 +340,7 @@ def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
     for key, (start, end) in zip(keys, pairwise(starts), strict=True):
         block = text[start:end]
         if key.value in changed:
-            block = _dump({key.value: changed[key.value]}) + _last_remarks(block)
+            block = _dump({key.value: changed[key.value]}) + _trailing_comments(block)
         spliced += block
     if new := {cluster_id: entry for cluster_id, entry in changed.items() if cluster_id not in entries}:
         spliced = f"{spliced.rstrip()}\n{_dump(new)}"
@@ -347,15 +350,15 @@ def _with(path: str, text: str, changed: Mapping[str, Entry]) -> str:
     return HEADER % path.split("/")[1] + _dump({**entries, **changed})
 
 
-def _last_remarks(block: str) -> str:
-    """The comments and empty lines at the end, which may belong to what follows."""
+def _trailing_comments(block: str) -> str:
+    """The comments and empty lines at the end: they may belong to the next entry."""
     lines = block.splitlines(keepends=True)
     remarks = takewhile(lambda line: not line.strip() or line.lstrip().startswith("#"), reversed(lines))
     return "".join(reversed(list(remarks)))
 
 
 class _Inline(list[str]):
-    """A list that is written on one line."""
+    """A list to be written on one line."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -379,9 +382,9 @@ def _dump(entries: Mapping[str, Entry]) -> str:
 
 
 def _grouped(entry: Entry) -> list[Any]:
-    """Captions in their order, those that follow each other and claim the same together."""
-    found: list[Any] = []
-    for claims, captions in groupby(zip(entry.captions, entry.claims, strict=True), key=lambda of: of[1]):
+    """Captions in their order; neighbours with the same claims are one group."""
+    groups: list[Any] = []
+    for claims, captions in groupby(zip(entry.captions, entry.claims, strict=True), key=lambda pair: pair[1]):
         texts = [text for text, _ in captions]
-        found += [{"claims": _Inline(claims), "texts": texts}] if claims else texts
-    return found
+        groups += [{"claims": _Inline(claims), "texts": texts}] if claims else texts
+    return groups

@@ -1,9 +1,9 @@
-"""What a person's own pose or mesh says: the vocabulary of facts, and how a claim stands to them.
+"""What a person's own pose or mesh says: the vocabulary of facts, and which claims they support or contradict.
 
 A fact is a name and a value (``left_arm=overhead``) with a confidence; a claim is a fact that a caption states, written
-``name=value``. A person has at most one value of a name. Of arms, claims may leave open which is which: ``one_arm=X``,
-``both_arms=X``, ``arms=X+Y`` (one X, the other Y). Arms and legs are the person's own left and right; of heads,
-left and right are the picture's. docs/facts.md says what each value means and how true it is.
+``name=value``. A person has at most one value of a name. Claims about arms may leave open which arm it is:
+``one_arm=X``, ``both_arms=X``, ``arms=X+Y`` (one X, the other Y). Arms and legs are the person's own left and right;
+for heads, left and right are the picture's. docs/facts.md says what each value means and how true it is.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ VALUES: dict[str, dict[str, tuple[str, ...]]] = {  # kind of cluster and caption
 KIND = {name: kind for kind, names in VALUES.items() for name in names}
 
 _WIDER_ARM: dict[str, tuple[str, ...]] = {"overhead": ("raised",), "at_head": ("raised",)}
-WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider values that are true with it
+WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> wider values that are then true, too
     "left_arm": _WIDER_ARM,
     "right_arm": _WIDER_ARM,
     "base": {
@@ -69,7 +69,7 @@ WIDER: dict[str, dict[str, tuple[str, ...]]] = {  # name -> value -> the wider v
     "turn": {"far_left": ("left",), "far_right": ("right",)},
 }
 
-_TOGETHER_ARM = {  # pairs of which an arm can do both; each with what else it can be together with
+_TOGETHER_ARM = {  # value -> other values that an arm can have at the same time
     "holding": _ARM,
     "bent": ("overhead", "raised", "at_head", "back", "on_hip", "in_lap", "in_front", "crossed", "behind_back",
              "on_ground"),
@@ -81,7 +81,7 @@ _TOGETHER_ARM = {  # pairs of which an arm can do both; each with what else it c
     "in_front": ("in_lap", "on_ground", "crossed"),
     "back": ("behind_back", "on_ground"),
 }  # fmt: skip
-TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {  # values that may both be true, though neither is the wider one
+TOGETHER: dict[str, dict[str, tuple[str, ...]]] = {  # values that may both be true, though neither is wider
     "left_arm": _TOGETHER_ARM,
     "right_arm": _TOGETHER_ARM,
     "base": {"standing": ("one_leg",), "kicking": ("one_leg",), "sitting": ("riding", "moving")},
@@ -100,7 +100,7 @@ ARMS = ("left_arm", "right_arm")
 
 @dataclass(frozen=True, slots=True)
 class Fact:
-    """``confidence`` is from 0.5, at the edge of what is told at all, to 1."""
+    """``confidence`` is from 0.5, at the edge of the rule, to 1."""
 
     name: str
     value: str
@@ -117,17 +117,17 @@ def read_facts(table: pa.Table) -> list[dict[str, str]]:
 
 
 def closure(name: str, value: str) -> tuple[str, ...]:
-    """The value and all that are true with it because they are wider."""
+    """The value and all wider values, which are then true, too."""
     return (value, *WIDER.get(name, {}).get(value, ()))
 
 
 def supports(facts: Mapping[str, str], claim: str) -> bool:
-    """Whether a person's facts say what the claim says, or something narrower."""
+    """Whether a person's facts say the same as the claim, or something narrower."""
     return bool(_support(facts, claim))
 
 
 def explained(claims: Iterable[str], facts: Sequence[Fact] | None) -> list[tuple[str, list[Fact] | None]]:
-    """Claims with the facts that bear each out, [] where none does; None where a person's facts are not known."""
+    """Claims with the facts that support each, [] if none does; None if the person's facts are unknown."""
     if facts is None:
         return [(claim, None) for claim in claims]
     of_name = {fact.name: fact for fact in facts}
@@ -136,7 +136,7 @@ def explained(claims: Iterable[str], facts: Sequence[Fact] | None) -> list[tuple
 
 
 def contradicts(facts: Mapping[str, str], claim: str) -> bool:
-    """Whether the claim is false of a person: her facts have values that cannot be true together with the claim's."""
+    """Whether the claim is false of a person: their facts have values that cannot be true together with the claim's."""
     return all(
         any(name in facts and not _together(name, facts[name], value) for name, value in reading)
         for reading in _readings(claim)
@@ -152,7 +152,7 @@ def known(claim: str) -> bool:
 
 
 def _support(facts: Mapping[str, str], claim: str) -> list[str]:
-    """The names of the facts that bear a claim out; if several readings of it are true, those of all."""
+    """The names of the facts that support a claim; if several of its readings are true, those of all."""
     true = [
         reading
         for reading in _readings(claim)
@@ -162,7 +162,7 @@ def _support(facts: Mapping[str, str], claim: str) -> list[str]:
 
 
 def _readings(claim: str) -> list[list[tuple[str, str]]]:
-    """What a claim can mean in names and values of facts: one of these, and of it all."""
+    """What a claim can mean: it is true if all names and values of one reading are."""
     name, _, value = claim.partition("=")
     if name == "one_arm":
         return [[(arm, value)] for arm in ARMS]
@@ -175,9 +175,9 @@ def _readings(claim: str) -> list[list[tuple[str, str]]]:
 
 
 @cache
-def _together(name: str, value: str, other: str) -> bool:
-    """Whether two values of a name can both be true: of one and the same, or of a third that is narrower than both."""
+def _together(name: str, first: str, second: str) -> bool:
+    """Whether two values of a name can both be true: by ``TOGETHER``, or since a third value is narrower than both."""
     pairs = TOGETHER.get(name, {})
-    if other in pairs.get(value, ()) or value in pairs.get(other, ()):
+    if second in pairs.get(first, ()) or first in pairs.get(second, ()):
         return True
-    return any({value, other} <= {*closure(name, narrower)} for narrower in VALUES[KIND[name]][name])
+    return any({first, second} <= {*closure(name, narrower)} for narrower in VALUES[KIND[name]][name])

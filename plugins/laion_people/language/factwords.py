@@ -52,7 +52,7 @@ def name_words(name: str) -> str:
 
 
 def value_words(name: str, value: str) -> str:
-    """The value of a fact or claim of that name; ``arms=X+Y`` has two."""
+    """The value of a fact or claim with this name; ``arms=X+Y`` has two."""
     words = [_VALUES.get(name, {}).get(one, one.replace("_", " ")) for one in value.split("+")]
     return f"one {words[0]}, the other {words[1]}" if name == "arms" and len(words) == 2 else " + ".join(words)
 

@@ -1,13 +1,13 @@
 """English for facts: sentences that say of a pose, a face or a head exactly what the facts say, in many wordings.
 
 The tables hold the words for each value of ``facts.VALUES``; three small grammars (`_pose`, `_face`, `_head`) put them
-together. Captions speak of the body alone: no clothes, age, gender, looks or mood, and of the head instead of the gaze,
-which is not measured. Arms are the person's own left and right; heads turn and tilt to the left and right of the
-picture, which a sentence says once.
+together. Captions speak of the body only: not of clothes, age, gender, looks or mood, and of the head instead of the
+gaze, which is not measured. Arms are the person's own left and right; heads turn and tilt to the left and right of the
+picture, and a sentence says this once.
 
-Words are verbs (`Verb`: finite form and participle), noun phrases, which stand after "with" and "has", or clauses.
-``{arm}``, ``{hand}`` and ``{elbow}`` stand for "the left arm", "both hands", ...; ``{s}`` is the plural of what goes
-with both. A grammar takes each of its choices from ``pick``, so that it can be drawn from and written out in full.
+Words are verbs (`Verb`: finite form and participle), noun phrases (after "with" and "has"), or clauses. ``{arm}``,
+``{hand}`` and ``{elbow}`` stand for "the left arm", "both hands", ...; ``{s}`` is the plural "s" of words that go with
+both. A grammar makes all choices by ``pick``: thus it can be sampled at random, or written out in full.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Verb(NamedTuple):
 
 
 class Move(NamedTuple):
-    """What a head does, and how it is held then: "tips", "tipping" and "tipped", with "back"."""
+    """What a head does, and how it is then held: "tips", "tipping" and "tipped", with "back"."""
 
     finite: str
     participle: str
@@ -38,7 +38,7 @@ class Move(NamedTuple):
     where: str = ""
 
     def verb(self, head: str) -> Verb:
-        """With its object, "the head" or "it"."""
+        """The verb with its object, "the head" or "it"."""
         return Verb(*(f"{form} {head} {self.where}".rstrip() for form in (self.finite, self.participle)))
 
     @property
@@ -47,13 +47,13 @@ class Move(NamedTuple):
 
 
 def _verbs(*phrases: str) -> tuple[Verb, ...]:
-    """Verbs from "raises|raising {arm}": the two forms, and what follows either."""
+    """Verbs from "raises|raising {arm}": the two forms, and the words that follow both."""
     split = [(phrase.partition(" ")[0].split("|"), phrase.partition(" ")[1:]) for phrase in phrases]
     return tuple(Verb(finite + "".join(rest), participle + "".join(rest)) for (finite, participle), rest in split)
 
 
 def _states(*phrases: str) -> tuple[Verb, ...]:
-    """Verbs from "on their feet": with "is", and alone."""
+    """Verbs from "on their feet": with and without "is"."""
     return tuple(Verb(f"is {phrase}", phrase) for phrase in phrases)
 
 
@@ -103,7 +103,12 @@ LEANS: dict[str, tuple[Verb, ...]] = {
     "horizontal": _verbs("holds|holding the upper body horizontal", "has|having the torso parallel to the ground"),
     "upside_down": _states("upside down"),
 }
-LEANING_VERBS = ("forward", "backward", "sideways", "upside_down")  # one leans rather than holds the body so
+LEANING_VERBS = (
+    "forward",
+    "backward",
+    "sideways",
+    "upside_down",
+)  # a person leans this way, rather than holds the body
 LEANING: dict[str, tuple[str, ...]] = {
     "upright": ("the upper body upright", "the torso upright"),
     "forward": ("the upper body leaning forward", "the torso leaning forward", "the upper body bent forward"),
@@ -188,7 +193,7 @@ ARM_VERBS: dict[str, tuple[Verb, ...]] = {
     "on_ground": _verbs("rests|resting {hand} on the ground", "puts|putting {hand} on the ground"),
     "holding": _verbs("holds|holding something in {hand}", "holds|holding an object in {hand}"),
 }
-WITH_A_LAP = ("sitting", "riding", "kneeling", "")  # bases; elsewhere what is in_lap is on_thigh
+WITH_A_LAP = ("sitting", "riding", "kneeling", "")  # bases; with others, in_lap is written as on_thigh
 
 MOUTHS: dict[str, tuple[str, ...]] = {
     "relaxed": ("a relaxed mouth", "the mouth relaxed", "the mouth at rest", "the lips at rest"),
@@ -262,7 +267,7 @@ NODS: dict[str, tuple[Move, ...]] = {
     "down": (Move("bows", "bowing", "bowed"), Move("lowers", "lowering", "lowered")),
 }
 TO_THE_CAMERA, AWAY = ("to the camera", "toward the camera"), "away from the camera"
-NOT_TILTED = "not tilted to either side"  # where nothing says that the head is not bowed, "upright" would say too much
+NOT_TILTED = "not tilted to either side"  # "upright" would also claim that the head is not bowed
 UNTILTED = _verbs(*(f"{verb} the head without a tilt to either side" for verb in ("holds|holding", "keeps|keeping")))
 UPRIGHT = (("level", "upright"), ("upright", "level"), ("held level and upright",))  # level and not tilted
 STRAIGHT = (("straight", "level"), ("held straight and level",))  # and not turned
@@ -296,14 +301,14 @@ SHOWN = (  # before "from the side"
 OPENINGS = ("seen", "viewed", "pictured", "shown")
 FACES = ("A face", "The picture shows a face", "The image shows a face", "A picture of a face", "An image of a face")
 
-# "Their" may stand for "the" before these, where there is somebody: "their left arm", but not "from the side".
+# If there is a person, "their" may replace "the" before these: "their left arm", but not "from the side".
 _SOMEBODY = re.compile("person|someone", re.IGNORECASE)
 _BODY = re.compile(
     r"(?<!bent at )\bthe (?=(?:left |right |upper |whole )?(?:arms?|hands?|elbows?|body|torso|head|chest|hips?|lap|"
     r"thighs?|legs|feet|knees|mouth|lips|eyes|eyebrows|face|chin|back)\b)|(?<=\bat )the (?=sides?\b)"
 )
-_OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without it "sits, both hands raised" reads well
-# What makes a right sentence clumsy. It is not said; other wordings say the same.
+_OBJECT = re.compile(r"\b(?:the|both) (?!camera)")  # of a verb; without an object, "sits, both hands raised" reads well
+# Correct but clumsy sentences: they are skipped, as other wordings say the same.
 _CLUMSY = re.compile(
     r" and .* and | with .* with |(?:\btheir\b.*){4}"
     r"|\b(feet|body|torso|camera|chest|face|ground|seen|shown|shut|forward|keep|rest|lean)(?:s|ing)?\b.*\b\1"
@@ -333,9 +338,9 @@ def captions(facts: Mapping[str, str], count: int, seed: str) -> list[str]:
 
 
 def sentences(facts: Mapping[str, str]) -> Iterator[str]:
-    """Every sentence that `captions` may draw, each once; raises as it does."""
+    """Every sentence that `captions` may draw, each once. Raises the same errors."""
     given: set[str] = set()
-    path: list[list[int]] = []  # of each choice on the way to a sentence: the option taken, and how many there are
+    path: list[list[int]] = []  # for each choice on the way to a sentence: the option taken, and the number of options
     while True:
         depth = 0
 
@@ -378,7 +383,7 @@ def _sentence(facts: Mapping[str, str], pick: Pick) -> str:
 def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     arms = _arms(facts, pick)
     if arms and set(facts) <= {"left_arm", "right_arm"} and pick((True, False, False, False)):
-        return _clauses([_of(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
+        return _clauses([_fill_arm(pick(ARMS[value]), whose, be=True) for value, whose in arms], pick)
     arms_as = pick(("nouns", "nouns", "verbs")) if arms else ""
     seen = pick(("opening", "subject", "shown", "shown", "closing", "noun", "noun")) if "view" in facts else ""
     if len(facts) == 1 and seen:
@@ -388,10 +393,10 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
     if "legs_apart" in facts:
         nouns.append(pick(LEGS_APART[facts["legs_apart"]]))
     if arms_as == "verbs":
-        verbs = [Verb(*(_of(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
+        verbs = [Verb(*(_fill_arm(form, whose) for form in pick(ARM_VERBS[value]))) for value, whose in arms]
         main, also = (main, also + verbs) if main else (verbs, [])
     else:
-        nouns += [_of(pick(ARMS[value]), whose) for value, whose in arms]
+        nouns += [_fill_arm(pick(ARMS[value]), whose) for value, whose in arms]
     has = "has" if arms_as == "nouns" else "keeps"
     if not seen:
         return _framed(main, also, nouns, pick, has=has)
@@ -411,7 +416,7 @@ def _pose(facts: Mapping[str, str], pick: Pick) -> str:
 
 
 def _bearing(facts: Mapping[str, str], arms_as: str, pick: Pick) -> tuple[list[Verb], list[Verb], list[str]]:
-    """Base and lean: what the person does first, does besides, and has. arms_as: how arms are going to be said."""
+    """Base and lean: what the person does, does besides, and has. arms_as: how arms will be expressed."""
     base, lean = facts.get("base", ""), facts.get("lean", "")
     if (base, lean) in BASES_WITH_LEAN and pick((True, False)):
         return [pick(BASES_WITH_LEAN[base, lean])], [], []
@@ -429,7 +434,7 @@ def _bearing(facts: Mapping[str, str], arms_as: str, pick: Pick) -> tuple[list[V
 
 
 def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
-    """What the arms do, with whose they are: "the left", "the right", or both at once where they do the same."""
+    """What the arms do, and which: "the left", "the right", or both if they do the same."""
     hands_on = "in_lap" if facts.get("base", "") in WITH_A_LAP else "on_thigh"
     arms = [
         (hands_on if facts[f"{side}_arm"] == "in_lap" else facts[f"{side}_arm"], f"the {side}")
@@ -443,8 +448,8 @@ def _arms(facts: Mapping[str, str], pick: Pick) -> list[tuple[str, str]]:
     return pick((arms, arms[::-1]))
 
 
-def _of(phrase: str, whose: str, be: bool = False) -> str:
-    """A phrase of an arm with its placeholders filled; be: as a clause ("the left arm is raised")."""
+def _fill_arm(phrase: str, whose: str, be: bool = False) -> str:
+    """A phrase about arms with its placeholders filled; be: as a clause ("the left arm is raised")."""
     s = "" if whose in ("the left", "the right") else "s"
     verb = (" is" if not s else " are") if be else ""
     return phrase.format(s=s, **{part: f"{whose} {part}{s}{verb}" for part in ("arm", "hand", "elbow")})
@@ -485,7 +490,7 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
     if tilted:
         where = ("the same way" if tilt == side else f"to the {tilt}") if side else pick(SIDES).format(side=tilt)
         moves.append(Move("tilts", "tilting", "tilted", where))
-    level = nod == "level" and tilt == "none"  # readers take a level head for one that is not tilted either
+    level = nod == "level" and tilt == "none"  # readers assume that a level head is not tilted
     chin = nod == "level" and not level
     if nod in NODS:
         chin = not (tilt == "none" and moves) and pick((False, True))
@@ -500,7 +505,7 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
             return _framed((main + verbs)[:1], (main + verbs)[1:] + keeping, nouns, pick)
         return _framed(verbs, [], nouns, pick)
     states = [move.state for move in moves]
-    if level:  # "straight" is said of a head that is not turned either
+    if level:  # "straight" also says that the head is not turned
         states += pick(UPRIGHT + STRAIGHT if turn == "camera" else UPRIGHT)
     elif tilt == "none":
         states.append(NOT_TILTED)
@@ -518,7 +523,7 @@ def _head(facts: Mapping[str, str], pick: Pick) -> str:
 def _head_moves(
     moves: list[Move], level: bool, tilt: str, either_side: str, pick: Pick
 ) -> tuple[list[Verb], list[Verb]]:
-    """What the head does, with what it does not do then; and in what position it is kept."""
+    """What the head does, and what it doesn't do then; and the position in which it is kept."""
     verbs = [move.verb("it" if i else "the head") for i, move in enumerate(moves)]
     if level:
         return verbs, [Verb("", f"{pick(('keeping', 'holding'))} it level and upright")]
@@ -531,7 +536,7 @@ def _head_moves(
 def _framed(
     main: list[Verb], also: list[Verb], nouns: list[str], pick: Pick, has: str = "has", things: tuple[str, ...] = ()
 ) -> str:
-    """The sentence of a person who does this, or "has" the nouns. things: what else than a person may be with them."""
+    """The sentence: a person does this, or "has" the nouns. things: other subjects that can be "with" them."""
     if pick(("finite", "participle")) == "finite":
         return f"{pick(SUBJECTS)} {_finite(main, also, nouns, pick, has)}"
     return f"{pick(NOUNS if main else NOUNS + things)} {_participle(main, also, nouns, pick)}"

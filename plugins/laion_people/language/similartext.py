@@ -2,7 +2,7 @@
 
 ``{n}`` and ``{k}`` stand for the number of people and of similar people in words (``{N}`` and ``{K}`` at the start of a
 sentence, ``{digit}`` is ``k`` in figures), ``{all}`` for "both", "all three" or "all four", ``{rest}`` for a clause
-about the others. Of two who differ, a second sentence may say in what: what each does is a claim of her own facts.
+about the others. If two people differ, a second sentence may say how: what each does is a claim of their own facts.
 """
 
 from __future__ import annotations
@@ -143,8 +143,8 @@ TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     },
 }
 
-# By aspect, what two people can differ in: of each such topic some groups of claims with what they say. Claims of
-# different groups are never both true of a person; in a group the narrowest comes first.
+# By aspect, the topics in which two people can differ. Each topic has groups of claims, with their words. Claims of
+# different groups are never both true of one person; in a group the narrowest comes first.
 CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
     "pose": (
         (
@@ -187,7 +187,7 @@ CONTRASTS: dict[str, tuple[tuple[dict[str, str], ...], ...]] = {
         ),
     ),
 }
-_TELLING = (  # of a and b, from left to right, and of one and other, in any order
+_CONTRAST_SENTENCES = (  # a and b: from left to right; one and other: in any order
     "The person on the left {a}, and the person on the right {b}.",
     "The one on the left {a}, and the one on the right {b}.",
     "One person {one}, while the other {other}.",
@@ -207,7 +207,7 @@ def situation(n_people: int, n_similar: int) -> str:
 
 
 def fill(template: str, aspect: str, n_people: int, n_similar: int) -> str:
-    """A template with its numbers; 2 to 4 people, of whom none or at least two are similar."""
+    """A template with its numbers: 2 to 4 people, of whom none or at least two are similar."""
     n, k = _WORDS[n_people], _WORDS.get(n_similar, "")
     every = "both" if n_people == 2 else f"all {n}"
     others = n_people - n_similar
@@ -227,9 +227,9 @@ def fill(template: str, aspect: str, n_people: int, n_similar: int) -> str:
 
 
 def stances(aspect: str, facts: Mapping[str, str]) -> tuple[int, ...]:
-    """Of each topic of ``CONTRASTS`` the group, counted from 1, that a person's facts are in; 0 where they say nothing.
+    """For each topic of ``CONTRASTS`` the group of a person's facts, counted from 1; 0 if they say nothing.
 
-    Two people differ in a topic in which neither has 0 and both have another.
+    Two people differ in a topic if neither has 0 and their groups are different.
     """
     return tuple(
         next((i for i, group in enumerate(topic, 1) if _narrowest(group, facts)), 0) for topic in CONTRASTS[aspect]
@@ -238,7 +238,7 @@ def stances(aspect: str, facts: Mapping[str, str]) -> tuple[int, ...]:
 
 @dataclass(frozen=True, slots=True)
 class Caption:
-    """A caption, and what it claims of each person, from left to right."""
+    """A caption, and its claims about each person, from left to right."""
 
     text: str
     claims: tuple[tuple[str, ...], ...]
@@ -247,25 +247,25 @@ class Caption:
 def caption(
     aspect: str, n_people: int, n_similar: int, rng: np.random.Generator, facts: Sequence[Mapping[str, str]] = ()
 ) -> Caption:
-    """A caption true of ``n_people`` people of whom ``n_similar`` (0, or 2 and more) are alike in ``aspect``.
+    """A caption for ``n_people`` people, ``n_similar`` of them alike in ``aspect`` (0, or 2 and more).
 
-    Of two who differ, it says what each does where their ``facts``, from left to right, are in contrast.
+    If two people differ and their ``facts``, from left to right, contrast, it also says what each does.
     """
     templates = TEMPLATES[aspect][situation(n_people, n_similar)]
     text = fill(templates[int(rng.integers(len(templates)))], aspect, n_people, n_similar)
     differing = []
     if n_people == 2 and n_similar == 0 and facts:
         of_both = zip(CONTRASTS[aspect], *(stances(aspect, person) for person in facts), strict=True)
-        differing = [topic for topic, one, other in of_both if one and other and one != other]
+        differing = [topic for topic, first, second in of_both if first and second and first != second]
     if not differing:
         return Caption(text, ((),) * n_people)
     topic = differing[int(rng.integers(len(differing)))]
     claims = [next(filter(None, (_narrowest(group, person) for group in topic))) for person in facts]
     phrases = [next(group[claim] for group in topic if claim in group) for claim in claims]
     one, other = rng.permutation(phrases).tolist()
-    telling = _TELLING[int(rng.integers(len(_TELLING)))]
-    told = telling.format(a=phrases[0], b=phrases[1], one=one, other=other)
-    return Caption(f"{text} {told}", tuple((claim,) for claim in claims))
+    sentence = _CONTRAST_SENTENCES[int(rng.integers(len(_CONTRAST_SENTENCES)))]
+    contrast = sentence.format(a=phrases[0], b=phrases[1], one=one, other=other)
+    return Caption(f"{text} {contrast}", tuple((claim,) for claim in claims))
 
 
 def _narrowest(group: Mapping[str, str], facts: Mapping[str, str]) -> str:

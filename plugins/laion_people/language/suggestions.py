@@ -1,6 +1,6 @@
-"""Which facts a caption claims, guessed from its words, for the person who writes it: what is guessed is looked at.
+"""Guesses from the words of a caption which facts it claims. The person who writes it checks the guess.
 
-A text is cut into pieces that speak of one part of the body; in a piece the first pattern of each name counts.
+A text is cut into pieces about one part of the body; in each piece, the first matching pattern of each name counts.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 from laion_people.language.facts import known
 
-_LONGEST = 300  # letters that are looked at: those of a caption
+_LONGEST = 300  # letters that are read: the longest caption
 _PIECES = re.compile(r"[,;:.]|\b(?:and|with(?! an open mouth)|while|but|both(?= (?:eyes|arms|hands|elbows)))\b")
 _ARM = re.compile(r"\b(?:arm|hand|elbow|forearm|fist|wrist)s?\b")
 _HEAD = re.compile(r"\b(?:head|face[sd]?|chin)\b|(?<!chest )\bfacing\b(?<!body facing)")
 _MOUTH, _BROWS = re.compile(r"mouth|\blips?\b|smil|laugh|jaw"), re.compile(r"brow")
 _EYES = re.compile(r"\beye|wink|squint")
-_WHOSE = {  # which arm a piece speaks of
+_WHOSE = {  # the arm that a piece is about
     r"\bleft\b": "left_arm",
     r"\bright\b": "right_arm",
     r"\b(?:arm|hand|elbow|forearm|fist|wrist)\b": "one_arm",
@@ -130,40 +130,40 @@ _SAME_WAY = re.compile(r"tilt\w* (?:it )?the (same|other) way")  # as the head t
 
 
 def suggested_claims(text: str) -> tuple[str, ...]:
-    """The claims of a caption as far as its words tell, each name once; () where they tell nothing."""
-    found: dict[str, str] = {}
+    """The claims of a caption as far as its words show them, each name once; () if they show none."""
+    guessed: dict[str, str] = {}
     for name, value in _guesses(text[:_LONGEST].casefold()):
-        found.setdefault(name, value)
-    turned, way = found.get("turn", "").rpartition("_")[2], _SAME_WAY.search(text)
+        guessed.setdefault(name, value)
+    turned, way = guessed.get("turn", "").rpartition("_")[2], _SAME_WAY.search(text)
     if way and turned in ("left", "right"):
-        found["tilt"] = turned if way[1] == "same" else {"left": "right", "right": "left"}[turned]
-    return tuple(claim for claim in map("=".join, found.items()) if known(claim))
+        guessed["tilt"] = turned if way[1] == "same" else {"left": "right", "right": "left"}[turned]
+    return tuple(claim for claim in map("=".join, guessed.items()) if known(claim))
 
 
 def _guesses(text: str) -> Iterator[tuple[str, str]]:
-    about = ""  # what the piece before spoke of, to which one without a word for it belongs
+    about = ""  # the part of the last piece; a piece without a word for a part belongs to it
     for piece in _PIECES.split(text):
         parts = {"arm": _ARM, "mouth": _MOUTH, "brows": _BROWS, "eyes": _EYES, "head": _HEAD}
         about = next((part for part, words in parts.items() if words.search(piece)), about)
         if _NEUTRAL.search(piece):
             yield from (("mouth", "relaxed"), ("brows", "level"))
         elif about == "arm":
-            yield from _of_arms(piece)
+            yield from _arm_matches(piece)
         elif about in ("mouth", "brows", "eyes"):
-            yield from _of(piece, {"mouth": _OF_MOUTH, "brows": _OF_BROWS, "eyes": _OF_EYES}[about])
-        elif about == "head" and (guesses := tuple(_of(piece, _OF_HEAD))):
+            yield from _matches(piece, {"mouth": _OF_MOUTH, "brows": _OF_BROWS, "eyes": _OF_EYES}[about])
+        elif about == "head" and (guesses := tuple(_matches(piece, _OF_HEAD))):
             yield from guesses
             continue
         if not any(words.search(piece) for words in (_MOUTH, _BROWS, _EYES, _HEAD)) or _ARM.search(piece):
-            yield from _of(_ARM.split(piece)[0] if _ARM.search(piece) else piece, _BODY)
+            yield from _matches(_ARM.split(piece)[0] if _ARM.search(piece) else piece, _BODY)
 
 
-def _of_arms(piece: str) -> Iterator[tuple[str, str]]:
+def _arm_matches(piece: str) -> Iterator[tuple[str, str]]:
     arm = next(name for words, name in _WHOSE.items() if re.search(words, piece))
-    yield from _of(piece, {arm: _ARMS})
+    yield from _matches(piece, {arm: _ARMS})
 
 
-def _of(piece: str, patterns: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
+def _matches(piece: str, patterns: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
     for name, values in patterns.items():
         if value := next((value for words, value in values.items() if re.search(words, piece)), ""):
             yield name, value

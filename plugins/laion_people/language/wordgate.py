@@ -1,8 +1,8 @@
 """The word gate: captions speak of bodies in space, never of who the people are or what they look like.
 
-Blocked are words for clothes, colours, age, gender, body shape, skin, hair, looks, identity and health. Each stands
+Words for clothes, colours, age, gender, body shape, skin, hair, looks, identity and health are blocked. Each is listed
 under the reason that a person reads when a caption is refused. Words that pose captions need in another sense (belly,
-heel, short, straight, light) are not among them.
+heel, short, straight, light) are allowed.
 """
 
 from __future__ import annotations
@@ -80,8 +80,8 @@ WORDS: dict[str, str] = {
 def blocked(caption: str) -> tuple[str, str] | None:
     """The first blocked word of a caption, in small plain letters, and the reason; None if there is none.
 
-    Capitals, accents, invisible characters and compatibility forms of letters make no difference (Unicode NFKD);
-    plurals and possessives count as the word, and so does each part of a hyphenated one.
+    Capitals, accents, invisible characters and compatibility forms of letters make no difference (Unicode NFKD).
+    Plurals, possessives and the parts of a hyphenated word count as the word.
     """
     for word in _LETTERS.findall(_plain(caption)):
         if reason := _reasons().get(word):

@@ -1,4 +1,4 @@
-"""caption: Subset C, for each person the candidate that says most of what is true of them; of several CLIP chooses."""
+"""caption: Subset C, for each person the true candidate that says most; CLIP chooses between several."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ from laion_people.settings import Settings
 from laion_people.storage.layout import cluster_path
 from laion_people.vision.people import matrix
 
-VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> the vector that its captions are compared to
-BLOCK = 256  # people whose scores with all candidates are in memory at a time
-PROFILES = 10_000  # different facts of people for whom it is remembered which claims are true
+VIEWS = {"pose": "body", "face": "head", "head": "head"}  # kind -> vector to compare its captions with
+BLOCK = 256  # people at a time: their scores with all candidates are in memory
+PROFILES = 10_000  # different sets of facts whose true claims are kept in memory
 
 
 class Caption(Step):
     """One row a person and kind. A kind for which the person has no cluster, or no true caption, is rejected.
 
-    Only candidates of the person's cluster whose claims the person's own facts bear out are compared by CLIP, and of
-    them those that claim most. Candidates without claims, which people have written, come after all others.
-    The captions' vectors are compared to those that embed has left: of the person for the pose, and of the head for the
-    facial expression and the head's direction. So other captions or clusters need no image.
+    Candidates come from the person's cluster, and the person's own facts must support their claims. CLIP compares only
+    those that claim most. Candidates without claims, written by people, are used only when there are no others. The
+    captions' vectors are compared with those of `embed`: of the person for the pose, of the head for the facial
+    expression and the head's direction. Thus new captions or clusters need no image.
     """
 
     entry = STEPS["caption"]
@@ -55,14 +55,16 @@ class Caption(Step):
         columns = ["person_id", "sample_id", "url", "bbox", "image_width", "image_height"]
         people = shard.table("people", columns).to_pylist()
         facts = read_facts(shard.table("facts"))
-        assigned = shard.table("assignments", [f"{kind}_{of}" for kind in VIEWS for of in ("cluster", "distance")])
+        assigned = shard.table(
+            "assignments", [f"{kind}_{field}" for kind in VIEWS for field in ("cluster", "distance")]
+        )
         shard.rows_in = len(people) * len(VIEWS)
         assigned = assigned.to_pylist()
         needed = any(row[f"{kind}_cluster"] for row in assigned for kind in VIEWS)
-        candidates, views = (_of_shard(shard), _views(shard)) if needed else ({}, {})
+        candidates, views = (_shard_candidates(shard), _view_vectors(shard)) if needed else ({}, {})
         for start in range(0, len(people), BLOCK):
             block = slice(start, start + BLOCK)
-            scores = {kind: views[VIEWS[kind]][block] @ of.vectors.T for kind, of in candidates.items()}
+            scores = {kind: views[VIEWS[kind]][block] @ listed.vectors.T for kind, listed in candidates.items()}
             for i, person in enumerate(people[block]):
                 for kind in VIEWS:
                     cluster = assigned[start + i][f"{kind}_cluster"]
@@ -89,7 +91,7 @@ def _is_mistakable(choice: Row, min_foil_margin: float) -> bool:
 class _Candidates:
     """The candidates of all clusters of one kind.
 
-    vectors: float32 [candidates, dimensions]; states: bool [candidates, claims], which of ``claims`` each states.
+    vectors: float32 [candidates, dimensions]; states: bool [candidates, claims], the ``claims`` that each states.
     """
 
     texts: list[str]
@@ -101,13 +103,13 @@ class _Candidates:
     checked: dict[tuple[tuple[str, str], ...], tuple[np.ndarray, np.ndarray]] = field(default_factory=dict)
 
     def choose(self, cluster: str, facts: Mapping[str, str], scores: np.ndarray) -> Row:
-        """The best candidate of a cluster for a person; {} if none is true of her.
+        """The best candidate of a cluster for a person; {} if none is true.
 
-        scores: of all candidates. The margin over the second best is 0 when there is none; the foil margin, over the
-        best candidate of any cluster that the person's facts contradict, is None when there is none.
+        scores: of all candidates. ``margin`` is the lead over the second best, 0 if there is none. ``foil_margin`` is
+        the lead over the best candidate, of any cluster, that the person's facts contradict; None if there is none.
         """
         supported, contradicted = self._check(facts)
-        compared = self._most_telling(self.places[cluster], supported)
+        compared = self._most_detailed(self.places[cluster], supported)
         if not len(compared):
             return {}
         ranked = compared[np.argsort(-scores[compared], kind="stable")]
@@ -123,17 +125,17 @@ class _Candidates:
             "scores": scores[compared],
         }
 
-    def _most_telling(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
-        """Those of some candidates that are true and claim most; none that another says in narrower words."""
+    def _most_detailed(self, places: np.ndarray, supported: np.ndarray) -> np.ndarray:
+        """The candidates that are true and claim most, without those that another one says in narrower words."""
         true = places[~self.states[places][:, ~supported].any(axis=1)]
         count = self.states[true].sum(axis=1)
         most = true[count == count.max(initial=0)]
         sets = {self.sets[i] for i in most}
-        implied = {wide for wide in sets for of in sets - {wide} if _implies(of, wide)}
+        implied = {wide for wide in sets for narrower in sets - {wide} if _implies(narrower, wide)}
         return np.array([i for i in most if self.sets[i] not in implied], int)
 
     def _check(self, facts: Mapping[str, str]) -> tuple[np.ndarray, np.ndarray]:
-        """Which of ``claims`` a person's facts bear out, and which they contradict."""
+        """Which of ``claims`` a person's facts support, and which they contradict."""
         profile = tuple(sorted(facts.items()))
         if profile not in self.checked:
             if len(self.checked) == PROFILES:
@@ -148,8 +150,8 @@ def _implies(claims: tuple[str, ...], others: tuple[str, ...]) -> bool:
     return all(claim in claims or supports(facts, claim) for claim in others)
 
 
-def _of_shard(shard: Shard) -> dict[str, _Candidates]:
-    """The candidates of the cluster version by kind. Raises LaionPeopleError for those of a release without claims."""
+def _shard_candidates(shard: Shard) -> dict[str, _Candidates]:
+    """The candidates of the cluster version by kind. Raises LaionPeopleError if a release without claims made them."""
     path = shard.path("clusters")
     if "claims" not in pq.read_schema(path).names:
         raise LaionPeopleError(
@@ -159,40 +161,42 @@ def _of_shard(shard: Shard) -> dict[str, _Candidates]:
         )
     clip = shard.model("clip")
     with shard.timed("model"):
-        return _candidates(path.read_bytes(), clip)
+        return _table_candidates(path.read_bytes(), clip)
 
 
 @lru_cache(maxsize=1)
-def _candidates(table: bytes, clip: Clip) -> dict[str, _Candidates]:
-    """The candidates of a table of clusters by kind; kept, for all shards of a run have the same."""
+def _table_candidates(table: bytes, clip: Clip) -> dict[str, _Candidates]:
+    """The candidates of a table of clusters by kind; cached, since all shards of a run have the same table."""
     rows = pq.read_table(pa.BufferReader(table), columns=["cluster_id", "kind", "captions", "claims"]).to_pylist()
-    found = {}
+    candidates = {}
     for kind in VIEWS:
         of_kind = [row for row in rows if row["kind"] == kind]
         texts = [text for row in of_kind for text in row["captions"]]
         sets = [tuple(claims) for row in of_kind for claims in row["claims"]]
         unique = list(dict.fromkeys(texts))
         index = {text: i for i, text in enumerate(unique)}
-        claims = tuple(sorted({claim for of in sets for claim in of}))
+        claims = tuple(sorted({claim for stated in sets for claim in stated}))
         ends = np.cumsum([len(row["captions"]) for row in of_kind], dtype=int)
-        found[kind] = _Candidates(
+        candidates[kind] = _Candidates(
             texts=texts,
             sets=sets,
             vectors=clip.encode_texts(unique)[[index[text] for text in texts]],
             claims=claims,
-            states=np.array([[claim in of for claim in claims] for of in sets], bool).reshape(len(sets), len(claims)),
+            states=np.array([[claim in stated for claim in claims] for stated in sets], bool).reshape(
+                len(sets), len(claims)
+            ),
             places={
                 row["cluster_id"]: np.arange(end - len(row["captions"]), end)
                 for row, end in zip(of_kind, ends, strict=True)
             },
         )
-    return found
+    return candidates
 
 
-def _views(shard: Shard) -> dict[str, np.ndarray]:
+def _view_vectors(shard: Shard) -> dict[str, np.ndarray]:
     """The vectors of body and head, float32 [people, dimensions], NaN where there is none.
 
-    Raises LaionPeopleError when another model than that of the captions has made them.
+    Raises LaionPeopleError if they were not made by the captions' model.
     """
     stored = shard.table("vectors", ["body", "head", "clip_model"])
     made_by, wanted = stored["clip_model"].unique().to_pylist(), shard.model("clip").name

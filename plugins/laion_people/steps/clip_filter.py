@@ -16,7 +16,7 @@ from laion_people.vision.people import boxes, by_people
 
 
 class ClipFilter(Step):
-    """One row a person, kept or not, with the cosine similarity of crop and caption; Subset A follows from it."""
+    """One row a person, with the cosine similarity of crop and caption. Subset A is made from these rows."""
 
     entry = STEPS["clip_filter"]
     revision = 2  # 2: crops are resized by torch

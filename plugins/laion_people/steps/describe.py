@@ -1,4 +1,4 @@
-"""describe: Subset D (experimental), captions that a captioner makes up for each person and CLIP chooses from."""
+"""describe: Subset D (experimental), captions that a captioner draws for each person and CLIP chooses from."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ COPIED = ("sample_id", "url", "bbox", "image_width", "image_height")  # columns 
 
 
 class Describe(Step):
-    """One row for each person who has a description that fits: the candidate that is most similar to the person's crop,
-    if the similarity is greater than the threshold. Who has none is rejected as ``below_threshold``, or as
-    ``no_caption`` where the captioner had nothing to say.
+    """One row for each person with a description that fits: the candidate that is most similar to the person's crop, if
+    the similarity is greater than the threshold. Others are rejected as ``below_threshold``, or as ``no_caption`` where
+    the captioner gave no words.
     """
 
     entry = STEPS["describe"]
@@ -43,7 +43,7 @@ class Describe(Step):
         people = shard.table("people", ["person_id", "key", *COPIED])
         columns = {name: people[name].to_pylist() for name in ("person_id", *COPIED)}
         all_boxes, padding = boxes(people), shard.settings.crop_padding
-        threshold = np.float32(shard.settings.description_threshold)  # as it is stored beside the float32 similarity
+        threshold = np.float32(shard.settings.description_threshold)  # as stored beside the float32 similarity
         captioner, clip = shard.model("captioner"), shard.model("clip")
         shard.rows_in = len(all_boxes)
 
@@ -67,13 +67,13 @@ class Describe(Step):
 
 
 def _seed(shard: Shard, row: int) -> int:
-    """A seed for the batch that begins with this row of the shard, the same wherever and whenever it is made."""
+    """A seed for the batch that begins with this row of the shard; the same on every machine and in every run."""
     digest = hashlib.sha256(f"{shard.settings.seed}/{shard.id}/{row}".encode()).digest()
     return int.from_bytes(digest[:6])
 
 
 def _scored(clip: Clip, crops: list[np.ndarray], drawn: list[list[str]]) -> list[Row]:
-    """The different captions drawn for each crop, ``candidates``, and their similarities with it, ``scores``."""
+    """For each crop the different captions, ``candidates``, and their similarities with the crop, ``scores``."""
     candidates = [list(dict.fromkeys(filter(None, captions))) for captions in drawn]
     texts = list(dict.fromkeys(text for of_one in candidates for text in of_one))
     of_text = dict(zip(texts, clip.encode_texts(texts), strict=True))

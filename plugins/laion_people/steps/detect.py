@@ -20,13 +20,14 @@ from laion_people.vision.images import ImageError, Sample, samples
 
 
 class Detect(Step):
-    """One row a person. A sample without people, or whose image cannot be read or decoded, is rejected.
+    """One row a person. A sample is rejected if there are no people, or its image cannot be read or decoded.
 
-    So is what its collection calls unsafe, unless the filter is off: nobody has looked at shards made elsewhere.
+    It is also rejected if its collection calls it unsafe, unless the filter is off: shards made elsewhere are
+    unfiltered.
     """
 
     entry = STEPS["detect"]
-    revision = 2  # 2: detectors of people: no animals, portraits whole, nobody twice
+    revision = 2  # 2: detectors of people: no animals, whole portraits, nobody twice
     reasons: ClassVar[Mapping[str, str]] = {
         **{reason: REASONS[reason] for reason in ("nsfw", "not_an_image", "truncated", "decompression_bomb")},
         **SAMPLE_REASONS,
@@ -42,12 +43,12 @@ class Detect(Step):
         def find(_: Any, images: list[np.ndarray]) -> Iterator[tuple[Detections, tuple[int, ...]]]:
             return zip(detector.detect(images), [image.shape for image in images], strict=True)
 
-        for source, found in in_batches(shard, _usable(shard), find):
+        for source, result in in_batches(shard, _usable(shard), find):
             shard.rows_in += 1
-            if isinstance(found, ImageError):
-                shard.reject(str(found))
+            if isinstance(result, ImageError):
+                shard.reject(str(result))
                 continue
-            people, (height, width, _) = found
+            people, (height, width, _) = result
             if not len(people.boxes):
                 shard.reject("no_people")
             for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
@@ -62,7 +63,7 @@ class Detect(Step):
 
 
 def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
-    """What all people of an image have in common, and the image; others are rejected."""
+    """The columns that all people of an image share, and the image; unusable samples are rejected."""
     for sample in samples(shard.path("images")):
         if sample.unusable:
             shard.reject(sample.unusable)

@@ -1,4 +1,4 @@
-"""embed: CLIP vectors of every person and head, so that captions can be chosen again without looking at images."""
+"""embed: CLIP vectors of every person and head. With them, captions are chosen again without images."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from laion_people.settings import Settings
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people, face_boxes
 
-HEAD_PADDING = 0.6  # share of the face mesh's width and height on each side: the whole head with a little around it
+HEAD_PADDING = 0.6  # on each side, share of the face mesh's width and height: the whole head and a little around it
 
 
 class Embed(Step):
-    """One row a person, in the order of people: the vector of the person and, where a face mesh is, of the head."""
+    """One row a person, in the order of people: the vector of the person and, if there is a face mesh, of the head."""
 
     entry = STEPS["embed"]
 

@@ -1,4 +1,4 @@
-"""label: candidate captions of every cluster, from facts that members share; a person may edit and approve them."""
+"""label: candidate captions of every cluster, from facts that members share. People may edit and approve them."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ from laion_people.storage.versions import folders, number
 
 log = logging.getLogger(__name__)
 
-WORDINGS, OF_SINGLE_FACTS = 10, 2  # captions of a set of facts, at most; of a single fact, which few need
+WORDINGS, SINGLE_FACT_WORDINGS = 10, 2  # captions of a set of facts, at most; of a single fact (few need them)
 NOTHING = "members have nothing in common that captions can say: with no captions, nobody gets one from here"
 
 
 class Label(ReleaseStep):
-    """Writes ``clusters.parquet``, and to ``captions.yaml`` the clusters that it lacks; its rows are the clusters.
+    """Writes ``clusters.parquet``, and adds missing clusters to ``captions.yaml``; its rows are the clusters.
 
-    A new version takes over what people have said of clusters that live on in it; of other clusters the setting
-    ``captions`` (a file of the store like captions.yaml) may have captions, and the rest get made ones.
+    A new version takes over what people wrote for clusters that live on in it. The setting ``captions`` (a file of the
+    store like captions.yaml) may give captions for other clusters. The rest get captions made from facts.
     """
 
     entry = STEPS["label"]
@@ -46,14 +46,14 @@ class Label(ReleaseStep):
         clusters = _clusters(read_fit(release.store, release.version))
         path = captions.captions_path(release.version)
         before = captions.read_file(release.store, path) if release.store.exists(path) else {}
-        said = before or _taken_over(release.store, release.version, clusters)
-        given = _given(release.store, release.settings.captions)
+        written = before or _inherited(release.store, release.version, clusters)
+        given = _given_entries(release.store, release.settings.captions)
         _check(release.settings.captions, given, clusters)
         made = {cluster_id: made_entry(clusters[cluster_id][1]) for cluster_id in sorted(clusters)}
-        kept = {cluster_id: entry for cluster_id, entry in said.items() if entry.signed or cluster_id not in given}
+        kept = {cluster_id: entry for cluster_id, entry in written.items() if entry.signed or cluster_id not in given}
         entries = made | given | kept
         if new := {cluster_id: entry for cluster_id, entry in entries.items() if entry != before.get(cluster_id)}:
-            # Before they are checked: they can be edited there.
+            # Before the check: people can correct them in the file.
             captions.put(release.store, release.version, new, seen=before)
             entries = captions.read(release.store, release.version)
         _check(path, entries, clusters)
@@ -63,13 +63,13 @@ class Label(ReleaseStep):
 
 
 def _check(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> None:
-    """Raises LaionPeopleError for an entry of no cluster and for captions with a fault."""
+    """Raises LaionPeopleError for an entry without a cluster and for captions with a fault."""
     for fault in entry_faults(path, entries, clusters):
         raise LaionPeopleError(fault)
 
 
 def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> Iterator[str]:
-    """What is wrong with the entries of a captions file: those of no cluster, and captions with a fault."""
+    """What is wrong with the entries of a captions file: entries without a cluster, and captions with a fault."""
     for cluster_id, entry in entries.items():
         if cluster_id not in clusters:
             yield f"{path}: there is no cluster {cluster_id} in this version"
@@ -78,33 +78,37 @@ def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[s
 
 
 def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:
-    """The clusters of a fit, each with its kind."""
-    return {cluster.cluster_id: (name, cluster) for name, kind in fit.kinds.items() for cluster in kind.clusters}
+    """The clusters of a fit by id, each with its kind (pose, face or head)."""
+    return {
+        cluster.cluster_id: (name, cluster)
+        for name, cluster_set in fit.cluster_sets.items()
+        for cluster in cluster_set.clusters
+    }
 
 
 def made_entry(cluster: Cluster) -> Entry:
-    """The candidates that are made for a cluster: of each of its fact sets several wordings, those of the first first.
+    """The candidates made for a cluster: several wordings of each of its fact sets, in the order of the sets.
 
     A cluster whose members share no facts gets none, and a note that says so.
     """
     if not cluster.fact_sets:
         return Entry((), note=NOTHING).as_made()
-    few = sum(_is_single(of) for of in cluster.fact_sets[1:])
-    most = (captions.MOST - OF_SINGLE_FACTS * few) // (len(cluster.fact_sets) - few)
-    said: dict[str, tuple[str, ...]] = {}
-    for n, of in enumerate(cluster.fact_sets):
-        count = OF_SINGLE_FACTS if n and _is_single(of) else min(WORDINGS, most)
-        for text in phrases.captions(of.facts, count, f"{cluster.cluster_id} {' '.join(of.claims)}"):
-            said.setdefault(text, of.claims)
-    return Entry(tuple(said), claims=tuple(said.values())).as_made()
+    few = sum(_is_single(fact_set) for fact_set in cluster.fact_sets[1:])
+    most = (captions.MOST - SINGLE_FACT_WORDINGS * few) // (len(cluster.fact_sets) - few)
+    claims_by_text: dict[str, tuple[str, ...]] = {}
+    for n, fact_set in enumerate(cluster.fact_sets):
+        count = SINGLE_FACT_WORDINGS if n and _is_single(fact_set) else min(WORDINGS, most)
+        for text in phrases.captions(fact_set.facts, count, f"{cluster.cluster_id} {' '.join(fact_set.claims)}"):
+            claims_by_text.setdefault(text, fact_set.claims)
+    return Entry(tuple(claims_by_text), claims=tuple(claims_by_text.values())).as_made()
 
 
-def _is_single(of: FactSet) -> bool:
-    return len(of.claims) == 1
+def _is_single(fact_set: FactSet) -> bool:
+    return len(fact_set.claims) == 1
 
 
-def _given(store: Store, source: str) -> dict[str, Entry]:
-    """The entries of a captions file of the store, which say where they are from."""
+def _given_entries(store: Store, source: str) -> dict[str, Entry]:
+    """The entries of a captions file of the store; their notes say where they are from."""
     if not source:
         return {}
     if not store.exists(source):
@@ -113,12 +117,12 @@ def _given(store: Store, source: str) -> dict[str, Entry]:
     return {cluster_id: replace(entry, note=entry.note or f"from {source}") for cluster_id, entry in entries.items()}
 
 
-def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cluster]]) -> dict[str, Entry]:
-    """What people have said of clusters that live on (see `fitting`), in the newest earlier version where they have.
+def _inherited(store: Store, version: str, clusters: Mapping[str, tuple[str, Cluster]]) -> dict[str, Entry]:
+    """What people wrote for clusters that live on (see `fitting`), from the newest earlier version that has it.
 
-    Members change from fit to fit: where they don't share the same facts any more, the entry has to be reviewed again.
+    Members change from fit to fit. If they no longer share the same facts, the entry must be reviewed again.
     """
-    found: dict[str, Entry] = {}
+    taken: dict[str, Entry] = {}
     for earlier, names in reversed(folders(store).items()):
         if number(earlier) >= number(version) or "captions.yaml" not in names:
             continue
@@ -126,21 +130,23 @@ def _taken_over(store: Store, version: str, clusters: Mapping[str, tuple[str, Cl
             before = _clusters(read_fit(store, earlier))
         except StoreError:
             raise
-        except LaionPeopleError as error:  # no ids can live on from there, either
+        except LaionPeopleError as error:  # ids cannot live on from there, either
             log.warning("%s: captions of %s are not taken over: %s", version, earlier, error)
             continue
         for cluster_id, entry in captions.read(store, earlier).items():
-            if cluster_id in found or cluster_id not in clusters or cluster_id not in before:
+            if cluster_id in taken or cluster_id not in clusters or cluster_id not in before:
                 continue
             was, now = before[cluster_id][1], clusters[cluster_id][1]
             if not entry.signed and entry.made == entry.words:
                 continue
-            same = [of.claims for of in was.fact_sets[:1]] == [of.claims for of in now.fact_sets[:1]]
+            same = [fact_set.claims for fact_set in was.fact_sets[:1]] == [
+                fact_set.claims for fact_set in now.fact_sets[:1]
+            ]
             note = f"from {earlier}" if same else f"from {earlier}, where its members had other things in common"
-            found[cluster_id] = replace(
+            taken[cluster_id] = replace(
                 entry, reviewed=entry.reviewed and same, note=entry.note if same and entry.note else note, made=""
             )
-    return found
+    return taken
 
 
 def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:

@@ -1,4 +1,4 @@
-"""mesh: the 3D face mesh of every person whose face is seen."""
+"""mesh: the 3D face mesh of every person with a visible face."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from laion_people.vision.people import boxes, by_people, matrix
 
 
 class Mesh(Step):
-    """One row a person, in the order of people; a person whose face is not seen has nulls and is not rejected."""
+    """One row a person, in the order of people. Without a visible face the values are null; nobody is rejected."""
 
     entry = STEPS["mesh"]
 

@@ -17,7 +17,7 @@ class Pose(Step):
     """One row a person, in the order of people."""
 
     entry = STEPS["pose"]
-    revision = 3  # 3: of people close together, each has their own
+    revision = 3  # 3: people who are close together have a pose of their own each
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", "key", "bbox"])

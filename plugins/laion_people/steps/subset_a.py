@@ -1,4 +1,4 @@
-"""subset_a: the people whose crop fits the caption. Follows clip_filter; another threshold makes it again, alone."""
+"""subset_a: the people whose crop fits the caption. Follows clip_filter; a new threshold needs this step only."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class SubsetA(Step):
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         people = shard.table("people", ["person_id", *COPIED])
-        threshold = np.float32(shard.settings.threshold)  # as it is stored beside the float32 similarity
+        threshold = np.float32(shard.settings.threshold)  # as stored beside the float32 similarity
         for person, clip in zip(people.to_pylist(), shard.table("clip").to_pylist(), strict=True):
             shard.rows_in += 1
             if clip["similarity"] > threshold:

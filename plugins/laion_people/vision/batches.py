@@ -1,4 +1,4 @@
-"""Images through a model: decoded ahead, in batches, two of them in the model at a time, results in order."""
+"""Runs images through a model: decoded ahead, in batches, two batches in the model at a time, results in order."""
 
 from __future__ import annotations
 
@@ -17,24 +17,23 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 Work = Callable[[list[Item], list[np.ndarray]], Iterable[Result]]
 
-BATCH, BATCH_PIXELS = 64, 32_000_000  # images of a batch at most, and their pixels unless it is a single one
-IN_MODEL = 2  # batches: what a wrapper does before and after the forward pass overlaps another's
+BATCH, BATCH_PIXELS = 64, 32_000_000  # of a batch, at most: images, and pixels (a single image may have more)
+IN_MODEL = 2  # batches: the work before and after one forward pass overlaps with the next pass
 
 
 def in_batches(
     shard: Shard, items: Iterable[tuple[Item, bytes]], work: Work[Item, Result], limited: bool = True
 ) -> Iterator[tuple[Item, Result | ImageError]]:
-    """Each item with what ``work`` makes of its image, or why the image cannot be decoded, in the order of items.
+    """Each item with the result of ``work`` on its image, or the reason why it cannot be decoded, in order.
 
-    ``work(items, images)`` is given a batch with its uint8 RGB arrays [height, width, 3], and gives one result each;
-    it runs in threads. The composition of batches follows from the images alone. Results that come before that of
-    an earlier, large image are held back: they should be small, and items hold no images. ``limited``: see
-    `images.open_image`.
+    ``work(items, images)`` gets a batch with uint8 RGB arrays [height, width, 3] and gives one result each; it runs in
+    threads. Batches depend on the images only. Results wait for those of earlier, large images: they should be small,
+    and items should hold no images. ``limited``: see `images.open_image`.
     """
     done: dict[int, tuple[Item, Result | ImageError]] = {}
     place = 0
     batches = timed(shard, "decode", _batches(decode_ahead(items, shard.settings.threads, limited)))
-    with closing(batches), closing(overlapped(partial(_worked, work), batches, IN_MODEL)) as futures:
+    with closing(batches), closing(overlapped(partial(_run_batch, work), batches, IN_MODEL)) as futures:
         for future in futures:
             with shard.timed("model"):
                 done.update(future.result())
@@ -44,7 +43,7 @@ def in_batches(
 
 
 def timed(shard: Shard, part: str, items: Iterator[Item]) -> Generator[Item]:
-    """Passes items on, adding the seconds waited for each to a part of the shard's time."""
+    """Passes items on, and adds the seconds of waiting for them to a part of the shard's time."""
     while True:
         with shard.timed(part):
             item = next(items, None)
@@ -66,7 +65,7 @@ def _batches(images: Iterable[Decoded[Item]]) -> Iterator[list[Decoded[Item]]]:
         yield batch
 
 
-def _worked(work: Work[Item, Result], batch: list[Decoded[Item]]) -> dict[int, tuple[Item, Result | ImageError]]:
+def _run_batch(work: Work[Item, Result], batch: list[Decoded[Item]]) -> dict[int, tuple[Item, Result | ImageError]]:
     """The items of a batch and their results, by place."""
     good = [(d, d.image) for d in batch if not isinstance(d.image, ImageError)]
     results = work([d.item for d, _ in good], [image for _, image in good]) if good else []

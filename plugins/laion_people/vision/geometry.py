@@ -1,21 +1,18 @@
-"""Bodies and faces as numbers that can be compared, whoever is seen, from where and how large.
+"""Turns bodies and faces into numbers that can be compared for different people, camera positions and sizes.
 
-Poses become directions of limbs in the body's own frame: no position, size, body height or camera side is left in them.
-Faces become expressions without the head's direction and the face's shape. docs/clustering.md says why, with sources.
+Poses become directions of limbs in the body's own frame, without position, size, body height or camera side. Faces
+become expressions, without the head's direction and the face's shape. docs/clustering.md says why, with sources.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-SEEN = 0.2  # keypoint score of a joint in view: on renders MoveNet gives 99 % of these more, 90 % of hidden ones less
-MIN_FACE = 32  # pixels; on renders the nearest face has the same expression for 9 of 10 faces above it, 2 of 3 overall
-MIN_FACE_SCORE = 0.7  # of a face mesh; below, what it says of expression and direction is as often wrong as right
-LEVEL = -4  # the pitch that MediaPipe's canonical face gives a level head, on renders and photographs alike
-MAX_YAW, MAX_NOD = (
-    40,
-    26,
-)  # degrees from the camera, and from a level head; of faces turned further half the mesh is guessed
+SEEN = 0.2  # keypoint score of a joint in view: on renders, MoveNet gives 99 % of these more, 90 % of hidden ones less
+MIN_FACE = 32  # pixels; on renders, the nearest face has the same expression for 9 of 10 faces above, 2 of 3 of all
+MIN_FACE_SCORE = 0.7  # of a face mesh; below, its expression and direction are wrong as often as right
+LEVEL = -4  # the pitch of a level head by MediaPipe's canonical face, on renders as on photographs
+MAX_YAW, MAX_NOD = 40, 26  # degrees from the camera, and from a level head; beyond, half of the mesh is guessed
 
 LIMBS = (
     "torso",
@@ -32,7 +29,7 @@ COCO_IN_BLAZEPOSE = np.array([0, 2, 5, 7, 8, 11, 12, 13, 14, 15, 16, 23, 24, 25,
 # Movement, 2009, figure 4.1; shoulder width between the joints.
 _LENGTHS = np.array([0.288, 0.186, 0.186, 0.146, 0.146, 0.245, 0.245, 0.246, 0.246])
 _SHOULDER_WIDTH = 0.2
-_IN_PLANE = 0.9  # a limb that shows this share of its length lies in the image plane: noise would tilt it by 25 degrees
+_IN_PLANE = 0.9  # a limb with this share of its length lies in the image plane: else noise could tilt it by 25 degrees
 _BENDS = np.array([0, 1, 1, 1, 1, 1, 1, -1, -1])  # arms and thighs reach forward, shins backward, the torso neither
 _UP = np.array([0.0, -1.0, 0.0])  # in the camera's frame: x to the image's right, y down, z away
 
@@ -40,11 +37,11 @@ _UP = np.array([0.0, -1.0, 0.0])  # in the camera's frame: x to the image's righ
 def limb_directions(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
     """Unit vectors along the nine ``LIMBS`` in the body's frame: float32 [people, 9, 3].
 
-    The axes are the person's left, up, and forward; a limb with an end that is not seen is NaN. The frame is turned
-    about the vertical only, so that lying stays another pose than standing.
+    The axes are the person's left, up, and forward; a limb with an unseen end is NaN. The frame only turns about
+    the vertical: lying and standing stay different poses.
 
-    keypoints: [people, 17, 3], COCO-17 x, y, score; world: [people, 33, 3], BlazePose landmarks in metres, NaN rows
-    where there are none: such people are lifted into depth from their keypoints (`lift`).
+    keypoints: [people, 17, 3], COCO-17 x, y, score; world: [people, 33, 3], BlazePose landmarks in metres. People
+    without landmarks have NaN there; `lift` finds their depth from their keypoints.
     """
     joints = _joints(keypoints, world)
     shoulders, hips = joints[:, _SHOULDERS].mean(1), joints[:, _HIPS].mean(1)
@@ -56,9 +53,9 @@ def limb_directions(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
 
 
 def facing(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
-    """Where the shoulders face: unit vectors to the image's right, up and to the camera, float32 [people, 3].
+    """Where the shoulders face: unit vectors (the image's right, up, to the camera), float32 [people, 3].
 
-    They are level, and NaN where not both shoulders are seen; arguments as of `limb_directions`.
+    They are level, and NaN unless both shoulders are seen. Arguments as in `limb_directions`.
     """
     joints = _joints(keypoints, world)
     forward = _frame(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]])[:, 2] * [1, -1, -1]
@@ -67,7 +64,7 @@ def facing(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
 
 
 def _joints(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
-    """COCO-17 in the camera's frame, [people, 17, 3]; lifted where there are no landmarks."""
+    """COCO-17 joints in the camera's frame, [people, 17, 3]; lifted if there are no landmarks."""
     missing = np.isnan(world).any(axis=(1, 2))
     joints = world[:, COCO_IN_BLAZEPOSE].astype(np.float64)
     joints[missing] = lift(keypoints[missing])
@@ -75,24 +72,24 @@ def _joints(keypoints: np.ndarray, world: np.ndarray) -> np.ndarray:
 
 
 def seen_limbs(keypoints: np.ndarray) -> np.ndarray:
-    """Which limbs have both ends seen: bool [people, 9]; of the torso the shoulders, as hips are often hidden."""
+    """Which limbs are seen with both ends: bool [people, 9]. The torso only needs shoulders: hips are often hidden."""
     seen = keypoints[..., 2] >= SEEN
     limbs = seen[:, _ENDS].all(axis=2)
     return np.concatenate([seen[:, _SHOULDERS].all(axis=1, keepdims=True), limbs], axis=1)
 
 
 def lift(keypoints: np.ndarray) -> np.ndarray:
-    """Joints in depth, [people, 17, 3] in pixels (camera's frame), from keypoints [people, 17, 3] alone.
+    """Joints in depth, [people, 17, 3] in pixels (camera's frame), from keypoints [people, 17, 3] only.
 
-    A limb that looks shorter than it is points towards or away from the camera (scaled orthography; Taylor 2000,
-    doi:10.1006/cviu.2000.0878). Of the two directions the one that joints allow and people prefer is taken: arms and
-    thighs in front of the body, shins behind. Which way the body faces follows from the shoulders and the nose.
+    A limb that looks too short points towards or away from the camera (scaled orthography; Taylor 2000,
+    doi:10.1006/cviu.2000.0878). Of these two directions, it takes the one that joints allow and people prefer: arms and
+    thighs in front of the body, shins behind. The shoulders and the nose show where the body faces.
     """
     points = keypoints[..., :2].astype(np.float64)
     spine = points[:, _SHOULDERS].mean(1) - points[:, _HIPS].mean(1)
     limbs = np.concatenate([spine[:, None], points[:, _ENDS[:, 1]] - points[:, _ENDS[:, 0]]], axis=1)
     lengths = np.linalg.norm(limbs, axis=2)
-    # Limbs are never longer than life: the second longest for its kind tells the person's size, an outlier apart.
+    # Limbs never look too long. The second longest for its kind gives the person's size: the longest may be an outlier.
     ratios = np.where(seen_limbs(keypoints), lengths / _LENGTHS, 0)
     height = np.maximum(np.sort(ratios, axis=1)[:, -2:].min(1), 1e-6)
     across = points[:, _SHOULDERS[0], 0] - points[:, _SHOULDERS[1], 0]
@@ -111,16 +108,16 @@ def lift(keypoints: np.ndarray) -> np.ndarray:
 
 
 def expressions(blendshapes: np.ndarray, landmarks: np.ndarray) -> np.ndarray:
-    """What faces do, float32 [people, len(EXPRESSIONS)]: the telling blendshapes, and measures of the canonical mesh.
+    """Expressions, float32 [people, len(EXPRESSIONS)]: some blendshapes, and measures of the canonical mesh.
 
-    blendshapes: [people, 52], landmarks: [people, 478, 3] in pixels. NaN for faces that are not seen, or in which fewer
-    than ``MIN_FACE`` pixels lie between forehead and chin: of those the mesh tells where they look, but not how.
+    blendshapes: [people, 52], landmarks: [people, 478, 3] in pixels. NaN for faces that are not seen, or have fewer
+    than ``MIN_FACE`` pixels from forehead to chin: their mesh shows the direction, but not the expression.
     """
     measures = face_measures(landmarks)
     columns = [measures[n] if n in measures else blendshapes[:, BLENDSHAPES.index(n)] for n in EXPRESSIONS]
-    found = np.stack(columns, axis=1).astype(np.float32)
-    found[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also where the height is NaN
-    return found
+    faces = np.stack(columns, axis=1).astype(np.float32)
+    faces[~(np.ptp(landmarks[..., 1], axis=1) >= MIN_FACE)] = np.nan  # also if the height is NaN
+    return faces
 
 
 def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:
@@ -136,10 +133,10 @@ def face_measures(landmarks: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
-    """Face meshes [people, 478, 3] in a frame of their own: float32, turned upright and to the front.
+    """Face meshes [people, 478, 3] in their own frame: float32, turned upright and to the front.
 
-    The origin lies between the outer eye corners (33 and 263), whose distance is 1; x points to the left eye of the
-    person, y up (from under the nose, 2, to its bridge, 168: points that expressions don't move), z out of the face.
+    The origin lies between the outer eye corners (33 and 263), and their distance is 1. x points to the person's left
+    eye, y up (from under the nose, 2, to its bridge, 168: expressions don't move these points), z out of the face.
     """
     points = landmarks.astype(np.float64) * [1, -1, -1]
     right, left = points[:, 33], points[:, 263]
@@ -154,12 +151,12 @@ def canonical_faces(landmarks: np.ndarray) -> np.ndarray:
 
 
 def body_axes(joints: np.ndarray) -> np.ndarray:
-    """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's."""
+    """Axes left, up, forward [people, 3, 3] of bodies, from COCO-17 joints [people, 17, 3] in the camera's frame."""
     return _frame(joints[:, _SHOULDERS[0]] - joints[:, _SHOULDERS[1]] + joints[:, _HIPS[0]] - joints[:, _HIPS[1]])
 
 
 def _frame(left: np.ndarray) -> np.ndarray:
-    """Axes left, up, forward [people, 3, 3] of bodies whose left side is towards ``left`` [people, 3]."""
+    """Axes left, up, forward [people, 3, 3] of bodies; ``left`` [people, 3] points to their left side."""
     level = left * [1, 0, 1]
     weak = np.linalg.norm(level, axis=1) < 0.2 * np.linalg.norm(left, axis=1)  # lying on the side: no such direction
     level[weak | ~level.any(axis=1)] = [1, 0, 0]
@@ -183,7 +180,7 @@ BLENDSHAPES = (  # MediaPipe's order
     "mouthShrugLower", "mouthShrugUpper", "mouthSmileLeft", "mouthSmileRight", "mouthStretchLeft",
     "mouthStretchRight", "mouthUpperUpLeft", "mouthUpperUpRight", "noseSneerLeft", "noseSneerRight",
 )  # fmt: skip
-# The blendshapes that differ more between expressions than between faces; and measures, in units of half their range.
+# Blendshapes that differ more between expressions than between faces; and measures, in units of half their range.
 EXPRESSIONS = (
     "mouthSmileLeft", "mouthSmileRight", "mouthFrownLeft", "mouthFrownRight", "mouthPucker", "mouthFunnel", "jawOpen",
     "eyeBlinkLeft", "eyeBlinkRight", "eyeWideLeft", "eyeWideRight", "browDownLeft", "browDownRight", "browInnerUp",

@@ -1,8 +1,8 @@
-"""Files of images before a decoder sees them: nothing but what the pixels need goes on, and EXIF is read here.
+"""Prepares files of images for a decoder: only what the pixels need goes on, and EXIF is read here.
 
-Metadata make up most of what is broken in the web's images, while the pixels are whole. So a JPEG and a PNG are handed
-on without texts, profiles, thumbnails and further frames, and a TIFF with its first page alone. What is done here is
-done as browsers do, which was measured with Chromium 156; its time grows with the size of the file alone.
+In images of the web, mostly the metadata are broken and the pixels are whole. Therefore JPEG and PNG are passed on
+without texts, profiles, thumbnails and further frames, and TIFF with its first page only. All is done as browsers do,
+measured with Chromium 156. The time depends only on the size of the file.
 """
 
 from __future__ import annotations
@@ -18,19 +18,19 @@ from PIL import ExifTags, Image
 
 from laion_people.errors import check_shortage
 
-# Scans of a JPEG at most. Each costs time for all pixels, though it may hold none: a file of 20 MB can ask for ten
-# minutes (https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf). Programs write up to 20;
-# libtiff's limit is 100, too (JPEG_MAX_ALLOWED_SCAN_NUMBER), and that of the TurboJPEG API for this end is 500.
+# Scans of a JPEG at most. Each takes time for all pixels, even if it holds none: a file of 20 MB can take ten minutes
+# (https://libjpeg-turbo.org/pmwiki/uploads/About/TwoIssueswiththeJPEGStandard.pdf). Programs write up to 20 scans.
+# libtiff's limit is also 100 (JPEG_MAX_ALLOWED_SCAN_NUMBER); the TurboJPEG API's limit for this purpose is 500.
 SCANS = 100
 SEGMENTS = 5000  # segments of a JPEG at most; a profile or text of 16 MB takes 256
-FILLING = 4096  # bytes of a JPEG that stand for what may be missing
+FILLING = 4096  # bytes of a JPEG that take the place of missing ones
 MOST_STRIPS = 300_000  # strips or tiles of a TIFF; rows are 65,535 at most
-# Bytes of a TIFF's strips, for each of its own: more when strips share bytes, which take time over and over.
+# Bytes of a TIFF's strips for each byte of the file: more if strips share bytes, which are then decoded repeatedly.
 SHARED = 4
 
 PNG = b"\x89PNG\r\n\x1a\n"
 INDEXED = b"\3"  # the colours of a PNG with a palette
-MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # libjpeg, too, passes over what lies between segments
+MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)  # libjpeg, too, skips bytes between segments
 MARKER_IN_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
 SOI, EOI, SOS, APP0, APP1, APP14, APP15, COM = 0xD8, 0xD9, 0xDA, 0xE0, 0xE1, 0xEE, 0xEF, 0xFE
 WITHOUT_LENGTH = {0x01, *range(0xD0, 0xD9)}
@@ -49,15 +49,15 @@ LONGEST_TAG, LONGEST_TAGS = 200, 10_000  # characters of a value, and of names a
 
 
 class TooMuchWork(Exception):
-    """A file that asks for far more time than images of its size do."""
+    """A file that needs far more time than images of its size do."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFile:
-    """What goes on to the decoder; the EXIF of the file as TIFF, which may be empty or anything; its orientation.
+    """The data for the decoder; the file's EXIF as TIFF, possibly empty or invalid; its orientation.
 
-    A JPEG that lacks its end marker is given one. If its picture is whole, ``filled`` shows the same; if the decoder
-    has to make up pixels, both differ.
+    A JPEG without an end marker gets one. ``filled`` is the same file with other bytes in place of missing ones: if the
+    picture is whole, both show the same; if the decoder has to invent pixels, they differ.
     """
 
     data: bytes
@@ -67,7 +67,7 @@ class ImageFile:
 
 
 def image_file(data: bytes) -> ImageFile:
-    """Raises TooMuchWork; and SyntaxError for a PNG whose header is damaged, as browsers refuse it."""
+    """Raises TooMuchWork; and SyntaxError for a PNG with a damaged header, which browsers refuse."""
     if data.startswith(b"\xff\xd8\xff"):
         return _jpeg(data)
     if data.startswith(PNG):
@@ -78,7 +78,7 @@ def image_file(data: bytes) -> ImageFile:
 
 
 def _jpeg(data: bytes) -> ImageFile:
-    """Keeps, of the segments before the first scan, what is no application's and the two that decide on colours."""
+    """Drops, before the first scan, comments and the applications' segments, except the two that decide on colours."""
     kept, exif, frame = [data[:2]], None, b""
     at = 2
     for _ in range(SEGMENTS):
@@ -95,7 +95,7 @@ def _jpeg(data: bytes) -> ImageFile:
             break
         head = data[body : min(end, body + 12)]
         if marker == APP1 and exif is None and head.startswith(b"Exif\0") and len(head) > 6:
-            exif = data[body + 6 : end]  # browsers, too, look at the first alone
+            exif = data[body + 6 : end]  # browsers, too, read only the first
         elif (
             not (APP0 <= marker <= APP15 or marker == COM)
             or (marker == APP0 and head.startswith(b"JFIF\0") and end - body >= 14)
@@ -122,7 +122,7 @@ def _jpeg(data: bytes) -> ImageFile:
 
 @dataclass(frozen=True, slots=True)
 class _Scan:
-    """Where its header ends; its components; its first and last coefficient; its lowest bit."""
+    """The end of its header; its components; its first and last coefficient; its lowest bit."""
 
     end: int
     components: bytes
@@ -132,7 +132,7 @@ class _Scan:
 
 
 def _scans(data: bytes, at: int) -> list[_Scan]:
-    """The scans from ``at`` on to the end of the image, or of the file."""
+    """The scans from ``at`` to the end of the image, or of the file."""
     scans: list[_Scan] = []
     for _ in range(SEGMENTS):
         match = MARKER_IN_SCAN.search(data, at)
@@ -162,9 +162,9 @@ def _complete(frame: bytes, scans: list[_Scan]) -> bool:
 
 
 def _png(data: bytes) -> ImageFile:
-    """The still image alone. Of other chunks, those with a wrong checksum are passed over, as browsers do.
+    """Only the still image. Other chunks with a wrong checksum are skipped, as browsers do.
 
-    The checksum of pixels isn't looked at: they carry a second one, and either may be wrong.
+    The checksum of the pixels is ignored: they contain a second one, and either may be wrong.
     """
     header = palette = transparency = b""
     exif: bytes | None = None
@@ -205,7 +205,7 @@ def _png(data: bytes) -> ImageFile:
 
 
 def _transparent(values: bytes, depth: int, colours: int) -> bytes:
-    """The transparent grey or colour as Pillow has pixels: of 8 bits, but for greys of 16; nothing if it is cut off."""
+    """The transparent grey or colour with Pillow's bits: 8, or 16 for greys of 16; empty if it is cut off."""
     if len(values) < {0: 2, 2: 6}.get(colours, 0):
         return b""
     if colours == 0 and depth in (2, 4):
@@ -217,7 +217,7 @@ def _transparent(values: bytes, depth: int, colours: int) -> bytes:
 
 
 def _tiff(data: bytes) -> ImageFile:
-    """The first page, upright; what it points to is left out, as Pillow loses pages over broken directories."""
+    """The first page, upright. Directories that it points to are left out: broken ones make Pillow lose the page."""
     page, directory = bytearray(data), _Directory(data)
     strips, sizes, compressed = 0, None, False
     for entry in directory.entries:
@@ -226,7 +226,7 @@ def _tiff(data: bytes) -> ImageFile:
             struct.pack_into(directory.endian + directory.offset, page, entry.at + 4, 1)
             struct.pack_into(directory.endian + "H", page, entry.inline, 1)
         elif entry.tag in NOT_READ:
-            page[entry.at + 2 : entry.at + 4] = b"\0\0"  # a type that is none: readers pass over it
+            page[entry.at + 2 : entry.at + 4] = b"\0\0"  # an invalid type: readers skip the tag
         elif entry.tag == COMPRESSION:
             compressed = directory.integers(entry)[:1].tolist() != [1]
         elif entry.tag in STRIPS:
@@ -235,7 +235,7 @@ def _tiff(data: bytes) -> ImageFile:
             sizes = int(directory.integers(entry).astype(np.uint64).clip(max=len(data)).sum())
     if strips > MOST_STRIPS:
         raise TooMuchWork(f"more than {MOST_STRIPS} strips")
-    # Where the sizes are missing, libtiff takes the rest of the file for each strip.
+    # If the sizes are missing, libtiff takes the rest of the file for each strip.
     if compressed and strips > 1 and (strips * len(data) if sizes is None else sizes) > SHARED * len(data):
         raise TooMuchWork("strips that share bytes")
     page[directory.following] = bytes(len(page[directory.following]))
@@ -243,7 +243,7 @@ def _tiff(data: bytes) -> ImageFile:
 
 
 def webp_size(data: bytes) -> tuple[int, int]:
-    """Width and height of a WebP, whose decoder takes memory for all pixels as it opens; of other files, zeros."""
+    """Width and height of a WebP: its decoder takes memory for all pixels on opening. Zeros for other files."""
     if data[:4] != b"RIFF" or data[8:12] != b"WEBP":
         return 0, 0
     match data[12:16]:
@@ -256,10 +256,10 @@ def webp_size(data: bytes) -> tuple[int, int]:
 
 
 def orientation(exif: bytes) -> int:
-    """The orientation, 1 to 8, of EXIF or a TIFF: the first in its first directory that is valid, or else 1.
+    """The orientation, 1 to 8, of EXIF or a TIFF: the first valid one in its first directory, or else 1.
 
-    As in browsers neither XMP nor another directory counts, and of integers a SHORT alone. A RATIONAL, as some programs
-    write, is taken for what it says, though browsers don't read it.
+    As in browsers, XMP and other directories don't count, and an integer must be a SHORT. A RATIONAL, which some
+    programs write, is read, too, though browsers don't.
     """
     directory = _Directory(exif)
     for entry in directory.entries:
@@ -278,9 +278,9 @@ def orientation(exif: bytes) -> int:
 
 
 def tags(exif: bytes) -> dict[str, str]:
-    """The tags that have a name and a short value, of the image and of the camera; no place (GPS), no offsets.
+    """The tags of the image and of the camera that have a name and a short value; no place (GPS), no offsets.
 
-    They end where they would be more than LONGEST_TAGS characters together.
+    The list ends before it has more than LONGEST_TAGS characters.
     """
     directory = _Directory(exif)
     entries = {entry.tag: (directory, entry) for entry in directory.entries}
@@ -299,7 +299,7 @@ def tags(exif: bytes) -> dict[str, str]:
     for tag in short:
         try:
             text = str(read[tag])
-        except Exception as error:  # no value, or none of its type: Pillow reads values when they are asked for
+        except Exception as error:  # no value, or one of a wrong type: Pillow reads values on access
             check_shortage(error)
             continue
         if len(text) <= LONGEST_TAG:
@@ -312,7 +312,7 @@ def tags(exif: bytes) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """An entry of a directory, where it lies, and where its value does if it is short."""
+    """An entry of a directory: its place, and the place of its value if that is short."""
 
     at: int
     tag: int
@@ -326,9 +326,9 @@ class _Entry:
 
 
 class _Directory:
-    """A directory of EXIF, a TIFF or a BigTIFF, by default the first: its entries, as far as they are there.
+    """A directory of EXIF, a TIFF or a BigTIFF, by default the first: its entries, as far as they exist.
 
-    ``following`` is where the place of the next directory is said.
+    ``following``: the bytes that hold the place of the next directory.
     """
 
     def __init__(self, tiff: bytes, at: int | None = None):
@@ -361,14 +361,14 @@ class _Directory:
         return "big" if self.endian == ">" else "little"
 
     def value(self, entry: _Entry) -> bytes:
-        """The bytes of a value; fewer, where it reaches beyond the end."""
+        """The bytes of a value; fewer if it reaches beyond the end."""
         at = entry.inline
         if entry.size > self._width:
             at = int.from_bytes(self._tiff[at : at + self._width], self._order)
         return self._tiff[at : at + entry.size]
 
     def integers(self, entry: _Entry) -> np.ndarray:
-        """The values of an entry of integers; none of another."""
+        """The values of an entry with integers; none for other types."""
         if entry.type not in INTEGERS:
             return np.array([], np.uint64)
         kind = np.dtype(self.endian + INTEGERS[entry.type])

@@ -1,4 +1,4 @@
-"""Images of a shard: reading img2dataset-style tars, and decoding with care, in threads that run ahead."""
+"""Images of a shard: reads img2dataset-style tars, and decodes hostile images safely, in threads that run ahead."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ log = logging.getLogger(__name__)
 
 Item = TypeVar("Item")
 
-MOST_JSON, MOST_TEXT = 1 << 22, 1 << 16  # bytes; the json and txt files of real samples have some thousand
+MOST_JSON, MOST_TEXT = 1 << 22, 1 << 16  # bytes; the json and txt files of real samples have a few thousand
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "AVIF")  # others, such as EPS, run programs or are not photos
-MAX_PIXELS = 100_000_000  # what a stored image may have at most; img2dataset can be told to store originals
-MAX_SIDE = 65_535  # as in a JPEG; rows of a few pixels take many times their memory and time
-LARGE_PIXELS = 20_000_000  # images above are decoded one at a time
-BYTES_A_PIXEL = 12  # that decoding takes at most
-# The time of a thread for one image: many times what any takes that was not made to take long. A header takes less
-# than 10 ms, a pixel 5 to 25 ns.
+MAX_PIXELS = 100_000_000  # of a stored image; img2dataset may store originals
+MAX_SIDE = 65_535  # as in a JPEG; images with very short rows take many times the usual memory and time
+LARGE_PIXELS = 20_000_000  # larger images are decoded one at a time
+BYTES_A_PIXEL = 12  # taken by decoding, at most
+# Limits on a thread's time for one image: many times what any harmless image takes. A header takes less than 10 ms, a
+# pixel 5 to 25 ns.
 OPENING_SECONDS, DECODING_SECONDS, SECONDS_A_PIXEL = 1.0, 2.0, 50e-9
 TURNED = 5  # EXIF orientations from 5 on swap width and height
 TURNS = {
@@ -53,24 +53,24 @@ TURNS = {
 }
 PHOTOMETRIC, WHITE_IS_ZERO = 262, 0  # of a TIFF
 SAMPLE_FORMAT, UNSIGNED = 339, (1,)
-AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images that are decoded early, and their pixels: some batches' worth
-ASIDE = 4  # large images that wait, still encoded but for the first
-LATER = 1024  # images read after a large one before it takes its turn: some seconds of work, in which it is decoded
-BLOCK = 4_000_000  # bytes of an image that lies in one block for sure: Pillow's blocks are of 16 MiB unless it is told
+AHEAD, AHEAD_PIXELS = 256, 64_000_000  # images decoded early, and their pixels: several batches
+ASIDE = 4  # large images that wait, all but the first still encoded
+LATER = 1024  # images read after a large one before its turn: some seconds of work, while it is decoded
+BLOCK = 4_000_000  # bytes of an image that surely lies in one block: Pillow's blocks have 16 MiB by default
 
 Image.MAX_IMAGE_PIXELS = None  # sizes are checked here, against the caller's limit
-warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on broken EXIF; a block would not be safe with threads
+warnings.filterwarnings("ignore", module=r"PIL\.")  # remarks on broken EXIF; `catch_warnings` is not safe with threads
 
 
 class ImageError(Exception):
-    """An image that cannot be used; the message is the reason that is counted (``truncated``, ``not_an_image``)."""
+    """An image that cannot be used. The message is the reason to count (``truncated``, ``not_an_image``, ...)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Sample:
     """One sample of a tar: its key, the encoded image and the fields of its json.
 
-    Of an ``unusable`` one, which says why it has no image, nothing else is read.
+    ``unusable`` says why there is no image; then nothing else is read.
     """
 
     key: str
@@ -80,17 +80,17 @@ class Sample:
 
 
 def samples(tar: Path) -> Iterator[Sample]:
-    """All samples of a shard in tar order. Raises LaionPeopleError when the tar is damaged or repeats a key.
+    """All samples of a shard in tar order. Raises LaionPeopleError if the tar is damaged or repeats a key.
 
-    What was made elsewhere can be anything: a json that is missing or no JSON object gives no fields; a caption that
-    it lacks is taken from the text file.
+    Shards made elsewhere can hold anything: if the json is missing or no JSON object, there are no fields; if it has no
+    caption, the caption is taken from the text file.
     """
     with tar.open("rb") as headers, tar.open("rb") as content:
         for files in Contents(tar.name).walk(headers, tar.stat().st_size):
             if files.unusable:
                 yield Sample(files.key, b"", unusable=files.unusable)
             else:
-                image = _read(content, files.image)  # it lies before the others in most tars
+                image = _read(content, files.image)  # in most tars it comes first
                 yield Sample(files.key, image, _fields(content, files))
 
 
@@ -115,13 +115,13 @@ def _read(content: BinaryIO, place: Place | None, most: int = sys.maxsize) -> by
 
 
 class TarImages:
-    """The encoded images of a shard by key, read one at a time in any order; the keys are those of ``samples``."""
+    """The encoded images of a shard by key, read one at a time in any order. The keys are those of ``samples``."""
 
     def __init__(self, tar: Path):
         self._tar = tar
         with tar.open("rb") as headers:
-            found = Contents(tar.name).walk(headers, tar.stat().st_size)
-            self._files = {files.key: files for files in found if not files.unusable}
+            contents = Contents(tar.name).walk(headers, tar.stat().st_size)
+            self._files = {files.key: files for files in contents if not files.unusable}
 
     def keys(self) -> list[str]:
         return list(self._files)
@@ -136,9 +136,9 @@ class TarImages:
 
 
 class _Source(io.BytesIO):
-    """A file that can be read for so much of the reading thread's own time.
+    """A file that can be read only for a limited time, measured in the reading thread's CPU time.
 
-    Pillow reads most formats piece by piece, some of them by loops in Python that a file can make long: of comments,
+    Pillow reads most formats piece by piece. Some use loops in Python that a file can make long: over comments,
     directories, markers, runs of pixels.
     """
 
@@ -157,7 +157,7 @@ class _Source(io.BytesIO):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image whose header alone has been read; ``filled`` as an ImageFile has it."""
+    """An image of which only the header has been read; ``filled``: see `imagefiles.ImageFile`."""
 
     image: ImageFile.ImageFile
     source: _Source
@@ -167,7 +167,7 @@ class Picture:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Width and height as it is shown."""
+        """Width and height as shown."""
         width, height = self.image.size
         return (height, width) if self.orientation >= TURNED else (width, height)
 
@@ -178,10 +178,10 @@ class Picture:
 
 @contextmanager
 def reading(reason: str, pixels: int = 0) -> Iterator[None]:
-    """Whatever a library raises about one image is ``reason``, and said in the log; but not the machine's shortages.
+    """Turns whatever a library raises about one image into ImageError(``reason``), with a line in the log.
 
-    Raises ImageError, and ShortageError: when memory is short, decoders say that the image is broken, each in its own
-    way. So when one does, it is tried whether there is the memory that so many ``pixels`` may take.
+    Raises ShortageError for the machine's shortages. When memory is short, decoders say that the image is broken, each
+    in its own way. Therefore an error is followed by a test: is there the memory that ``pixels`` may take?
     """
     try:
         yield
@@ -198,10 +198,10 @@ def reading(reason: str, pixels: int = 0) -> Iterator[None]:
 
 
 def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) -> Picture:
-    """An image whose header alone is read so far. With ``limited``, it has so much time to be opened and decoded.
+    """Reads the header of an image. With ``limited``, opening and decoding it must end in a limited time.
 
-    Raises ImageError: not_an_image; truncated, when scans are missing; decompression_bomb, when the header tells of
-    more than ``max_pixels`` or a side over MAX_SIDE, or the file asks for far more work than images of its size do.
+    Raises ImageError: not_an_image; truncated, if scans are missing; decompression_bomb, if the header says more than
+    ``max_pixels`` or a side over MAX_SIDE, or the file needs far more work than images of its size do.
     """
     width, height = webp_size(data)
     _check_size(width, height, max_pixels)
@@ -219,12 +219,12 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) 
             if data[8:12] != b"avif":
                 raise
             check_shortage(error)
-            no_exif = data.replace(b"Exif", b"skip")  # Pillow gives up when EXIF is broken
+            no_exif = data.replace(b"Exif", b"skip")  # Pillow fails if EXIF is broken
             image, source = _opened_by_pillow(no_exif, limited)
     _check_size(*image.size, max_pixels)
     exif = file.exif or image.info.get("exif", b"")
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
-    # Pillow says in the EXIF of an AVIF how its boxes turn it. Browsers don't turn a WebP.
+    # For an AVIF, Pillow writes the turn by its boxes into EXIF. Browsers don't turn a WebP.
     turned = orientation(exif) if image.format == "AVIF" else file.orientation
     return Picture(image, source, exif, turned, file.filled)
 
@@ -241,15 +241,15 @@ def _opened_by_pillow(data: bytes, limited: bool) -> tuple[ImageFile.ImageFile, 
 
 
 def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
-    """The image right-side-up and as RGB; transparency is laid on white; of an animation, the first frame.
+    """The image right-side-up as RGB; transparent parts become white; of an animation, the first frame.
 
-    With ``side``, a JPEG may be read at a half, a quarter or an eighth, with sides of no less than ``side``.
+    With ``side``, a JPEG may be read at a half, a quarter or an eighth, but no side gets shorter than ``side``.
     Raises ImageError: truncated, decompression_bomb.
     """
     with reading("truncated", picture.pixels):
         image = _loaded(picture.image, picture.source, side)
         if picture.filled is not None:
-            filled, source = _opened_by_pillow(picture.filled, limited=False)  # as long as the first took
+            filled, source = _opened_by_pillow(picture.filled, limited=False)  # takes as long as the first
             if ImageChops.difference(image, _loaded(filled, source, side)).getbbox():
                 raise ImageError("truncated")
         rgb = _rgb(image)
@@ -264,7 +264,7 @@ def _loaded(image: ImageFile.ImageFile, source: _Source, side: int | None) -> Im
     covered = image.tile[0][1] if image.format == "GIF" else None
     image.load()
     if covered and covered != (0, 0, *image.size) and "transparency" not in image.info:
-        white = Image.new("RGB", image.size, "white")  # what the first frame leaves free is transparent
+        white = Image.new("RGB", image.size, "white")  # parts that the first frame leaves free are transparent
         white.paste(image.crop(covered).convert("RGB"), covered)
         return white
     return image
@@ -284,8 +284,8 @@ def _rgb(image: Image.Image) -> Image.Image:
 def _grey(image: Image.Image) -> Image.Image:
     """Greys of 16 bits by their high bytes, as browsers show them.
 
-    Other integers and floats, which no browser shows: from 0 to the least of 1 (floats alone), 255 and 65535 that none
-    of them exceeds; or else from the least to the greatest. What is no number is black.
+    Browsers show no other integers and floats. They are scaled from 0 to the smallest of 1 (only floats), 255 and 65535
+    that no value exceeds, or else from the least value to the greatest. NaN is black.
     """
     values = np.asarray(image)
     tags = getattr(image, "tag_v2", {})
@@ -316,7 +316,7 @@ def decode(data: bytes, limited: bool = True) -> Image.Image:
 
 @dataclass(frozen=True, slots=True)
 class Decoded(Generic[Item]):
-    """An item, its place among all, and its uint8 RGB array [height, width, 3] or the reason why there is none."""
+    """An item, its place in the order, and its uint8 RGB array [height, width, 3] or the reason why there is none."""
 
     place: int
     item: Item
@@ -328,11 +328,11 @@ class Decoded(Generic[Item]):
 
 
 def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int, limited: bool = True) -> Iterator[Decoded[Item]]:
-    """Items with their decoded images; threads decode the encoded ones early.
+    """Items with their images, which threads decode early.
 
-    They come in order, but for large images: these are set aside, a thread of their own decodes one after the other,
-    and each takes its turn when LATER more items have been read or ASIDE more large ones wait. So the order follows
-    from the images alone, and of the large ones no more than one is held here decoded.
+    They come in order, except large images. These are set aside, and one thread decodes them one by one. Each comes
+    after LATER more items have been read, or when more than ASIDE large ones wait. Thus the order depends on the images
+    only, and at most one large image is held decoded.
     """
     with workers(threads) as pool, workers(1) as alone:
         ahead: _Queue[Item] = _Queue(pool, AHEAD + 1)
@@ -350,7 +350,7 @@ def decode_ahead(items: Iterable[tuple[Item, bytes]], threads: int, limited: boo
 
 
 class _Queue(Generic[Item]):
-    """Images that wait for their turn; the first ``early`` of them are given to a pool to decode."""
+    """Images that wait for their turn; a pool decodes the first ``early`` of them."""
 
     def __init__(self, pool: Executor, early: int):
         self.pixels = 0
@@ -386,7 +386,7 @@ class _Queue(Generic[Item]):
 
 
 def _opened(data: bytes, limited: bool) -> tuple[Picture | ImageError, int]:
-    """The image with its header read, and its pixels."""
+    """The image with its header read, and the number of its pixels."""
     try:
         picture = open_image(data, limited=limited)
     except ImageError as error:
@@ -406,9 +406,9 @@ def _array(opened: Picture | ImageError) -> np.ndarray | ImageError:
 
 
 def _pixels(rgb: Image.Image) -> np.ndarray:
-    """The same as ``np.asarray``, which copies twice, and while no other thread can run Python.
+    """The same as ``np.asarray``, which copies twice and blocks other Python threads meanwhile.
 
-    Pillow hands images on without a copy, at four bytes a pixel, but only those that lie in one block of its memory:
+    Pillow shares an image without a copy, at four bytes a pixel, but only if it lies in one block of its memory:
     https://pillow.readthedocs.io/en/stable/reference/arrow_support.html
     """
     import cv2
@@ -420,7 +420,7 @@ def _pixels(rgb: Image.Image) -> np.ndarray:
 
 
 def crop(image: np.ndarray, box: np.ndarray, padding: float) -> np.ndarray:
-    """The part of an image in a box that is widened by ``padding`` of its size on each side, clipped; never empty."""
+    """The part of an image in a box, widened by ``padding`` of its size on each side and clipped; never empty."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = (float(v) for v in box)
     dx, dy = (x2 - x1) * padding, (y2 - y1) * padding

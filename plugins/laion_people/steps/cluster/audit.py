@@ -100,7 +100,7 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     except LaionPeopleError as error:
         yield "cluster", f"{fitted.shards[0].uri}: {error}"
         return
-    clusters = {c.cluster_id: (name, c) for name, kind in fit.kinds.items() for c in kind.clusters}
+    clusters = {c.cluster_id: (name, c) for name, cluster_set in fit.cluster_sets.items() for c in cluster_set.clusters}
     if fit.version != version or len(clusters) != fitted.rows or fitted.shards[0].rows != fitted.rows:
         yield "cluster", f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}"
     sheets = {cluster_path(version, contact_sheet(cluster_id)) for cluster_id in clusters}

@@ -1,12 +1,12 @@
-"""A cluster version: what people are compared by, how far apart two of them are, and which cluster is nearest.
+"""A cluster version: the features of people, the distances between them, and the nearest cluster.
 
-``load_fit(store.read("clusters/v0001/fit.json"))`` gives a `Fit`. Of a shard's tables, its kinds tell::
+``load_fit(store.read("clusters/v0001/fit.json"))`` gives a `Fit`. Its cluster sets work on a shard's tables::
 
-    kind = fit.kinds["pose"]                      # or "face", "head"
-    features = kind.features(pose, mesh)          # float32 [people, d]; NaN where a person does not show a part
-    kind.distances(features[3], features)         # float32 [people]; NaN where the two show nothing in common
-    clusters, distances = kind.nearest(features)  # indices of kind.clusters; -1 where none is near, or too little seen
-    kind.near, kind.far                           # closer than near: alike; farther than far: clearly different
+    poses = fit.cluster_sets["pose"]               # or "face", "head"
+    features = poses.features(pose, mesh)          # float32 [people, d]; NaN where a person does not show a part
+    poses.distances(features[3], features)         # float32 [people]; NaN where the two show nothing in common
+    clusters, distances = poses.nearest(features)  # indices of poses.clusters; -1: none is near, or too little is seen
+    poses.near, poses.far                          # closer than near: alike; farther than far: clearly different
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from laion_people.storage.store import Store
 from laion_people.vision import geometry
 from laion_people.vision.people import matrix
 
-BLOCK = 4096  # people whose distances to all clusters are in memory at a time
-SHOWN = 0.75  # share of a part's limbs that must be seen for a person to be compared by it
+BLOCK = 4096  # people at a time: their distances to all clusters are in memory
+SHOWN = 0.75  # a person is compared by a part of the body if this share of its limbs is seen
 
 
 @dataclass(frozen=True, slots=True)
-class Space:
-    """What one kind of cluster compares: the columns that it reads, names of features, and what a mirror does to them.
+class FeatureSpace:
+    """What the clusters of one set compare: columns, names of features, and what a mirror does to the features.
 
     ``extract`` turns the pose and mesh tables of one shard into float32 [people, d], NaN where a part is not seen. A
     mirrored person has feature ``order[i]`` times ``sign[i]`` at place i. ``scale`` turns a root mean square of
-    feature differences into a distance; people nearer to a cluster's centre than ``tolerance`` are like it. Two people
-    nearer than ``near`` are alike beyond doubt, farther apart than ``far`` different. ``parts`` are the parts of a
-    person that clusters can compare, the fullest first, with their features as bool [d].
+    feature differences into a distance. People nearer to a cluster's centre than ``tolerance`` are like it. Two people
+    nearer than ``near`` are surely alike; farther apart than ``far``, they are surely different. ``parts``: the parts
+    of the body that clusters can compare, the fullest first, with their features as bool [d].
     """
 
     names: tuple[str, ...]
@@ -58,7 +58,7 @@ class Space:
         return features[..., self.order] * self.sign
 
     def shows(self, features: np.ndarray, part: str) -> np.ndarray:
-        """Whether enough of a part is seen of each person, or of her mirror image: bool [people]."""
+        """Whether each person, or their mirror image, shows enough of a part: bool [people]."""
         seen, compared = np.isfinite(features), self.parts[part]
         share = np.maximum(seen[:, compared].mean(1), seen[:, self.order][:, compared].mean(1))
         return share >= SHOWN
@@ -68,27 +68,27 @@ class Space:
         return np.select([self.shows(features, part) for part in self.parts], list(self.parts), "")
 
     def to_centres(self, features: np.ndarray, centres: np.ndarray) -> np.ndarray:
-        """Distances of people [people, d] to all centres [k, d] by what centres have: float64 [people, k].
+        """Distances of people [people, d] to all centres [k, d], by the features of the centres: float64 [people, k].
 
-        As `distances`, but infinite where less than ``SHOWN`` of it is seen, so that nobody is near by one limb.
+        As `distances`, but infinite where less than ``SHOWN`` of these is seen: one limb makes nobody near.
         """
         known = ~np.isnan(centres)
         centres = np.where(known, centres, 0).astype(np.float64)
-        found = np.full((len(features), len(centres)), np.inf)
+        squares = np.full((len(features), len(centres)), np.inf)
         for people in (features, self.mirrored(features)):
             seen = np.isfinite(people)
             people = np.where(seen, people, 0).astype(np.float64)
             count = seen.astype(np.float64) @ known.T
             square = people**2 @ known.T - 2 * people @ centres.T + seen @ (centres**2).T
             square = np.maximum(square, 0) / np.maximum(count, 1)
-            found = np.minimum(found, np.where(count >= SHOWN * known.sum(1), square, np.inf))
-        return self.scale * np.sqrt(found)
+            squares = np.minimum(squares, np.where(count >= SHOWN * known.sum(1), square, np.inf))
+        return self.scale * np.sqrt(squares)
 
     def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """Distances between features [..., d] that broadcast, float32; of a person and her mirror image the smaller.
+        """Distances between features [..., d] that broadcast, float32; the smaller one of the two mirror images.
 
-        Only what both show of the fullest part counts (partial distances; Dixon 1979, doi:10.1109/TSMC.1979.4310090);
-        NaN where that is nothing.
+        Only what both show of the fullest part counts (partial distances; Dixon 1979, doi:10.1109/TSMC.1979.4310090).
+        NaN if that is nothing.
         """
         fullest = next(iter(self.parts.values()))
         direct = _mean_square((features - others)[..., fullest])
@@ -107,13 +107,13 @@ def _pose_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     keypoints = matrix(pose["keypoints"], 51).reshape(-1, 17, 3)
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     limbs = geometry.limb_directions(keypoints, world)
-    limbs[~_seen_both(limbs, geometry.LEG_LIMBS), geometry.LEG_LIMBS] = np.nan  # half a leg tells no pose
-    found = np.concatenate([limbs, geometry.facing(keypoints, world)[:, None]], axis=1)
-    return found.reshape(len(found), len(_POSE_NAMES))
+    limbs[~_both_seen(limbs, geometry.LEG_LIMBS), geometry.LEG_LIMBS] = np.nan  # half a leg does not make a pose
+    features = np.concatenate([limbs, geometry.facing(keypoints, world)[:, None]], axis=1)
+    return features.reshape(len(features), len(_POSE_NAMES))
 
 
-def _seen_both(limbs: np.ndarray, pair: slice) -> np.ndarray:
-    """Whether both arms or legs are seen, but for one forearm or shin at most; ``pair``: two upper limbs, two lower."""
+def _both_seen(limbs: np.ndarray, pair: slice) -> np.ndarray:
+    """Whether both arms or legs are seen; one forearm or shin may be missing. ``pair``: two upper limbs, two lower."""
     seen = ~np.isnan(limbs[:, pair, 0])
     return seen[:, :2].all(axis=1) & seen[:, 2:].any(axis=1)
 
@@ -123,38 +123,38 @@ def _face_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     features = geometry.expressions(matrix(mesh["blendshapes"], 52), landmarks)
     yaw, pitch = (np.asarray(mesh[f"head_{name}"], np.float64) for name in ("yaw", "pitch"))
     features[~((abs(yaw) <= geometry.MAX_YAW) & (abs(pitch - geometry.LEVEL) <= geometry.MAX_NOD))] = np.nan
-    return _certain(mesh, features)
+    return _drop_uncertain(mesh, features)
 
 
 def _head_features(pose: pa.Table, mesh: pa.Table) -> np.ndarray:
     angles = [np.asarray(mesh[f"head_{name}"], np.float64) for name in ("yaw", "pitch", "roll")]
-    return _certain(mesh, np.radians(np.stack(angles, axis=1)).astype(np.float32))
+    return _drop_uncertain(mesh, np.radians(np.stack(angles, axis=1)).astype(np.float32))
 
 
-def _certain(mesh: pa.Table, features: np.ndarray) -> np.ndarray:
-    """NaN where the mesh is none to go by."""
+def _drop_uncertain(mesh: pa.Table, features: np.ndarray) -> np.ndarray:
+    """Sets features to NaN where the mesh is not reliable."""
     features[~(np.asarray(mesh["face_score"], np.float32) >= geometry.MIN_FACE_SCORE)] = np.nan
     return features
 
 
-def _swapped(names: tuple[str, ...]) -> np.ndarray:
-    """Where each feature's counterpart of the other side is."""
-    other = [n.replace("Left", "*").replace("Right", "Left").replace("*", "Right") for n in names]
-    return np.array([names.index(name) for name in other])
+def _mirrored_order(names: tuple[str, ...]) -> np.ndarray:
+    """For each feature, the index of the same feature of the other side."""
+    swapped = [n.replace("Left", "*").replace("Right", "Left").replace("*", "Right") for n in names]
+    return np.array([names.index(name) for name in swapped])
 
 
-def _limbs(*wanted: int) -> np.ndarray:
-    """The features of some of the ``LIMBS``, and 9, where the shoulders face: bool [30]."""
+def _limb_features(*wanted: int) -> np.ndarray:
+    """The features of some of the ``LIMBS``; 9 is where the shoulders face: bool [30]."""
     return np.repeat(np.isin(np.arange(len(geometry.LIMBS) + 1), wanted), 3)
 
 
 _POSE_NAMES = tuple(f"{limb}_{axis}" for limb in (*geometry.LIMBS, "facing") for axis in ("left", "up", "forward"))
-SPACES: dict[str, Space] = {
-    "pose": Space(
+FEATURE_SPACES: dict[str, FeatureSpace] = {
+    "pose": FeatureSpace(
         names=_POSE_NAMES,
         order=np.array([3 * limb + axis for limb in (*geometry.MIRRORED_LIMBS, 9) for axis in range(3)]),
         sign=np.tile(np.array([-1.0, 1, 1], np.float32), len(geometry.LIMBS) + 1),
-        tolerance=0.4,  # limbs differ by 23 degrees: half of the 45 between two of the eight directions of a compass
+        tolerance=0.4,  # limbs differ by 23 degrees: half of the 45 between two of the eight compass directions
         near=0.225,
         far=0.75,
         scale=3**0.5,  # root mean square over limbs, each of which has three features
@@ -162,16 +162,16 @@ SPACES: dict[str, Space] = {
         mesh_columns=(),
         extract=_pose_features,
         parts={
-            "whole body": _limbs(*range(9)),
-            "upper body": _limbs(*range(5)),
-            "one arm": _limbs(0, 1, 3),
-            "legs": _limbs(0, 5, 6, 7, 8),
-            "shoulders": _limbs(9),
+            "whole body": _limb_features(*range(9)),
+            "upper body": _limb_features(*range(5)),
+            "one arm": _limb_features(0, 1, 3),
+            "legs": _limb_features(0, 5, 6, 7, 8),
+            "shoulders": _limb_features(9),
         },
     ),
-    "face": Space(
+    "face": FeatureSpace(
         names=geometry.EXPRESSIONS,
-        order=_swapped(geometry.EXPRESSIONS),
+        order=_mirrored_order(geometry.EXPRESSIONS),
         sign=np.ones(len(geometry.EXPRESSIONS), np.float32),
         tolerance=1.0,  # half of a broad smile or a wide open mouth
         near=0.7,
@@ -182,7 +182,7 @@ SPACES: dict[str, Space] = {
         extract=_face_features,
         parts={"face": np.ones(len(geometry.EXPRESSIONS), bool)},
     ),
-    "head": Space(
+    "head": FeatureSpace(
         names=("yaw", "pitch", "roll"),
         order=np.arange(3),  # where a head points in the picture is not the same in the mirror
         sign=np.ones(3, np.float32),
@@ -202,9 +202,8 @@ SPACES: dict[str, Space] = {
 class Cluster:
     """One cluster of a fit.
 
-    size: people of the fit's sample in it; part: what its people show ("whole body", "upper body", "face"); centroid:
-    float32 [d], NaN in features of what is not shown; fact_sets: what members have in common
-    (`language.factsets`).
+    size: its people in the fit's sample; part: what its people show ("whole body", "upper body", "face"); centroid:
+    float32 [d], NaN in features that are not shown; fact_sets: what members have in common (`language.factsets`).
     """
 
     cluster_id: str
@@ -216,29 +215,29 @@ class Cluster:
 
 
 @dataclass(frozen=True, slots=True)
-class Kind:
-    """The clusters of one kind (pose, face, head), and the bounds of what is alike (near) and different (far)."""
+class ClusterSet:
+    """The clusters of one feature space (pose, face, head), and the bounds of alike (near) and different (far)."""
 
-    space: Space
+    space: FeatureSpace
     clusters: tuple[Cluster, ...]
     near: float
     far: float
-    summary: dict[str, Any] = field(default_factory=dict)  # how they were found: rule, curve, quality, map of old ids
+    summary: dict[str, Any] = field(default_factory=dict)  # of the fit: rule, curve, quality, map of old ids
 
     def features(self, pose: pa.Table, mesh: pa.Table) -> np.ndarray:
         """Features float32 [people, d] of a shard's pose and mesh tables (the columns of ``space`` are enough)."""
         return self.space.extract(pose, mesh)
 
     def distances(self, features: np.ndarray, others: np.ndarray) -> np.ndarray:
-        """See `Space.distances`."""
+        """See `FeatureSpace.distances`."""
         return self.space.distances(features, others)
 
     def nearest(self, features: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The cluster of each person, -1 for none, and the distance.
 
-        Clusters of the fullest part that she shows are looked at first. Where their nearest is farther than the
-        tolerance, her pose as a whole is a rare one, and those of her upper body (and so on) follow. Who is near to
-        none has the distance to the nearest of the first that were looked at; NaN: too little is seen.
+        Clusters of the fullest part that a person shows come first. If the nearest of them is farther than the
+        tolerance, the whole pose is rare, and the clusters of smaller parts (upper body, ...) follow. A person near to
+        none keeps the distance to the nearest of the first part. NaN: too little is seen.
         """
         best = np.full(len(features), -1)
         distance = np.full(len(features), np.nan, np.float32)
@@ -249,8 +248,8 @@ class Kind:
                 if not len(block):
                     continue
                 centroids = np.stack([self.clusters[i].centroid for i in indices])
-                found = self.space.to_centres(features[block], centroids)
-                nearest, least = indices[found.argmin(axis=1)], found.min(axis=1)
+                to_centroids = self.space.to_centres(features[block], centroids)
+                nearest, least = indices[to_centroids.argmin(axis=1)], to_centroids.min(axis=1)
                 near = least <= self.space.tolerance
                 best[block[near]] = nearest[near]
                 first = near | np.isnan(distance[block])
@@ -260,21 +259,21 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A frozen fit: what ``fit.json`` holds. ``kinds`` has pose, face and head."""
+    """A frozen fit: what ``fit.json`` holds. ``cluster_sets`` has pose, face and head."""
 
     version: str
-    kinds: dict[str, Kind]
+    cluster_sets: dict[str, ClusterSet]
 
     def to_json(self) -> bytes:
         """Plain JSON; floats have five digits, unseen features are null."""
-        kinds = {
+        cluster_sets = {
             name: {
-                "features": list(kind.space.names),
-                "tolerance": kind.space.tolerance,
-                "near": _rounded(kind.near),
-                "far": _rounded(kind.far),
-                "k": len(kind.clusters),
-                **_rounded(kind.summary),
+                "features": list(cluster_set.space.names),
+                "tolerance": cluster_set.space.tolerance,
+                "near": _rounded(cluster_set.near),
+                "far": _rounded(cluster_set.far),
+                "k": len(cluster_set.clusters),
+                **_rounded(cluster_set.summary),
                 "clusters": [
                     {
                         "cluster_id": c.cluster_id,
@@ -284,12 +283,12 @@ class Fit:
                         "centroid": _rounded(c.centroid.tolist()),
                         "fact_sets": [{"claims": list(s.claims), "share": _rounded(s.share)} for s in c.fact_sets],
                     }
-                    for c in kind.clusters
+                    for c in cluster_set.clusters
                 ],
             }
-            for name, kind in self.kinds.items()
+            for name, cluster_set in self.cluster_sets.items()
         }
-        return (json.dumps({"version": self.version, "kinds": kinds}, indent=1, allow_nan=False) + "\n").encode()
+        return (json.dumps({"version": self.version, "kinds": cluster_sets}, indent=1, allow_nan=False) + "\n").encode()
 
 
 def read_fit(store: Store, version: str) -> Fit:
@@ -303,19 +302,19 @@ def read_fit(store: Store, version: str) -> Fit:
 
 
 def load_fit(data: bytes) -> Fit:
-    """Raises LaionPeopleError when ``data`` is no fit, or one of other features than this release computes."""
+    """Reads a fit. Raises LaionPeopleError if ``data`` is no fit, or has other features than this release."""
     try:
         document = json.loads(data)
-        kinds = {}
-        for name, space in SPACES.items():
+        cluster_sets = {}
+        for name, space in FEATURE_SPACES.items():
             fields = document["kinds"][name]
             if tuple(fields.pop("features")) != space.names:
                 raise LaionPeopleError(f"fit {document['version']} was made with other {name} features: fit a new one")
             clusters = tuple(_read_cluster(document["version"], c) for c in fields.pop("clusters"))
             near, far = fields.pop("near"), fields.pop("far")
             frozen = replace(space, tolerance=fields.pop("tolerance"))
-            kinds[name] = Kind(frozen, clusters, near, far, fields)
-        return Fit(document["version"], kinds)
+            cluster_sets[name] = ClusterSet(frozen, clusters, near, far, fields)
+        return Fit(document["version"], cluster_sets)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise LaionPeopleError(f"not a fit.json: {error!r}") from error
 
@@ -323,12 +322,12 @@ def load_fit(data: bytes) -> Fit:
 def _read_cluster(version: str, fields: dict[str, Any]) -> Cluster:
     if "fact_sets" not in fields:
         raise LaionPeopleError(f"fit {version} was made by a release that knew no facts: fit a new one")
-    sets = tuple(FactSet(tuple(of["claims"]), of["share"]) for of in fields["fact_sets"])
+    sets = tuple(FactSet(tuple(fact_set["claims"]), fact_set["share"]) for fact_set in fields["fact_sets"])
     return Cluster(**fields | {"centroid": np.array(fields["centroid"], np.float32), "fact_sets": sets})
 
 
 def _rounded(value: Any) -> Any:
-    """Five digits are more than the features are good for, and spare tiny differences between machines."""
+    """Five digits: more than the features need, and few enough to hide tiny differences between machines."""
     if isinstance(value, dict):
         return {key: _rounded(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

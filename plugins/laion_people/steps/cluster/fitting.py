@@ -1,4 +1,4 @@
-"""Finding clusters: how many, where their centres are, how good they are, and ids that stay the same.
+"""Finds clusters: how many, where their centres are, how good they are, and ids that stay the same.
 
 The methods and their sources are in docs/clustering.md.
 """
@@ -15,56 +15,56 @@ import numpy as np
 
 from laion_people.language.facts import VALUES
 from laion_people.language.factsets import fact_sets
-from laion_people.steps.cluster.clusters import BLOCK, Cluster, Fit, Kind, Space
+from laion_people.steps.cluster.clusters import BLOCK, Cluster, ClusterSet, FeatureSpace, Fit
 
 MAX_CLUSTERS = 256
-AVERAGE = 10  # people a cluster: at least so many on average and half as many in each, fewer where few people are
-ENOUGH = 0.95  # share of people who are near to their cluster's centre: no more clusters are needed
-AIM = 0.75  # how near that is, in tolerances: clusters that are just within it would hold two poses at their rims
-TOLD = 2  # fact sets of a cluster, at least: with one, its captions would only differ in words
-LOOK = 5000  # people whom the search for the number of clusters and the measures of quality look at
-SETTLE = MINI_BATCH = 20_000  # people from which k-means works in batches, and on whom centres settle
-_FAR = 1e6  # a distance that nothing has
-ROUNDS = 10  # of settling people and centres, at most; few people move after five
+AVERAGE = 10  # people a cluster: at least this on average, half of it in each; less if there are few people
+ENOUGH = 0.95  # no more clusters are needed when this share of people is near to their cluster's centre
+AIM = 0.75  # how near that is, in tolerances: at 1, a cluster could hold two poses at its rims
+LEAST_FACT_SETS = 2  # of a cluster: with one, its captions would differ in words only
+SUBSAMPLE = 5000  # people used to find the number of clusters and to measure quality
+SETTLE = MINI_BATCH = 20_000  # people on whom centres settle; with this many, k-means works in batches
+_FAR = 1e6  # larger than any distance
+ROUNDS = 10  # of settling centres, at most; few people move after five
 
 
-def fit_kind(
+def fit_cluster_set(
     name: str,
-    space: Space,
+    space: FeatureSpace,
     features: np.ndarray,
     ids: Sequence[str],
     k: int,
     seed: int,
     previous: Fit | None,
     facts: Sequence[Mapping[str, str]] | None = None,
-) -> tuple[Kind, np.ndarray]:
-    """The clusters of one kind, and each person's index among them, int [people], -1 for none.
+) -> tuple[ClusterSet, np.ndarray]:
+    """The clusters of one feature space, and each person's index among them, int [people], -1 for none.
 
-    features: float32 [people, d] of the fit's sample, ids: their person ids. Parts of the body are clustered apart, the
-    fullest first, each on the people who show all of it and are near to no cluster of a fuller one. ``k``: clusters in
-    all; 0: the fewest that bring 19 of 20 people within the space's tolerance of their cluster's centre, as long as
-    clusters have people enough (``AVERAGE``). Clusters that ``previous`` has keep its ids. ``facts``: each person's;
-    clusters get their fact sets, and one of whose people no two different things can be said is none. Without facts, no
-    cluster has any.
+    features: float32 [people, d] of the fit's sample; ids: their person ids. Parts of the body are clustered one by
+    one, the fullest first, each on the people who show all of it and are near to no cluster of a fuller part. ``k``:
+    clusters in all; 0: the fewest that bring 19 of 20 people within the space's tolerance of their cluster's centre, as
+    long as clusters have enough people (``AVERAGE``). Clusters that ``previous`` has keep its ids. ``facts``: those of
+    each person. With them, clusters get fact sets, and a cluster with fewer than ``LEAST_FACT_SETS`` is dropped;
+    without, no cluster has any.
     """
-    of_kind = facts and [{fact: value for fact, value in of.items() if fact in VALUES[name]} for of in facts]
+    of_kind = facts and [{fact: value for fact, value in person.items() if fact in VALUES[name]} for person in facts]
     shown = space.part(features)
     average = min(AVERAGE, (shown != "").sum() ** 0.5 / 2) if not k else 0
-    left = np.ones(len(features), bool)
+    remaining = np.ones(len(features), bool)
     centres: list[Cluster] = []
     parts: dict[str, Any] = {}
     for part, compared in space.parts.items():
-        people = _complete(space, features[left & space.shows(features, part)], compared)
+        people = _complete_people(space, features[remaining & space.shows(features, part)], compared)
         share = round(k * (shown == part).sum() / max((shown != "").sum(), 1))
         if not len(people) or (k and not (shown == part).any()):
             continue
-        found, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
-        here = tuple(Cluster("", part, 0, "", centre) for centre in found)
-        left &= Kind(space, here, 0, 0).nearest(features)[0] < 0
-        centres += here
-    centres, sizes = _peopled(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
-    clusters, lineage = _named(name, space, centres, sizes, previous)
-    labels, distances = Kind(space, clusters, 0, 0).nearest(features)
+        part_centres, parts[part] = _fit_part(space, people, max(1, share) if k else 0, average, seed)
+        part_clusters = tuple(Cluster("", part, 0, "", centre) for centre in part_centres)
+        remaining &= ClusterSet(space, part_clusters, 0, 0).nearest(features)[0] < 0
+        centres += part_clusters
+    centres, sizes = _with_enough_people(space, centres, features, max(1, math.ceil(average / 2)), of_kind)
+    clusters, lineage = _assign_ids(name, space, centres, sizes, previous)
+    labels, distances = ClusterSet(space, clusters, 0, 0).nearest(features)
     described = []
     for index, cluster in enumerate(clusters):
         members = np.flatnonzero(labels == index)
@@ -83,57 +83,57 @@ def fit_kind(
         "clusters_by_size": {f"{n} to {2 * n - 1}": histogram[n] for n in sorted(histogram)},
         **lineage,
     }
-    return Kind(space, tuple(described), space.near, space.far, summary), labels
+    return ClusterSet(space, tuple(described), space.near, space.far, summary), labels
 
 
-def _peopled(
-    space: Space,
+def _with_enough_people(
+    space: FeatureSpace,
     clusters: list[Cluster],
     features: np.ndarray,
     least: int,
     facts: Sequence[Mapping[str, str]] | None,
 ) -> tuple[list[Cluster], np.ndarray]:
-    """The clusters that have at least so many people, and how many: who shows both arms is in one cluster only. With
-    ``facts``, what their people have in common."""
+    """The clusters with at least ``least`` people, and how many each has: a person who shows both arms counts in one
+    cluster only. With ``facts``, clusters get what their people have in common."""
     while True:
-        labels, _ = Kind(space, tuple(clusters), 0, 0).nearest(features)
+        labels, _ = ClusterSet(space, tuple(clusters), 0, 0).nearest(features)
         sizes = np.bincount(labels[labels >= 0], minlength=len(clusters))
-        gone = _smallest(sizes, least)
+        gone = _smallest_half(sizes, least)
         if not gone and facts is not None:
             members = ([facts[i] for i in np.flatnonzero(labels == index)] for index in range(len(clusters)))
             clusters = [
-                dataclasses.replace(cluster, fact_sets=fact_sets(of))
-                for cluster, of in zip(clusters, members, strict=True)
+                dataclasses.replace(cluster, fact_sets=fact_sets(people))
+                for cluster, people in zip(clusters, members, strict=True)
             ]
-            gone = {index for index, cluster in enumerate(clusters) if len(cluster.fact_sets) < TOLD}
+            gone = {index for index, cluster in enumerate(clusters) if len(cluster.fact_sets) < LEAST_FACT_SETS}
         if not gone:
             return clusters, sizes
         clusters = [cluster for index, cluster in enumerate(clusters) if index not in gone]
 
 
-def _smallest(sizes: np.ndarray, least: int) -> set[int]:
-    """The smaller half of those with fewer than ``least`` people: when they are gone, the others may have enough."""
+def _smallest_half(sizes: np.ndarray, least: int) -> set[int]:
+    """The smaller half of the clusters with fewer than ``least`` people: without them, the others may have enough."""
     small = np.flatnonzero(sizes < least)
     return set(small[np.argsort(sizes[small], kind="stable")][: -(-len(small) // 2)].tolist())
 
 
-def _complete(space: Space, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
-    """The features of those who show all that is ``compared``, the rest NaN; a right arm is turned into a left one."""
+def _complete_people(space: FeatureSpace, features: np.ndarray, compared: np.ndarray) -> np.ndarray:
+    """The features of people who show all of ``compared``, other features NaN; right arms become left ones."""
     images = [features] if (compared == compared[space.order]).all() else [features, space.mirrored(features)]
     people = np.concatenate([image[np.isfinite(image[:, compared]).all(axis=1)] for image in images])
     return np.where(compared, people, np.nan)
 
 
-def embed(space: Space, features: np.ndarray) -> np.ndarray:
-    """Points [people, e] in which a person and her mirror image coincide, for features without NaN in used columns.
+def embed(space: FeatureSpace, features: np.ndarray) -> np.ndarray:
+    """Points [people, e] that are the same for a person and the mirror image; used columns must have no NaN.
 
-    Features split into a part s that a mirror keeps and a part a whose sign it turns. The map (s, a) -> (s, a aT / |a|)
+    A mirror keeps one part of the features, s, and changes the sign of the other, a. The map (s, a) -> (s, a aT / |a|)
     forgets the sign and keeps distances to within a factor of the square root of two (Balan and Zou 2016,
     arXiv:1506.02092), so that plain k-means can be used.
     """
     used = np.flatnonzero(~np.isnan(features[0]))
     points = features[:, used].astype(np.float64) * space.scale / len(used) ** 0.5
-    if set(space.order[used]) != set(used):  # one arm: all are of one side
+    if set(space.order[used]) != set(used):  # one arm: all show the same side
         return points
     mirror = np.zeros((features.shape[1],) * 2)
     mirror[np.arange(len(mirror)), space.order] = space.sign
@@ -146,21 +146,21 @@ def embed(space: Space, features: np.ndarray) -> np.ndarray:
 
 
 def _fit_part(
-    space: Space, features: np.ndarray, k: int, average: float, seed: int
+    space: FeatureSpace, features: np.ndarray, k: int, average: float, seed: int
 ) -> tuple[list[np.ndarray], dict[str, Any]]:
-    """Centres, and how they were found and how good they are."""
+    """Centres, and a report on how they were found and how good they are."""
     from sklearn.metrics import adjusted_mutual_info_score, adjusted_rand_score, silhouette_score
 
     points = embed(space, features)
     order = np.random.default_rng(seed).permutation(len(points))
-    settle, look = order[:SETTLE], order[:LOOK]
-    curve = [] if k else _curve(points[look], AIM * space.tolerance, average, seed)
+    settle, subsample = order[:SETTLE], order[:SUBSAMPLE]
+    curve = [] if k else _curve(points[subsample], AIM * space.tolerance, average, seed)
     k = min(k, len(points)) or curve[-1]["k"]
     least = math.ceil(average / 2)
-    centres, labels = _settled(space, features[settle], _k_means(points, k, seed)[0][settle], least)
-    _, other = _settled(space, features[look], _k_means(points, k, seed + 1)[0][look], least)
+    centres, labels = _settle_centres(space, features[settle], _k_means(points, k, seed)[0][settle], least)
+    _, other_labels = _settle_centres(space, features[subsample], _k_means(points, k, seed + 1)[0][subsample], least)
     within = float((labels >= 0).mean())
-    labels = labels[: len(look)]
+    labels = labels[: len(subsample)]
     members = labels >= 0
     sortable = 1 < len(set(labels[members])) < members.sum()
     report = {
@@ -168,46 +168,50 @@ def _fit_part(
         "k": len(centres),
         "within_tolerance": within,
         "curve": curve,
-        "silhouette": float(silhouette_score(points[look[members]], labels[members])) if sortable else None,
+        "silhouette": float(silhouette_score(points[subsample[members]], labels[members])) if sortable else None,
         "two_seeds": {
-            "adjusted_rand": float(adjusted_rand_score(labels, other)),
-            "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other)),
+            "adjusted_rand": float(adjusted_rand_score(labels, other_labels)),
+            "adjusted_mutual_information": float(adjusted_mutual_info_score(labels, other_labels)),
         },
     }
     return centres, report
 
 
-def _settled(space: Space, features: np.ndarray, labels: np.ndarray, least: int) -> tuple[list[np.ndarray], np.ndarray]:
-    """Centres on those who are near to them, and who that is: k-means that outliers don't pull (trimmed k-means).
+def _settle_centres(
+    space: FeatureSpace, features: np.ndarray, labels: np.ndarray, least: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """Centres, and the members of each: k-means that outliers don't pull (trimmed k-means).
 
-    From the ``labels`` of k-means on, people farther than the tolerance from all centres belong to none (-1), and
-    centres with fewer than ``least`` people go.
+    Starts from the ``labels`` of k-means. People farther than the tolerance from all centres belong to none (-1).
+    Centres with fewer than ``least`` people are dropped.
     """
     members = labels
     for _ in range(ROUNDS):
         centres = [_centre(space, features[members == label]) for label in np.unique(members[members >= 0])]
-        sizes, members = _members(space, features, centres)
-        if gone := _smallest(sizes, least):
+        sizes, members = _assign_members(space, features, centres)
+        if gone := _smallest_half(sizes, least):
             centres = [centre for index, centre in enumerate(centres) if index not in gone]
-            _, members = _members(space, features, centres)
+            _, members = _assign_members(space, features, centres)
         elif (members == labels).all():
             break
         labels = members
     return centres, members
 
 
-def _members(space: Space, features: np.ndarray, centres: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """How many people each centre has, and whose each person is: -1 for none within the tolerance."""
+def _assign_members(
+    space: FeatureSpace, features: np.ndarray, centres: list[np.ndarray]
+) -> tuple[np.ndarray, np.ndarray]:
+    """How many people each centre has, and the centre of each person: -1 if none is within the tolerance."""
     members = np.full(len(features), -1)
     if centres:
         for block in np.split(np.arange(len(features)), range(BLOCK, len(features), BLOCK)):
-            found = space.to_centres(features[block], np.stack(centres))
-            members[block] = np.where(found.min(axis=1) <= space.tolerance, found.argmin(axis=1), -1)
+            distances = space.to_centres(features[block], np.stack(centres))
+            members[block] = np.where(distances.min(axis=1) <= space.tolerance, distances.argmin(axis=1), -1)
     return np.bincount(members[members >= 0], minlength=len(centres)), members
 
 
 def _curve(points: np.ndarray, near: float, average: float, seed: int) -> list[dict[str, Any]]:
-    """Numbers of clusters, growing by a fifth, up to the first with ``ENOUGH`` people near their centre."""
+    """Tries numbers of clusters, growing by a fifth, until ``ENOUGH`` people are near their centre."""
     most = max(1, min(MAX_CLUSTERS, int(len(points) / max(average, 1))))
     curve: list[dict[str, Any]] = []
     k = 1
@@ -221,7 +225,7 @@ def _curve(points: np.ndarray, near: float, average: float, seed: int) -> list[d
 
 
 def _k_means(points: np.ndarray, k: int, seed: int, tries: int = 4) -> tuple[np.ndarray, np.ndarray]:
-    """Labels, and distances to the centres."""
+    """Labels, and the distance of each person to their centre."""
     from sklearn.cluster import KMeans, MiniBatchKMeans
 
     method = KMeans if len(points) < MINI_BATCH else MiniBatchKMeans
@@ -229,11 +233,11 @@ def _k_means(points: np.ndarray, k: int, seed: int, tries: int = 4) -> tuple[np.
     return model.labels_, np.linalg.norm(points - model.cluster_centers_[model.labels_], axis=1)
 
 
-def _centre(space: Space, members: np.ndarray) -> np.ndarray:
-    """The mean of people [n, d], mirrored where that brings them closer to it (Procrustes over the two images)."""
+def _centre(space: FeatureSpace, members: np.ndarray) -> np.ndarray:
+    """The mean of people [n, d]; each is mirrored if that is closer to it (Procrustes over the two images)."""
     centre = members[0]
     turned = space.mirrored(members)
-    if (np.isnan(turned) != np.isnan(members)).any():  # one arm: all are of one side
+    if (np.isnan(turned) != np.isnan(members)).any():  # one arm: all show the same side
         turned = members
     for _ in range(3):
         direct, mirrored = (np.nansum((people - centre) ** 2, axis=1) for people in (members, turned))
@@ -241,28 +245,28 @@ def _centre(space: Space, members: np.ndarray) -> np.ndarray:
     return centre.astype(np.float32)
 
 
-def _named(
-    kind: str, space: Space, centres: list[Cluster], sizes: np.ndarray, previous: Fit | None
+def _assign_ids(
+    name: str, space: FeatureSpace, centres: list[Cluster], sizes: np.ndarray, previous: Fit | None
 ) -> tuple[tuple[Cluster, ...], dict[str, Any]]:
-    """The clusters that have people, with ids and in their order; and which ids of ``previous`` they go on from.
+    """The clusters that have people, with ids and sorted by them; and which ids of ``previous`` live on.
 
-    Old and new centres are paired so that the sum of distances is smallest (Hungarian method); a pair further apart
-    than the tolerance is no pair. Ids are never used twice.
+    Old and new centres are paired so that the sum of distances is smallest (Hungarian method). Pairs farther apart
+    than the tolerance don't count. Ids are never used twice.
     """
     from scipy.optimize import linear_sum_assignment
 
-    old = previous.kinds[kind] if previous else Kind(space, (), 0, 0)
+    old = previous.cluster_sets[name] if previous else ClusterSet(space, (), 0, 0)
     order = [int(i) for i in np.argsort(-sizes, kind="stable") if sizes[i]]
     ids: dict[int, str] = {}
     if old.clusters and order:
-        cost = _apart(space, [centres[i] for i in order], old.clusters)
+        cost = _centre_distances(space, [centres[i] for i in order], old.clusters)
         for row, column in zip(*linear_sum_assignment(cost), strict=True):
             if cost[row, column] <= space.tolerance:
                 ids[order[row]] = old.clusters[column].cluster_id
     next_number = old.summary.get("next_number", 1)
     for i in order:
         if i not in ids:
-            ids[i] = f"{kind}-{next_number:04d}"
+            ids[i] = f"{name}-{next_number:04d}"
             next_number += 1
     lineage = {"next_number": next_number, "previous": None}
     if previous:
@@ -273,8 +277,8 @@ def _named(
     return tuple(clusters), lineage
 
 
-def _apart(space: Space, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
-    """Distances between centres [clusters, others]; of different parts of the body, out of reach."""
+def _centre_distances(space: FeatureSpace, clusters: Sequence[Cluster], others: Sequence[Cluster]) -> np.ndarray:
+    """Distances between centres [clusters, others]; ``_FAR`` between different parts of the body."""
     distances = space.to_centres(*(np.stack([c.centroid for c in side]) for side in (clusters, others)))
     same = np.equal.outer([c.part for c in clusters], [c.part for c in others])
     return np.where(same, np.minimum(distances, _FAR), _FAR)

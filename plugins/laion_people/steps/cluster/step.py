@@ -15,9 +15,9 @@ from laion_people.engine.work import Release
 from laion_people.errors import LaionPeopleError, StoreError
 from laion_people.language.facts import read_facts
 from laion_people.settings import Settings
-from laion_people.steps.cluster.clusters import SPACES, Fit, read_fit
+from laion_people.steps.cluster.clusters import FEATURE_SPACES, Fit, read_fit
 from laion_people.steps.cluster.contactsheets import Place, pick, write_sheets
-from laion_people.steps.cluster.fitting import fit_kind
+from laion_people.steps.cluster.fitting import fit_cluster_set
 from laion_people.storage.versions import LABELLED, folders, number, versions
 
 log = logging.getLogger(__name__)
@@ -26,7 +26,7 @@ log = logging.getLogger(__name__)
 class Cluster(ReleaseStep):
     """Writes ``fit.json`` and one contact sheet a cluster; its rows are the clusters.
 
-    Reads shards in a drawn order until it has the sample, so that memory and time don't grow with the release.
+    Reads shards in random order until the sample is full: memory and time don't grow with the release.
     """
 
     entry = STEPS["cluster"]
@@ -36,37 +36,37 @@ class Cluster(ReleaseStep):
     }
 
     def params(self, settings: Settings) -> dict[str, Any]:
-        return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in SPACES), "seed")}
+        return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in FEATURE_SPACES), "seed")}
 
     def apply(self, release: Release) -> tuple[int, list[str]]:
         places, ids, features, facts = _sample(release)
         previous = _previous(release)
-        kinds, sheets = {}, {}
-        for name, space in SPACES.items():
+        cluster_sets, sheets = {}, {}
+        for name, space in FEATURE_SPACES.items():
             k = getattr(release.settings, f"{name}_clusters")
             seed = release.settings.seed
-            kinds[name], labels = fit_kind(name, space, features[name], ids, k, seed, previous, facts)
-            _, distances = kinds[name].nearest(features[name])
-            for index, cluster in enumerate(kinds[name].clusters):
+            cluster_sets[name], labels = fit_cluster_set(name, space, features[name], ids, k, seed, previous, facts)
+            _, distances = cluster_sets[name].nearest(features[name])
+            for index, cluster in enumerate(cluster_sets[name].clusters):
                 members = pick(np.flatnonzero(labels == index), distances)
                 sheets[cluster.cluster_id] = [places[member] for member in members]
         if not sheets:
             raise LaionPeopleError(f"cluster: none of {len(ids)} people shows enough of a body or a face")
-        release.store.write(release.path("fit.json"), Fit(release.version, kinds).to_json())
+        release.store.write(release.path("fit.json"), Fit(release.version, cluster_sets).to_json())
         return len(sheets), ["fit.json", *write_sheets(release, sheets)]
 
 
 def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
-    """Where the sample's people are, their ids, features by kind, and facts; counts the rows that are read."""
+    """The places of the sample's people, their ids, features by feature space, and facts. Counts the rows it reads."""
     size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
     columns = {
-        table: sorted({c for space in SPACES.values() for c in getattr(space, f"{table}_columns")})
+        table: sorted({c for space in FEATURE_SPACES.values() for c in getattr(space, f"{table}_columns")})
         for table in ("pose", "mesh")
     }
     places: list[Place] = []
     ids: list[str] = []
     facts: list[dict[str, str]] = []
-    features: dict[str, list[np.ndarray]] = {name: [] for name in SPACES}
+    features: dict[str, list[np.ndarray]] = {name: [] for name in FEATURE_SPACES}
     for shard in rng.permutation(len(release.shards)):
         if len(ids) >= size:
             break
@@ -76,10 +76,10 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
         release.rows_in += len(pose)
         rows = np.sort(rng.permutation(len(pose))[: size - len(ids)])
         seen = np.zeros(len(rows), bool)
-        for name, space in SPACES.items():
-            found = space.extract(pose, mesh)[rows]
-            features[name].append(found)
-            seen |= space.part(found) != ""
+        for name, space in FEATURE_SPACES.items():
+            shown = space.extract(pose, mesh)[rows]
+            features[name].append(shown)
+            seen |= space.part(shown) != ""
         release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
         places += [(partition, index, int(row)) for row in rows]
         ids += pose["person_id"].take(rows).to_pylist()
@@ -88,9 +88,9 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
 
 
 def _previous(release: Release) -> Fit | None:
-    """The newest fit before this one, whose ids are kept: of a version that is finished, or that people have edited.
+    """The newest fit before this one, whose ids are kept. Its version is finished, or people have edited it.
 
-    One that cannot be read is passed over with a warning: what lives on in none has new ids.
+    A fit that cannot be read is skipped with a warning; clusters that no other fit has get new ids.
     """
     finished = versions(release.store)
     for version, names in reversed(folders(release.store).items()):

@@ -1,4 +1,4 @@
-"""Pasting people into a picture: where each cut-out goes, and the drawing."""
+"""Pastes people into a picture: where each cut-out goes, and the drawing."""
 
 from __future__ import annotations
 
@@ -8,20 +8,20 @@ import numpy as np
 from PIL import Image, ImageOps
 
 HEIGHT = 512  # pixels of a composed picture
-WIDTHS = (512, 768)  # pixels, narrowest and widest; as wide as the people need
+WIDTHS = (512, 768)  # pixels, narrowest and widest; the people decide
 MAX_ENLARGED = 2.0  # people are not enlarged more
 MAX_BACKGROUND_ENLARGED = 3.0  # img2dataset's default of 256 px is enough for the widest picture
-TALLEST, SHORTEST = 0.86, 0.4  # share of the picture's height that people have
-GAP = 0.02  # share of the picture's width that stays free beside each person, at least
+TALLEST, SHORTEST = 0.86, 0.4  # heights of people, as shares of the picture's height
+GAP = 0.02  # free space beside each person, at least: share of the picture's width
 GROUND = 0.95  # share of the picture's height at which feet stand
 
 
 def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int, np.ndarray] | None:
     """Places cut-outs side by side: the picture's width in pixels, and int [people, 4] rectangles x1, y1, x2, y2.
 
-    ``sizes`` are the widths and heights of the cut-outs, in pixels, [people, 2]. People who are ``cut`` off above their
-    feet are cut off by the picture's lower edge too; others stand on one line. Heights differ by a tenth at most;
-    rectangles never touch. None when people would be too small or thin, or enlarged too much.
+    ``sizes`` are the widths and heights of the cut-outs, in pixels, [people, 2]. With ``cut``, the people are cut off
+    above their feet and end at the picture's lower edge; others stand on one line. Heights differ by a tenth at most;
+    rectangles never touch. None if people would be too small or thin, or enlarged too much.
     """
     jitter = rng.uniform(0.9, 1.0, len(sizes))
     ratios = jitter * sizes[:, 0] / sizes[:, 1]  # widths for a height of 1
@@ -42,13 +42,13 @@ def arrange(sizes: np.ndarray, cut: bool, rng: np.random.Generator) -> tuple[int
 
 
 def enlarged(size: tuple[int, int]) -> tuple[int, int]:
-    """The size at which a cut-out of this size, width and height in pixels, is pasted at most."""
+    """The largest size at which a cut-out of this size is pasted; width and height in pixels."""
     scale = min(TALLEST * HEIGHT / size[1], MAX_ENLARGED)
     return max(1, round(size[0] * scale)), max(1, round(size[1] * scale))
 
 
 def fits(background: Image.Image) -> bool:
-    """Whether a background is large enough for the widest picture, and no higher than wide: most would be cut off."""
+    """Whether a background is large enough for the widest picture, and not higher than wide: most would be cut off."""
     large = max(WIDTHS[1] / background.width, HEIGHT / background.height) <= MAX_BACKGROUND_ENLARGED
     return large and background.width >= background.height
 
@@ -59,7 +59,7 @@ def canvas(background: Image.Image, width: int) -> Image.Image:
 
 
 def paste(picture: Image.Image, cutouts: Sequence[Image.Image], places: np.ndarray) -> None:
-    """Pastes cut-outs, RGB or with a matte RGBA, into the rectangles ``places`` of a picture."""
+    """Pastes cut-outs into the rectangles ``places`` of a picture. They are RGB, or RGBA with a matte."""
     for cutout, (x1, y1, x2, y2) in zip(cutouts, places.tolist(), strict=True):
         resized = cutout.resize((x2 - x1, y2 - y1), Image.Resampling.LANCZOS)
         picture.paste(resized, (x1, y1), resized if resized.mode == "RGBA" else None)

@@ -1,4 +1,4 @@
-"""Who is shown with whom in Subset B, so that it is beyond doubt who is alike and who is not."""
+"""Chooses who is shown with whom in Subset B, so that nobody can doubt who is alike and who is not."""
 
 from __future__ import annotations
 
@@ -13,44 +13,42 @@ import numpy as np
 from laion_people.engine.work import Shard
 from laion_people.language import similartext
 from laion_people.language.facts import supports
-from laion_people.steps.cluster.clusters import Kind, load_fit
+from laion_people.steps.cluster.clusters import ClusterSet, load_fit
 from laion_people.steps.compose.collage import arrange
 from laion_people.steps.compose.cutouts import Look
 from laion_people.vision.geometry import ARM_LIMBS, LEG_LIMBS, SEEN, seen_limbs
 from laion_people.vision.people import boxes, face_boxes, matrix
 
-PADDING = 0.04  # share of a box's width and height that is cut out around it
+PADDING = 0.04  # cut out around a box: share of its width and height
 MIN_HEIGHT = 128  # pixels of a person's box; smaller people would be blurred when pasted
-MIN_FACE = {"pose": 0, "face": 40, "head": 24}  # pixels: height of a face, before and after pasting, to see the aspect
+MIN_FACE = {"pose": 0, "face": 40, "head": 24}  # pixels: height of a face that shows the aspect, also when pasted
 MIN_FACE_SCORE = 0.5
-MAX_YAW, MAX_PITCH = 40, 20  # degrees: blendshapes of faces that are turned further tell more of the turn
-TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch from which heads are called so
-DOUBT = 5  # degrees from such a border within which nobody is shown for the head's position: what the angles may be off
-SAME_PICTURE = (
-    0.02  # of a box's size: joints that lie closer, all of them, are the same picture found under another URL
-)
+MAX_YAW, MAX_PITCH = 40, 20  # degrees: beyond, the blendshapes of a face depend more on its turn
+TURNED, LIFTED, LOWERED = 20, 8, -16  # degrees of yaw and pitch: from there on heads are called this
+DOUBT = 5  # degrees around these borders in which no head is shown: the error of the angles
+SAME_PICTURE = 0.02  # of a box's size: if all joints lie closer, it is the same picture under another URL
 MAX_OVERLAP = 0.1  # share of a cut-out that boxes of other people may cover
-SHAPES = (0.2, 1.75)  # widths of cut-outs for a height of 1; people lie, or their boxes are strips, beyond
-OUTSIDE = 0.05  # of a cut-out's size: how far joints may lie outside of it
-ABOVE_NOSE = 0.25  # of the nose's height above the shoulders, at least: half of what heads have
+SHAPES = (0.2, 1.75)  # widths of cut-outs for a height of 1; beyond, people lie or boxes are strips
+OUTSIDE = 0.05  # how far joints may lie outside a cut-out, in its sizes
+ABOVE_NOSE = 0.25  # seen above the nose, at least: share of its height above the shoulders; half of a head's
 ON_GROUND = tuple(f"base={value}" for value in ("on_feet", "sitting", "squatting", "kneeling"))
-CERTAIN = 0.6  # confidence of facts that captions tell
-MOST_USES = 8  # pictures of a shard that show a person, so that few people do not fill them all
-CANDIDATES = 512  # people who are looked at, at most, to join a group
-ANCHORS = 32  # people who are tried as the first of a group before its kind is given up
+CERTAIN = 0.6  # confidence of facts that captions state
+MOST_USES = 8  # pictures of a shard that show one person: else a few people could fill them all
+CANDIDATES = 512  # people considered to join a group, at most
+ANCHORS = 32  # people tried as the first of a group, before the composer gives up this aspect and situation
 HEAD, SHOULDERS, ANKLES = slice(0, 5), [5, 6], [15, 16]  # COCO-17
 
 
 class People:
     """The people of a shard: their tables as arrays with one row a person.
 
-    images: int, which image each is in; boxes: float32 [people, 4]; cutouts: int [people, 4], pixels that are pasted;
+    images: int, the image of each; boxes: float32 [people, 4]; cutouts: int [people, 4], pixels that are pasted;
     outlines: float32 [people, 34], x and y of the joints in sizes of the box; cut: bool, the feet are not seen;
-    unfit: str, why a person cannot be shown alone, "" if nothing is against it; face_heights: float32, pixels, 0
-    where no face is seen; directions: str, of heads, "" where in doubt; lifelike: bool, a face is where the pose
-    has the nose, or the back is shown: of dolls, drawings and clothes without people neither; clear_faces: bool by
-    aspect; clusters: str by aspect, "" for none; facts: the certain ones of each, value by name; stances: int by
-    aspect [people, topics], see `similartext`.
+    unfit: str, why a person cannot be shown alone, "" if nothing speaks against it; face_heights: float32, pixels, 0
+    where no face is seen; directions: str, of heads, "" in doubt; lifelike: bool, there is a face at the nose of the
+    pose, or the back is shown: dolls, drawings and clothes without people have neither; clear_faces: bool by aspect;
+    clusters: str by aspect, "" for none; facts: the certain ones of each, value by name; stances: int by aspect
+    [people, topics], see `similartext`.
     """
 
     def __init__(self, shard: Shard):
@@ -68,13 +66,17 @@ class People:
         headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
         small = self.boxes[:, 3] - self.boxes[:, 1] < MIN_HEIGHT
         facts = shard.table("facts", ["facts"])["facts"].to_pylist()
-        self.facts = [{f["name"]: f["value"] for f in told if f["confidence"] >= CERTAIN} for told in facts]
-        told = [{f["name"]: f["value"] for f in person} for person in facts]
+        self.facts = [
+            {f["name"]: f["value"] for f in person_facts if f["confidence"] >= CERTAIN} for person_facts in facts
+        ]
+        all_facts = [{f["name"]: f["value"] for f in person} for person in facts]
         self.stances = {
-            aspect: np.array([similartext.stances(aspect, person) for person in told], int).reshape(-1, len(topics))
+            aspect: np.array([similartext.stances(aspect, person) for person in all_facts], int).reshape(
+                -1, len(topics)
+            )
             for aspect, topics in similartext.CONTRASTS.items()
         }
-        on_ground = np.array([any(supports(person, claim) for claim in ON_GROUND) for person in told], bool)
+        on_ground = np.array([any(supports(person, claim) for claim in ON_GROUND) for person in all_facts], bool)
         reasons = [
             _crowded(self.images, self.boxes, self.cutouts, self._keypoints),
             headless,
@@ -90,7 +92,7 @@ class People:
         self.directions = _directions(yaw, pitch)
         certain = (score >= MIN_FACE_SCORE) & _inside(self._keypoints[:, 0, :2], faces)
         frontal = (abs(yaw) <= MAX_YAW) & (abs(pitch) <= MAX_PITCH)
-        behind = np.array([supports(person, "view=back") for person in told], bool)
+        behind = np.array([supports(person, "view=back") for person in all_facts], bool)
         self.lifelike = certain | behind
         self.clear_faces = {
             "face": certain & (self.face_heights >= MIN_FACE["face"]) & frontal,
@@ -103,25 +105,25 @@ class People:
         }
 
     def joints(self, row: int) -> np.ndarray:
-        """The joints of a person that are seen: [n, 2], pixels of the image."""
+        """The joints of a person that can be seen: [n, 2], pixels of the image."""
         points = self._keypoints[row]
         return points[points[:, 2] >= SEEN, :2]
 
     def clear_pose(self, parts: np.ndarray) -> np.ndarray:
-        """Whether all limbs of the part of the body that is shown (see `clusters.Space.part`) are seen."""
+        """Whether all limbs of each person's part of the body (see `clusters.FeatureSpace.part`) are seen."""
         limbs = seen_limbs(self._keypoints)
         legs = limbs[:, LEG_LIMBS].all(axis=1) | (parts != "whole body")
         return limbs[:, 0] & limbs[:, ARM_LIMBS].all(axis=1) & legs
 
 
 def _inside(noses: np.ndarray, faces: np.ndarray) -> np.ndarray:
-    """Whether the nose that the pose tells of is on the face mesh, or less than a tenth off; if not, one is wrong."""
+    """Whether the pose's nose lies on the face mesh, or less than a tenth off; if not, one of them is wrong."""
     margin = 0.1 * (faces[:, 2:] - faces[:, :2])
     return ((noses >= faces[:, :2] - margin) & (noses <= faces[:, 2:] + margin)).all(axis=1)
 
 
 def _directions(yaw: np.ndarray, pitch: np.ndarray) -> np.ndarray:
-    """What head directions are called, from angles in degrees; "" where another name may be right too: str [people]."""
+    """Names of head directions, from angles in degrees; "" where another name may be right too: str [people]."""
     straight = abs(yaw) < TURNED
     doubt = abs(abs(yaw) - TURNED) < DOUBT
     doubt |= straight & (np.minimum(abs(pitch - LIFTED), abs(pitch - LOWERED)) < DOUBT)
@@ -136,7 +138,7 @@ def _padded(boxes: np.ndarray, size: np.ndarray) -> np.ndarray:
 
 
 def _crowded(images: np.ndarray, boxes: np.ndarray, cutouts: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Whether a cut-out holds others of the image: too much of their boxes, or the head of one: bool [people]."""
+    """Whether a cut-out holds other people: too much of their boxes, or a head: bool [people]."""
     crowded = np.zeros(len(images), bool)
     heads = np.where(keypoints[:, HEAD, 2:] >= SEEN, keypoints[:, HEAD, :2], np.nan)
     order = np.argsort(images, kind="stable")
@@ -152,10 +154,10 @@ def _crowded(images: np.ndarray, boxes: np.ndarray, cutouts: np.ndarray, keypoin
 
 
 def _strips(cutouts: np.ndarray, keypoints: np.ndarray) -> np.ndarray:
-    """Whether a cut-out is only a strip of what is seen of the person: bool [people].
+    """Whether a cut-out is only a strip of the visible person: bool [people].
 
-    Its shape is none that people have who are upright or sit, joints lie outside, or it ends right above the nose:
-    from the shoulders to the top of the head the nose is about two thirds up (Drillis and Contini's segments).
+    That is: upright or sitting people don't have its shape, joints lie outside, or it ends right above the nose. The
+    nose is about two thirds of the way from the shoulders to the top of the head (Drillis and Contini's segments).
     """
     corner, opposite = cutouts[:, None, :2], cutouts[:, None, 2:]
     width, height = (cutouts[:, 2:] - cutouts[:, :2]).T
@@ -172,11 +174,11 @@ class Pool:
     """The people of a shard who can be shown for one aspect.
 
     rows: int [people], their rows in the shard's tables; clusters: str [people]; names: str [people], what a viewer
-    calls what they do: the head's direction, elsewhere the cluster; images: int [people], which image each is cut from;
-    outlines: float32 [people, 34], the joints, by which the same picture under another URL is told;
+    would call it: the head's direction, for other aspects the cluster; images: int [people], the image of each;
+    outlines: float32 [people, 34], the joints, which show that two URLs have the same picture;
     cut: bool [people], the feet are not seen; stances: int [people, topics], what their facts say (`similartext`);
-    features: float32 [people, d], what ``kind`` measures distances between; kind: the aspect's part of the fit, with
-    its bounds ``near`` and ``far``.
+    features: float32 [people, d], for distances by ``cluster_set``; cluster_set: the aspect's part of the fit, with the
+    bounds ``near`` and ``far``.
     """
 
     aspect: str
@@ -188,58 +190,60 @@ class Pool:
     cut: np.ndarray
     stances: np.ndarray
     features: np.ndarray
-    kind: Kind
+    cluster_set: ClusterSet
 
     def group(
-        self, anchor: int, size: int, similar: int, order: np.ndarray, joins: Callable[[int, list[int]], bool]
+        self, anchor: int, size: int, similar: int, order: np.ndarray, can_join: Callable[[int, list[int]], bool]
     ) -> list[int] | None:
-        """``size`` people from different images, of whom ``similar`` (0, or from 2 up to ``size``) are alike; or None.
+        """``size`` people from different images, ``similar`` of them alike (0, or 2 to ``size``); or None.
 
-        Alike are those of one cluster and name who are pairwise nearer than ``near`` and whose facts are in no
-        contrast. All other pairs are of different clusters and names, farther apart than ``far``, and faces in
+        People are alike if they have one cluster and name, each pair is nearer than ``near``, and their facts don't
+        contrast. All other pairs have different clusters and names and are farther apart than ``far``; faces also
         contrast. People are indices of this pool, tried in the given ``order``; the first is ``anchor``. All have the
-        same framing: with feet, or cut off above them. ``joins`` says of a person whether she can be shown with those
-        chosen so far.
+        same framing: with feet, or cut off above them. ``can_join(person, people)``: whether a person can be shown with
+        those chosen so far.
         """
-        if not joins(anchor, []):
+        if not can_join(anchor, []):
             return None
         people = [anchor]
         framed = order[self.cut[order] == self.cut[anchor]]
-        mates, others = self._alike(framed, anchor), self._different(framed, anchor)
-        if size == 2:  # of whom the caption can say more when their facts are in contrast
-            others = others[np.argsort(~self._contrasts(others, anchor), kind="stable")]
+        alike, different = self._alike(framed, anchor), self._different(framed, anchor)
+        if size == 2:  # the caption can say more of two people whose facts contrast
+            different = different[np.argsort(~self._contrasts(different, anchor), kind="stable")]
         while len(people) < size:
-            fitting = mates if len(people) < similar else others
-            new = next((person for person in fitting.tolist() if joins(person, people)), None)
+            fitting = alike if len(people) < similar else different
+            new = next((person for person in fitting.tolist() if can_join(person, people)), None)
             if new is None:
                 return None
             people.append(new)
-            mates, others = self._alike(mates, people[-1]), self._different(others, people[-1])
+            alike, different = self._alike(alike, people[-1]), self._different(different, people[-1])
         return people
 
     def _alike(self, candidates: np.ndarray, person: int) -> np.ndarray:
         same = (self.clusters[candidates] == self.clusters[person]) & (self.names[candidates] == self.names[person])
         same &= ~self._contrasts(candidates, person)
         candidates = candidates[same & self._other_picture(candidates, person)][:CANDIDATES]
-        return candidates[self._distances(candidates, person) < self.kind.near]
+        return candidates[self._distances(candidates, person) < self.cluster_set.near]
 
     def _different(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        other = (self.clusters[candidates] != self.clusters[person]) & (self.names[candidates] != self.names[person])
-        if self.aspect == "face":  # meshes of two faces at rest can be far apart, and nobody sees why
-            other &= self._contrasts(candidates, person)
-        candidates = candidates[other & self._other_picture(candidates, person)][:CANDIDATES]
-        return candidates[self._distances(candidates, person) > self.kind.far]
+        different = (self.clusters[candidates] != self.clusters[person]) & (
+            self.names[candidates] != self.names[person]
+        )
+        if self.aspect == "face":  # meshes of two faces at rest can be far apart, without a visible reason
+            different &= self._contrasts(candidates, person)
+        candidates = candidates[different & self._other_picture(candidates, person)][:CANDIDATES]
+        return candidates[self._distances(candidates, person) > self.cluster_set.far]
 
     def _contrasts(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        told, own = self.stances[candidates], self.stances[person]
-        return ((told != own) & (told > 0) & (own > 0)).any(axis=1)
+        stances, own = self.stances[candidates], self.stances[person]
+        return ((stances != own) & (stances > 0) & (own > 0)).any(axis=1)
 
     def _other_picture(self, candidates: np.ndarray, person: int) -> np.ndarray:
         apart = abs(self.outlines[candidates] - self.outlines[person]).max(axis=1, initial=0)
         return (self.images[candidates] != self.images[person]) & (apart > SAME_PICTURE)
 
     def _distances(self, candidates: np.ndarray, person: int) -> np.ndarray:
-        return self.kind.distances(self.features[candidates], self.features[person])
+        return self.cluster_set.distances(self.features[candidates], self.features[person])
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,10 +260,10 @@ class Composition:
 
 
 class Composer:
-    """Draws compositions, of every aspect and situation in equal numbers as long as there are people for it."""
+    """Draws compositions: equal numbers of each aspect and situation, as long as there are people for them."""
 
     def __init__(self, people: People, pools: list[Pool], rng: np.random.Generator, look: Callable[[int], Look]):
-        """look: what a person's cut-out, by the row, is found to be; asked for once, of those who are drawn."""
+        """look: inspects the cut-out of a person, given by the row; called once for each person who is drawn."""
         self._people, self._rng, self._look = people, rng, functools.cache(look)
         self._pools = {pool.aspect: pool for pool in pools}
         self._uses = np.zeros(len(people.ids), int)
@@ -301,18 +305,18 @@ class Composer:
         for anchor in order[:ANCHORS].tolist():
             for size in range(int(self._rng.integers(smallest, 5)), smallest - 1, -1):
                 similar = {"all": size, "some": int(self._rng.integers(2, max(size, 3))), "different": 0}[situation]
-                group = pool.group(anchor, size, similar, order, functools.partial(self._joins, pool))
+                group = pool.group(anchor, size, similar, order, functools.partial(self._can_join, pool))
                 if group and (composition := self._place(pool, self._rng.permutation(group), similar)):
                     return composition
             self._tried[pool.rows[anchor]] = True
         return None
 
-    def _joins(self, pool: Pool, person: int, group: list[int]) -> bool:
-        """Whether a person can be shown, and is none of the group in another picture."""
+    def _can_join(self, pool: Pool, person: int, group: list[int]) -> bool:
+        """Whether a person can be shown and is not one of the group, seen in another picture."""
         row = int(pool.rows[person])
         look = self._look(row)
         self._people.unfit[row] = look.unfit
-        return not look.unfit and not any(look.same(self._look(int(pool.rows[other]))) for other in group)
+        return not look.unfit and not any(look.may_be_same(self._look(int(pool.rows[member]))) for member in group)
 
     def _place(self, pool: Pool, group: np.ndarray, similar: int) -> Composition | None:
         rows = pool.rows[group]
@@ -332,19 +336,21 @@ class Composer:
 
 
 def pools(shard: Shard, people: People) -> list[Pool]:
-    """The people who can be shown for each aspect: in a cluster, alone in their cut-out, and clearly seen."""
-    found = []
+    """The people who can be shown for each aspect: in a cluster, alone in the cut-out, and clearly seen."""
+    pools_by_aspect = []
     fit = load_fit(shard.path("fit").read_bytes())
-    for aspect, kind in fit.kinds.items():
-        pose, mesh = (shard.table(n, list(getattr(kind.space, f"{n}_columns"))) for n in ("pose", "mesh"))
-        features = kind.features(pose, mesh)
+    for aspect, cluster_set in fit.cluster_sets.items():
+        pose, mesh = (shard.table(n, list(getattr(cluster_set.space, f"{n}_columns"))) for n in ("pose", "mesh"))
+        features = cluster_set.features(pose, mesh)
         is_pose = aspect == "pose"
         clear = (
-            people.clear_pose(kind.space.part(features)) & people.lifelike if is_pose else people.clear_faces[aspect]
+            people.clear_pose(cluster_set.space.part(features)) & people.lifelike
+            if is_pose
+            else people.clear_faces[aspect]
         )
         names = people.directions if aspect == "head" else people.clusters[aspect]
         rows = np.flatnonzero((people.clusters[aspect] != "") & clear & (people.unfit == ""))
-        found.append(
+        pools_by_aspect.append(
             Pool(
                 aspect=aspect,
                 rows=rows,
@@ -355,7 +361,7 @@ def pools(shard: Shard, people: People) -> list[Pool]:
                 cut=people.cut[rows],
                 stances=people.stances[aspect][rows],
                 features=features[rows],
-                kind=kind,
+                cluster_set=cluster_set,
             )
         )
-    return found
+    return pools_by_aspect

@@ -1,4 +1,4 @@
-"""The pixels of people who are drawn for Subset B: what keeps a cut-out from being shown, alone or with another."""
+"""Inspects the pixels of people drawn for Subset B: whether a cut-out can be shown, alone or with another."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from PIL import Image
 from include.models import Detections
 from laion_people.steps.compose.collage import enlarged
 
-STRANGER = 0.2  # score of a bystander from which a part of a cut-out that holds no joint of the person is another's
-DARK = 90  # of 255: luma above which a tenth of a picture should be; dark skin and black clothes have lights, too
+STRANGER = 0.2  # score of a bystander: from here on, a box without a joint of the person is somebody else
+DARK = 90  # of 255: a tenth of a picture should have more luma; dark skin and black clothes have lights, too
 BLURRED = 0.45  # Crété's measure, 0 to 1, at the size of the largest picture; a blur by 2 of its pixels gives 0.64
 SAME_HASH = 10  # of 64 bits; Zauner, Implementation and Benchmarking of Perceptual Image Hash Functions, 2010
-SAME_COLOURS = 0.8  # share of two cut-outs' colours that are the same: one person on the same day, at the same place
-MATTED = 0.85  # share of a person's joints that a matte must cover: two of 17 may be hands at its edge
-LONE = 0.002  # share of a cut-out: what is a person there, and hangs together with no joint of the one who is meant
-FLAT = 1 / 3  # share of a background that has one colour: of documents, charts and things on white, not of scenes
-COLOURLESS = 3  # mean chroma (CIELAB) of a background; people in colour before a grey photograph are pasted, plainly
+SAME_COLOURS = 0.8  # share of common colours: one person on the same day, at the same place
+MATTED = 0.85  # a matte must cover this share of a person's joints: two of 17 may be hands at its edge
+UNATTACHED = 0.002  # share of a cut-out that may be a person without connection to a joint of the one we cut out
+FLAT = 1 / 3  # share of one colour in a background: documents, charts and things on white have more, scenes less
+COLOURLESS = 3  # mean chroma (CIELAB) of a background: on a grey photograph anybody sees that people are pasted
 BINS = (4, 16, 16)  # of lightness and colour (CIELAB)
 
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A cut-out as it was found to be: why it cannot be shown ("" if nothing is against it), and what it is known by.
+    """What was seen of a cut-out: why it cannot be shown ("" if nothing speaks against it), and how to recognise it.
 
     hashes: of the image and of the cut-out, uint8 [2, 8]; colours: float32 [bins], shares of the cut-out.
     """
@@ -33,18 +33,20 @@ class Look:
     hashes: np.ndarray
     colours: np.ndarray
 
-    def same(self, other: Look) -> bool:
-        """Whether two people are from one picture, by the perceptual hash of either the images or the cut-outs, or
-        have the colours of one: histogram intersection (Swain and Ballard, https://doi.org/10.1007/BF00130487)."""
+    def may_be_same(self, other: Look) -> bool:
+        """Whether two cut-outs may show one person: the perceptual hashes of the images or the cut-outs are alike, or
+        the colours are (histogram intersection; Swain and Ballard, https://doi.org/10.1007/BF00130487)."""
         bits = np.unpackbits(self.hashes ^ other.hashes, axis=1).sum(axis=1)
         return bool(bits.min() <= SAME_HASH or np.minimum(self.colours, other.colours).sum() > SAME_COLOURS)
 
 
-def look(image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders: Detections, matte: np.ndarray) -> Look:
-    """Looks at the rectangle ``cutout`` of an image.
+def look_at(
+    image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders: Detections, matte: np.ndarray
+) -> Look:
+    """Inspects the rectangle ``cutout`` of an image.
 
-    joints: [n, 2], those of the person that are seen, in pixels of the image; bystanders: what may be a person in and
-    around the cut-out, in pixels of the image; matte: float32 [height, width] of the cut-out.
+    joints: [n, 2], the person's visible joints, in pixels of the image; bystanders: what may be a person in and around
+    the cut-out, in pixels of the image; matte: float32 [height, width] of the cut-out.
     """
     import cv2
 
@@ -54,10 +56,10 @@ def look(image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders:
     luma = person.convert("L")
     sharp = np.asarray(luma.resize(enlarged(person.size), Image.Resampling.LANCZOS))
     faults = [
-        bool(others.any()) or lone(matte, joints) > LONE,
-        dark(person),
+        bool(others.any()) or unattached(matte, joints) > UNATTACHED,
+        is_dark(person),
         bool(blur(sharp) > BLURRED),
-        not holds(matte, joints),
+        not covers_joints(matte, joints),
     ]
     unfit = str(np.select(faults, ["crowded", "dark", "blurred", "no_matte"], ""))
     hashes = np.concatenate([cv2.img_hash.pHash(np.asarray(picture)) for picture in (image, person)])
@@ -66,13 +68,13 @@ def look(image: Image.Image, cutout: np.ndarray, joints: np.ndarray, bystanders:
     return Look(unfit, hashes, colours / colours.sum())
 
 
-def dark(picture: Image.Image) -> bool:
-    """Whether hardly anything of a picture is light."""
+def is_dark(picture: Image.Image) -> bool:
+    """Whether hardly any part of a picture is light."""
     return bool(np.percentile(np.asarray(picture.convert("L")), 90) < DARK)
 
 
-def scenic(picture: Image.Image) -> bool:
-    """Whether a picture may be of a place: in colour, and of many colours."""
+def is_scene(picture: Image.Image) -> bool:
+    """Whether a picture may show a place: in colour, with many colours."""
     import cv2
 
     lab = cv2.cvtColor(np.asarray(picture), cv2.COLOR_RGB2LAB)
@@ -81,16 +83,16 @@ def scenic(picture: Image.Image) -> bool:
     return bool(bins.max() <= FLAT * bins.sum() and chroma.mean() >= COLOURLESS)
 
 
-def around(cutout: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """A cut-out with as much as half its width and a quarter of its height at each side, inside an image of ``size``:
-    a detector does not know people by the arm or the shoulder that reaches into the cut-out."""
+def with_surroundings(cutout: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """A cut-out, widened on each side by half its width and a quarter of its height, inside an image of ``size``: a
+    detector doesn't recognise people by an arm or a shoulder that reaches into the cut-out."""
     width, height = cutout[2:] - cutout[:2]
     wider = cutout + np.array([-width // 2, -height // 4, width // 2, height // 4])
     return np.clip(wider, 0, [*size, *size])
 
 
-def lone(matte: np.ndarray, joints: np.ndarray) -> float:
-    """The share of a cut-out that is a person by its matte [height, width], and connected with none of the joints."""
+def unattached(matte: np.ndarray, joints: np.ndarray) -> float:
+    """The share of a cut-out that its matte [height, width] calls a person, but that touches none of the joints."""
     import cv2
 
     height, width = matte.shape
@@ -103,17 +105,17 @@ def _overlap(boxes: np.ndarray, cutout: np.ndarray) -> np.ndarray:
     return (np.minimum(boxes[:, 2:], cutout[2:]) > np.maximum(boxes[:, :2], cutout[:2])).all(axis=1)
 
 
-def holds(matte: np.ndarray, joints: np.ndarray) -> bool:
-    """Whether a matte [height, width], 0 to 1, covers the person with these joints [n, 2] in its pixels."""
+def covers_joints(matte: np.ndarray, joints: np.ndarray) -> bool:
+    """Whether a matte [height, width], 0 to 1, covers the person with these joints [n, 2], in its pixels."""
     height, width = matte.shape
     x, y = np.clip(joints, 0, [width - 1, height - 1]).astype(int).T
     return bool((matte[y, x] > 0.5).mean() >= MATTED)
 
 
 def strangers(bystanders: Detections, joints: np.ndarray) -> np.ndarray:
-    """Which of those who may be a person are another than the one with these joints [n, 2]: bool [bystanders].
+    """Which bystanders are somebody else than the person with these joints [n, 2]: bool [bystanders].
 
-    A box that holds a joint is the person, or a part; so of two people who hug the second is told by the face alone.
+    A box that holds a joint is the person, or a part. Thus, if two people hug, only the face shows the second one.
     """
     corner, opposite = bystanders.boxes[:, None, :2], bystanders.boxes[:, None, 2:]
     own = ((joints >= corner) & (joints <= opposite)).all(axis=2).any(axis=1)
@@ -121,15 +123,15 @@ def strangers(bystanders: Detections, joints: np.ndarray) -> np.ndarray:
 
 
 def blur(luma: np.ndarray) -> float:
-    """How blurred an image [height, width] is, 0 to 1, in the direction in which it is more so.
+    """How blurred an image [height, width] is, 0 to 1, in its more blurred direction.
 
-    The share of differences between neighbours that a strong blur leaves: Crété et al., The blur effect, 2007
+    The share of differences between neighbours that remains after a strong blur: Crété et al., The blur effect, 2007
     (https://doi.org/10.1117/12.702790), as in scikit-image's ``blur_effect``.
     """
     import cv2
 
-    sharp, found = luma.astype(np.float32), []
+    sharp, blurs = luma.astype(np.float32), []
     for axis, size in enumerate([(1, 11), (11, 1)]):
         before, after = (abs(np.diff(image, axis=axis)) for image in (sharp, cv2.blur(sharp, size)))
-        found.append(1 - np.maximum(before - after, 0).sum() / max(before.sum(), 1e-9))
-    return float(max(found))
+        blurs.append(1 - np.maximum(before - after, 0).sum() / max(before.sum(), 1e-9))
+    return float(max(blurs))

@@ -22,18 +22,18 @@ from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.compose.collage import canvas, fits, paste
 from laion_people.steps.compose.composer import Composer, Composition, People, pools
-from laion_people.steps.compose.cutouts import Look, around, dark, look, scenic
+from laion_people.steps.compose.cutouts import Look, is_dark, is_scene, look_at, with_surroundings
 from laion_people.storage.metadata import flagged
 from laion_people.vision.batches import timed
 from laion_people.vision.images import ImageError, TarImages, decode
 
 log = logging.getLogger(__name__)
 
-PEOPLE_PER_COMPOSITE = 4  # people of a shard for each composed picture, unless `composites` says how many
+PEOPLE_PER_COMPOSITE = 4  # people of a shard for each composed picture, unless `composites` sets a number
 
 
 class Compose(Step):
-    """One row a composed picture. A person who is in none is rejected, under the first reason that keeps them out."""
+    """One row a composed picture. A person who is in none is rejected, with the first reason that applies."""
 
     entry = STEPS["compose"]
     revision = 3
@@ -72,7 +72,7 @@ class Compose(Step):
         composer = Composer(people, pools(shard, people), rng, cutouts.look)
         count = shard.settings.composites or shard.rows_in // PEOPLE_PER_COMPOSITE
         compositions = itertools.islice(composer, count)
-        on_backgrounds = zip(compositions, itertools.chain([first], backgrounds), strict=False)  # there is no last one
+        on_backgrounds = zip(compositions, itertools.chain([first], backgrounds), strict=False)  # backgrounds never end
         for number, (composition, background) in enumerate(on_backgrounds):
             yield _row(shard, people, cutouts, number, composition, *background)
         for reason, rows in composer.unused().items():
@@ -82,17 +82,17 @@ class Compose(Step):
 def _backgrounds(
     shard: Shard, images: TarImages, people: People, rng: np.random.Generator
 ) -> Iterator[tuple[str, Image.Image]]:
-    """Backgrounds in random order, again and again; none when no image will do."""
+    """Backgrounds in random order, again and again; none if no image is usable."""
     read: Callable[[str], bytes]
     nobody: Callable[[Image.Image], bool]
     if folder := shard.settings.backgrounds:
-        names, read, nobody = shard.store.list(folder), shard.store.read, lambda _: True  # as their owner says
+        names, read, nobody = shard.store.list(folder), shard.store.read, lambda _: True  # their owner says so
         if not names:
             raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
         nobody = functools.partial(_is_empty_scene, shard)
-        if shard.settings.nsfw_filter:  # `detect` has looked for nobody in these
+        if shard.settings.nsfw_filter:  # `detect` did not look for people in these
             names = [name for name in names if not flagged(images.fields(name))]
     usable = [names[i] for i in rng.permutation(len(names))]
     tried: set[str] = set()
@@ -112,9 +112,9 @@ def _backgrounds(
 
 
 def _is_empty_scene(shard: Shard, image: Image.Image) -> bool:
-    """Whether there is a scene to see in an image, and nothing that may be a person, be it small, half-seen or
-    painted: `detect` asked for no more than that nobody is certain."""
-    if dark(image) or not scenic(image):
+    """Whether an image shows a scene, and nothing that may be a person, not even a small, half-hidden or painted one:
+    `detect` only says that there is no certain person."""
+    if is_dark(image) or not is_scene(image):
         return False
     (bystanders,) = shard.model("bystanders").detect([np.asarray(image)])
     return not len(bystanders.boxes)
@@ -127,19 +127,19 @@ class Cutouts:
         self._shard, self._images, self._people = shard, images, people
         self._bystanders: Detector = shard.model("bystanders")
         self._segmenter: Segmenter = shard.model("matte")
-        self._image = functools.lru_cache(maxsize=8)(self._decoded)  # people are looked at right before they are pasted
+        self._image = functools.lru_cache(maxsize=8)(self._decoded)  # people are inspected right before they are pasted
 
     def look(self, row: int) -> Look:
-        """What the cut-out is found to be."""
+        """Inspects the cut-out."""
         cutout, image = self._rectangle(row), self._image(self._people.keys[row])
-        wider = around(self._people.cutouts[row], image.size)
+        wider = with_surroundings(self._people.cutouts[row], image.size)
         with self._shard.timed("model"):
-            (found,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
-        bystanders = Detections(found.boxes + np.tile(wider[:2], 2), found.scores)
-        return look(image, self._people.cutouts[row], self._people.joints(row), bystanders, self._matte(cutout))
+            (seen,) = self._bystanders.detect([np.asarray(image.crop(wider.tolist()))])
+        bystanders = Detections(seen.boxes + np.tile(wider[:2], 2), seen.scores)
+        return look_at(image, self._people.cutouts[row], self._people.joints(row), bystanders, self._matte(cutout))
 
     def pixels(self, row: int) -> Image.Image:
-        """The rectangle around the person, RGB; with a matte RGBA."""
+        """The rectangle around the person: RGB, or RGBA with a matte."""
         cutout = self._rectangle(row)
         if self._shard.settings.cutouts == "matte":
             cutout.putalpha(Image.fromarray(np.uint8(255 * self._matte(cutout))))
@@ -196,14 +196,14 @@ def _row(
 
 
 def _pasted(box: np.ndarray, cutout: np.ndarray, place: np.ndarray) -> list[float]:
-    """Where a person's box comes to lie, when the pixels ``cutout`` are pasted into ``place``."""
+    """The person's box in the picture, after the pixels ``cutout`` are pasted into ``place``."""
     scale = (place[2:] - place[:2]) / (cutout[2:] - cutout[:2])
     corners = place[:2] + (box.reshape(2, 2) - cutout[:2]) * scale
     return np.clip(corners, place[:2], place[2:]).ravel().tolist()
 
 
 def _files(row: Row, picture: Image.Image, quality: int) -> dict[str, bytes]:
-    """The picture, its caption and the row, as img2dataset lays out a sample."""
+    """The picture, its caption and the row, in img2dataset's layout of a sample."""
     jpeg = io.BytesIO()
     picture.save(jpeg, "JPEG", quality=quality)
     fields = {"key": row["composite_id"].rsplit("/", 1)[-1], "status": "success", **row}

@@ -1,1 +1,1 @@
-"""The step download and its own helpers."""
+"""The step download and its helpers."""

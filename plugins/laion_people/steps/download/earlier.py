@@ -1,8 +1,8 @@
-"""What a shard of images held when it was last made: rows that are still whole are kept, only the rest is fetched.
+"""Reads what a shard of images held when it was last made: whole rows are kept, and only the rest is fetched.
 
-Each row proves itself: ``row_sha256`` is a digest of its values and of its stored picture. So it does not matter which
-file of a shard is damaged, nor whether its manifest can still be read. A picture's row is in the table and, as json, in
-the tar, and one of them is enough.
+Each row proves itself: ``row_sha256`` is a digest of its values and of its stored picture. Thus it doesn't matter which
+file of a shard is damaged, nor whether its manifest can still be read. A picture's row is both in the table and, as
+json, in the tar; one of them is enough.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from laion_people.vision.images import ImageError
 
 
 def row_sha256(row: Row, picture: bytes) -> str:
-    """Hex digest of a row's values, but for ``row_sha256``, and of its stored picture (empty if it has none)."""
+    """Hex digest of a row's values, without ``row_sha256``, and of its stored picture (empty if it has none)."""
     values = {name: value for name, value in row.items() if name != "row_sha256"}
     return sha256(_text(values) + picture).hexdigest()
 
 
 class EarlierRows:
-    """The rows of a shard's table and tar, either of which may be missing or damaged, in the order of the metadata.
+    """The rows of a shard's table and tar, in the order of the metadata. Both files may be missing or damaged.
 
-    ``params`` are those that the rows may have been made with, as far as they are known. ``pictures`` counts the rows,
-    among those that are wanted, that have had a picture; ``unknown`` those of which nothing can be read.
+    ``params``: what the rows may have been made with, as far as it is known. ``pictures`` counts the wanted rows that
+    had a picture; ``unknown`` counts the wanted rows of which nothing can be read.
     """
 
     def __init__(self, table: Path | None, tar: Path | None, params: Sequence[Mapping[str, Any]]):
@@ -45,9 +45,9 @@ class EarlierRows:
         self._table = _table_rows(table) if table else iter(())
 
     def next(self, wanted: Row) -> tuple[Row, bytes] | None:
-        """The row in place of the next one of the metadata, with its stored picture (empty if it failed).
+        """The earlier row for the next row of the metadata, with its stored picture (empty if it failed).
 
-        None when it is not whole, or of another URL.
+        None if it is not whole, or has another URL.
         """
         key = wanted["key"]
         listed, packed = next(self._table, {}), json_object(self._read(f"{key}.json"))
@@ -57,8 +57,8 @@ class EarlierRows:
         if not wanted["status"]:
             self.pictures += bool(picture) or listed.get("status") == "success"
             self.unknown += not (picture or listed)
-        for row, other, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
-            if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, other, stored):
+        for row, twin, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
+            if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, twin, stored):
                 return row, stored
         return None
 
@@ -71,16 +71,16 @@ class EarlierRows:
             return file.read(size)
 
 
-def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
-    """Whether a row, of the table or the tar, and its picture are as they were written. ``other``: as the other has it.
+def _is_whole(row: Row, twin: Row, picture: bytes) -> bool:
+    """Whether a row and its picture are as they were written. ``twin``: the same row in the other file, table or tar.
 
-    Rows of version 0.1 have no digest: they count as whole where table and tar do not differ and the picture decodes.
+    Rows of version 0.1 have no digest: they count as whole if table and tar don't differ and the picture decodes.
     """
     if bool(picture) != (row.get("status") == "success"):
         return False
     if "row_sha256" in row:
         return bool(row["row_sha256"] == row_sha256(row, picture))
-    if picture and other and _text(row) != _text(other):
+    if picture and twin and _text(row) != _text(twin):
         return False
     try:
         return not picture or bool(images.decode(picture, limited=False))
@@ -89,10 +89,10 @@ def _is_whole(row: Row, other: Row, picture: bytes) -> bool:
 
 
 def _table_rows(path: Path) -> Iterator[Row]:
-    """The rows of a table; an empty one in place of each that cannot be read."""
+    """The rows of a table; a row that cannot be read is empty."""
     try:
         table = pq.ParquetFile(path)
-    except Exception as error:  # a damaged file: Arrow raises what it likes
+    except Exception as error:  # a damaged file: Arrow may raise anything
         check_shortage(error)
         return
     with table:
@@ -107,13 +107,13 @@ def _table_rows(path: Path) -> Iterator[Row]:
 
 
 def _places(path: Path) -> dict[str, tuple[int, int]]:
-    """Where the files of a tar lie: name -> start, size. What is broken is passed over; a cut file is among them."""
+    """Where the files of a tar lie: name -> start, size. Skips broken headers, but includes a file that is cut off."""
     places: dict[str, tuple[int, int]] = {}
     try:
-        with tarfile.open(path, "r:", ignore_zeros=True) as archive:  # goes on behind blocks that are no header
+        with tarfile.open(path, "r:", ignore_zeros=True) as archive:  # continues after blocks that are no header
             for member in archive:
                 places.setdefault(member.name, (member.offset_data, member.size))
-    except Exception as error:  # a damaged file: tarfile raises what it likes
+    except Exception as error:  # a damaged file: tarfile may raise anything
         check_shortage(error)
     return places
 

@@ -1,9 +1,9 @@
-"""Fetches one URL of the open web: bounded in time, size and redirects, and never from a private address."""
+"""Fetches one URL of the open web: with limits on time, size and redirects, and never from a private address."""
 
 from __future__ import annotations
 
 import asyncio
-import encodings.idna  # noqa: F401 - look-ups load it when it is first needed, which may be when no file can be opened
+import encodings.idna  # noqa: F401 - else the first look-up loads it, perhaps when no file can be opened
 import errno
 import ipaddress
 import logging
@@ -36,21 +36,21 @@ HEADERS = {
     "Accept": "image/*,*/*;q=0.8",
     "Accept-Encoding": "identity",
 }
-MAX_HEADER, MAX_HEADERS = 65_536, 10_000  # bytes of one, and their number; `responses` limits their sum
+MAX_HEADER, MAX_HEADERS = 65_536, 10_000  # bytes of one header, and their number; `responses` limits the sum
 STATUS_REASONS = {404: "not_found", 410: "not_found", 408: "timeout", 429: "too_many_requests"}
-# X-Robots-Tag: [user agent:] directive, ... A directive counts whichever agent it names.
+# X-Robots-Tag: [user agent:] directive, ... A directive counts for any agent.
 OPT_OUT = re.compile(r"(?:^|[,:])\s*(?:noai|noimageai|noml)\s*(?:,|$)", re.IGNORECASE)
 COMPATIBLE = ipaddress.ip_network("::/96")  # RFC 4291: the last 32 bits are an IPv4 address
-NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: here, too
-KEEPALIVE = 2.0  # seconds that idle connections are kept: each is an open file, and most hosts come but once
+NAT64 = ipaddress.ip_network("64:ff9b::/96")  # RFC 6052: the same
+KEEPALIVE = 2.0  # seconds to keep idle connections: each is an open file, and most hosts come only once
 GZIP = b"\x1f\x8b"
-PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes that are unpacked at a time, and files in one
-MAX_LAYERS = 5  # as in curl: each takes the time of a whole body, and a header has room for thousands
-LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: a network's own
+PIECE, MAX_MEMBERS = 65_536, 10_000  # of gzip: bytes unpacked at a time, and members (files) in one body
+MAX_LAYERS = 5  # as in curl: each layer takes the time of a whole body, and a header can name thousands
+LOCAL_NAT64 = ipaddress.ip_network("64:ff9b:1::/48")  # RFC 8215: for use inside a network
 
 
 class FetchError(Exception):
-    """A URL that gave no body: ``reason`` is what is counted, the message says what happened."""
+    """A URL that gave no body. ``reason`` is counted; the message says what happened."""
 
     def __init__(self, reason: str, message: str):
         super().__init__(message)
@@ -58,7 +58,7 @@ class FetchError(Exception):
 
 
 class Fetcher:
-    """Fetches URLs over shared connections, within ``async with``, by the settings' limits."""
+    """Fetches URLs over shared connections, with the limits of the settings. Use it in ``async with``."""
 
     def __init__(self, settings: Settings):
         self._settings = settings
@@ -66,13 +66,13 @@ class Fetcher:
         self._unexpected: set[type[Exception]] = set()
 
     async def __aenter__(self) -> Fetcher:
-        # A look-up blocks its thread: with asyncio's few default threads, dead name servers would stop all others.
+        # A look-up blocks its thread. With asyncio's few default threads, dead name servers would block all others.
         asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(self._settings.url_threads))
         resolver = ThreadedResolver() if self._settings.allow_private_addresses else PublicResolver()
         connector = aiohttp.TCPConnector(
             limit=0, resolver=resolver, socket_factory=self._socket, keepalive_timeout=KEEPALIVE
         )
-        # There is no public way to say so:
+        # aiohttp has no public way to set this:
         connector._factory = partial(LenientHandler, loop=asyncio.get_running_loop())  # type: ignore[assignment]
         self._session = aiohttp.ClientSession(
             connector=connector,
@@ -90,10 +90,10 @@ class Fetcher:
         await self._session.close()
 
     async def get(self, url: str) -> bytes:
-        """The body that a URL leads to, whatever it is.
+        """The body that a URL leads to, of any kind.
 
-        Raises FetchError, whatever the URL or the answer made a library raise; ShortageError when this machine lacks
-        something, which says nothing about the URL.
+        Raises FetchError for anything that a library raises about the URL or the answer; ShortageError if this machine
+        lacks something, which says nothing about the URL.
         """
         try:
             async with asyncio.timeout(self._settings.url_timeout):
@@ -103,7 +103,7 @@ class Fetcher:
         except TimeoutError:
             raise FetchError("timeout", f"no whole answer within {self._settings.url_timeout:g} s") from None
         except Exception as error:
-            if self._shortages:  # the connector tries other addresses, and tells of the last
+            if self._shortages:  # the connector tries other addresses, and reports the last one only
                 raise self._shortages[0] from error
             check_shortage(error)
             raise FetchError(_reason(error), self._described(error)) from error
@@ -120,7 +120,7 @@ class Fetcher:
         raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects")
 
     def _described(self, error: Exception) -> str:
-        """What a row's message says of an error. A kind that nobody foresaw is logged, once."""
+        """The row's message for an error. Unexpected types of errors are logged, once each."""
         if isinstance(error, aiohttp.ClientError | OSError):
             return str(error)
         text = f"{type(error).__name__}: {error}"
@@ -130,8 +130,8 @@ class Fetcher:
         return text
 
     def _socket(self, address: Any) -> socket.socket:
-        """A socket for an address as getaddrinfo gives it."""
-        with _noting(self._shortages):
+        """A socket for an address in the form of getaddrinfo."""
+        with _record_shortages(self._shortages):
             connection = _Socket(*address[:3])
         connection.shortages = self._shortages
         return connection
@@ -144,8 +144,8 @@ class Fetcher:
             check_shortage(error)
             raise FetchError("bad_url", f"{text[:200]!r}: {self._described(error)}") from error
         host = url.raw_host or ""
-        # Literal addresses do not go through the resolver; aiohttp takes these for literal and the system's connect()
-        # reads short forms such as http://2130706433/ as addresses too, which `is_public` does not know and refuses.
+        # Literal addresses don't go through the resolver. aiohttp takes the following for literal. Also, the system's
+        # connect() reads short forms such as http://2130706433/; `is_public` doesn't know these and refuses them.
         literal = ":" in host or host.replace(".", "").isdigit()
         if literal and not self._settings.allow_private_addresses and not is_public(host):
             raise FetchError("private_address", f"{host} is not an address of the public internet")
@@ -154,8 +154,8 @@ class Fetcher:
     async def _body(self, response: aiohttp.ClientResponse) -> bytes:
         status = response.status
         if not 200 <= status < 300:
-            other = "server_error" if 500 <= status < 600 else "http_error"
-            raise FetchError(STATUS_REASONS.get(status, other), f"HTTP {status} {(response.reason or '')[:200]}")
+            default = "server_error" if 500 <= status < 600 else "http_error"
+            raise FetchError(STATUS_REASONS.get(status, default), f"HTTP {status} {(response.reason or '')[:200]}")
         limit = self._settings.url_max_bytes
         body = bytearray()
         if (response.content_length or 0) <= limit:
@@ -171,12 +171,12 @@ class Fetcher:
 
 
 class _Socket(socket.socket):
-    """Takes down what the machine lacks where it can still be told from what is wrong with the address."""
+    """Records what the machine lacks, as long as this can be told apart from a wrong address."""
 
     shortages: list[LaionPeopleError]
 
     def connect(self, address: Any) -> None:
-        with _noting(self.shortages):
+        with _record_shortages(self.shortages):
             try:
                 super().connect(address)
             except OSError as error:
@@ -188,8 +188,8 @@ class _Socket(socket.socket):
 
 
 @contextmanager
-def _noting(shortages: list[LaionPeopleError]) -> Iterator[None]:
-    """Adds the machine's shortage to a list: aiohappyeyeballs keeps of several errors their texts alone."""
+def _record_shortages(shortages: list[LaionPeopleError]) -> Iterator[None]:
+    """Adds a shortage of the machine to a list: of several errors, aiohappyeyeballs keeps only the texts."""
     try:
         yield
     except BlockingIOError:  # a connection under way
@@ -203,10 +203,10 @@ def _noting(shortages: list[LaionPeopleError]) -> Iterator[None]:
 
 
 def _can_be_reached(family: int, address: Any) -> bool:
-    """Whether this machine has a route and an address of its own to there; nothing is sent.
+    """Whether this machine has a route to the address, and an address of its own for it. Sends nothing.
 
-    EADDRNOTAVAIL means that there is none, as where IPv6 is off, or that no local port is left for a connection.
-    Datagrams have ports of their own, so that for them only the first can be the reason.
+    EADDRNOTAVAIL means either that there is none (for example if IPv6 is off), or that no local port is left for a
+    connection. Datagrams have ports of their own: if it fails for them too, the first is the reason.
     """
     with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
         try:
@@ -217,20 +217,22 @@ def _can_be_reached(family: int, address: Any) -> bool:
 
 
 class PublicResolver(ThreadedResolver):
-    """Gives only public addresses. The connection is made to the very addresses that were checked."""
+    """Gives only public addresses. The connection uses exactly the addresses that were checked."""
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
     ) -> list[ResolveResult]:
-        found = await super().resolve(host, port, family)
-        public = [address for address in found if is_public(address["host"])]
+        addresses = await super().resolve(host, port, family)
+        public = [address for address in addresses if is_public(address["host"])]
         if not public:
-            raise FetchError("private_address", f"{host} leads to {found[0]['host']}, which is not a public address")
+            raise FetchError(
+                "private_address", f"{host} leads to {addresses[0]['host']}, which is not a public address"
+            )
         return public
 
 
 def is_public(address: str) -> bool:
-    """Whether an IP address belongs to the public internet; IPv4 addresses inside IPv6 ones count as themselves."""
+    """Whether an IP address belongs to the public internet. An IPv4 address inside an IPv6 one counts as IPv4."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -247,17 +249,17 @@ def is_public(address: str) -> bool:
 
 
 def opted_out(headers: Any) -> bool:
-    """Whether the owner reserves an image by X-Robots-Tag (noai, noimageai, noml) or TDM-Reservation (W3C TDMRep)."""
+    """Whether the owner reserves an image: X-Robots-Tag (noai, noimageai, noml) or TDM-Reservation (W3C TDMRep)."""
     return headers.get("TDM-Reservation", "").strip() == "1" or any(
         OPT_OUT.search(value) for value in headers.getall("X-Robots-Tag", ())
     )
 
 
 def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | bytearray:
-    """The body without the gzip or deflate that some servers send unasked, to one byte more than the limit.
+    """The body without gzip or deflate, which some servers send unasked; at most one byte more than the limit.
 
-    As browsers do: several layers, several members of gzip one after the other, deflate without zlib's header; and the
-    body as it is when the header is wrong or names what was never asked for.
+    As browsers do, it accepts several layers, several members of gzip in a row, and deflate without zlib's header. If
+    the header is wrong or names another encoding, the body stays as it is.
     """
     lines = [line.lower() for line in encodings if line.strip().lower() != "identity"]
     layers = [layer.strip() for line in lines for layer in line.split(",")]
@@ -277,11 +279,11 @@ def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | 
 
 
 def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
-    """At most ``most`` bytes. Raises zlib.error unless it is packed so."""
+    """Unpacks at most ``most`` bytes. Raises zlib.error if the body is not packed this way."""
     unpacked = bytearray()
     stream = zlib.decompressobj(wbits)
     members = 1
-    for start in range(0, len(packed), PIECE):  # of pieces, for a member's end copies what comes after it
+    for start in range(0, len(packed), PIECE):  # in pieces: at a member's end zlib copies all that follows
         piece = bytes(packed[start : start + PIECE])
         while piece and len(unpacked) < most:
             if stream.eof:
@@ -291,7 +293,7 @@ def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
             try:
                 unpacked += stream.decompress(piece, most - len(unpacked))
             except zlib.error:
-                if packed.startswith(GZIP):  # browsers don't look at its checksum
+                if packed.startswith(GZIP):  # browsers ignore its checksum
                     unpacked += _until_error(before, piece, most - len(unpacked))
                 if not unpacked or (members == 1 and not packed.startswith(GZIP)):
                     raise
@@ -303,7 +305,7 @@ def _inflated(packed: bytes | bytearray, wbits: int, most: int) -> bytearray:
 
 
 def _until_error(stream: zlib._Decompress, packed: bytes, most: int) -> bytearray:
-    """What a damaged piece gives before its error, at most ``most`` bytes."""
+    """The bytes that a damaged piece gives before its error, at most ``most``."""
     unpacked = bytearray()
     for at in range(len(packed)):
         if len(unpacked) == most:
@@ -328,6 +330,6 @@ def _reason(error: Exception) -> str:
         case aiohttp.ClientConnectionError() | aiohttp.ClientPayloadError() | OSError():
             return "connection_error"
         case ValueError():
-            return "bad_url"  # no host name or user can look like that
+            return "bad_url"  # no host name or user has this form
         case _:
-            return "http_error"  # the answer cannot be read, and will not be another time
+            return "http_error"  # the answer cannot be read, and a retry will not help

@@ -1,7 +1,7 @@
-"""Heads of HTTP answers as browsers read them: what is malformed and says nothing of the body is passed over.
+"""Reads heads of HTTP answers as browsers do: ignores malformed lines that say nothing about the body.
 
 aiohttp's parser refuses such answers and has no setting for it (https://github.com/aio-libs/aiohttp/issues/262,
-https://github.com/aio-libs/aiohttp/pull/6182): heads are put right before it sees them.
+https://github.com/aio-libs/aiohttp/pull/6182). Therefore heads are corrected before the parser sees them.
 """
 
 from __future__ import annotations
@@ -12,30 +12,30 @@ from typing import Any
 from aiohttp.client_proto import ResponseHandler
 
 MAX_HEAD = 262_144  # bytes, as in Chromium
-MAX_INTERIM = 20  # heads of 1xx before the one that counts
+MAX_INTERIM = 20  # heads of 1xx before the final one
 BEGIN = b"HTTP/"
 END = re.compile(rb"\n\r?\n")
 WITHOUT_BODY = re.compile(rb"HTTP/\d\.\d +(204|304)\b", re.IGNORECASE)
-SAID = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
+CONTENT_LENGTH = re.compile(rb"\ncontent-length:[ \t]*(\d{1,18})[ \t]*\r?\n", re.IGNORECASE)
 INTERIM = re.compile(rb"HTTP/\d\.\d +1(?!01)\d\d\b", re.IGNORECASE)
 STATUS_LINE = re.compile(rb"HTTP/(\d\.\d)(.*)", re.IGNORECASE | re.DOTALL)
 NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 LENGTH, CODING = b"content-length", b"transfer-encoding"
 FIELDS = rb"(?:(?!(?i:%b|%b))%b:[^\r\n]*\r\n)*+" % (LENGTH, CODING, NAME.pattern)
 FRAMING = rb"(?i:%b: *\d{1,18}|%b: *chunked)\r\n" % (LENGTH, CODING)
-SOUND = re.compile(rb"HTTP/1\.[01] [^\r\n]*\r\n%b(?:%b%b)?+\r\n" % (FIELDS, FRAMING, FIELDS))  # nearly all
+SOUND = re.compile(rb"HTTP/1\.[01] [^\r\n]*\r\n%b(?:%b%b)?+\r\n" % (FIELDS, FRAMING, FIELDS))  # nearly all heads match
 
 
 class LenientHandler(ResponseHandler):
-    """A connection that gives the parser the head of each answer in one piece, put right.
+    """A connection that gives the parser the corrected head of each answer, in one piece.
 
-    What is too long or no HTTP is given as it comes, so that the parser says what is wrong. Of a body whose length the
-    head says, nothing more is given: the parser would take it for another answer, and refuse both.
+    A head that is too long or no HTTP is passed on as it comes, and the parser says what is wrong. If the head gives
+    the body's length, bytes beyond it are dropped: the parser would take them for another answer, and refuse both.
     """
 
-    _head: bytearray | None = None  # what has come of it, until it is whole
+    _head: bytearray | None = None  # the part that has arrived, until the head is whole
     _interim = 0
-    _left: int | None = None  # bytes of the body that have not come, if it is known
+    _left: int | None = None  # bytes of the body still to come, if known
 
     def set_response_params(self, **params: Any) -> None:
         self._head, self._interim, self._left = bytearray(), 0, None
@@ -88,28 +88,29 @@ class LenientHandler(ResponseHandler):
 
 
 def body_length(head: bytes) -> int | None:
-    """The bytes that follow a mended head, if it says so."""
+    """The length of the body that follows a mended head, if the head gives it."""
     if WITHOUT_BODY.match(head):
         return 0
-    said = SAID.search(head)
-    return int(said[1]) if said else None
+    length = CONTENT_LENGTH.search(head)
+    return int(length[1]) if length else None
 
 
 def mended(head: bytes) -> bytes:
-    """A head, up to the empty line that ends it, as aiohttp's parser takes it; or as it is where browsers refuse, too.
+    """A head, with the empty line that ends it, in a form that aiohttp's parser accepts; unchanged if browsers refuse
+    it, too.
 
-    Lines that are no ``name: value`` are left out, and so is a length that is no number, or of a body that comes in
-    chunks. Lengths that are all the same count once.
+    Drops lines that are no ``name: value``, a length that is no number, and the length of a body that comes in chunks.
+    Equal lengths count once.
     """
     if SOUND.fullmatch(head):
         return head
     status, *lines = [line.rstrip(b"\r") for line in head.rstrip(b"\r\n").split(b"\n")]
-    if match := STATUS_LINE.fullmatch(status):  # 1.2 and the like are read as 1.1
+    if match := STATUS_LINE.fullmatch(status):  # 1.2 and similar are read as 1.1
         status = b"HTTP/%b%b" % (b"1.1" if b"1.1" < match[1] < b"2" else match[1], match[2])
     unfolded: list[tuple[bytes, bytearray]] = []
     named = False
     for line in lines:
-        if line[:1] in (b" ", b"\t"):  # goes on the line before
+        if line[:1] in (b" ", b"\t"):  # continues the line before
             if named:
                 unfolded[-1][1].extend(line)
             continue

@@ -1,8 +1,8 @@
 """download: fetches the images of a metadata part and stores them as img2dataset does.
 
-The layout is img2dataset's own (`docs/download.md` says why the program is not used): a tar with jpg, json and txt of
-every success, a Parquet file with all rows, and ``_stats.json``. A shard that is made again keeps the rows that are
-whole and would come out the same.
+The layout is img2dataset's (`docs/download.md` says why the program is not used): a tar with jpg, json and txt of every
+success, a Parquet file with all rows, and ``_stats.json``. A shard that is made again keeps the rows that are whole and
+would be the same again.
 """
 
 from __future__ import annotations
@@ -47,10 +47,10 @@ DECIDING = (  # settings that decide the output
     "image_size", "image_min_size", "image_max_pixels", "jpeg_quality",
 )  # fmt: skip
 MAX_SHARDS = 100_000  # their names have five digits
-AHEAD = 32  # rows that may be finished or under way, per request in flight, while an earlier row is waited for
+AHEAD = 32  # rows, per request in flight, that may be finished or under way while an earlier row is not
 MAX_ASPECT = 10  # long side over short side; more is a banner
 
-# Why a row has no image, and what that means. `--retry-failed` tries PASSING ones again.
+# Reasons why a row has no image, with their meaning. `--retry-failed` tries PASSING ones again.
 PASSING = {
     "timeout": "no whole answer within the time limit",
     "server_error": "HTTP 5xx",
@@ -79,7 +79,7 @@ UNUSABLE = {  # img2dataset's failed_to_resize
     "too_small": "the shorter side is under the limit, or less than a tenth of the longer one",
 }
 REASONS = PASSING | LASTING | UNUSABLE
-DECIDED_BY = {  # the setting that can mend what failed for a reason
+DECIDED_BY = {  # reason -> the setting that can change it
     "private_address": "allow_private_addresses",
     "opted_out": "respect_opt_out",
     "too_large": "url_max_bytes",
@@ -105,10 +105,10 @@ _one_at_a_time = Lock()
 
 
 class Download(Step):
-    """One row a metadata row, in its order; rows that failed have a reason of REASONS and no files.
+    """One row a metadata row, in the same order; rows that failed have a reason of REASONS and no files.
 
-    A shard that is made again fetches only rows that are not whole, or that changed settings can change; with
-    ``retry_failed`` those too that failed for a PASSING reason, for which finished shards are worked on again.
+    A shard that is made again fetches only rows that are not whole, or that new settings can change. With
+    ``retry_failed``, it also fetches rows that failed for a PASSING reason, even in finished shards.
     """
 
     entry = STEPS["download"]
@@ -119,7 +119,7 @@ class Download(Step):
         self.retry_failed = self.reworks = retry_failed
 
     def params(self, settings: Settings) -> dict[str, Any]:
-        """Not among them: ``url_timeout`` and ``url_threads``, which only move what ``retry_failed`` can mend."""
+        """Without ``url_timeout`` and ``url_threads``: ``retry_failed`` can repair what these change."""
         return {name: getattr(settings, name) for name in DECIDING}
 
     def _made_with(self, settings: Settings) -> dict[str, Any]:
@@ -134,7 +134,7 @@ class Download(Step):
         )
 
     def plan(self, store: Store, partition: str, settings: Settings, scope: str) -> list[int]:
-        """A part without rows has one empty shard, so that every step has something to be done with."""
+        """A part without rows has one empty shard, so that every step has something to finish."""
         path, rows = metadata.part(store, partition)
         if rows > MAX_SHARDS * settings.shard_rows:
             raise LaionPeopleError(
@@ -144,7 +144,7 @@ class Download(Step):
         return list(range(max(1, math.ceil(rows / settings.shard_rows))))
 
     def check(self, store: Store, partition: str, settings: Settings, force: bool) -> None:
-        """Refuses to write where there are pictures of others, and shards of another size unless with ``force``."""
+        """Refuses to write among pictures of other programs and, without ``force``, shards of another size."""
         if foreign := next(foreign_files(store, partition), None):
             if has_manifests(store, partition):
                 raise LaionPeopleError(
@@ -163,7 +163,7 @@ class Download(Step):
 
     def apply(self, shard: Shard) -> Iterator[Row]:
         with ExitStack() as stack:
-            earlier = _earlier(shard, stack)
+            earlier = _earlier_rows(shard, stack)
             yield from self._rows(shard, earlier)
         pictures = earlier.pictures
         if shard.earlier:
@@ -178,8 +178,8 @@ class Download(Step):
         log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
 
     def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
-        kept = _kept(shard, earlier, self._made_with(shard.settings), self.retry_failed)
-        with closing(_finished(shard, kept)) as rows:
+        kept = _with_kept_outcomes(shard, earlier, self._made_with(shard.settings), self.retry_failed)
+        with closing(_with_outcomes(shard, kept)) as rows:
             for row in timed(shard, "wait", rows):
                 shard.rows_in += 1
                 picture = row.pop("jpg", b"")
@@ -226,14 +226,14 @@ def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -
         )
 
 
-def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
-    """The shard as it is; with ``force``, nothing of it. Raises LaionPeopleError when another program has made it."""
+def _earlier_rows(shard: Shard, stack: ExitStack) -> EarlierRows:
+    """The rows of the existing shard; none with ``force``. Raises LaionPeopleError if another program made it."""
     store, made = shard.store, shard.earlier
     base = shard_stem("images", shard.partition, shard.index)
     files = made.shard.files() if made else ()
     stats = read_object(store, f"{base}_stats.json")
-    foreign = stats and stats.get("made_by") != MADE_BY  # it took the place of our own, unless that is damaged
-    if foreign and not any(_is_there(store, file) for file in files):
+    foreign = stats and stats.get("made_by") != MADE_BY  # the file replaced ours, or ours is damaged
+    if foreign and not any(_is_unchanged(store, file) for file in files):
         raise LaionPeopleError(
             f"{base}_stats.json says that another program made the shard: remove its files to download it again"
         )
@@ -241,9 +241,9 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
         return EarlierRows(None, None, [])
     written = (made.params if made else None, stats.get("params"))
     params = [each for each in written if isinstance(each, dict)]
-    if len(params) == 2 and params[0] != params[1]:  # a process was killed: which files are newer than the manifest?
-        others = [file for file in files if not file.uri.endswith("_stats.json")]  # which is written first
-        params = params[:1] if all(_is_there(store, file) for file in others) else params
+    if len(params) == 2 and params[0] != params[1]:  # a process was killed: are files newer than the manifest?
+        others = [file for file in files if not file.uri.endswith("_stats.json")]  # it is written first
+        params = params[:1] if all(_is_unchanged(store, file) for file in others) else params
     for each in params[:1]:
         _check_size(shard.partition, each, shard.settings)
     paths = [f"{base}{suffix}" for suffix in (".parquet", ".tar")]
@@ -251,17 +251,19 @@ def _earlier(shard: Shard, stack: ExitStack) -> EarlierRows:
     return EarlierRows(table, tar, params)
 
 
-def _is_there(store: Store, file: FileEntry) -> bool:
+def _is_unchanged(store: Store, file: FileEntry) -> bool:
     return store.exists(file.uri) and store.sha256(file.uri) == file.sha256
 
 
-def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool) -> Iterator[Row]:
-    """The shard's metadata rows; those that are not to be fetched have their outcome, with the picture as ``jpg``."""
+def _with_kept_outcomes(
+    shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool
+) -> Iterator[Row]:
+    """The shard's metadata rows. Those that need no request have their outcome, with the picture as ``jpg``."""
     befores = [
         dict(now) | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
         for params in earlier.params or [now]
     ]
-    for row in _new(shard):
+    for row in _metadata_rows(shard):
         kept = earlier.next(row)
         if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
             yield row
@@ -282,9 +284,9 @@ def _kept(shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_fail
 
 
 def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
-    """Whether a row that was made with the parameters ``before`` could come out otherwise today."""
+    """Whether a row made with the parameters ``before`` could have another outcome with ``now``."""
     changed = {name for name in now if before[name] != now[name]}
-    if "revision" in changed or (reason := outcome["reason"]) in ("nsfw", "no_url"):  # which the metadata decide
+    if "revision" in changed or (reason := outcome["reason"]) in ("nsfw", "no_url"):  # the metadata decide these
         return True
     if reason:
         return reason not in REASONS or DECIDED_BY.get(reason) in changed
@@ -300,8 +302,8 @@ def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any
     )
 
 
-def _new(shard: Shard) -> Iterator[Row]:
-    """The shard's metadata rows, still without outcome unless they are not to be fetched."""
+def _metadata_rows(shard: Shard) -> Iterator[Row]:
+    """The shard's metadata rows. Only rows that must not be fetched have an outcome."""
     settings = shard.settings
     digits = max(4, len(str(settings.shard_rows - 1)))
     start = shard.index * settings.shard_rows
@@ -319,11 +321,11 @@ def _new(shard: Shard) -> Iterator[Row]:
             yield fields
 
 
-def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
-    """The rows in order, each with its outcome, ``url_threads`` of them being worked on at a time.
+def _with_outcomes(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
+    """The rows in order, each with its outcome; ``url_threads`` rows are worked on at a time.
 
-    A request keeps its place until its image is stored, so that fetching does not run away from decoding. Whoever stops
-    early closes the generator, which leaves no request, task or thread.
+    A request keeps its place until its image is stored: fetching never gets far ahead of decoding. A caller that stops
+    early must close the generator; then no request, task or thread is left.
     """
     settings = shard.settings
     places = asyncio.Semaphore(settings.url_threads)
@@ -337,7 +339,7 @@ def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
             async with places:
                 try:
                     body = await fetcher.get(row["url"].strip())
-                    return row | await loop.run_in_executor(pool, _stored, body, settings)
+                    return row | await loop.run_in_executor(pool, _store_image, body, settings)
                 except FetchError as error:
                     return row | _failure(error.reason, str(error))
                 except ImageError as error:
@@ -361,7 +363,7 @@ def _finished(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
 
 
 async def _stop(tasks: Iterable[asyncio.Task[Row]], fetcher: Fetcher) -> None:
-    """Ends what is under way. An error is no news: it is the one that is being raised, or of the same kind."""
+    """Ends what is under way. Errors are ignored: the caller is already raising one of the same kind."""
     for task in tasks:
         task.cancel()
     await asyncio.gather(*tasks, return_exceptions=True)
@@ -373,8 +375,8 @@ def _failure(reason: str, message: str) -> Row:
     return {"status": status, "error_message": one_line(message[:1000], 500), "reason": reason}
 
 
-def _stored(body: bytes, settings: Settings) -> Row:
-    """The outcome of a body that was fetched, with the stored image as ``jpg``. Raises ImageError."""
+def _store_image(body: bytes, settings: Settings) -> Row:
+    """The outcome of a fetched body, with the stored image as ``jpg``. Raises ImageError."""
     if not body:
         raise ImageError("empty")
     picture = images.open_image(body, settings.image_max_pixels)
@@ -388,7 +390,7 @@ def _stored(body: bytes, settings: Settings) -> Row:
 
 
 def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
-    """Shrinks to the size wanted by area averaging, as img2dataset does. OpenCV works without holding Python's lock."""
+    """Shrinks to the wanted size by area averaging, as img2dataset does. OpenCV releases Python's lock."""
     import cv2
 
     width, height = picture.size

@@ -1,7 +1,7 @@
-"""URLs as browsers read them (https://url.spec.whatwg.org): what they ask for is what a signature was made of.
+"""Reads URLs as browsers do (https://url.spec.whatwg.org): signed URLs are valid only in exactly this form.
 
-Only what no request may hold is quoted, and what is quoted already stays so. Libraries quote anew, ``%2C`` of a query
-as ``,`` for one, and the server of a signed URL refuses (https://github.com/aio-libs/aiohttp/issues/7222).
+Quotes only what no request may hold; what is quoted already stays as it is. Libraries quote again: they turn ``%2C`` of
+a query into ``,``, for example, and the server of a signed URL refuses (https://github.com/aio-libs/aiohttp/issues/7222).
 """
 
 from __future__ import annotations
@@ -13,20 +13,20 @@ from urllib.parse import unquote
 from yarl import URL
 
 AROUND = "".join(map(chr, range(0x21)))  # control characters and spaces before and after a URL
-REMOVED = re.compile(r"[\t\r\n]+")  # and these anywhere
+REMOVED = re.compile(r"[\t\r\n]+")  # removed anywhere
 SCHEME = re.compile(r"([a-z][a-z0-9+.-]*):(.*)", re.IGNORECASE | re.DOTALL)
 NOT_IN_PATHS = re.compile(r"[^!$-;=@-\]_a-z|~]+")
 NOT_IN_QUERIES = re.compile(r"[^!$-&(-;=?-~]+")
-LONGEST_HOST = 1000  # characters, port included; names have 253 at most, and IDNA takes its time
+LONGEST_HOST = 1000  # characters with port; names have 253 at most, and IDNA is slow
 NOT_IN_HOSTS = re.compile(r"[\x00-\x20#/<>?@\\^|%\x7f]")
 
 
 def parse(text: str, base: URL | None = None) -> URL:
-    """The address that a URL means, or a redirect from ``base``; the fragment is dropped.
+    """The address of a URL, or of a redirect from ``base``, without the fragment.
 
-    Bytes that were no UTF-8 should be in ``text`` as Python's surrogateescape has them. The request target stands in
-    the result's ``raw_path``, query included: yarl would drop a ``?`` that nothing follows. Raises ValueError for what
-    is no HTTP address, and what yarl raises for hosts, whatever that is.
+    Bytes that are no UTF-8 should be in ``text`` in the form of Python's surrogateescape. The request target, query
+    included, is the result's ``raw_path``: yarl would drop a ``?`` at the end. Raises ValueError if it is no HTTP
+    address, and whatever yarl raises for hosts.
     """
     text = REMOVED.sub("", text.strip(AROUND)).partition("#")[0]
     scheme, rest = base.scheme if base else "", text
@@ -36,7 +36,7 @@ def parse(text: str, base: URL | None = None) -> URL:
         raise ValueError("not an HTTP address")
     before, mark, query = rest.partition("?")
     before = before.replace("\\", "/")
-    if base and scheme == base.scheme and not before.startswith("//"):  # relative, be it with a scheme: http:a.jpg
+    if base and scheme == base.scheme and not before.startswith("//"):  # relative, even with a scheme: http:a.jpg
         authority, (base_path, base_mark, base_query) = base, base.raw_path.partition("?")
         if not before:
             path = base_path
@@ -51,10 +51,10 @@ def parse(text: str, base: URL | None = None) -> URL:
 
 
 def _authority(scheme: str, text: str) -> URL:
-    """User, host and port; hosts are those that yarl makes of them (IDNA), once unquoted."""
+    """User, host and port. The host is unquoted, and then encoded by yarl (IDNA)."""
     user, at, host = text.rpartition("@")
     if host.startswith("["):
-        if ipaddress.IPv6Address(host[1:].partition("]")[0]).scope_id:  # yarl takes IPvFuture and zones, too
+        if ipaddress.IPv6Address(host[1:].partition("]")[0]).scope_id:  # yarl accepts IPvFuture and zones, too
             raise ValueError("an address of another machine has no zone")
     else:
         host = unquote(host, errors="strict") if "%" in host else host
@@ -71,7 +71,7 @@ def _quoted(match: re.Match[str]) -> str:
 
 
 def _without_dots(path: str) -> str:
-    """A quoted path without the segments ``.`` and ``..``; empty ones stay."""
+    """A quoted path without the segments ``.`` and ``..``; empty segments stay."""
     if "/." not in path and "/%2" not in path:
         return path
     kept: list[str] = []

@@ -1,11 +1,11 @@
-"""What a person's own face mesh and keypoints say of the face and the head.
+"""Facts of the face and the head, from a person's own face mesh and keypoints.
 
-Each value has a rule: some measures, each with an edge from which it tells and a place where it is sure. All must be
-beyond their edges, and the weakest gives the confidence. Between the edges of values lie dead bands, in which nothing
-or a wider word is said. The measures of a face come from two sides, which must agree: blendshapes, learned from looks
-(https://arxiv.org/abs/2309.05782), and distances in the canonical mesh. Those of a head are the mesh's angles and the
-keypoints of nose, eyes and ears. docs/facts.md lists all rules, with the sources of their numbers, and what they miss:
-the mesh draws eyes on sunglasses and a mouth on a mask, and tells neither from a face.
+Each value has a rule: some measures, each with an edge from which it counts and a point where it is sure. All must be
+beyond their edges, and the weakest gives the confidence. Between the edges of two values lies a dead band; there the
+fact is missing, or has a wider value. The measures of a face come from two sources, which must agree: blendshapes,
+learned from looks (https://arxiv.org/abs/2309.05782), and distances in the canonical mesh. Those of a head are the
+mesh's angles and the keypoints of nose, eyes and ears. docs/facts.md lists all rules, the sources of their numbers, and
+what they miss: the mesh draws eyes on sunglasses and a mouth on a mask, and cannot tell these from a face.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from laion_people.language.facts import Fact
 from laion_people.vision import geometry
 from laion_people.vision.people import matrix
 
-Margins = Mapping[str, np.ndarray]  # value -> how far beyond its edges each person is: 0 at an edge, 1 where it is sure
+Margins = Mapping[str, np.ndarray]  # value -> how far each person is beyond its edges: 0 at an edge, 1 where it is sure
 
-MIN_SCORE, SURE_SCORE = 0.7, 0.9  # of the face detector: of 60 meshes below, 6 were off the face, none above
+MIN_SCORE, SURE_SCORE = 0.7, 0.9  # of the face detector: 6 of 60 meshes below were off the face, none above
 MIN_HEAD, MIN_SMILE, MIN_OPEN, MIN_DETAIL, MIN_BROWS = 16, 24, geometry.MIN_FACE, 40, 48  # pixels, forehead to chin
 SURE_SIZE = 64
 SEEN, SURELY_SEEN = 0.25, 0.5  # score of the keypoints of nose, eyes, ears and arms
-NOSE_SEEN = 0.45, 0.6  # score of the nose: the lips of most who show less are drawn on a mask, and closed
-MIN_EARS = 6  # pixels from the nose to the farther ear: with fewer a pixel's error turns the head
-NOSE_DEPTH = 0.87  # of the nose's tip before the ears, in distances between the ears (Farkas 1994)
+NOSE_SEEN = 0.45, 0.6  # score of the nose: below, most lips are drawn on a mask, and closed
+MIN_EARS = 6  # pixels from the nose to the farther ear: with fewer, an error of one pixel turns the head
+NOSE_DEPTH = 0.87  # the nose's tip lies this far before the ears, in distances between the ears (Farkas 1994)
 HAND = 0.35  # from the wrist to the middle of the hand, in forearms (Drillis and Contini, as in geometry.py)
 AT_REST = {"mouthSmile": 0.1, "mouthPucker": 0.3, "mouthPress": 0.15, "mouthShrugLower": 0.2, "browDown": 0.3}
-PARTED = ("jawOpen", "mouthFunnel", "mouthUpperUp", "mouthLowerDown")  # one of them shows in each open mouth
+PARTED = ("jawOpen", "mouthFunnel", "mouthUpperUp", "mouthLowerDown")  # each open mouth shows one of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,7 +49,7 @@ class _People:
 
 
 def face_facts(pose: pa.Table, mesh: pa.Table) -> list[list[Fact]]:
-    """The facts of each person of a shard, by its pose and mesh tables: names of the face and the head."""
+    """The facts of face and head of each person of a shard, from its pose and mesh tables."""
     landmarks = matrix(mesh["face_landmarks"], 3 * 478).reshape(-1, 478, 3).astype(np.float64)
     score, yaw, pitch, roll = (
         np.asarray(mesh[name], np.float64) for name in ("face_score", "head_yaw", "head_pitch", "head_roll")
@@ -72,7 +72,7 @@ def face_facts(pose: pa.Table, mesh: pa.Table) -> list[list[Fact]]:
 
 
 def _first(name: str, margins: Margins, person: int) -> Fact | None:
-    """The first value whose rule holds: narrow words stand before wide ones."""
+    """The first value whose rule holds. Narrow values come before wide ones."""
     for value, margin in margins.items():
         if margin[person] >= 0:
             return Fact(name, value, 0.5 + 0.5 * min(float(margin[person]), 1.0))
@@ -80,7 +80,7 @@ def _first(name: str, margins: Margins, person: int) -> Fact | None:
 
 
 def _face(people: _People) -> dict[str, Margins]:
-    """Of faces that do not turn or nod so far that half of them is guessed; eyes and mouth not behind a hand."""
+    """Only for faces turned so little that no half is guessed, and for eyes and mouths that no hand hides."""
     shapes = dict(zip(geometry.BLENDSHAPES, people.blendshapes.T, strict=True))
     shapes |= geometry.face_measures(people.landmarks)
     for name in [n.removesuffix("Left") for n in geometry.BLENDSHAPES if n.endswith("Left")]:
@@ -137,7 +137,7 @@ def _mouth(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
 
 
 def _brows(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
-    """Raised ones bare the eyes, lowered ones come near them: a blendshape alone often tells of a face's shape."""
+    """Raised brows bare the eyes, lowered ones are near them: a blendshape alone often shows a face's shape."""
     down, inner, outer = shapes["browDown"], shapes["browInnerUp"], shapes["browOuterUp"]
     face = geometry.canonical_faces(people.landmarks)
     inner_height = (face[:, (107, 336), 1] - face[:, (133, 362), 1]).mean(1)
@@ -151,7 +151,7 @@ def _brows(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
         ),
         "lowered": _least(
             large,
-            _beyond(people.pitch, 6, 0),  # seen from below the brows of anybody lie near the eyes
+            _beyond(people.pitch, 6, 0),  # seen from below, all brows lie near the eyes
             _beyond(down, 0.4, 0.8),
             _beyond(shapes["browHeight"], 1.4, 1.2),
             _beyond(inner_height, 0.2, 0.16),
@@ -185,20 +185,20 @@ def _eyes(shapes: Mapping[str, np.ndarray], people: _People) -> Margins:
             _large(people, MIN_OPEN),
             _beyond(blinks.max(1), 0.35, 0.1),
             _beyond(lids.min(1), 0.2, 0.3),
-            _beyond(shapes["eyeLookDown"], 0.4, 0.15),  # seen in the eyes that it draws on sunglasses, too
+            _beyond(shapes["eyeLookDown"], 0.4, 0.15),  # also high for eyes that the mesh draws on sunglasses
         ),
     }
 
 
 def _lid_openings(people: _People) -> np.ndarray:
-    """Distance between the lids of the left and the right eye in widths of the eye [people, 2]."""
+    """Distances between the lids of the left and the right eye, in widths of the eye [people, 2]."""
     face = geometry.canonical_faces(people.landmarks)
     upper, lower, outer, inner = (face[:, points] for points in ((386, 159), (374, 145), (263, 33), (362, 133)))
     return np.linalg.norm(upper - lower, axis=2) / np.maximum(np.linalg.norm(outer - inner, axis=2), 1e-9)
 
 
 def _behind_hands(people: _People) -> tuple[np.ndarray, np.ndarray]:
-    """Whether the middle of a hand lies on the face, nearer to the eyes; and whether nearer to the mouth."""
+    """Whether the middle of a hand lies on the face near the eyes, and whether one lies near the mouth."""
     points = people.landmarks[..., :2]
     elbows, wrists = people.keypoints[:, (7, 8)], people.keypoints[:, (9, 10)]
     hands = wrists[..., :2] + HAND * (wrists[..., :2] - elbows[..., :2])
@@ -217,7 +217,7 @@ def _head(people: _People) -> dict[str, Margins]:
 
 
 def _turn(people: _People, seen: np.ndarray) -> Margins:
-    """By the mesh where the keypoints agree with it, else by these alone, which tell profiles and backs of heads."""
+    """By the mesh if the keypoints agree with it; else by the keypoints, which show profiles and backs of heads."""
     yaw, by_ears = people.yaw, _yaw_by_ears(people)
     agreeing = np.where(np.isnan(by_ears), 0.5, _beyond(np.abs(by_ears - yaw), 15, 5))
     known, unseen = _least(seen, agreeing), ~(seen >= 0)
@@ -230,7 +230,7 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
             known,
             _beyond(turned, 12, 14),
             _beyond(turned, 18, 16),
-            _beyond(np.fmin(turned, beside), 8, 12),  # the mesh alone where the ears are not seen
+            _beyond(np.fmin(turned, beside), 8, 12),  # only the mesh if the ears are not seen
         )
         margins[f"far_{side}"] = np.fmax(
             _least(known, _beyond(turned, 48, 55)), _least(profile, _beyond(beside, 60, 75))
@@ -241,7 +241,7 @@ def _turn(people: _People, seen: np.ndarray) -> Margins:
 
 
 def _nod(people: _People, frontal: np.ndarray) -> Margins:
-    """A lifted face shows its nose close under the eyes; of a bowed one nothing in 2D is as sure as the pitch."""
+    """A lifted face has its nose close under the eyes. For a bowed one, nothing in 2D is as sure as the pitch."""
     nod = people.pitch - geometry.LEVEL
     eyes = people.keypoints[:, (1, 2), :2].mean(1)
     drop = _along(people.keypoints[:, 0, :2] - eyes, people.roll + 90) / np.maximum(people.size, 1e-9)
@@ -253,7 +253,7 @@ def _nod(people: _People, frontal: np.ndarray) -> Margins:
 
 
 def _tilt(people: _People, frontal: np.ndarray) -> Margins:
-    """By the mesh and the line through the eyes, of heads that turn little: turned and bowed, that line leans, too."""
+    """By the mesh and the line through the eyes. Only for heads that turn little: else that line leans as well."""
     left, right = people.keypoints[:, 1], people.keypoints[:, 2]
     across = left[:, :2] - right[:, :2]
     eye_line = np.degrees(np.arctan2(across[:, 1], across[:, 0]))
@@ -270,13 +270,13 @@ def _tilt(people: _People, frontal: np.ndarray) -> Margins:
             known,
             _beyond(np.abs(people.roll), 9, 4),
             _beyond(np.abs(eye_line), 10, 5),
-            _beyond(np.abs(people.roll - eye_line), 8, 4),  # else one of them errs
+            _beyond(np.abs(people.roll - eye_line), 8, 4),  # else one of them is wrong
         ),
     }
 
 
 def _yaw_by_ears(people: _People) -> np.ndarray:
-    """As the mesh's yaw, but all around: by where the nose lies between the ears; NaN where they aren't seen."""
+    """As the mesh's yaw, but all around: from the place of the nose between the ears. NaN if they aren't seen."""
     nose, ears = people.keypoints[:, 0], people.keypoints[:, (3, 4)]
     upright = np.nan_to_num(people.roll)
     forward = _along(nose[:, :2] - ears[..., :2].mean(1), upright)
@@ -287,10 +287,11 @@ def _yaw_by_ears(people: _People) -> np.ndarray:
 
 
 def _bearing(keypoints: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Margins by keypoints alone: the head is above the shoulders; the eyes have not changed sides; everything has.
+    """Three margins by keypoints alone: the head is above the shoulders; the eyes have not changed sides; everything
+    has changed sides.
 
-    From behind the left eye, ear and shoulder lie left of the right ones, and the eyes, which are guessed in the hair,
-    a good part as far from each other as the ears.
+    From behind, the left eye, ear and shoulder lie left of the right ones. The eyes are then guessed in the hair, at a
+    good part of the distance between the ears.
     """
     left, right = keypoints[:, (1, 3, 5), :2], keypoints[:, (2, 4, 6), :2]
     (eyes, ears, shoulders), (_, head, chest) = (left - right)[..., 0].T, ((left + right) / 2).swapaxes(0, 1)
@@ -318,5 +319,5 @@ def _least(*margins: np.ndarray) -> np.ndarray:
 
 
 def _beyond(measure: np.ndarray, edge: float, sure: float) -> np.ndarray:
-    """0 at the edge, 1 where it is sure, which may lie on either side of it, and below 0 away from there."""
+    """0 at the edge, 1 where it is sure, negative on the other side of the edge. ``sure`` may be above or below."""
     return (measure - edge) / (sure - edge)

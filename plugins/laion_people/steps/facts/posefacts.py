@@ -1,10 +1,10 @@
-"""What a person's keypoints and 3D landmarks say of the body: rules of geometry, one function a fact.
+"""Facts of the body, from a person's keypoints and 3D landmarks: rules of geometry, one function a fact.
 
 Each rule is a list of conditions that must all hold, in the picture (2D) and in depth (3D landmarks, or `geometry.lift`
-where a profile has none). A condition is a *margin*: 0 at its threshold, 1 a dead band beyond it, negative where it
-fails, NaN where a joint that it needs is not seen. The smallest margin is the rule's, so 2D and 3D must agree. Of a
-name's values the first whose margin is not negative is told, else nothing; its confidence grows from 0.5 at the
-threshold to 1 a band beyond it, less where the joints' scores are low. Posecodes with ignored bands are the model
+if a profile has none). A condition is a *margin*: 0 at its threshold, 1 a dead band beyond it, negative where it fails,
+NaN where a joint that it needs is not seen. The smallest margin is the rule's, so 2D and 3D must agree. A fact has the
+first value whose margin is not negative; without one, there is no fact. Its confidence grows from 0.5 at the threshold
+to 1 a band beyond it, and is smaller if the joints' scores are low. The model are posecodes with ignored bands
 (PoseScript, arXiv:2210.11795). Angles are in degrees, lengths in torso lengths (middle of the shoulders to middle of
 the hips: 0.288 body heights; head top 0.63 above the shoulders, upper arm 0.65, hanging wrist 1.15 below them, thigh
 and shin 0.85: Drillis and Contini in Winter, Biomechanics and Motor Control of Human Movement, 2009, figure 4.1).
@@ -22,19 +22,19 @@ from laion_people.language.facts import Fact
 from laion_people.vision import geometry
 from laion_people.vision.people import matrix
 
-Rules = Sequence[tuple[str, np.ndarray]]  # values with the margins of all people, the more telling first
+Rules = Sequence[tuple[str, np.ndarray]]  # values with the margins of all people, narrow values first
 
-SURE = 0.6  # keypoint score from which a joint's place takes nothing from a fact's confidence
-HAND_SEEN = 0.3  # hands behind the body or another's score less: MoveNet guesses them from the elbow
-GUESSED = 0.05  # of a shoulder just outside the picture: MoveNet knows about where it is
-SHOULDER_WIDTH = 0.8  # a tenth more than life, as of all lengths that stand for the torso's
+SURE = 0.6  # keypoint score from which a joint no longer lowers a fact's confidence
+HAND_SEEN = 0.3  # hands behind a body, also another's, score less: MoveNet guesses them from the elbow
+GUESSED = 0.05  # score of a shoulder just outside the picture: MoveNet knows roughly where it is
+SHOULDER_WIDTH = 0.8  # a tenth more than life, as all lengths that replace the torso's
 NOSE, EARS = 0, (3, 4)
 SHOULDERS, ELBOWS, WRISTS, HIPS, KNEES, ANKLES = ((i, i + 1) for i in (5, 7, 9, 11, 13, 15))  # left, right
-LIKELY = 0.2  # the margin of a condition whose joint is not seen, where the others all but imply it
+LIKELY = 0.2  # margin of a condition whose joint is not seen, if the others nearly imply it
 
 
 def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
-    """The facts of each person of a shard, by its people and pose tables: names of ``facts.VALUES["pose"]``."""
+    """The facts of each person of a shard, from its people and pose tables: names of ``facts.VALUES["pose"]``."""
     keypoints = matrix(pose["keypoints"], 51).reshape(-1, 17, 3)
     world = matrix(pose["world_landmarks"], 99).reshape(-1, 33, 3)
     size = np.stack([np.asarray(people[name], np.float64) for name in ("image_width", "image_height")], axis=1)
@@ -47,7 +47,7 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
         ("lean", _lean(body), SHOULDERS + HIPS),
         ("view", _view(body), SHOULDERS),
     ]
-    told: list[list[Fact]] = [[] for _ in range(len(keypoints))]
+    facts: list[list[Fact]] = [[] for _ in range(len(keypoints))]
     for name, values, joints in rules:
         margins = np.stack([margin for _, margin in values], axis=1)
         holds = margins >= 0
@@ -55,8 +55,8 @@ def pose_facts(people: pa.Table, pose: pa.Table) -> list[list[Fact]]:
             first = holds[person].argmax()
             seen = min(1.0, keypoints[person, joints, 2].min() / SURE)
             confidence = 0.5 + 0.5 * min(1.0, margins[person, first]) * seen
-            told[person].append(Fact(name, values[first][0], float(confidence)))
-    return told
+            facts[person].append(Fact(name, values[first][0], float(confidence)))
+    return facts
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class Body:
     ``depth``: [people, 17, 3] in torso lengths, the person's left, up (against gravity), forward, from the same middle.
     ``scores``: [people, 17]. ``across``: from the right to the left shoulder in the picture, > 0 from the front.
     ``yaw``: degrees between the chest's direction and the camera. ``floor``: the picture's lower edge, as ``points``.
-    ``measured``: 1 for people with 3D landmarks, -1 for those who are lifted.
+    ``measured``: 1 for people with 3D landmarks, -1 for people lifted from 2D.
     """
 
     points: np.ndarray
@@ -90,7 +90,7 @@ class Body:
         axes = geometry.body_axes(joints)
         shoulders = joints[:, SHOULDERS].mean(axis=1, keepdims=True)
         spine = np.linalg.norm(shoulders[:, 0] - joints[:, HIPS].mean(axis=1), axis=1)
-        spine = np.where(missing, unit, spine)  # lifted joints are in pixels, and hips that are not seen lie anywhere
+        spine = np.where(missing, unit, spine)  # lifted joints are in pixels, and unseen hips may lie anywhere
         depth = np.einsum("nij,nkj->nki", axes, joints - shoulders) / spine[:, None, None]
         depth[~seen] = np.nan
         depth[missing, : SHOULDERS[0]] = np.nan  # heads are not lifted
@@ -108,7 +108,7 @@ class Body:
 def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
     """From the right to the left shoulder in the picture [people], in torso lengths.
 
-    Where the picture cuts off one shoulder, MoveNet's guess of it does: what counts is on which side it is.
+    If the picture cuts off one shoulder, MoveNet's guess is good enough: only its side counts.
     """
     shoulders, scores = keypoints[:, SHOULDERS, :2].astype(np.float64), keypoints[:, SHOULDERS, 2]
     width = np.linalg.norm(shoulders[:, 0] - shoulders[:, 1], axis=1)
@@ -118,10 +118,10 @@ def _across(keypoints: np.ndarray, torso: np.ndarray) -> np.ndarray:
 
 
 def _torso(points: np.ndarray) -> np.ndarray:
-    """The torso's length in pixels [people]: the longest of what is seen of its kind, as depth only shortens.
+    """The torso's length in pixels [people]: the longest estimate from visible parts, as depth only shortens.
 
     Shoulders are 0.7 torso lengths apart, an upper arm is 0.65 and a thigh 0.85 long, the nose 0.42 from the shoulders'
-    middle; a tenth more is taken, so that these decide only where the torso itself is hidden or foreshortened.
+    middle. The code takes a tenth more: these parts decide only if the torso itself is hidden or foreshortened.
     """
     middle = points[:, SHOULDERS].mean(axis=1)
     lengths = [
@@ -147,16 +147,16 @@ def _between(value: np.ndarray, low: float, high: float, band: float) -> np.ndar
 
 
 def _all(*margins: np.ndarray) -> np.ndarray:
-    return np.minimum.reduce(margins)  # NaN stays NaN: what is not seen proves nothing
+    return np.minimum.reduce(margins)  # NaN stays NaN: an unseen joint proves nothing
 
 
 def _any(*margins: np.ndarray) -> np.ndarray:
     return np.fmax.reduce(margins)
 
 
-def _one_and_other(one: Sequence[np.ndarray], other: Sequence[np.ndarray]) -> np.ndarray:
-    """One side holds the first, the other side the second."""
-    return _any(_all(one[0], other[1]), _all(one[1], other[0]))
+def _one_and_other(first: Sequence[np.ndarray], second: Sequence[np.ndarray]) -> np.ndarray:
+    """The first condition holds on one side, the second on the other side."""
+    return _any(_all(first[0], second[1]), _all(first[1], second[0]))
 
 
 def _unless_hidden(margin: np.ndarray) -> np.ndarray:
@@ -164,7 +164,7 @@ def _unless_hidden(margin: np.ndarray) -> np.ndarray:
 
 
 def _or(values: np.ndarray, otherwise: float | list[float]) -> np.ndarray:
-    """The values, or what is taken for those that are not seen."""
+    """The values, with ``otherwise`` in place of those that are not seen."""
     return np.where(np.isnan(values), otherwise, values)
 
 
@@ -188,19 +188,19 @@ def _to_line(points: np.ndarray, start: np.ndarray, end: np.ndarray) -> np.ndarr
 
 
 def _view(body: Body) -> Rules:
-    """Where the chest points: the order and distance of the shoulders in the picture, and the chest's own direction.
+    """Where the chest points: by the order and distance of the shoulders in the picture, and the chest's direction.
 
-    Shoulders are 0.7 torso lengths apart, turned by an angle that times its cosine: 0.5 at 45 degrees, 0.25 at 70. From
-    behind the left one is on the left. A chest turned by 45 degrees is seen at an angle, and BlazePose errs by more
-    than ten: the front ends at 30. Heads turn by themselves, and MoveNet scores faces on the backs of heads, too: of
-    the face no more is asked than that something was found, with more than the 0.25 that a forearm had, and of a back
-    that the ears were, no less than it.
+    Shoulders are 0.7 torso lengths apart, times the cosine of the angle by which they turn: 0.5 at 45 degrees, 0.25 at
+    70. From behind, the left one is on the left. A chest turned by 45 degrees is seen at an angle, and BlazePose errs
+    by more than ten: the front ends at 30. Heads turn on their own, and MoveNet scores faces on the backs of heads,
+    too. Therefore a front view only asks for some face, with more than the 0.25 that a forearm once had; a back view
+    asks for ears that score no less than the face.
     """
     turned = np.abs(body.yaw)
     hips = _or(np.abs(body.points[:, HIPS[0], 0] - body.points[:, HIPS[1], 0]), 0)
     face, ears = body.scores[:, NOSE:3].mean(axis=1), body.scores[:, EARS].mean(axis=1)
     whole = body.scores[:, SHOULDERS].min(axis=1) >= geometry.SEEN
-    seen = np.where(whole, 0.3, 0.4)  # more of the face, where one shoulder is cut off
+    seen = np.where(whole, 0.3, 0.4)  # a higher score of the face if one shoulder is cut off
     return [
         ("front", _all(_above(body.across, 0.55, 0.15), _below(turned, 30, 15), _above(face, seen, 0.2))),
         ("back", _all(_below(body.across, -0.45, 0.15), _above(turned, 115, 30), _above(ears - face, -0.1, 0.1))),
@@ -212,19 +212,19 @@ def _view(body: Body) -> Rules:
 def _lean(body: Body) -> Rules:
     """The trunk against the vertical.
 
-    A tilt of 10 degrees passes for upright, one of 25 does not. Forward and backward are told from the side alone:
-    BlazePose lets every second sitter lean forward who is seen from the front. There a trunk that leans towards the
-    camera looks short, so that upright asks for its full length.
+    A tilt of 10 degrees passes for upright, one of 25 does not. Forward and backward are judged only from the side:
+    seen from the front, every second sitter leans forward by BlazePose. There a trunk that leans towards the camera
+    looks short; therefore upright asks for its full length.
     """
     trunk, trunk3 = body.points[:, HIPS].mean(axis=1), body.depth[:, HIPS].mean(axis=1)
     tilt, tilt3 = _from_down(trunk), _from_down(trunk3)
     forward = np.degrees(np.arctan2(-trunk3[:, 2], -trunk3[:, 1]))
     sideways = np.degrees(np.arctan2(np.abs(trunk3[:, 0]), -trunk3[:, 1]))
-    facing = np.sign(np.sin(np.radians(body.yaw)))  # to which side of the picture the chest points
+    facing = np.sign(np.sin(np.radians(body.yaw)))  # the side of the picture to which the chest points
     ahead = np.degrees(np.arctan2(-trunk[:, 0] * facing, trunk[:, 1]))
     nose = body.points[:, NOSE, 0] - body.points[:, EARS, 0].mean(axis=1)
     profile = _all(_below(np.abs(body.across), 0.5, 0.1), _unless_hidden(_above(nose * facing, -0.03, 0.05)))
-    # Turned a little, a trunk that leans forward goes to the side in the picture; lifting does not see it turned.
+    # If it is turned a little, a trunk that leans forward goes to the side in the picture; lifting misses the turn.
     width = np.linalg.norm(body.points[:, SHOULDERS[0]] - body.points[:, SHOULDERS[1]], axis=1)
     frontal = _all(_above(width, 0.6, 0.1), _above(np.abs(np.abs(body.yaw) - 90), 68, 10))
     long = _above(np.linalg.norm(trunk, axis=1), 0.8, 0.1)
@@ -240,7 +240,7 @@ def _lean(body: Body) -> Rules:
 
 
 def _legs_apart(body: Body) -> Rules:
-    """Whether the feet of an upright body are clearly wider than the hips (0.65 torso lengths in the flesh)."""
+    """Whether the feet of an upright body are clearly wider than the hips (0.65 torso lengths with flesh)."""
     left, right = ANKLES
     upright = _unless_hidden(_below(_from_down(body.points[:, HIPS].mean(axis=1)), 50, 15))
     between = body.points[:, left] - body.points[:, right]
@@ -253,7 +253,7 @@ def _legs_apart(body: Body) -> Rules:
 
 @dataclass(frozen=True, slots=True)
 class Leg:
-    """A leg's limbs in the picture and in depth, their angles from straight down, and what the thigh does (margins)."""
+    """A leg's limbs in the picture and in depth, the knee's angles, and what the leg does (margins)."""
 
     thigh: np.ndarray
     shin: np.ndarray
@@ -288,16 +288,16 @@ class Leg:
         )
 
     def lifted(self) -> np.ndarray:
-        """The thigh is level or nearly so, at the side or towards the camera, and the knee is bent."""
+        """The thigh is about level, at the side or towards the camera, and the knee is bent."""
         bent = _unless_hidden(_below(self.knee3, 135, 20))
         return _all(_below(self.thigh[:, 1], 0.55, 0.15), _above(_from_down(self.thigh3), 50, 15), bent)
 
     def raised(self) -> np.ndarray:
-        """The thigh is level or higher, plainly so in the picture."""
+        """The thigh is level or higher, clearly visible in the picture."""
         return _all(_below(self.thigh[:, 1], 0.35, 0.15), _above(_from_down(self.thigh3), 50, 15))
 
     def stands(self, room: np.ndarray) -> np.ndarray:
-        """The shin goes on downwards, or the picture ends (``room`` below the knee) before it can be seen."""
+        """The shin goes down, too, or the picture ends before it can be seen (``room`` below the knee)."""
         down = _all(
             _below(_from_down(self.shin), 35, 15),
             _above(self.shin[:, 1], 0.3, 0.2),
@@ -307,9 +307,9 @@ class Leg:
         return np.where(np.isnan(self.shin[:, 1]), _below(room, 0.45, 0.2), down)
 
     def kneels(self, room: np.ndarray) -> np.ndarray:
-        """The thigh goes down and the shin lies back, as only the side shows: from the front it may be thrown up.
+        """The thigh goes down and the shin lies back. Only the side shows this: from the front it may be thrown up.
 
-        Of legs that the picture cuts off at the knees MoveNet puts the feet on its edge: ``room`` is below the foot.
+        If the picture cuts off legs at the knees, MoveNet puts the feet on its edge: ``room`` is below the foot.
         """
         thigh = _all(_below(_from_down(self.thigh), 40, 15), _above(self.thigh[:, 1], 0.5, 0.15))
         shin = _all(_between(_from_down(self.shin), 60, 130, 15), _above(_from_down(self.shin3), 50, 15))
@@ -330,10 +330,10 @@ class Leg:
 def _base(body: Body) -> Rules:
     """What the body rests on, from thighs and shins.
 
-    Walkers look like standers from the front to every model, so that standing asks for two straight legs with the feet
-    at one height: a step of 0.4 body heights moves one of them up or down in the picture, or lifts it. All others on
-    hanging thighs are on their feet. Nobody can see a chair: who sits has the thighs lifted and the shins down, as has
-    who squats, but with the feet under the body and apart; between the two only the knees are told to be bent.
+    From the front, every model takes walking for standing. Therefore standing asks for two straight legs with the feet
+    at one height: a step of 0.4 body heights moves one foot up or down in the picture, or lifts it. Other people with
+    hanging thighs are on their feet. The rules see no chair: people who sit or squat have the thighs lifted and the
+    shins down, but squatting feet are under the body and apart. Between the two, the fact is only that knees are bent.
     """
     legs = [Leg.of(body, side) for side in (0, 1)]
     room = [body.floor - body.points[:, knee, 1] for knee in KNEES]
@@ -364,8 +364,8 @@ def _base(body: Body) -> Rules:
     hands_down = [_above(body.points[:, wrist, 1], 0.6, 0.2) for wrist in WRISTS]
     together = _all(_below(uneven, 0.07, 0.05), _below(apart, 0.9, 0.1))
     side_on = _below(np.abs(body.across), 0.4, 0.1)
-    # Who squats is carried by feet that are apart, lower than a seat's height (a shin, 0.85) under the hips, and, where
-    # the side shows it, right under them.
+    # Squatting people are carried by their feet: these are apart, lower than a seat's height (a shin, 0.85) under the
+    # hips and, seen from the side, right under them.
     under = np.abs(ankles[..., 0].mean(axis=1) - body.points[:, HIPS, 0].mean(axis=1))
     seat = _unless_hidden(
         _all(_below(apart, 0.9, 0.15), _above(height, 0.75, 0.1), _any(-side_on, _above(under, 0.5, 0.15)))
@@ -392,8 +392,8 @@ def _base(body: Body) -> Rules:
 def _arm(body: Body, side: int) -> Rules:
     """What an arm does. side: 0 left, 1 right.
 
-    Hanging is within 30 degrees of the trunk, level 60 to 120, raised above; an elbow is straight over 150
-    degrees, bent under 110. BlazePose bends straight arms by 10 to 30 degrees, and opens folded ones as much.
+    An arm hangs within 30 degrees of the trunk, is level from 60 to 120, and raised above. An elbow is straight over
+    150 degrees, bent under 110. BlazePose bends straight arms by 10 to 30 degrees, and opens folded ones as much.
     """
     shoulder, elbow, wrist = SHOULDERS[side], ELBOWS[side], WRISTS[side]
     points, depth, outward = body.points, body.depth, 1 - 2 * side
@@ -403,10 +403,10 @@ def _arm(body: Body, side: int) -> Rules:
     trunk3 = _or(depth[:, HIPS].mean(axis=1), [0, -1, 0])
     swing, swing3 = _angle(upper, trunk), _angle(upper3, trunk3)
     bend, bend3 = 180 - _angle(upper, fore), 180 - _angle(upper3, fore3)
-    hand, hand3 = points[:, elbow] + fore, depth[:, wrist]  # none where the elbow is not seen
+    hand, hand3 = points[:, elbow] + fore, depth[:, wrist]  # NaN if the elbow is not seen
     out, low = hand[:, 0] * outward * np.sign(body.across), hand[:, 1]
     out3, high3, ahead3 = hand3[:, 0] * outward, hand3[:, 1], hand3[:, 2]
-    reach = hand[:, 0] * np.sign(np.sin(np.radians(body.yaw)))  # in the picture, to where the chest points
+    reach = hand[:, 0] * np.sign(np.sin(np.radians(body.yaw)))  # in the picture, in the direction of the chest
     seen = _above(body.scores[:, wrist], HAND_SEEN, 0.2)
     upright = _below(_from_down(trunk), 30, 15)
     frontal, profile = _above(body.across, 0.45, 0.15), _below(np.abs(body.across), 0.4, 0.1)
@@ -420,7 +420,7 @@ def _arm(body: Body, side: int) -> Rules:
     lowest = points[:, (*HIPS, *KNEES, *ANKLES), 1].max(axis=1)
     hangs = _all(_below(swing, 25, 10), _below(swing3, 38, 15), _above(bend, 140, 15), _above(bend3, 118, 20))
     level = _all(_between(swing, 62, 118, 15), _between(swing3, 58, 122, 15))
-    # At its full length, an arm hides no hand behind the back.
+    # An arm at its full length cannot hide a hand behind the back.
     plumb = _all(_above(bend, 150, 10), _above(low, 0.95, 0.1))
     before = _all(_between(low, 0.25, 0.85, 0.1), _between(ahead3, 0.2, 0.75, 0.2), _below(np.abs(body.yaw), 22, 10))
     high = _all(_below(low, -0.6, 0.2), _above(high3, 0.3, 0.2), upright)

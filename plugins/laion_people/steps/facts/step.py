@@ -1,4 +1,4 @@
-"""facts: what each person's own pose and mesh say. Follows mesh; a change of rules makes it again, without a model."""
+"""facts: what each person's own pose and mesh say. Follows mesh; new rules need this step only, and no model."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from laion_people.steps.facts.posefacts import pose_facts
 
 
 class Facts(Step):
-    """One row a person, in the order of people; of somebody of whom nothing is certain the list is empty."""
+    """One row a person, in the order of people. If nothing is certain about a person, the list is empty."""
 
     entry = STEPS["facts"]
     revision = 4  # 4: hanging arms are straighter, nods larger
@@ -20,7 +20,7 @@ class Facts(Step):
     def apply(self, shard: Shard) -> Iterator[Row]:
         people, pose, mesh = (shard.table(name) for name in self.entry.reads)
         shard.rows_in = len(people)
-        told = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
-        for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), told, strict=True):
+        facts_of_all = zip(pose_facts(people, pose), face_facts(pose, mesh), strict=True)
+        for person_id, (of_pose, of_face) in zip(people["person_id"].to_pylist(), facts_of_all, strict=True):
             facts = [{"name": f.name, "value": f.value, "confidence": f.confidence} for f in (*of_pose, *of_face)]
             yield {"person_id": person_id, "facts": facts}
