@@ -3,7 +3,7 @@
 A new step is one file under ``steps/``, with a class that takes its entry from here, and one entry::
 
     detect = STEPS["detect"]
-    detect.reads, detect.writes        # ("images",), "people"
+    detect.reads, detect.writes        # {"images": ()}, "people"
     detect.resources("standard")       # what its pod asks for
     steps_of("extract")                # the entries of a stage, in the order of the work
 """
@@ -50,29 +50,37 @@ OF_MODELS = {
 class StepEntry:
     """A step.
 
-    reads: ``metadata``, ``images`` (the tar), tables of ``schemas.SCHEMAS``, or release files. writes: its table; of a
-    release step (which works on whole releases, not on shards) the main file, by its name in RELEASE_FILES. files: what
-    it writes, for people. tar_key: of a step that writes a tar, the column that names the samples. scope: what its
-    table belongs to beside the partition: a cluster version (CLUSTERS), or a captioner (CAPTIONER).
+    reads: ``metadata``, ``images`` (the tar), tables of ``schemas.SCHEMAS``, or release files; of a table the columns
+    that it looks at (none: all).
+    writes: its table; of a release step, which works on whole releases, the main file by its name in RELEASE_FILES.
+    files: what it writes, for people.
+    tar_key: of a step that writes a tar, the column that names the samples.
+    scope: what its table belongs to beside the partition: a cluster version (CLUSTERS), or a captioner (CAPTIONER).
 
-    roles: the models that it uses. pool: of Airflow (``gpu``, ``network``), if it waits for one. optional: the setting
-    that turns it on. options: parameters of a run, beside ``force``, that its task takes. followed_by: steps that
-    always follow on the same shards, in the same task.
+    roles: the models that it uses.
+    pool: of Airflow (``gpu``, ``network``), if it waits for one.
+    optional: the setting that turns it on.
+    options: parameters of a run, beside ``force``, that its task takes.
+    followed_by: steps that always follow on the same shards, in the same task.
 
     amount: what it reads a row of (rows, images, people, captions; of a step whose cost does not grow, its sample).
-    written: what its table has a row for, where that is something else. aligned: its table has the people of `detect`
-    in their order. uses: the column whose different values are the rows of the input that it used, where that is not
-    one for each of its own rows. outcomes: its table has a row for each row of the input, with ``status`` and
-    ``reason``. beside: small files beside its table or tar.
+    written: what its table has a row for, where that is something else.
+    aligned: its table has the people of `detect` in their order.
+    uses: the column whose different values are the rows of the input that it used, where that is not one for each of
+    its own rows.
+    outcomes: its table has a row for each row of the input, with ``status`` and ``reason``.
+    beside: how many small files lie beside its table or tar.
 
-    pods: resources by profile, "" for all others. again, failures, remark: what clearing its task does, a heading of
-    docs/operations.md, and what else its user should know.
+    pods: resources by profile, "" for all others.
+    again: what clearing its task does.
+    failures: a heading of docs/operations.md.
+    remark: what else its user should know.
     """
 
     name: str
     summary: str
     stage: str
-    reads: tuple[str, ...]
+    reads: Mapping[str, tuple[str, ...]]
     writes: str
     files: tuple[str, ...] = ()
     is_release: bool = False
@@ -95,6 +103,11 @@ class StepEntry:
     remark: str = ""
 
     @property
+    def first_input(self) -> str:
+        """The input whose shards it makes shards of."""
+        return next(iter(self.reads))
+
+    @property
     def versioned(self) -> bool:
         """Whether it works with a cluster version."""
         return any(name in RELEASE_FILES or SCOPES.get(name) == CLUSTERS for name in (self.writes, *self.reads))
@@ -112,12 +125,15 @@ class StepEntry:
 SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up to date are left as they are."
 ON_IMAGES, ON_CLUSTERS = "Images and people", "Clusters and captions"  # headings of docs/operations.md
 
+OF_PEOPLE = ("person_id", "key", "bbox")  # what is needed to look at people in their images
+OF_SUBSETS = ("sample_id", "url", "bbox", "image_width", "image_height")  # what subsets say of a person's image
+
 _ENTRIES = (
     StepEntry(
         name="download",
         summary="fetches images over HTTP",
         stage="extract",
-        reads=("metadata",),
+        reads={"metadata": ()},
         writes="images",
         tar_key="key",
         pool="network",
@@ -136,7 +152,7 @@ _ENTRIES = (
         name="detect",
         summary="finds every person's bounding box",
         stage="extract",
-        reads=("images",),
+        reads={"images": ()},
         writes="people",
         roles=("detector",),
         pool="gpu",
@@ -152,7 +168,7 @@ _ENTRIES = (
         name="pose",
         summary="estimates every person's 2D body pose, and 3D landmarks where the model gives them",
         stage="extract",
-        reads=("images", "people"),
+        reads={"images": (), "people": OF_PEOPLE},
         writes="pose",
         roles=("pose",),
         pool="gpu",
@@ -165,7 +181,7 @@ _ENTRIES = (
         name="mesh",
         summary="fits a 478-point face mesh with blendshapes and head angles",
         stage="extract",
-        reads=("images", "people", "pose"),
+        reads={"images": (), "people": OF_PEOPLE, "pose": ("keypoints",)},
         writes="mesh",
         roles=("mesh",),
         followed_by=("facts",),
@@ -179,7 +195,7 @@ _ENTRIES = (
         name="facts",
         summary="says in words what each person's own pose and face mesh show",
         stage="extract",
-        reads=("people", "pose", "mesh"),
+        reads={"people": (), "pose": (), "mesh": ()},
         writes="facts",
         aligned=True,
         again=SHARDS_ONLY,
@@ -189,7 +205,7 @@ _ENTRIES = (
         name="clip_filter",
         summary="CLIP similarity of each person's crop with the image's caption",
         stage="extract",
-        reads=("images", "people"),
+        reads={"images": (), "people": (*OF_PEOPLE, "caption")},
         writes="clip",
         roles=("clip",),
         pool="gpu",
@@ -205,7 +221,7 @@ _ENTRIES = (
         name="subset_a",
         summary="keeps the people whose similarity is greater than the threshold",
         stage="extract",
-        reads=("people", "clip"),
+        reads={"people": ("person_id", "caption", "bbox_score", *OF_SUBSETS), "clip": ()},
         writes="subset_a",
         written="kept",
         again=SHARDS_ONLY,
@@ -215,7 +231,7 @@ _ENTRIES = (
         name="cluster",
         summary="finds pose, face and head clusters on a sample of the release and freezes them as a version",
         stage="cluster",
-        reads=("images", "people", "pose", "mesh", "facts"),
+        reads={"images": (), "people": ("key", "bbox"), "pose": (), "mesh": (), "facts": ("facts",)},
         writes="fit",
         files=("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
         is_release=True,
@@ -230,7 +246,7 @@ _ENTRIES = (
         name="label",
         summary="writes captions of what each cluster's members share, keeping those that a person has edited",
         stage="cluster",
-        reads=("fit",),
+        reads={"fit": ()},
         writes="clusters",
         files=("clusters/<version>/captions.yaml", "clusters/<version>/clusters.parquet"),
         is_release=True,
@@ -244,7 +260,7 @@ _ENTRIES = (
         name="assign",
         summary="finds the nearest pose, face and head cluster of every person",
         stage="caption",
-        reads=("pose", "mesh", "fit"),
+        reads={"pose": (), "mesh": (), "fit": ()},
         writes="assignments",
         aligned=True,
         pods={"": SMALL},
@@ -256,7 +272,15 @@ _ENTRIES = (
         name="compose",
         summary="pastes people on person-free backgrounds, with captions about what they share",
         stage="caption",
-        reads=("images", "people", "pose", "mesh", "facts", "assignments", "fit"),
+        reads={
+            "images": (),
+            "people": (*OF_PEOPLE, "image_width", "image_height"),
+            "pose": (),
+            "mesh": (),
+            "facts": ("facts",),
+            "assignments": ("pose_cluster", "face_cluster", "head_cluster"),
+            "fit": (),
+        },
         writes="subset_b",
         tar_key="composite_id",
         roles=("bystanders", "matte"),
@@ -271,7 +295,7 @@ _ENTRIES = (
         name="embed",
         summary="CLIP vectors of each person and head, which captions are chosen by",
         stage="caption",
-        reads=("images", "people", "mesh"),
+        reads={"images": (), "people": OF_PEOPLE, "mesh": ("face_landmarks",)},
         writes="vectors",
         roles=("clip",),
         pool="gpu",
@@ -284,7 +308,13 @@ _ENTRIES = (
         name="caption",
         summary="CLIP chooses each person's caption among the candidates of their clusters that are true of them",
         stage="caption",
-        reads=("people", "facts", "assignments", "vectors", "clusters"),
+        reads={
+            "people": ("person_id", *OF_SUBSETS),
+            "facts": (),
+            "assignments": (),
+            "vectors": ("body", "head", "clip_model"),
+            "clusters": (),
+        },
         writes="subset_c",
         roles=("clip",),
         amount="captions",
@@ -297,7 +327,7 @@ _ENTRIES = (
         name="describe",
         summary="a captioner describes each person, CLIP keeps the best description that fits (experimental)",
         stage="caption",
-        reads=("images", "people"),
+        reads={"images": (), "people": ("person_id", "key", *OF_SUBSETS)},
         writes="subset_d",
         roles=("captioner", "clip"),
         pool="gpu",

@@ -30,7 +30,7 @@ class Planner(Tables):
     def planned(self, name: str, partition: str) -> list[int]:
         """The shards that a step should make of a partition. Raises LaionPeopleError when there is nothing to read."""
         step = self.step(name)
-        first = step.entry.reads[0]
+        first = step.entry.first_input
         planned = step.plan(self.store, partition, self.settings, self.scope(first))
         if not planned:
             raise LaionPeopleError(f"{name} {partition}: there is no {first} to read; run the step before it")

@@ -64,6 +64,7 @@ def run_release(
         store=store,
         local=inputs.local,
         shards=inputs.shards,
+        columns=step.entry.reads,
     )
     works.append(release)
     rows, names = step.apply(release)

@@ -142,6 +142,7 @@ class Runner:
                     if name != "metadata"
                 },
                 inputs=inputs,
+                columns=step.entry.reads,
                 earlier=earlier,
                 force=force,
             )

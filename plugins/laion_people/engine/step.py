@@ -51,7 +51,7 @@ class Step(ABC):
 
     def plan(self, store: Store, partition: str, settings: Settings, scope: str) -> list[int]:
         """The shards of a partition: those of the first input, whose scope is ``scope``."""
-        table = self.entry.reads[0]
+        table = self.entry.first_input
         suffix = ".tar" if table == "images" else ".parquet"
         folder = table_folder(table, partition, scope)
         paths = store.list(folder)

@@ -49,8 +49,8 @@ class Shard(Work):
     """One shard of a partition, as a step sees it: its input files, the models, and the counts that it keeps.
 
     ``files`` and ``inputs`` have the local file and the record of each of the step's ``reads``, but for metadata, which
-    is read from ``store``. ``earlier`` is the manifest of the shard as it is, if that can be read; with ``force``
-    nothing of that shard is to be kept.
+    is read from ``store``. ``columns`` has those that the step declares for each table. ``earlier`` is the manifest of
+    the shard as it is, if that can be read; with ``force`` nothing of that shard is to be kept.
     """
 
     def __init__(
@@ -63,11 +63,12 @@ class Shard(Work):
         model: Callable[[str], Any],
         files: Mapping[str, Path],
         inputs: Mapping[str, FileEntry] | None = None,
+        columns: Mapping[str, tuple[str, ...]] | None = None,
         earlier: ShardManifest | None = None,
         force: bool = False,
     ):
         super().__init__()
-        self.partition, self.index = partition, index
+        self.partition, self.index, self.columns = partition, index, columns or {}
         self.settings, self.store = settings, store
         self.files, self.inputs, self._model = files, inputs or {}, model
         self.earlier, self.force = earlier, force
@@ -87,9 +88,9 @@ class Shard(Work):
         with self.timed("load"):
             return self._model(role)
 
-    def table(self, name: str, columns: list[str] | None = None) -> pa.Table:
-        """An input table."""
-        return pq.read_table(self.files[name], columns=columns)
+    def table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
+        """An input table: these columns, or those that the step declares."""
+        return pq.read_table(self.files[name], columns=list(columns or self.columns.get(name, ())) or None)
 
 
 class Release(Work):
@@ -104,16 +105,17 @@ class Release(Work):
         store: Store,
         local: Callable[[str, str, int], AbstractContextManager[Path]],
         shards: Sequence[tuple[str, int]],
+        columns: Mapping[str, tuple[str, ...]] | None = None,
     ):
         super().__init__()
         self.version, self.partitions, self.shards = version, tuple(partitions), shards
-        self.settings, self.store = settings, store
+        self.settings, self.store, self.columns = settings, store, columns or {}
         self.local = local  # local(name, partition, index): a verified input of a shard as a local file
 
-    def table(self, name: str, partition: str, index: int, columns: list[str] | None = None) -> pa.Table:
-        """A table of one of the release's ``shards``."""
+    def table(self, name: str, partition: str, index: int, columns: Sequence[str] = ()) -> pa.Table:
+        """A table of one of the release's ``shards``: these columns, or those that the step declares."""
         with self.local(name, partition, index) as path:
-            return pq.read_table(path, columns=columns)
+            return pq.read_table(path, columns=list(columns or self.columns.get(name, ())) or None)
 
     def path(self, name: str) -> str:
         """Store path of a file of this cluster version."""

@@ -52,8 +52,7 @@ class Caption(Step):
         return {"min_foil_margin": settings.min_foil_margin}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        columns = ["person_id", "sample_id", "url", "bbox", "image_width", "image_height"]
-        people = shard.table("people", columns).to_pylist()
+        people = shard.table("people").to_pylist()
         facts = read_facts(shard.table("facts"))
         assigned = shard.table(
             "assignments", [f"{kind}_{field}" for kind in VIEWS for field in ("cluster", "distance")]
@@ -198,7 +197,7 @@ def _view_vectors(shard: Shard) -> dict[str, np.ndarray]:
 
     Raises LaionPeopleError if they were not made by the captions' model.
     """
-    stored = shard.table("vectors", ["body", "head", "clip_model"])
+    stored = shard.table("vectors")
     made_by, wanted = stored["clip_model"].unique().to_pylist(), shard.model("clip").name
     if made_by != [wanted]:
         raise LaionPeopleError(f"{shard.id}: its vectors are of {', '.join(made_by)}, not {wanted}: run `embed` first")

@@ -25,7 +25,7 @@ class ClipFilter(Step):
         return {"crop_padding": settings.crop_padding}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "bbox", "caption"])
+        people = shard.table("people")
         ids, captions, all_boxes = people["person_id"].to_pylist(), people["caption"].to_pylist(), boxes(people)
         shard.rows_in = len(ids)
         clip = shard.model("clip")

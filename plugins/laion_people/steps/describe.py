@@ -9,14 +9,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from include.models import Clip
-from laion_people.engine.catalog import STEPS
+from laion_people.engine.catalog import OF_SUBSETS, STEPS
 from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people
-
-COPIED = ("sample_id", "url", "bbox", "image_width", "image_height")  # columns of people
 
 
 class Describe(Step):
@@ -40,8 +38,8 @@ class Describe(Step):
         }
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", *COPIED])
-        columns = {name: people[name].to_pylist() for name in ("person_id", *COPIED)}
+        people = shard.table("people")
+        columns = {name: people[name].to_pylist() for name in ("person_id", *OF_SUBSETS)}
         all_boxes, padding = boxes(people), shard.settings.crop_padding
         threshold = np.float32(shard.settings.description_threshold)  # as stored beside the float32 similarity
         captioner, clip = shard.model("captioner"), shard.model("clip")

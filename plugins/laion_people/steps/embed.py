@@ -26,9 +26,9 @@ class Embed(Step):
         return {"crop_padding": settings.crop_padding}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "bbox"])
+        people = shard.table("people")
         ids, bodies = people["person_id"].to_pylist(), boxes(people)
-        heads = face_boxes(shard.table("mesh", ["face_landmarks"]))
+        heads = face_boxes(shard.table("mesh"))
         faced = ~np.isnan(heads).any(axis=1)
         shard.rows_in = len(ids)
         clip = shard.model("clip")

@@ -19,9 +19,9 @@ class Mesh(Step):
     entry = STEPS["mesh"]
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "bbox"])
+        people = shard.table("people")
         ids, all_boxes = people["person_id"].to_pylist(), boxes(people)
-        keypoints = matrix(shard.table("pose", ["keypoints"])["keypoints"], 51).reshape(-1, 17, 3)
+        keypoints = matrix(shard.table("pose")["keypoints"], 51).reshape(-1, 17, 3)
         shard.rows_in = len(ids)
         estimator = shard.model("mesh")
 

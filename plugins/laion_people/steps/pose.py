@@ -20,7 +20,7 @@ class Pose(Step):
     revision = 3  # 3: people who are close together have a pose of their own each
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", "key", "bbox"])
+        people = shard.table("people")
         ids, all_boxes = people["person_id"].to_pylist(), boxes(people)
         shard.rows_in = len(ids)
         estimator = shard.model("pose")

@@ -12,8 +12,6 @@ from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 
-COPIED = ("sample_id", "url", "caption", "bbox", "bbox_score", "image_width", "image_height")  # columns of people
-
 
 class SubsetA(Step):
     """One row for each person whose similarity is greater than the threshold."""
@@ -28,7 +26,7 @@ class SubsetA(Step):
         return {"threshold": settings.threshold}
 
     def apply(self, shard: Shard) -> Iterator[Row]:
-        people = shard.table("people", ["person_id", *COPIED])
+        people = shard.table("people")
         threshold = np.float32(shard.settings.threshold)  # as stored beside the float32 similarity
         for person, clip in zip(people.to_pylist(), shard.table("clip").to_pylist(), strict=True):
             shard.rows_in += 1

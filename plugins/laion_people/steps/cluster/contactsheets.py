@@ -68,7 +68,7 @@ def _cut_out(
     release: Release, partition: str, index: int, people: Sequence[tuple[str, int, int]]
 ) -> Iterator[tuple[str, int, np.ndarray]]:
     """Cluster id, slot and pixels of people of a shard, who are given as cluster id, slot and row."""
-    table = release.table("people", partition, index, ["key", "bbox"])
+    table = release.table("people", partition, index)
     whole, faces = boxes(table), face_boxes(release.table("mesh", partition, index, ["face_landmarks"]))
     with release.local("images", partition, index) as path:
         images = TarImages(path)

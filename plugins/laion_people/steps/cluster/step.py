@@ -83,7 +83,7 @@ def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndar
         release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
         places += [(partition, index, int(row)) for row in rows]
         ids += pose["person_id"].take(rows).to_pylist()
-        facts += read_facts(release.table("facts", partition, index, ["facts"]).take(rows))
+        facts += read_facts(release.table("facts", partition, index).take(rows))
     return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}, facts
 
 

@@ -52,7 +52,7 @@ class People:
     """
 
     def __init__(self, shard: Shard):
-        people = shard.table("people", ["person_id", "key", "bbox", "image_width", "image_height"])
+        people = shard.table("people")
         self.ids, self.keys = people["person_id"].to_pylist(), people["key"].to_pylist()
         self.images = np.unique(self.keys, return_inverse=True)[1]
         self.boxes = boxes(people)
@@ -65,7 +65,7 @@ class People:
         self.cut = ~(seen[:, ANKLES].any(axis=1) & (self.boxes[:, 3] < 0.99 * size[:, 1]))
         headless = ~(seen[:, HEAD].any(axis=1) & seen[:, SHOULDERS].all(axis=1))
         small = self.boxes[:, 3] - self.boxes[:, 1] < MIN_HEIGHT
-        facts = shard.table("facts", ["facts"])["facts"].to_pylist()
+        facts = shard.table("facts")["facts"].to_pylist()
         self.facts = [
             {f["name"]: f["value"] for f in person_facts if f["confidence"] >= CERTAIN} for person_facts in facts
         ]
@@ -98,7 +98,7 @@ class People:
             "face": certain & (self.face_heights >= MIN_FACE["face"]) & frontal,
             "head": certain & (self.face_heights >= MIN_FACE["head"]) & (self.directions != ""),
         }
-        assignments = shard.table("assignments", [f"{aspect}_cluster" for aspect in similartext.ASPECTS])
+        assignments = shard.table("assignments")
         self.clusters = {
             aspect: np.array(assignments[f"{aspect}_cluster"].fill_null("").to_pylist(), object)
             for aspect in similartext.ASPECTS
