@@ -194,7 +194,7 @@ def test_what_was_told_is_told_again_when_its_file_is_damaged(
     extracted(store, 6, downloaded=100)
     news(store)
     for damaged in (b"[", b"7", b"[" * 100_000):
-        store.write("told/c/00006.json", damaged)
+        store.write("notified/c/00006.json", damaged)
         assert list(news(store)) == ["c/00006"]
         assert news(store) == {}
     assert len(caplog.records) == 3

@@ -121,7 +121,7 @@ def test_what_a_process_with_a_closed_umask_writes_is_as_open_as_the_store(tmp_p
     before = os.umask(0o077)
     try:
         store = LocalStore(root)
-        store.write("told/demo/00000.json", b"[]")
+        store.write("notified/demo/00000.json", b"[]")
         store.update("clusters/v0001/reviews.json", lambda _: b"[]")
     finally:
         os.umask(before)

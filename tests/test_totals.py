@@ -27,10 +27,10 @@ def manifest(step: str, partition: str, rows: int) -> Manifest:
 def test_totals_tell_the_sums_of_each_step_and_partition(store: LocalStore) -> None:
     write_totals(store, manifest("detect", "c/00000", 3), planned=5)
     write_totals(store, manifest("pose", "c/00000", 2), planned=2)
-    told = TotalsReader(store).read()["c/00000"]
-    detect = told["detect"]
+    totals = TotalsReader(store).read()["c/00000"]
+    detect = totals["detect"]
     assert (detect.rows_in, detect.rows, detect.rejected, detect.bytes) == (9, 6, {"bad": 3}, 260)
-    assert (detect.shards, detect.planned, detect.done, told["pose"].done) == (2, 5, False, True)
+    assert (detect.shards, detect.planned, detect.done, totals["pose"].done) == (2, 5, False, True)
 
 
 def test_a_reader_sees_changes_and_reads_nothing_twice(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -42,10 +42,10 @@ def test_a_reader_sees_changes_and_reads_nothing_twice(store: LocalStore, monkey
     write_totals(store, manifest("detect", "c/00001", 7), planned=2)
     monkeypatch.setattr(store, "read", lambda path: read.append(path) or type(store).read(store, path))
     store.delete("totals/detect/c/00002.json")
-    told = reader.read()
+    totals = reader.read()
     assert read == ["totals/detect/c/00001.json"]
-    assert told["c/00001"]["detect"].rows == 14
-    assert "c/00002" not in told
+    assert totals["c/00001"]["detect"].rows == 14
+    assert "c/00002" not in totals
 
 
 def test_damaged_totals_say_what_to_do(store: LocalStore) -> None:

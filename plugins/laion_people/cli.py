@@ -135,7 +135,7 @@ def _plan(args: argparse.Namespace) -> None:
 def _status(args: argparse.Namespace) -> None:
     store = _store(args)
     partitions = metadata.known(store, [args.partition]) if args.partition else None
-    flags = {key: told for key, told in drift.flags(store).items() if partitions is None or key in partitions}
+    flags = {key: lines for key, lines in drift.flags(store).items() if partitions is None or key in partitions}
     if args.json:
         print(json.dumps(funnel.status(store, partitions) | {"drift": flags}, indent=1))
     else:
@@ -178,7 +178,7 @@ def _audit(args: argparse.Namespace) -> int:
 
 
 def _record_statistics(store: Store, partition: str) -> None:
-    """Writes what drift is told by."""
+    """Writes the numbers that drift is judged by."""
     try:
         drift.record(store, partition)
     except LaionPeopleError as error:  # which is no reason to fail a partition that is whole

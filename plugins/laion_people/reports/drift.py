@@ -3,7 +3,7 @@
 The extract audit writes three numbers of each partition, its statistics, to ``statistics/<partition>.json``. A number
 far from the median of the partitions that were made with the same models is flagged: a name server that gave up, a
 collection that changed, a model that was swapped. Nothing fails for it; somebody should look.
-``told/<partition>.json`` names the numbers that a notification has been sent of.
+``notified/<partition>.json`` names the numbers that a notification has been sent of.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-FOLDER, TOLD = "statistics", "told"
+FOLDER, NOTIFIED = "statistics", "notified"
 READERS = 16  # files that are read at a time
 SAMPLED_SHARDS = 8  # whose similarities are read; a shard has thousands of people
 MIN_PARTITIONS = 5  # fewer have no spread to speak of
@@ -114,7 +114,7 @@ def news(store: Store) -> dict[str, list[str]]:
     """The flags that have not been given to a notification before; those given now are noted in the store."""
     flagged = _flagged(_read_all(store))
     notified = {
-        path.removeprefix(f"{TOLD}/").removesuffix(".json"): _notified(store, path) for path in store.list(TOLD)
+        path.removeprefix(f"{NOTIFIED}/").removesuffix(".json"): _notified(store, path) for path in store.list(NOTIFIED)
     }
     fresh = {
         partition: [sentence for name, sentence in sentences.items() if name not in (notified.get(partition) or ())]
@@ -122,7 +122,7 @@ def news(store: Store) -> dict[str, list[str]]:
     }
     for partition in notified.keys() | flagged.keys():
         if notified.get(partition) != (names := list(flagged.get(partition, ()))):
-            store.write(f"{TOLD}/{partition}.json", json.dumps(names).encode())
+            store.write(f"{NOTIFIED}/{partition}.json", json.dumps(names).encode())
     return {partition: sentences for partition, sentences in fresh.items() if sentences}
 
 

@@ -58,8 +58,8 @@ def audit_release(runner: Runner, version: str, deep: bool = False) -> list[str]
         except LaionPeopleError as error:
             faults.append(f"{step} {version}: {error}")
             continue
-        found = _manifest_faults(runner, manifests[step], step, version, deep)
-        faults += [f"{step} {version}: {fault}" for fault in found]
+        of_manifest = _manifest_faults(runner, manifests[step], step, version, deep)
+        faults += [f"{step} {version}: {fault}" for fault in of_manifest]
     if not faults:
         faults += [f"{step} {version}: {fault}" for step, fault in _content_faults(store, version, manifests)]
     for manifest in manifests.values():
@@ -112,12 +112,15 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     try:
         rows = pq.read_table(io.BytesIO(store.read(labelled.shards[0].uri))).to_pylist()
         taken = {row["cluster_id"]: _labelled(row) for row in rows}
-        told = sorted(tuple(row[name] for name in COMPARED) for row in rows)
+        stated = sorted(tuple(row[name] for name in COMPARED) for row in rows)
     except Exception as error:  # it is what its manifest says, and no table of clusters
         check_shortage(error)
         yield "label", f"{labelled.shards[0].uri} is damaged ({one_line(repr(error))})"
         return
-    if told != sorted(_compared(*of) for of in clusters.values()) or not len(rows) == labelled.rows == labelled.rows_in:
+    if (
+        stated != sorted(_compared(*cluster) for cluster in clusters.values())
+        or not len(rows) == labelled.rows == labelled.rows_in
+    ):
         yield "label", f"its {len(rows)} clusters are not the {len(clusters)} of the fit: run `label` again"
     yield from (("label", fault) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
     yield from (("label", fault) for fault in _caption_faults(store, version, clusters, taken))
