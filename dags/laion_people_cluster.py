@@ -109,7 +109,7 @@ with DAG(
         "partitions": release,
         "clusters": CHOSEN,
         "overrides": {"captions": "{{ params.captions }}"},
-        "max_active_tis_per_dag": 1,  # they write to one file
+        "max_active_tis_per_dag": 1,  # of each: of two that write clusters.parquet at once, the later one is right
     }
     label = step_task("label", trigger_rule=ANY, **versioned)
     relabel = worker_task("relabel", "run", "label", **versioned)

@@ -51,7 +51,9 @@ def small_limits(monkeypatch: pytest.MonkeyPatch) -> None:
 def shard(folder: Path, encoded: dict[str, bytes] | None = None) -> Shard:
     tar_of(encoded or {}, folder / "x.tar")
     files = {"images": folder / "x.tar"}
-    return Shard("a/b", 3, settings=Settings(), store=LocalStore(folder), model=lambda role: None, files=files)
+    return Shard(
+        "a/b", 3, settings=Settings(), store=LocalStore(folder), model=lambda role: None, files=files, columns={}
+    )
 
 
 def squares(sizes: Sequence[int]) -> list[tuple[int, bytes]]:

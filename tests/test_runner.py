@@ -11,7 +11,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
+from laion_people.engine.audit import audit
 from laion_people.engine.runner import Runner
+from laion_people.engine.stages import unfinished
 from laion_people.engine.step import ReleaseStep, Row, Step
 from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError, StoreError
@@ -324,3 +326,42 @@ def test_a_manifest_that_the_store_does_not_give_now_is_not_taken_for_damaged(
     monkeypatch.setattr(LocalStore, "read", fails)
     with pytest.raises(StoreError, match="SlowDown"):
         runner(store).run("detect", PARTITION)
+
+
+def test_a_damaged_surplus_shard_goes_too_and_leaves_no_file(extracted: LocalStore) -> None:
+    extracted.delete(f"images/{PARTITION}/00002.tar")
+    extracted.write(f"manifests/detect/{PARTITION}/00002.json", b"{")
+    runner(extracted).run("detect", PARTITION)
+    assert not [path for path in extracted.list("people") + extracted.list("manifests/detect") if "/00002" in path]
+
+
+def test_a_kill_while_surplus_is_removed_leaves_it_to_the_next_run(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted.delete(f"images/{PARTITION}/00002.tar")
+    with monkeypatch.context() as patch:
+        patch.setattr(LocalStore, "delete", kill)
+        with pytest.raises(KeyboardInterrupt):
+            runner(extracted).run("detect", PARTITION)
+    runner(extracted).run("detect", PARTITION)
+    assert not [path for path in extracted.list("people") if "/00002" in path]
+
+
+def kill(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+def test_a_store_that_fails_is_no_damage_and_nothing_to_make(
+    extracted: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extracted.write(f"people/{PARTITION}/00001.parquet", extracted.read(f"people/{PARTITION}/00001.parquet"))
+
+    def fails(store: LocalStore, path: str) -> Iterator[Path]:
+        raise StoreError(f"{path}: the service answers SlowDown")
+
+    monkeypatch.setattr(LocalStore, "local", fails)
+    monkeypatch.setattr(LocalStore, "sha256", fails)
+    with pytest.raises(StoreError, match="SlowDown"):
+        audit(runner(extracted), PARTITION, "extract")
+    with pytest.raises(StoreError, match="SlowDown"):
+        unfinished(runner(extracted).planner, PARTITION, "extract")

@@ -294,7 +294,7 @@ def _file(store: Store, path: str) -> FileEntry:
 
 
 def _shards(text: str) -> list[int]:
-    if not re.fullmatch(r"\d{1,5}(-\d{1,5})?(,\d{1,5}(-\d{1,5})?)*", text):
+    if not re.fullmatch(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", text):
         raise argparse.ArgumentTypeError(f"{text!r} should look like 0,3-5")
     ranges = [part.partition("-") for part in text.split(",")]
     shards = [list(range(int(first), int(last or first) + 1)) for first, _, last in ranges]

@@ -75,7 +75,8 @@ def caption(
     files = {name: folder / f"{name}.parquet" for name in tables}
     clip = clip or WatchfulClip()
     store, chosen = LocalStore(folder / "store"), Settings(**settings)
-    shard = Shard(PARTITION, 0, settings=chosen, store=store, model=lambda role: clip, files=files)
+    columns = Caption.entry.reads
+    shard = Shard(PARTITION, 0, settings=chosen, store=store, model=lambda role: clip, files=files, columns=columns)
     return list(Caption().apply(shard)), shard, clip
 
 

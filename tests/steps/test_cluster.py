@@ -318,3 +318,15 @@ def test_everybody_is_assigned_to_the_clusters_that_she_shows(clustered: LocalSt
     fit = load_fit(clustered.read("clusters/v0001/fit.json"))
     nearest = {row["person_id"]: row["pose_cluster"] for row in rows}
     assert all(nearest[c.medoid_person_id] == c.cluster_id for c in fit.cluster_sets["pose"].clusters)
+
+
+def test_a_release_needs_every_shard_of_the_images(extracted: LocalStore) -> None:
+    """Also one that no step has come to yet."""
+    image_shard(extracted, PARTITIONS[0], 7)
+    with pytest.raises(LaionPeopleError, match="shard 00007 is not finished: run `detect` first"):
+        runner(extracted).run_release("cluster", PARTITIONS)
+
+
+def test_label_without_a_fit_says_what_to_run(extracted: LocalStore) -> None:
+    with pytest.raises(LaionPeopleError, match="no cluster version: run `cluster` first"):
+        runner(extracted).run_release("label", PARTITIONS)

@@ -175,6 +175,7 @@ def compose(
         store=LocalStore(folder / "store"),
         model=lambda role: kinds[role](),
         files=files,
+        columns=Compose.entry.reads,
     )
     return list(Compose().apply(shard)), shard
 

@@ -35,6 +35,7 @@ def shard_of(folder: Path, files: dict[str, bytes], **settings: Any) -> tuple[Sh
         store=LocalStore(folder / "store"),
         model=lambda role: FakeDetector(),
         files={"images": folder / "x.tar"},
+        columns=Detect.entry.reads,
     )
     return shard, list(Detect().apply(shard))
 

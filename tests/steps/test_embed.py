@@ -55,7 +55,8 @@ def embed(folder: Path, faced: Sequence[bool]) -> tuple[list[Row], Shard, Watchf
     files = {name: folder / f"{name}.parquet" for name in tables} | {"images": folder / "images.tar"}
     clip = WatchfulClip()
     store = LocalStore(folder / "store")
-    shard = Shard(PARTITION, 0, settings=Settings(), store=store, model=lambda role: clip, files=files)
+    columns = Embed.entry.reads
+    shard = Shard(PARTITION, 0, settings=Settings(), store=store, model=lambda role: clip, files=files, columns=columns)
     return list(Embed().apply(shard)), shard, clip
 
 

@@ -58,7 +58,9 @@ def fit(store: LocalStore, version: str, **sets: tuple[FactSet, ...]) -> None:
 def label(store: LocalStore, version: str, given: str = "") -> dict[str, dict[str, Any]]:
     """Runs the step; returns the rows of clusters.parquet."""
     settings = replace(Settings(), captions=given)
-    release = Release(version, [], settings=settings, store=store, local=lambda *_: nullcontext(Path()), shards=[])
+    release = Release(
+        version, [], settings=settings, store=store, local=lambda *_: nullcontext(Path()), shards=[], columns={}
+    )
     assert Label().apply(release) == (release.rows_in, ["clusters.parquet"])
     table = pq.read_table(io.BytesIO(store.read(f"clusters/{version}/clusters.parquet")))
     return {row["cluster_id"]: row for row in table.to_pylist()}

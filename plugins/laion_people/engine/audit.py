@@ -20,7 +20,7 @@ from laion_people.engine.contents import contents_of
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
 from laion_people.engine.stages import stage_steps
-from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError, check_shortage, one_line
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Contents, ShardManifest
 from laion_people.storage.origin import foreign_files
@@ -126,6 +126,8 @@ class _Audit:
         for file in recorded:
             try:
                 local["." + file.uri.rpartition(".")[2]] = files.verified(file)
+            except (StoreError, ShortageError):  # which say nothing of the file
+                raise
             except LaionPeopleError:
                 return None, f"{file.uri} is damaged"
         try:
@@ -141,6 +143,8 @@ class _Audit:
         """Why a shard would be made otherwise today, or None."""
         try:
             reason = self.planner.outdated(manifest, files, self.deep)
+        except (StoreError, ShortageError):
+            raise
         except (LaionPeopleError, ModelError) as error:
             return str(error)
         return f"{reason}: run `{manifest.step}` again" if reason else None

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 from typing import Self
 
 from laion_people.errors import LaionPeopleError, MissingError
@@ -13,7 +14,7 @@ from laion_people.storage.store import Placed, Store
 
 
 class LocalFiles:
-    """Files that are there locally until the block ends, whoever of those that work within it needs them."""
+    """Local copies of files, shared by everything in the block and removed at its end."""
 
     def __init__(self, store: Store):
         self.store = store
@@ -23,8 +24,10 @@ class LocalFiles:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(self, *error: object) -> None:
-        self._held.close()
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._held.__exit__(kind, error, trace)
 
     def described(self, uri: str, tag: str = "") -> FileEntry:
         """The record of a file that nobody has recorded, by its content."""

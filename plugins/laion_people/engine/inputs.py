@@ -23,8 +23,8 @@ class Inputs:
     def of_shard(
         self, step: Step, partition: str, index: int, files: LocalFiles, deep: bool = False
     ) -> dict[str, FileEntry]:
-        """The input files of a shard, by name, as their writers recorded them; what was made elsewhere is hashed,
-        unless somebody has recorded it as it is and nobody asks to go ``deep``.
+        """The input files of a shard, by name, as their writers recorded them. Files made elsewhere are hashed, unless
+        a record has their tag and ``deep`` is off.
 
         Raises LaionPeopleError when one is missing, or was made from an earlier other one.
         """
@@ -55,7 +55,7 @@ class Inputs:
         return inputs
 
     def _earlier(self, step: Step, partition: str, index: int) -> ShardRecord | None:
-        """The record of the shard as it is; None where it cannot be read, which `Planner.state` says why."""
+        """The record of the shard as it is; None if it cannot be read; `Planner.state` says why."""
         try:
             return self.index.record(step.entry.name, partition, index, self.tables.scope(step.entry.writes))
         except StoreError:

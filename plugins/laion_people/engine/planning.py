@@ -10,9 +10,9 @@ from laion_people.engine.files import LocalFiles
 from laion_people.engine.inputs import Inputs
 from laion_people.engine.step import ReleaseStep, Step
 from laion_people.engine.tables import Tables
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError
 from laion_people.settings import Settings
-from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
+from laion_people.storage.manifest import FileEntry, ShardManifest
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
 
@@ -40,9 +40,9 @@ class Planner(Tables):
         """Where the manifests of a partition's finished shards lie, by shard."""
         return self.index.paths(name, partition, self.scope(self.step(name).entry.writes))
 
-    def plan(self, step: Step, partition: str, inputs: Mapping[str, FileEntry]) -> Manifest:
-        """The manifest of a shard that is still to be made from these inputs."""
-        return Manifest(
+    def plan(self, step: Step, partition: str, inputs: Mapping[str, FileEntry]) -> ShardManifest:
+        """The manifest of a shard that is still to be made from these inputs: it has no shard yet."""
+        return ShardManifest(
             step=step.entry.name,
             partition=partition,
             run_id=self.run_id,
@@ -54,12 +54,12 @@ class Planner(Tables):
         )
 
     def state(
-        self, step: Step, index: int, plan: Manifest, force: bool = False
+        self, step: Step, index: int, plan: ShardManifest, force: bool = False
     ) -> tuple[ShardManifest | None, str | None]:
         """The manifest of a shard, if it can be read, and why the shard must be worked on, or None when it is done.
 
-        The manifest stays until another takes its place: of files that are newer it says that they are damaged. With
-        ``force`` a shard is made once a run, also if its task is tried or cleared again.
+        A shard that is made again keeps its old manifest until the new one is written; until then its new files count
+        as damaged. With ``force`` a shard is made once a run, also if its task is tried or cleared again.
         """
         try:
             made = self.index.read(self.manifest_path(step.entry.name, plan.partition, index))
@@ -83,6 +83,8 @@ class Planner(Tables):
                 plan = self.plan(step, partition, self.inputs.of_shard(step, partition, index, files))
             scope = self.scope(step.entry.writes)
             record = None if step.reworks else self.index.record(name, partition, index, scope)
+        except (StoreError, ShortageError):
+            raise
         except (LaionPeopleError, ModelError) as error:  # an input is still to be made, or weights to be fetched
             return str(error)
         if record and record.made_from == plan.made_from():

@@ -121,7 +121,8 @@ class _Inputs:
         """The shards of a partition. Raises LaionPeopleError when one of them is not finished in every table."""
         if not self._tables:
             return []
-        planned = self.planner.planned(self.planner.writer(self._tables[-1]) or "", partition)
+        from_images = next(table for table in self._tables if table != "images")
+        planned = self.planner.planned(self.planner.writer(from_images) or "", partition)
         for table in self._tables:
             step, index = self.planner.writer(table) or "", ManifestIndex(self.planner.store)
             manifest = self._sum(index, table, partition)

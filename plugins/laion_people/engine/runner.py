@@ -7,6 +7,7 @@ import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from typing import Any
 
@@ -20,7 +21,7 @@ from laion_people.engine.writing import write_shard
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.storage.layout import RELEASE_FILES
-from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest, ShardManifest
+from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
 
@@ -76,7 +77,7 @@ class Runner:
                         label = f"{each.entry.name} {partition} shard {index:05d} ({done} of {len(chosen)})"
                         self._run_shard(each, partition, index, force, files, shared, label)
         for each in steps:
-            self._remove_surplus(each, partition, planned, force)
+            _remove_surplus(self.planner, each, partition, planned, force)
         if shards is None:
             for each in steps:
                 self.write_sum(each.entry.name, partition)
@@ -98,8 +99,9 @@ class Runner:
     def write_sum(self, name: str, partition: str) -> FileEntry:
         """Writes the partition manifest and the totals, where they are not there already; returns that file."""
         manifest = self.sum(name, partition)
+        file = self.planner.index.write_sum(manifest)
         write_totals(self.store, manifest, len(self.planner.planned(name, partition)))
-        return self.planner.index.write_sum(manifest)
+        return file
 
     def sum(self, name: str, partition: str, shards: Sequence[int] | None = None) -> PartitionManifest:
         """The sum of the manifests of a partition's shards, or of some. Raises LaionPeopleError without any."""
@@ -137,9 +139,9 @@ class Runner:
                 store=self.store,
                 model=self.model,
                 files={
-                    name: (shared if name in RELEASE_FILES else files).verified(file)
-                    for name, file in inputs.items()
-                    if name != "metadata"
+                    table: (shared if table in RELEASE_FILES else files).verified(file)
+                    for table, file in inputs.items()
+                    if table != "metadata"
                 },
                 inputs=inputs,
                 columns=step.entry.reads,
@@ -148,13 +150,8 @@ class Runner:
             )
             works.append(shard)
             entry, contents = write_shard(step, shard, planner.shard_stem(name, partition, index), files, label)
-            manifest = ShardManifest(
-                step=name,
-                partition=partition,
-                run_id=plan.run_id,
-                params=plan.params,
-                models=plan.models,
-                inputs=plan.inputs,
+            manifest = replace(
+                plan,
                 shards=(entry,),
                 rows_in=shard.rows_in,
                 rows=entry.rows,
@@ -168,24 +165,30 @@ class Runner:
         lost = ", ".join(f"{n} {r}" for r, n in shard.rejected.most_common()) or "none"
         log.info("%s: %d in, %d out, rejected: %s; %.1f s", label, shard.rows_in, entry.rows, lost, manifest.seconds)
 
-    def _remove_surplus(self, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
-        """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``."""
-        for index, path in self.planner.manifest_paths(step.entry.name, partition).items():
-            if index in planned:
-                continue
-            if step.irreplaceable and not force:
-                log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
-                continue
-            surplus = self.planner.index.read(path)
-            self.planner.index.delete(path)
-            for file in surplus.shard.files() if surplus else ():
-                self.store.delete(file.uri)
+
+def _remove_surplus(planner: Planner, step: Step, partition: str, planned: Sequence[int], force: bool) -> None:
+    """Deletes shards of an earlier plan that this plan does not have; irreplaceable ones only with ``force``.
+
+    The manifest goes last, so that who is killed in between leaves nothing that the next run cannot find.
+    """
+    name = step.entry.name
+    for index, path in planner.manifest_paths(name, partition).items():
+        if index in planned:
+            continue
+        if step.irreplaceable and not force:
+            log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
+            continue
+        stem = planner.shard_stem(name, partition, index)
+        for file in planner.store.list(stem.rpartition("/")[0]):
+            if file.startswith((f"{stem}.", f"{stem}_")):
+                planner.store.delete(file)
+        planner.index.delete(path)
 
 
 @contextmanager
 def located(label: str, metrics: Metrics) -> Iterator[list[Work]]:
-    """Counts a failure and notes on the error where it happened, for the line that the command ends with: how far the
-    last of the works was that have been added to the list."""
+    """Counts a failure, and adds to the error where it happened and how many rows the last of the works had done: the
+    line that the command ends with says so."""
     works: list[Work] = []
     try:
         yield works

@@ -42,16 +42,15 @@ def unfinished(planner: Planner, partition: str, stage: str) -> dict[str, list[i
     for step in steps:
         planner.index.prepare(step, partition, planner.scope(STEPS[step].writes))
     task = {follower: step for step in steps for follower in STEPS[step].followed_by}
-    to_make: dict[str, list[int]] = {step: [] for step in steps if step not in task}
+    to_make: dict[str, set[int]] = {step: set() for step in steps if step not in task}
     for index in planned:
         stale: set[str] = set()  # tables that will be other ones
         for step in steps:
-            entry, shards = STEPS[step], to_make[task.get(step, step)]
+            entry = STEPS[step]
             if stale & set(entry.reads) or planner.unfinished(step, partition, index):
                 stale.add(entry.writes)
-                if index not in shards[-1:]:
-                    shards.append(index)
-    return to_make
+                to_make[task.get(step, step)].add(index)
+    return {step: sorted(shards) for step, shards in to_make.items()}
 
 
 def progress(planner: Planner) -> dict[str, list[str]]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from laion_people.engine.catalog import CAPTIONER, CLUSTERS, SCOPES
 from laion_people.engine.step import ReleaseStep, Step
+from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.storage import layout
 from laion_people.storage.store import Store
@@ -34,9 +35,15 @@ class Tables:
         return step
 
     def choose_version(self) -> None:
-        """Has the settings name the newest cluster version, unless they name one."""
+        """Has the settings name the newest cluster version, unless they name one.
+
+        Raises LaionPeopleError when there is none.
+        """
         if not self.settings.cluster_version:
-            self.settings = dataclasses.replace(self.settings, cluster_version=newest(self.store))
+            version = newest(self.store)
+            if not version:
+                raise LaionPeopleError("there is no cluster version: run `cluster` first")
+            self.settings = dataclasses.replace(self.settings, cluster_version=version)
 
     def scope(self, table: str) -> str:
         """What a table belongs to beside its partition: a cluster version, a captioner, or nothing ("")."""

@@ -63,12 +63,12 @@ class Shard(Work):
         model: Callable[[str], Any],
         files: Mapping[str, Path],
         inputs: Mapping[str, FileEntry] | None = None,
-        columns: Mapping[str, tuple[str, ...]] | None = None,
+        columns: Mapping[str, tuple[str, ...]],
         earlier: ShardManifest | None = None,
         force: bool = False,
     ):
         super().__init__()
-        self.partition, self.index, self.columns = partition, index, columns or {}
+        self.partition, self.index, self.columns = partition, index, columns
         self.settings, self.store = settings, store
         self.files, self.inputs, self._model = files, inputs or {}, model
         self.earlier, self.force = earlier, force
@@ -90,7 +90,7 @@ class Shard(Work):
 
     def table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
         """An input table: these columns, or those that the step declares."""
-        return pq.read_table(self.files[name], columns=list(columns or self.columns.get(name, ())) or None)
+        return pq.read_table(self.files[name], columns=list(columns or self.columns[name]) or None)
 
 
 class Release(Work):
@@ -105,17 +105,17 @@ class Release(Work):
         store: Store,
         local: Callable[[str, str, int], AbstractContextManager[Path]],
         shards: Sequence[tuple[str, int]],
-        columns: Mapping[str, tuple[str, ...]] | None = None,
+        columns: Mapping[str, tuple[str, ...]],
     ):
         super().__init__()
         self.version, self.partitions, self.shards = version, tuple(partitions), shards
-        self.settings, self.store, self.columns = settings, store, columns or {}
+        self.settings, self.store, self.columns = settings, store, columns
         self.local = local  # local(name, partition, index): a verified input of a shard as a local file
 
     def table(self, name: str, partition: str, index: int, columns: Sequence[str] = ()) -> pa.Table:
         """A table of one of the release's ``shards``: these columns, or those that the step declares."""
         with self.local(name, partition, index) as path:
-            return pq.read_table(path, columns=list(columns or self.columns.get(name, ())) or None)
+            return pq.read_table(path, columns=list(columns or self.columns[name]) or None)
 
     def path(self, name: str) -> str:
         """Store path of a file of this cluster version."""

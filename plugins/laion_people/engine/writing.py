@@ -24,14 +24,14 @@ from laion_people.storage.manifest import Contents, FileEntry, ShardEntry
 log = logging.getLogger(__name__)
 
 ROW_GROUP = 1024  # rows that are held in memory before they are written
-HEARTBEAT_SECONDS = 30.0
+PROGRESS_SECONDS = 30.0
 
 
 def write_shard(step: Step, shard: Shard, stem: str, files: LocalFiles, label: str) -> tuple[ShardEntry, Contents]:
     """Writes the files of a shard, whose paths begin with ``stem``; returns their record and what is in them.
 
-    Each file is whole or not there at all. Those that tell whose the shard is come first, for a process may be killed
-    in between.
+    Each file is whole or not there at all. Sidecars go first: they name the program that made the shard, and a process
+    may be killed in between.
     """
     suffixes = (".parquet", ".tar") if step.entry.tar_key else (".parquet",)
     local = {suffix: files.temporary(stem + suffix) for suffix in suffixes}
@@ -71,7 +71,7 @@ def _write_rows(step: Step, shard: Shard, parquet: Path, tar_path: Path | None, 
             if len(group) == ROW_GROUP:
                 yield group
                 group = []
-            if time.monotonic() - beat > HEARTBEAT_SECONDS:
+            if time.monotonic() - beat > PROGRESS_SECONDS:
                 log.info("%s: %d rows so far", label, shard.rows)
                 beat = time.monotonic()
         yield group

@@ -23,20 +23,20 @@ OTHERS = {  # tasks that run bin/laion-people and no step
     "list_metadata": """\
 Lists the partitions of the store by state: `extracted`, `begun` and `pending`.
 
-Reads the names of the metadata parts and, of each partition, its manifests; writes nothing. Seconds on a disk, longer \
+Reads the names of the metadata parts and the totals of each partition; writes nothing. Seconds on a disk, longer \
 on S3 with many partitions. Clear it at any time. Failures: docs/operations.md, "Metadata" and "The store".""",
     "count": """\
 Counts which partitions of the release are extracted.
 
-Reads the names of the metadata parts and, of each partition, its manifests; writes nothing. Clear it at any time: the \
+Reads the names of the metadata parts and the totals of each partition; writes nothing. Clear it at any time: the \
 gate after it then looks again. Failures: docs/operations.md, "Metadata" and "The store".""",
     "plan": """\
 Lists the run's shards in groups; each group is one mapped task of every step.
 
-Reads the footer of the metadata part (extract) or the names of shards (caption), and manifests where only unfinished \
-shards are asked for; writes nothing. Seconds. It is also what refuses a run without a partition key or without \
-metadata. Clear it with its downstream tasks after shards have been added. Failures: docs/operations.md, "Runs and \
-their parameters" and "Metadata".""",
+Reads the whole metadata part once, to record its checksum (extract), or the names of shards (caption), and the \
+manifests of what is done where only the rest is asked for. Seconds, a minute or two on S3. It is also what refuses a \
+run without a partition key or without metadata. Clear it with its downstream tasks after shards have been added. \
+Failures: docs/operations.md, "Runs and their parameters" and "Metadata".""",
     "audit_release": """\
 Recounts the cluster version, whatever the tasks say: manifests, fit, contact sheets, the clusters with their \
 captions, and what people have written into `captions.yaml` and `reviews.json`.

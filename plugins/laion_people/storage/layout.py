@@ -1,4 +1,4 @@
-"""Where everything lies in a store: identifiers and paths, each made and read in this one place.
+"""Where everything lies in a store: its identifiers and paths.
 
 Paths are relative to the store. ``scope`` is what a step's output belongs to beside its partition: nothing (""), a
 cluster version, or a captioner.
@@ -99,7 +99,10 @@ def manifests_folder(step: str) -> str:
 
 
 def manifest_path(step: str, partition: str) -> str:
-    """A partition manifest, or, with a cluster version for the partition, a release manifest."""
+    """A partition manifest, or, with a cluster version for the partition, a release manifest.
+
+    Of a step whose output has a scope, it is that of the scope that was audited last.
+    """
     return f"{manifests_folder(step)}/{partition}.json"
 
 

@@ -133,7 +133,7 @@ class Manifest:
         return path == layout.manifest_path(self.step, self.partition)
 
     def _check(self) -> None:
-        """Raises ValueError for values that cannot be, which one without a checksum may have."""
+        """Raises ValueError for a wrong type or range: manifests of version 0.1 have no checksum."""
         files = (*self.inputs, *(f for s in self.shards for f in s.files()))
         check_values(
             texts=[self.step, self.partition, self.run_id, *(t for f in files for t in (f.uri, f.sha256, f.tag))],

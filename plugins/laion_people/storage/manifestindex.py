@@ -6,6 +6,7 @@ import hashlib
 import logging
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
 from typing import NamedTuple
 
 from laion_people.errors import LaionPeopleError, MissingError, StoreError
@@ -26,12 +27,34 @@ class ShardRecord(NamedTuple):
     made_from: str
 
 
-class ManifestIndex:
-    """``forget`` before each run: what others have done meanwhile is seen then, and what has not changed, not read."""
+class Listings:
+    """The files of a store as they are listed: each folder once, until `forget`. May be used by several threads."""
 
     def __init__(self, store: Store):
-        self.store = store
+        self._store, self._lock = store, Lock()
         self._tags: dict[str, dict[str, str]] = {}  # folder -> path -> tag
+
+    def forget(self) -> None:
+        self._tags.clear()
+
+    def tag(self, path: str) -> str | None:
+        """The tag that a file had when its folder was listed; None when it was not there."""
+        return self.of(path.rpartition("/")[0]).get(path)
+
+    def of(self, folder: str) -> dict[str, str]:
+        """The paths below a folder, with their tags; who writes or deletes a file there changes it."""
+        with self._lock:
+            if folder not in self._tags:
+                self._tags[folder] = self._store.tags(folder)
+            return self._tags[folder]
+
+
+class ManifestIndex:
+    """The manifests of a store. Call ``forget`` before each run: folders are listed again, and manifests that have
+    changed are read again."""
+
+    def __init__(self, store: Store):
+        self.store, self.listings = store, Listings(store)
         self._read: dict[str, tuple[FileEntry, ShardManifest]] = {}  # by path
         self._partitions: dict[str, PartitionManifest | None] = {}  # by path
         self._files: dict[str, FileEntry] = {}  # of partition manifests
@@ -39,17 +62,18 @@ class ManifestIndex:
 
     def forget(self) -> None:
         """Has folders listed anew."""
-        self._tags.clear()
-        self._partitions.clear()
+        self.listings.forget()
+        for known in (self._partitions, self._files, self._shards):
+            known.clear()
 
     def tag(self, path: str) -> str | None:
-        """The tag that a file had when its folder was listed; None when it was not there."""
-        return self._listed(path.rpartition("/")[0]).get(path)
+        """The tag that any file of the store had when its folder was listed; None when it was not there."""
+        return self.listings.tag(path)
 
     def paths(self, step: str, partition: str, scope: str = "") -> dict[int, str]:
         """Where the shard manifests of a step and a partition lie, by shard; other files are passed over."""
         folder = layout.shard_manifests_folder(step, partition, scope)
-        return layout.shards_in(self._listed(folder), folder, ".json")
+        return layout.shards_in(self.listings.of(folder), folder, ".json")
 
     def read(self, path: str) -> ShardManifest | None:
         """A shard manifest, or None when there is none.
@@ -87,12 +111,12 @@ class ManifestIndex:
     def write(self, path: str, manifest: ShardManifest) -> None:
         data = manifest.to_json()
         entry = FileEntry(path, len(data), hashlib.sha256(data).hexdigest(), self.store.write(path, data))
-        self._listed(path.rpartition("/")[0])[path] = entry.tag
+        self.listings.of(path.rpartition("/")[0])[path] = entry.tag
         self._read[path] = entry, manifest
 
     def delete(self, path: str) -> None:
         self.store.delete(path)
-        self._listed(path.rpartition("/")[0]).pop(path, None)
+        self.listings.of(path.rpartition("/")[0]).pop(path, None)
 
     def record(self, step: str, partition: str, index: int, scope: str = "") -> ShardRecord | None:
         """What is recorded of a finished shard, or None: from the partition manifest, as far as that is up to date."""
@@ -127,7 +151,8 @@ class ManifestIndex:
     ) -> PartitionManifest | None:
         """The sum of all shard manifests of a step and a partition, or of those of some shards; None without any.
 
-        Only what the partition manifest does not say already is read. Raises LaionPeopleError for a damaged one.
+        Only what the partition manifest does not say already is read; and that, which can have megabytes, only if the
+        shards' own are not known. Raises LaionPeopleError for a damaged one.
         """
         paths = self.paths(step, partition, scope)
         chosen = [paths[index] for index in (paths if shards is None else shards) if index in paths]
@@ -182,8 +207,3 @@ class ManifestIndex:
         except LaionPeopleError as error:
             log.warning("%s; until then its shards' own are read", error)
             return None
-
-    def _listed(self, folder: str) -> dict[str, str]:
-        if folder not in self._tags:
-            self._tags[folder] = self.store.tags(folder)
-        return self._tags[folder]

@@ -63,10 +63,9 @@ def newest(store: Store) -> str:
 
 
 def take(store: Store, made_from: str, run_id: str) -> str:
-    """Takes the number of a version that is to be made from this by this run.
+    """Takes the next free version for what this run is going to make; of several processes only one gets it.
 
-    That is the one above all others, of which one of several processes that ask at once can have it; a run that asks
-    again, after its process was killed, has the one that it took before.
+    A run that is started again after a kill gets the version that it took before.
     """
     taken = json.dumps({"made_from": made_from, "run_id": run_id}).encode()
     finished, started = versions(store), folders(store)
