@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError
+from laion_people.errors import LaionPeopleError, MissingError, StoreError, coded
 from laion_people.storage import layout
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ShardEntry, ShardManifest
 from laion_people.storage.store import Store
@@ -180,7 +180,7 @@ class ManifestIndex:
         try:
             return PartitionManifest.parse(path, data)
         except LaionPeopleError as error:
-            log.warning("%s; until then its shards' own are read", error)
+            log.warning(coded("damaged-record", "%s; until then its shards' own are read"), error.message)
             return None
 
     def _listed(self, folder: str) -> dict[str, str]:

@@ -34,12 +34,14 @@ def by_people(
     # Detect took these images within their time; a moment of less speed must not refuse them now.
     for key, result in in_batches(shard, encoded, by_rows, limited=False):
         if isinstance(result, ImageError):
-            raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again")
+            raise LaionPeopleError(
+                "images-changed", f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again"
+            )
         found += 1
         yield rows[key], result
     if found != len(rows):
         raise LaionPeopleError(
-            f"{shard.id}: {len(rows) - found} images of the people table are gone: run `detect` again"
+            "images-changed", f"{shard.id}: {len(rows) - found} images of the people table are gone: run `detect` again"
         )
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
-from laion_people.engine.runner import ROW_GROUP
+from laion_people.engine.writing import ROW_GROUP
 from laion_people.language import captions
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import LocalStore
