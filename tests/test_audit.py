@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Callable
 
 import pyarrow as pa
@@ -78,9 +79,9 @@ def test_a_whole_partition_has_no_fault_and_complete_manifests(extracted: LocalS
 @pytest.mark.parametrize(
     ("damage", "step", "reason"),
     [
-        (lambda s: s.delete(f"pose/{PARTITION}/00001.parquet"), "pose", "is missing"),
+        (lambda s: s.delete(f"pose/{PARTITION}/00001.parquet"), "pose", "[missing-file]"),
         (lambda s: s.delete(f"manifests/mesh/{PARTITION}/00001.json"), "mesh", "never finished"),
-        (lambda s: s.write(f"clip/{PARTITION}/00001.parquet", b"half"), "clip_filter", "is damaged"),
+        (lambda s: s.write(f"clip/{PARTITION}/00001.parquet", b"half"), "clip_filter", "[damaged-file]"),
         (lambda s: change_manifest(s, "pose", count_one_more), "pose", "its manifest says"),
         (
             lambda s: change_manifest(s, "mesh", lambda r: dataclasses.replace(r, rows_in=r.rows_in + 3)),
@@ -88,7 +89,7 @@ def test_a_whole_partition_has_no_fault_and_complete_manifests(extracted: LocalS
             "rows are neither written nor rejected",
         ),
         (reverse_people, "clip_filter", "does not have the people of detect in their order"),
-        (detect_again_with_another_result, "pose", "input, parameters or models have changed: run `pose` again"),
+        (detect_again_with_another_result, "pose", "run `pose` again [outdated]"),
     ],
 )
 def test_a_fault_is_named_with_step_shard_and_reason(
@@ -131,13 +132,12 @@ def test_another_threshold_leaves_every_shard_unfinished_for_those_who_ask_with_
 
 def test_shards_beyond_the_plan_are_a_fault(extracted: LocalStore) -> None:
     extracted.delete(f"images/{PARTITION}/00001.tar")
-    assert f"detect {PARTITION} shard 00001: is not among the 1 planned: run `detect`" in audit(
-        runner(extracted), PARTITION, "extract"
-    )
+    faults = audit(runner(extracted), PARTITION, "extract")
+    assert any(re.match(rf"detect {PARTITION} shard 00001: .*\[surplus-shard\]$", fault) for fault in faults)
 
 
 def test_a_partition_without_metadata_or_images_is_an_error_not_a_clean_audit(store: LocalStore) -> None:
-    with pytest.raises(Exception, match="no metadata for partition"):
+    with pytest.raises(Exception, match=rf"{PARTITION}.*\[unknown-partition\]$"):
         audit(runner(store), PARTITION, "extract")
 
 
@@ -164,7 +164,7 @@ def test_a_store_that_does_not_answer_is_no_partition_that_is_not_extracted(
 
     def fails(store: LocalStore, path: str) -> bytes:
         if path.startswith("totals/"):
-            raise StoreError(f"{store.uri}/{path}: Input/output error")
+            raise StoreError("store-away", f"{store.uri}/{path}: Input/output error")
         return read(store, path)
 
     monkeypatch.setattr(LocalStore, "read", fails)

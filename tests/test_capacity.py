@@ -163,12 +163,12 @@ def test_what_the_store_has_wins_over_a_file_of_rates(store: LocalStore, tmp_pat
 def test_a_file_without_rates_is_refused(tmp_path: Path, content: str) -> None:
     file = tmp_path / "rates.json"
     file.write_text(content)
-    with pytest.raises(UsageError, match=r"rates\.json holds no rates"):
+    with pytest.raises(UsageError, match=r"rates\.json .*\[no-rates\]$"):
         read_rates(file, "standard")
 
 
 def test_a_profile_without_rates_says_which_to_give() -> None:
-    with pytest.raises(UsageError, match="no rate cpu:detect for the profile mine: give it by --rates"):
+    with pytest.raises(UsageError, match=r"cpu:detect .* mine: .*\[no-rates\]$"):
         estimate({"a/0": 1}, Settings(profile="mine"), read_rates(capacity.RATES, "mine"))
 
 

@@ -168,7 +168,7 @@ def test_of_two_edits_of_one_entry_the_second_is_refused_with_the_name_of_the_fi
     seen = captions.read(edited, "v0001")["pose-0001"].tag
     edit(edited, "head-0002", OTHERS)  # another cluster doesn't matter
     edit(edited, "pose-0001", OTHERS, by="Zoë", tag=seen)
-    with pytest.raises(LaionPeopleError, match=r"^Zoë has edited pose-0001 meanwhile: look at it again"):
+    with pytest.raises(LaionPeopleError, match=r"^Zoë .*pose-0001.*\[edited-meanwhile\]$"):
         edit(edited, "pose-0001", SENTENCES, tag=seen)
     assert captions.read(edited, "v0001")["pose-0001"].captions == OTHERS
 
@@ -224,12 +224,12 @@ def test_a_fault_is_named_in_a_short_line_and_the_file_stays(
 
 
 def test_a_cluster_or_version_that_is_not_there_cannot_be_edited(edited: LocalStore) -> None:
-    with pytest.raises(LaionPeopleError, match=r"^there is no cluster pose-0009 in version v0001$"):
+    with pytest.raises(LaionPeopleError, match=r"pose-0009.*v0001.*\[unknown-cluster\]$"):
         captions.edit(edited, "v0001", "pose-0009", SENTENCES, reviewed=True, by="anna", tag="")
-    with pytest.raises(LaionPeopleError, match=r"^clusters/v0002/captions.yaml is missing: run `label` first$"):
+    with pytest.raises(LaionPeopleError, match=r"^clusters/v0002/captions.yaml .*\[outdated-labels\]$"):
         captions.read(edited, "v0002")
     for version in ("", "../v0001", "v0001/../v0001", "v1", "v0001\n"):
-        with pytest.raises(LaionPeopleError, match="there is no cluster version"):
+        with pytest.raises(LaionPeopleError, match=r"\[unknown-version\]$"):
             captions.read(edited, version)
 
 
@@ -334,7 +334,7 @@ def test_edits_of_two_processes_at_the_same_time_are_both_kept(store: LocalStore
 
 def test_a_file_in_another_encoding_is_refused(store: LocalStore) -> None:
     store.write(PATH, BY_HAND.encode("utf-16"))
-    with pytest.raises(LaionPeopleError, match=r"is not UTF-8 text: [^\n]+$"):
+    with pytest.raises(LaionPeopleError, match=r"UTF-8 [^\n]+ \[captions-file\]$"):
         captions.read(store, "v0001")
 
 

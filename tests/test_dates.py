@@ -88,5 +88,5 @@ def test_the_setting_adds_collections_and_moves_known_ones() -> None:
     ],
 )
 def test_days_that_are_taken_or_none_are_refused(setting: str) -> None:
-    with pytest.raises(UsageError, match=r"LAION_PEOPLE_FIRST_DAYS=.* should look like"):
+    with pytest.raises(UsageError, match=r"LAION_PEOPLE_FIRST_DAYS=.*\[bad-setting\]$"):
         from_environment({"LAION_PEOPLE_FIRST_DAYS": setting})

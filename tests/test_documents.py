@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.messages import ROOT
+from tests.said import ROOT
 
 DOCUMENTS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md"), *ROOT.glob("deploy/*.md")])
 

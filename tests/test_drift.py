@@ -234,7 +234,7 @@ def test_damaged_statistics_are_left_out_and_said_once(store: LocalStore, caplog
         assert list(flags(store)) == list(flags(store)) == ["c/00006"]
     assert [r.getMessage() for r in caplog.records] == [
         "statistics/c/00002.json is damaged (JSONDecodeError('Expecting property name enclosed in double quotes: "
-        "line 1 column 2 (char 1)')): audit its partition again"
+        "line 1 column 2 (char 1)')): audit its partition again [damaged-sums]"
     ]
 
 

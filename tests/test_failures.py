@@ -54,16 +54,16 @@ def failing(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> Failing:
 @pytest.mark.parametrize(
     ("error", "says"),
     [
-        (OSError("disk on fire"), f"OSError: disk on fire; {GO_ON} (--debug shows where)"),
+        (OSError("disk on fire"), f"OSError: disk on fire [unforeseen]; {GO_ON} (--debug shows where)"),
         (
             MemoryError(),
-            "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES); what is finished is kept: "
-            "docs/operations.md has the remedy",
+            "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES) [out-of-memory]; what is finished is "
+            "kept: docs/operations.md has the remedy",
         ),
-        (KeyboardInterrupt(), f"stopped; {GO_ON}"),
+        (KeyboardInterrupt(), f"stopped [stopped]; {GO_ON}"),
         (
             ValueError("two\nlines,\x1b[31m a colour"),
-            f"ValueError: two lines, [31m a colour; {GO_ON} (--debug shows where)",
+            f"ValueError: two lines, [31m a colour [unforeseen]; {GO_ON} (--debug shows where)",
         ),
     ],
 )
@@ -80,7 +80,7 @@ def test_the_line_names_the_shard_and_counts_its_rows(
     failing(OSError("disk on fire"))
     last = capsys.readouterr().err.splitlines()[-1]
     read = Runner(store, Settings(), FakeModels(), {"detect": Detect()}).sum("detect", PARTITION, [1]).rows
-    assert last.startswith(f"{WHERE}{read} rows in, 3 out: OSError: disk on fire; ")
+    assert last.startswith(f"{WHERE}{read} rows in, 3 out: OSError: disk on fire [unforeseen]; ")
     assert store.exists(f"manifests/pose/{PARTITION}/00000.json")
     assert not store.exists(f"manifests/pose/{PARTITION}/00001.json")
 
@@ -94,7 +94,7 @@ def test_damaged_input_is_named_with_the_shard_and_the_step_to_run(
     path = f"people/{PARTITION}/00001.parquet"
     last = capsys.readouterr().err.splitlines()[-1]
     assert last == (
-        f"{WHERE}0 rows in, 0 out: {path} is missing: run again the step that writes it; "
+        f"{WHERE}0 rows in, 0 out: {path} is missing: run again the step that writes it [missing-file]; "
         "what is finished is kept: docs/operations.md has the remedy"
     )
 
@@ -111,7 +111,7 @@ def test_an_audit_that_finds_faults_ends_with_how_many_and_what_to_do(
         store.delete(f"pose/{PARTITION}/{index:05d}.parquet")
     monkeypatch.setattr(cli, "_runner", lambda args: runner)
     assert main(["audit", PARTITION]) == 1
-    first = f"pose {PARTITION} shard 00000: pose/{PARTITION}/00000.parquet is missing"
+    first = f"pose {PARTITION} shard 00000: pose/{PARTITION}/00000.parquet is missing [missing-file]"
     lines = capsys.readouterr().err.splitlines()
     assert f"laion-people: {first}" in lines
     assert lines[-1] == (

@@ -553,7 +553,7 @@ def test_samples_come_in_tar_order_with_their_json(tmp_path: Path) -> None:
 def test_a_damaged_tar_is_an_error(tmp_path: Path) -> None:
     tar_of({str(i): jpeg(i) for i in range(9)}, tmp_path / "x.tar")
     (tmp_path / "y.tar").write_bytes((tmp_path / "x.tar").read_bytes()[:-9000])
-    with pytest.raises(LaionPeopleError, match=r"y.tar is damaged"):
+    with pytest.raises(LaionPeopleError, match=r"y.tar .*\[damaged-tar\]$"):
         list(samples(tmp_path / "y.tar"))
 
 

@@ -57,7 +57,9 @@ def test_two_files_of_one_key_are_neither(store: LocalStore) -> None:
     put(store, "a/part-00001-x.parquet", {"URL": ["u"], "TEXT": ["t"]})
     put(store, "a/part-00001-y.parquet", {"URL": ["u"], "TEXT": ["t"]})
     assert metadata.partitions(store) == {}
-    with pytest.raises(UsageError, match=r"00001-x.parquet and metadata/a/part-00001-y.parquet are both partition a/0"):
+    with pytest.raises(
+        UsageError, match=r"00001-x.parquet .* metadata/a/part-00001-y.parquet .* a/0.*\[duplicate-partition\]$"
+    ):
         metadata.metadata_path(store, "a/00001")
 
 
@@ -112,18 +114,18 @@ def test_a_slice_of_rows_is_that_slice_whatever_the_row_groups(
 
 @pytest.mark.parametrize("key", ["", "a", "a/b/c", "../x", "a/..", "a b/c", "/a", "a/b;rm", "a/" + "b" * 101, "a/b\n"])
 def test_hostile_partition_keys_are_refused(key: str) -> None:
-    with pytest.raises(UsageError, match="should look like laion2B-en/00042"):
+    with pytest.raises(UsageError, match=r"\[bad-partition-key\]$"):
         metadata.check_partition(key)
 
 
 def test_missing_and_broken_parts_are_one_clear_line(store: LocalStore) -> None:
-    with pytest.raises(LaionPeopleError, match=r"no metadata for partition a/00001 .*there is: none"):
+    with pytest.raises(LaionPeopleError, match=r" a/00001 .*: none \[unknown-partition\]$"):
         metadata.metadata_path(store, "a/00001")
     store.write("metadata/a/p.parquet", b"PAR1 this is not parquet")
-    with pytest.raises(LaionPeopleError, match=r"metadata/a/p.parquet is damaged: .*not a parquet file"):
+    with pytest.raises(LaionPeopleError, match=r"^metadata/a/p.parquet .*not a parquet file.*\[damaged-metadata\]$"):
         metadata.count_rows(store, "metadata/a/p.parquet")
     path = put(store, "a/q.parquet", {"name": ["x"]})
-    with pytest.raises(LaionPeopleError, match="no URL and TEXT"):
+    with pytest.raises(LaionPeopleError, match=r"\[metadata-columns\]$"):
         list(metadata.rows(store, path, 0, 1))
 
 
@@ -140,9 +142,7 @@ def test_rows_without_an_id_get_a_stable_one(store: LocalStore) -> None:
 )
 def test_urls_or_captions_that_are_no_text_are_refused_by_name(store: LocalStore, name: str, values: list) -> None:
     path = put(store, "a/p.parquet", {"url": ["u"], "caption": ["t"], name: values})
-    with pytest.raises(
-        LaionPeopleError, match=rf"metadata/a/p.parquet: column {name} is not of LAION's type: it holds"
-    ):
+    with pytest.raises(LaionPeopleError, match=rf"^metadata/a/p.parquet: column {name} .*\[metadata-columns\]$"):
         list(metadata.rows(store, path, 0, 1))
 
 
@@ -334,7 +334,9 @@ def test_a_large_row_group_with_a_huge_value_in_its_dictionary_is_refused(
     path = put(store, "a/p.parquet", {"URL": ["u"] * 9, "TEXT": [5_000_000 * "x"] * 9}, row_group_size=9)
     assert len(list(metadata.rows(store, path, 0, 9))) == 9
     monkeypatch.setattr(metadata, "SHARED_GROUP", 1000)
-    with pytest.raises(LaionPeopleError, match=r"metadata/a/p.parquet: column TEXT repeats a value of 5,000,000 bytes"):
+    with pytest.raises(
+        LaionPeopleError, match=r"^metadata/a/p.parquet: column TEXT .* 5,000,000 bytes.*\[metadata-columns\]$"
+    ):
         list(metadata.rows(store, path, 0, 9))
 
 
@@ -354,7 +356,7 @@ def test_a_hole_in_a_part_is_named(
             where.client.create_bucket(Bucket="bucket")
         where.write(path, damaged)
         assert metadata.count_rows(where, path) == n
-        with pytest.raises(LaionPeopleError, match=r"metadata/a/p.parquet is damaged: .*; fetch the file again"):
+        with pytest.raises(LaionPeopleError, match=r"^metadata/a/p.parquet .*\[damaged-metadata\]$"):
             list(metadata.rows(where, path, 0, n))
 
 
@@ -363,7 +365,7 @@ def test_a_footer_that_counts_other_rows_is_damage(store: LocalStore) -> None:
     data = (store.root / path).read_bytes()
     footer = len(data) - 8 - int.from_bytes(data[-8:-4], "little")
     store.write(path, data[:footer] + data[footer:].replace(b"\x9a\x01", b"\x98\x01", 1))  # 77 as a zigzag varint; 76
-    with pytest.raises(LaionPeopleError, match=r"is damaged: its footer says 76 rows, its row groups have 77"):
+    with pytest.raises(LaionPeopleError, match=r" 76 rows, .* 77.*\[damaged-metadata\]$"):
         metadata.count_rows(store, path)
 
 

@@ -203,5 +203,6 @@ def test_a_server_that_cannot_be_resolved_is_said_once(
     with caplog.at_level(logging.WARNING):
         assert len(runner(store, "statsd.example:8125").run("detect", PARTITION).shards) == 2
     assert [record.getMessage() for record in caplog.records] == [
-        "no metrics: LAION_PEOPLE_STATSD=statsd.example:8125 cannot be resolved (Name or service not known)"
+        "no metrics: LAION_PEOPLE_STATSD=statsd.example:8125 cannot be resolved (Name or service not known) "
+        "[no-metrics]"
     ]

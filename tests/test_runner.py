@@ -109,7 +109,7 @@ def test_a_damaged_shard_is_noticed_and_made_again_alone(extracted: LocalStore, 
 def test_damaged_input_stops_the_step_with_what_to_do(extracted: LocalStore) -> None:
     path = extracted.root / "people" / PARTITION / "00002.parquet"
     path.write_bytes(path.read_bytes()[:-9])
-    with pytest.raises(LaionPeopleError, match=r"people/.*00002.parquet is damaged: run again"):
+    with pytest.raises(LaionPeopleError, match=r"^people/.*00002.parquet .*\[damaged-file\]"):
         runner(extracted).run("pose", PARTITION, force=True)
 
 
@@ -143,7 +143,7 @@ def test_shards_can_be_run_apart_and_the_manifest_sums_them(store: LocalStore) -
     manifest = runner(store).run("detect", PARTITION)
     assert [s.index for s in manifest.shards] == [0, 1, 2, 7]
     assert store.read(manifest_path("detect", PARTITION)) == manifest.to_json()
-    with pytest.raises(LaionPeopleError, match="no shard 3 among 0 to 7"):
+    with pytest.raises(LaionPeopleError, match=r"no shard 3 .*\[no-such-shard\]"):
         runner(store).run("detect", PARTITION, [3])
 
 
@@ -168,7 +168,7 @@ def test_strangers_among_manifests_are_passed_over(extracted: LocalStore, name: 
 def test_an_input_that_was_made_from_an_earlier_one_is_refused(extracted: LocalStore) -> None:
     image_shard(extracted, PARTITION, 1, images=5)
     runner(extracted).run("detect", PARTITION)
-    with pytest.raises(LaionPeopleError, match=r"its pose was made from an earlier images/.*: run `pose` first"):
+    with pytest.raises(LaionPeopleError, match=r"an earlier images/.*: run `pose` .*\[outdated\]"):
         runner(extracted).run("mesh", PARTITION)
 
 
@@ -176,7 +176,7 @@ def test_an_input_that_was_made_from_an_earlier_one_is_refused(extracted: LocalS
 def test_a_damaged_manifest_is_made_again_with_its_shard(extracted: LocalStore, content: bytes) -> None:
     before = files(extracted, "people")
     extracted.write(f"manifests/detect/{PARTITION}/00001.json", content)
-    with pytest.raises(LaionPeopleError, match=r"00001.json is damaged"):
+    with pytest.raises(LaionPeopleError, match=r"00001.json .*\[damaged-file\]"):
         runner(extracted).run("pose", PARTITION)
     runner(extracted).run("detect", PARTITION)
     assert {p: b for p, (b, _) in files(extracted, "people").items()} == {p: b for p, (b, _) in before.items()}
@@ -193,7 +193,7 @@ def test_a_step_of_another_revision_makes_its_shards_again(extracted: LocalStore
 
 
 def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) -> None:
-    with pytest.raises(LaionPeopleError, match="there is no images to read; run the step before it"):
+    with pytest.raises(LaionPeopleError, match=r"no images .*\[unfinished\]"):
         runner(store).run("detect", PARTITION)
 
 
@@ -201,7 +201,7 @@ def test_a_step_without_input_says_which_step_comes_before(store: LocalStore) ->
 def test_a_shard_with_another_number_of_digits_is_refused_by_its_path(store: LocalStore, name: str) -> None:
     image_shard(store, PARTITION, 7)
     store.write(f"images/{PARTITION}/{name}", b"")
-    with pytest.raises(LaionPeopleError, match=f"images/{PARTITION}/{name}: .* five digits: rename it"):
+    with pytest.raises(LaionPeopleError, match=rf"^images/{PARTITION}/{name}: .*\[shard-name\]"):
         runner(store).run("detect", PARTITION)
 
 
@@ -212,7 +212,7 @@ def test_a_tar_that_is_no_shard_is_named_and_stops_no_shard(
     store: LocalStore, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     store.write(f"images/{PARTITION}/{name}", b"")
-    with pytest.raises(LaionPeopleError, match="five digits: rename it") as caught:
+    with pytest.raises(LaionPeopleError, match=r"\[shard-name\]") as caught:
         runner(store).run("detect", PARTITION)
     assert f"images/{PARTITION}/{name}" in str(caught.value)
     for index in (3, 123456):
@@ -244,7 +244,7 @@ def test_a_cut_tar_is_an_error_that_names_the_file(store: LocalStore) -> None:
     image_shard(store, PARTITION, 0)
     path = store.root / "images" / PARTITION / "00000.tar"
     path.write_bytes(path.read_bytes()[:3000])
-    with pytest.raises(LaionPeopleError, match=r"00000.tar is damaged"):
+    with pytest.raises(LaionPeopleError, match=r"00000.tar .*\[damaged-tar\]"):
         runner(store).run("detect", PARTITION)
     assert store.list("people") == []
 
@@ -321,7 +321,7 @@ def test_a_manifest_that_the_store_does_not_give_now_is_not_taken_for_damaged(
     runner(store).run("detect", PARTITION)
 
     def fails(store: LocalStore, path: str) -> bytes:
-        raise StoreError(f"{path}: the service answers SlowDown")
+        raise StoreError("store-away", f"{path}: the service answers SlowDown")
 
     monkeypatch.setattr(LocalStore, "read", fails)
     with pytest.raises(StoreError, match="SlowDown"):

@@ -105,7 +105,7 @@ def test_a_mirror_is_a_folder_or_a_web_address(mirror: str) -> None:
     ],
 )
 def test_a_wrong_mirror_is_refused_without_its_password(mirror: str) -> None:
-    with pytest.raises(UsageError, match=r"LAION_PEOPLE_MODELS_MIRROR=.*should look like") as error:
+    with pytest.raises(UsageError, match=r"LAION_PEOPLE_MODELS_MIRROR=.*\[bad-setting\]$") as error:
         from_environment({"LAION_PEOPLE_MODELS_MIRROR": mirror})
     assert "s3cret" not in str(error.value)
 
@@ -118,7 +118,7 @@ def test_no_password_of_any_setting_is_listed() -> None:
 
 @pytest.mark.parametrize("uri", ["s3://key:s3cret@bucket/p", "file://u:s3cret@host/x", "http://u:s3cret@h/p"])
 def test_a_store_with_credentials_is_refused_without_showing_them(uri: str) -> None:
-    with pytest.raises(UsageError, match="credentials do not belong in it") as error:
+    with pytest.raises(UsageError, match=r"\[exposed-password\]$") as error:
         open_store(uri)
     assert "s3cret" not in str(error.value)
 
@@ -135,9 +135,9 @@ def test_a_store_with_credentials_is_refused_without_showing_them(uri: str) -> N
     ],
 )
 def test_no_message_shows_the_login_of_a_url(text: str, shown: str) -> None:
-    assert str(LaionPeopleError(text)) == str(UsageError(text)) == one_line(text) == shown
+    assert LaionPeopleError("code", text).message == UsageError("code", text).message == one_line(text) == shown
 
 
 @pytest.mark.parametrize("text", ["://:b" * 200_000, "a@" + "://:b" * 200_000])
 def test_a_long_text_is_looked_through_for_logins_once(text: str) -> None:
-    assert str(LaionPeopleError(text)) == text
+    assert LaionPeopleError("code", text).message == text

@@ -181,7 +181,7 @@ def test_every_one_of_several_fits_at_once_has_a_number_of_its_own(any_store: St
 
 def test_an_update_that_is_refused_leaves_the_file(any_store: Store) -> None:
     def refuse(before: bytes | None) -> bytes:
-        raise LaionPeopleError(f"it has {before!r}")
+        raise LaionPeopleError("refused", f"it has {before!r}")
 
     with pytest.raises(LaionPeopleError, match=r"it has None"):
         any_store.update("a/b", refuse)
@@ -233,7 +233,7 @@ def test_a_store_that_is_down_is_an_error_not_a_hang(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
     store = S3Store("bucket", "")
-    with pytest.raises(LaionPeopleError, match=r"s3://bucket/x: .*check the address and the credentials"):
+    with pytest.raises(LaionPeopleError, match=r"^s3://bucket/x: .*\[store-away\]$"):
         store.exists("x")
 
 
@@ -291,15 +291,15 @@ def test_an_answer_that_is_cut_off_at_every_try_is_an_error_that_names_the_file(
         lambda path: store.part(path, 100, 1000),
         lambda path: store.open(path).read(),
     ):
-        with pytest.raises(LaionPeopleError, match=r"^s3://bucket/x: its answer was cut off at every try$"):
+        with pytest.raises(LaionPeopleError, match=r"^s3://bucket/x: .*\[store-away\]$"):
             read("x")
 
 
 @pytest.mark.parametrize(
     ("bucket", "endpoint", "says"),
     [
-        ("nobody-made-this", "", "s3://nobody-made-this/a: there is no such bucket"),
-        ("bucket", "http://127.0.0.1:9", "s3://bucket/a: .*check the address"),
+        ("nobody-made-this", "", r"^s3://nobody-made-this/a: .*\[no-bucket\]$"),
+        ("bucket", "http://127.0.0.1:9", r"^s3://bucket/a: .*\[store-away\]$"),
     ],
 )
 def test_errors_of_a_bucket_name_the_file_and_no_class_of_boto3(
@@ -319,7 +319,7 @@ def test_a_disk_that_is_full_is_said_with_the_name_of_the_file(any_store: Store)
         with any_store.writer("people/a/00000.parquet"):
             raise OSError(errno.ENOSPC, "No space left on device", "/tmp/tmpxyz")
 
-    with pytest.raises(ShortageError, match=r"/people/a/00000\.parquet: No space left on device: free some"):
+    with pytest.raises(ShortageError, match=r"/people/a/00000\.parquet: .*\[disk-full\]$"):
         fill()
 
 
@@ -334,7 +334,7 @@ def test_a_folder_that_cannot_be_listed_is_not_taken_for_empty(tmp_path: Path, m
         return scandir(path)
 
     monkeypatch.setattr("os.scandir", refused)
-    with pytest.raises(LaionPeopleError, match=r"/people/a: Permission denied"):
+    with pytest.raises(LaionPeopleError, match=r"/people/a: Permission denied \[store-away\]$"):
         store.list("people")
 
 
@@ -362,7 +362,7 @@ def test_store_uris(tmp_path: Path) -> None:
         "a\0b",
     )
     for wrong in wrong_ones:
-        with pytest.raises(UsageError, match=r"should be a folder, file:///folder or s3://bucket/prefix"):
+        with pytest.raises(UsageError, match=r"\[bad-setting\]$"):
             open_store(wrong)
 
 

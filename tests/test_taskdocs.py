@@ -14,7 +14,7 @@ from laion_people.engine.catalog import FOLLOWERS, STEPS
 from laion_people.orchestration import taskdocs
 from laion_people.reports import capacity
 from laion_people.settings import Settings
-from tests.messages import ROOT
+from tests.said import ROOT
 
 TASKS = [name for name in STEPS if name not in FOLLOWERS]
 

@@ -50,7 +50,7 @@ def test_a_reader_sees_changes_and_reads_nothing_twice(store: LocalStore, monkey
 
 def test_damaged_totals_say_what_to_do(store: LocalStore) -> None:
     store.write("totals/detect/c/00000.json", b"{")
-    with pytest.raises(LaionPeopleError, match=r"totals/detect/c/00000\.json is damaged .*audit"):
+    with pytest.raises(LaionPeopleError, match=r"^totals/detect/c/00000\.json .*\[damaged-sums\]$"):
         TotalsReader(store).read()
 
 

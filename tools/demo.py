@@ -80,7 +80,9 @@ def serve_sample(port: int = IMAGE_PORT, host: str = "127.0.0.1") -> Iterator[No
     try:
         server = _ImageServer((host, port), partial(_ImageHandler, directory=str(SAMPLE)))
     except OSError as error:
-        raise UsageError(f"port {port}, which the sample is served on, is taken: {error.strerror}") from error
+        raise UsageError(
+            "port-taken", f"port {port}, which the sample is served on, is taken: {error.strerror}"
+        ) from error
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         try:
@@ -110,15 +112,17 @@ def run_dags(airflow: LocalAirflow, partition: str = PARTITION) -> None:
                 seen.add(key)
                 print(f"{_clock(start):>6}  {_describe(task)}", flush=True)
             if task["state"] in ("failed", "up_for_retry"):
-                raise LaionPeopleError(f"{task['task_id']} has failed: see {log_path(airflow, task)}")
+                raise LaionPeopleError("demo-failed", f"{task['task_id']} has failed: see {log_path(airflow, task)}")
         if all(run["state"] == "success" for run in runs) and any(run["dag_id"] == DAGS[-1] for run in runs):
             return
         if any(run["state"] in ("running", "queued") for run in runs):
             idle_since = time.monotonic()
         if time.monotonic() - idle_since > IDLE_SECONDS:
-            raise LaionPeopleError(f"no run of {DAGS[-1]} has started: see {airflow.home}/scheduler.log")
+            raise LaionPeopleError("demo-failed", f"no run of {DAGS[-1]} has started: see {airflow.home}/scheduler.log")
         if time.monotonic() - start > MOST_SECONDS:
-            raise LaionPeopleError(f"not done after {MOST_SECONDS // 60} minutes: see {airflow.home}/logs")
+            raise LaionPeopleError(
+                "demo-failed", f"not done after {MOST_SECONDS // 60} minutes: see {airflow.home}/logs"
+            )
         time.sleep(1)
 
 

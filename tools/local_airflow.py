@@ -72,10 +72,10 @@ class LocalAirflow:
             return
         self.stop()
         if not port_is_free(self.port):
-            raise UsageError(f"port {self.port} is taken: stop what uses it, or set AIRFLOW__API__PORT")
+            raise UsageError("port-taken", f"port {self.port} is taken: stop what uses it, or set AIRFLOW__API__PORT")
         self._close_home()
         if self._popen("db", "migrate").wait():
-            raise LaionPeopleError(f"the Airflow database cannot be made: see {self._log('db')}")
+            raise LaionPeopleError("airflow-down", f"the Airflow database cannot be made: see {self._log('db')}")
         started = {name: self._popen(name, *options) for name, options in COMPONENTS.items()}
         pids = {p.pid: psutil.Process(p.pid).create_time() for p in started.values()}
         self._pid_file.touch(mode=0o600)
@@ -85,10 +85,12 @@ class LocalAirflow:
             for name, process in started.items():
                 if process.poll() is not None:
                     self.stop()
-                    raise LaionPeopleError(f"Airflow's {name} has ended: see {self._log(name)}")
+                    raise LaionPeopleError("airflow-down", f"Airflow's {name} has ended: see {self._log(name)}")
             if time.monotonic() > deadline:
                 self.stop()
-                raise LaionPeopleError(f"Airflow is not healthy after {START_SECONDS} s: see {self.home}/*.log")
+                raise LaionPeopleError(
+                    "airflow-down", f"Airflow is not healthy after {START_SECONDS} s: see {self.home}/*.log"
+                )
             time.sleep(1)
         self._make_pools()
 
@@ -133,7 +135,9 @@ class LocalAirflow:
             self.home.mkdir(mode=0o700, parents=True, exist_ok=True)
             self.home.chmod(0o700)
         except OSError as error:
-            raise LaionPeopleError(f"{self.home} cannot be closed to other users: {error.strerror}") from error
+            raise LaionPeopleError(
+                "cannot-write", f"{self.home} cannot be closed to other users: {error.strerror}"
+            ) from error
         made = [self.home / "logs", *(path for name in AIRFLOWS for path in self.home.glob(name))]
         for path in (path for top in made for path in (top, *top.rglob("*"))):
             with suppress(FileNotFoundError):
@@ -150,8 +154,9 @@ class LocalAirflow:
         ages = [time.time() - datetime.fromisoformat(task["queued_when"]).timestamp() for task in tasks]
         if ages and max(ages) > QUEUED_SECONDS:
             raise LaionPeopleError(
+                "stuck-queue",
                 f"Airflow runs, but the scheduler's workers take no tasks: {len(ages)} queued, the oldest for "
-                f"{max(ages) / 60:.0f} minutes: make down && make up"
+                f"{max(ages) / 60:.0f} minutes: make down && make up",
             )
 
     def request(self, method: str, path: str, body: Any = None) -> Any:
@@ -172,9 +177,13 @@ class LocalAirflow:
             with urllib.request.urlopen(request, timeout=ANSWER_SECONDS) as response:
                 return json.loads(response.read() or b"null")
         except HTTPError as error:
-            raise LaionPeopleError(f"{method} {path}: {error.code} {error.read().decode()[:500]}") from error
+            raise LaionPeopleError(
+                "airflow-down", f"{method} {path}: {error.code} {error.read().decode()[:500]}"
+            ) from error
         except OSError as error:
-            raise LaionPeopleError(f"Airflow does not answer ({error}): see {self._log('api-server')}") from error
+            raise LaionPeopleError(
+                "airflow-down", f"Airflow does not answer ({error}): see {self._log('api-server')}"
+            ) from error
 
     def _healthy(self) -> bool:
         try:

@@ -112,12 +112,12 @@ def read_labels(folder: Path) -> list[Label]:
     """The labels of a folder. Raises UsageError if there are none, or one lacks its photo or box."""
     file = folder / "labels.jsonl"
     if not file.exists() or not any((folder / "photos").glob("*.jpg")):
-        raise UsageError(f"{folder} has no labels.jsonl beside photos/NAME.jpg")
+        raise UsageError("bad-argument", f"{folder} has no labels.jsonl beside photos/NAME.jpg")
     labels = []
     for number, line in enumerate(filter(str.strip, file.read_text().splitlines()), 1):
         label = json.loads(line)
         if missing := {"photo", "bbox"} - label.keys():
-            raise UsageError(f"{file}, line {number}: a label needs {' and '.join(sorted(missing))}")
+            raise UsageError("bad-argument", f"{file}, line {number}: a label needs {' and '.join(sorted(missing))}")
         if NAMED_BOXES & set(label.get("box", "ok").split("|")):
             labels.append(label)
     return labels
@@ -299,7 +299,7 @@ def main() -> int:
         with nullcontext(args.store) if args.store else tempfile.TemporaryDirectory() as scratch:
             stores = [Path(scratch).resolve() / name for name in ("depth", "lifted")]
             if any(store.exists() for store in stores):
-                raise UsageError(f"{scratch} holds stores already: give a new folder")
+                raise UsageError("bad-argument", f"{scratch} holds stores already: give a new folder")
             ways = [measure(args.folder, store, depth) for store, depth in zip(stores, (True, False), strict=True)]
     except LaionPeopleError as error:
         print(f"truth: {error}", file=sys.stderr)

@@ -235,8 +235,12 @@ def find(name: str) -> Checkpoint:
         url = f"{HUGGING_FACE}/{match[1]}/tree/{match[2]}"
         return Checkpoint(name, name, "", "see its model card", f"Hugging Face, {match[1]}", url)
     if name.startswith("huggingface/"):
-        raise ModelUsageError(f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>")
-    raise ModelUsageError(f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}")
+        raise ModelUsageError(
+            "bad-profile", f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>"
+        )
+    raise ModelUsageError(
+        "bad-profile", f"no checkpoint {name!r}: include/models/checkpoints.py knows {', '.join(CHECKPOINTS)}"
+    )
 
 
 def _open_clip(name: str) -> Checkpoint:
@@ -255,14 +259,14 @@ def _open_clip(name: str) -> Checkpoint:
     if url := config.get("url"):
         return Checkpoint(plain, f"{plain}{Path(url).suffix}", "", "see its publisher", f"OpenCLIP, {model}", url)
     tags = ", ".join(open_clip.list_pretrained_tags_by_model(model)) or "nothing"
-    raise ModelUsageError(f"no checkpoint {name!r}: OpenCLIP has {tags} for {model!r}")
+    raise ModelUsageError("bad-profile", f"no checkpoint {name!r}: OpenCLIP has {tags} for {model!r}")
 
 
 def read_record(text: str) -> dict[str, str]:
     """File beside the record -> sha256. Raises ModelError when it is not a record."""
     lines = [RECORD_LINE.fullmatch(line) for line in text.splitlines()]
     if not lines or not all(lines):
-        raise ModelError("not a list of checksums as sha256sum writes it")
+        raise ModelError("altered-weights", "not a list of checksums as sha256sum writes it")
     return {match[2]: match[1] for match in lines if match}
 
 
@@ -361,11 +365,13 @@ class Cache:
         try:
             recorded = read_record(record.read_text())
         except FileNotFoundError:
-            raise ModelError(self._how_to_get(checkpoint)) from None
+            raise ModelError("missing-weights", self._how_to_get(checkpoint)) from None
         except ModelError as error:
-            raise ModelError(f"{checkpoint.name}: {record} is {error}: {again}") from None
+            raise ModelError("altered-weights", f"{checkpoint.name}: {record} is {error.message}: {again}") from None
         if not checkpoint.folder and not recorded.get(published.name, "").startswith(checkpoint.sha256):
-            raise ModelError(f"{checkpoint.name}: {record} is not of {checkpoint.sha256[:12]}...: {again}")
+            raise ModelError(
+                "altered-weights", f"{checkpoint.name}: {record} is not of {checkpoint.sha256[:12]}...: {again}"
+            )
         return recorded
 
     def _how_to_get(self, checkpoint: Checkpoint) -> str:
@@ -384,7 +390,7 @@ class Cache:
         if checkpoint.folder and published.is_dir():
             present = {f"{published.name}/{file.name}" for file in published.iterdir()}
             if foreign := sorted(present - recorded.keys()):
-                raise ModelError(f"{checkpoint.name}: {foreign[0]} is not a file of it: remove it")
+                raise ModelError("altered-weights", f"{checkpoint.name}: {foreign[0]} is not a file of it: remove it")
         for file in files:
             remedy = f"if it should be as it was published, remove it and {record} and run {FETCH}"
             _check(checkpoint, record.parent / file, recorded[file], remedy)
@@ -394,6 +400,9 @@ def _check(checkpoint: Checkpoint, file: Path, expected: str, remedy: str) -> No
     try:
         actual = digest(file)
     except FileNotFoundError:
-        raise ModelError(f"{checkpoint.name}: {file} is missing: {remedy}") from None
+        raise ModelError("missing-weights", f"{checkpoint.name}: {file} is missing: {remedy}") from None
     if actual != expected:
-        raise ModelError(f"{checkpoint.name}: {file} has sha256 {actual[:12]}..., not {expected[:12]}...: {remedy}")
+        raise ModelError(
+            "altered-weights",
+            f"{checkpoint.name}: {file} has sha256 {actual[:12]}..., not {expected[:12]}...: {remedy}",
+        )

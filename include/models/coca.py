@@ -49,7 +49,7 @@ class CoCa(Sampler):
         self._model, self._preprocess = open_model(weights, model, tag, whole, config=config, threads=threads)
         self._tokenizer = open_clip.get_tokenizer(model)
         if not hasattr(self._model, "generate") or not isinstance(self._tokenizer, SimpleTokenizer):
-            raise ModelUsageError(f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")
+            raise ModelUsageError("bad-profile", f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")
         # generate() would encode an image once for each caption: therefore it gets encoded images.
         self._model._encode_image = lambda encoded: (encoded, encoded)
 

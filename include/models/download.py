@@ -39,7 +39,9 @@ class _SafeRedirects(request.HTTPRedirectHandler):
         self, req: request.Request, fp: IO[bytes], code: int, msg: str, headers: http.client.HTTPMessage, newurl: str
     ) -> request.Request | None:
         if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
-            raise Unavailable(f"{req.full_url} leads to {newurl}, which is not HTTPS: not followed")
+            raise Unavailable(
+                "weights-unavailable", f"{req.full_url} leads to {newurl}, which is not HTTPS: not followed"
+            )
         following = super().redirect_request(req, fp, code, msg, headers, _split_login(newurl)[0])
         if following and _origin(following.full_url) == _origin(req.full_url):
             following.unredirected_hdrs |= req.unredirected_hdrs
@@ -73,7 +75,7 @@ def fetch_file(source: str, part: Path) -> None:
         return _download(source, part, label)
     file = Path(source.removeprefix("file://")).expanduser()
     if not file.is_file():
-        raise Unavailable(f"there is no {file}")
+        raise Unavailable("weights-unavailable", f"there is no {file}")
     with file.open("rb") as stream, part.open("wb") as copied:
         return _pour(stream, copied, label, 0, file.stat().st_size)
 
@@ -86,7 +88,7 @@ def read_text(source: str) -> str:
         with _open(source) as response:
             return response.read().decode()
     except (OSError, http.client.HTTPException, ValueError) as error:
-        raise Unavailable(f"{source}: {error}") from None
+        raise Unavailable("weights-unavailable", f"{source}: {error}") from None
 
 
 def _is_address(source: str) -> bool:
@@ -131,13 +133,13 @@ def _download(url: str, part: Path, label: str) -> None:
         except HTTPError as error:
             problem = f"HTTP {error.code} {error.reason}"
             if error.code not in PASSING:
-                raise Unavailable(f"{url}: {problem}") from None
+                raise Unavailable("weights-unavailable", f"{url}: {problem}") from None
         except (OSError, http.client.HTTPException, ValueError) as error:  # ValueError: a redirect's address
             problem = str(getattr(error, "reason", error)) or type(error).__name__
         failures = 1 if _size(part) > before else failures + 1
         if failures == FAILURES:
             kept = "; what has arrived is kept, and the same command goes on from there" if _size(part) else ""
-            raise Unavailable(f"{urlsplit(url).netloc.rpartition('@')[2]}: {problem}{kept}")
+            raise Unavailable("weights-unavailable", f"{urlsplit(url).netloc.rpartition('@')[2]}: {problem}{kept}")
         log.info("%s: %s; trying again", label, problem)
         time.sleep(PAUSE * 2 ** (failures - 1))
 
@@ -171,10 +173,16 @@ def _transfer(url: str, part: Path, label: str) -> bool:
 
 def _length(response: http.client.HTTPResponse, url: str) -> int:
     if response.headers.get_content_type() == "text/html":
-        raise Unavailable(f"{url}: the answer is a web page, not weights: is there a login or a proxy in between?")
+        raise Unavailable(
+            "weights-unavailable",
+            f"{url}: the answer is a web page, not weights: is there a login or a proxy in between?",
+        )
     length = response.headers["Content-Length"] or ""
     if not length.isdecimal():
-        raise Unavailable(f"{url}: the server does not tell how long the file is, so that a cut would not be seen")
+        raise Unavailable(
+            "weights-unavailable",
+            f"{url}: the server does not tell how long the file is, so that a cut would not be seen",
+        )
     return int(length)
 
 

@@ -3,20 +3,48 @@
 from __future__ import annotations
 
 import re
+from typing import Self
 
 # User and password of a URL: up to the last @ of its host or, if no port follows the colon, of the whole word.
 _LOGIN = re.compile(r"(?<=://)([^/?#\s]*|[^/?#\s@:]*:(?!\d*([/?#\s]|$))\S*)@")
 _TO_LAST_AT = re.compile(r"(?<!\S)\S*@")  # in a word: a search for a login is slow if no @ follows
 
 
-class ModelError(Exception):
-    """A model or its weights are not available, or cannot do what is asked (exit code 1). The message never shows a
-    URL's password, whatever it quotes."""
+def coded(code: str, text: str) -> str:
+    """``text`` with the code of what is wrong at its end, which docs/operations.md has an entry for."""
+    return f"{text} [{code}]"
+
+
+class CodedError(Exception):
+    """An error that a user reads: one line, and a code that names what is wrong whatever the words (exit code 1).
+
+    ``str()`` has the code at the end, in brackets; who quotes an error within another takes its ``message``. Whatever
+    that quotes, it shows no URL's password.
+    """
 
     exit_code = 1
 
-    def __init__(self, *args: object):
-        super().__init__(*(without_logins(arg) if isinstance(arg, str) else arg for arg in args))
+    def __init__(self, code: str, message: str):
+        super().__init__(code, without_logins(message))  # as args, so that it can be pickled
+
+    @property
+    def code(self) -> str:
+        return str(self.args[0])
+
+    @property
+    def message(self) -> str:
+        return str(self.args[1])
+
+    def at(self, where: str) -> Self:
+        """The same error, whose message begins with ``where`` unless that is empty."""
+        return type(self)(self.code, f"{where}: {self.message}") if where else self
+
+    def __str__(self) -> str:
+        return coded(self.code, self.message)
+
+
+class ModelError(CodedError):
+    """A model or its weights cannot be had, or cannot do what is asked."""
 
 
 class ModelUsageError(ModelError):

@@ -65,9 +65,10 @@ def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
         digests = {part.target: _checked(part) or _fetch_part(part) for part in _parts(checkpoint, cache)}
     except download.Unavailable as error:
         raise ModelError(
-            f"{checkpoint.name} could not be fetched: {error}. Without network, get it from "
+            "weights-unavailable",
+            f"{checkpoint.name} could not be fetched: {error.message}. Without network, get it from "
             f"{cache.address(checkpoint)} elsewhere, put it at {published} and run {FETCH} again, or set "
-            "LAION_PEOPLE_MODELS_MIRROR to a copy of the LAION_PEOPLE_MODELS_DIR of a machine that has it"
+            "LAION_PEOPLE_MODELS_MIRROR to a copy of the LAION_PEOPLE_MODELS_DIR of a machine that has it",
         ) from None
     if checkpoint.pickled:
         from include.models.statedict import reduce
@@ -94,9 +95,9 @@ def _mirror_parts(checkpoint: Checkpoint, published: Path, mirror: str) -> list[
     try:
         listed = read_record(download.read_text(record))
     except ModelError as error:
-        raise download.Unavailable(f"{record}: {error}") from None
+        raise download.Unavailable("weights-unavailable", f"{record}: {error.message}") from None
     if wrong := [file for file in listed if not file.startswith(f"{folder}/") or not file.endswith(KINDS)]:
-        raise download.Unavailable(f"{record} lists {wrong[0]}, which does not belong there")
+        raise download.Unavailable("weights-unavailable", f"{record} lists {wrong[0]}, which does not belong there")
     base = f"{mirror}/{checkpoint.file.rpartition('/')[0]}"
     return [Part(parent / file, f"{base}/{file}", sha256) for file, sha256 in listed.items()]
 
@@ -111,10 +112,14 @@ def _hub_parts(checkpoint: Checkpoint, cache: Cache) -> list[Part]:
     try:
         digests = {f["rfilename"]: (f.get("lfs") or {}).get("sha256", "") for f in json.loads(listing)["siblings"]}
     except (ValueError, KeyError, TypeError, AttributeError):
-        raise download.Unavailable(f"{hub} does not answer as a hub of Hugging Face does") from None
+        raise download.Unavailable(
+            "weights-unavailable", f"{hub} does not answer as a hub of Hugging Face does"
+        ) from None
     wanted = {file: sha256 for file, sha256 in digests.items() if PLAIN_NAME.fullmatch(file) and file.endswith(KINDS)}
     if not any(file.endswith(".safetensors") for file in wanted):
-        raise ModelError(f"{checkpoint.name}: the repository holds no safetensors, and pickles are not loaded")
+        raise ModelError(
+            "unsafe-weights", f"{checkpoint.name}: the repository holds no safetensors, and pickles are not loaded"
+        )
     base, folder = f"{hub}/{repository}/resolve/{revision}", cache.published(checkpoint)
     return [Part(folder / file, f"{base}/{quote(file)}", sha256) for file, sha256 in wanted.items()]
 
@@ -125,7 +130,7 @@ def _checked(part: Part) -> str:
         return ""
     if not (actual := digest(part.target)).startswith(part.sha256):
         wrong = f"{part.target} has sha256 {actual[:12]}..., not {part.sha256[:12]}..."
-        raise ModelError(f"{wrong}: remove it and run {FETCH} again")
+        raise ModelError("altered-weights", f"{wrong}: remove it and run {FETCH} again")
     return actual
 
 
@@ -138,7 +143,8 @@ def _fetch_part(part: Part) -> str:
         arrived.unlink()
         wrong = f"what came from {part.source} has sha256 {actual[:12]}..., not {part.sha256[:12]}..."
         raise ModelError(
-            f"{wrong}: removed. Run {FETCH} again; if the same comes again, it is not the file that was published"
+            "altered-weights",
+            f"{wrong}: removed. Run {FETCH} again; if the same comes again, it is not the file that was published",
         )
     arrived.replace(part.target)
     return actual

@@ -48,14 +48,17 @@ class ImageToText(Sampler):
             )
         except (OSError, ValueError, TypeError) as error:  # TypeError: a vocabulary is missing
             reason = str(error).strip().splitlines()[0]
-            raise ModelError(f"{folder} holds no image-to-text model with safetensors: {reason}") from error
+            raise ModelError(
+                "wrong-weights", f"{folder} holds no image-to-text model with safetensors: {reason}"
+            ) from error
         opened, loading = loaded
         # Lacking weights are random now. Weights stored once and used twice are not reported as missing.
         lacking = [key for key in loading["missing_keys"] + loading["mismatched_keys"] if not key.startswith(UNUSED)]
         if lacking:
             raise ModelError(
+                "wrong-weights",
                 f"{folder} holds not all weights of its model: {len(lacking)} are missing or of another shape, the "
-                f"first is {lacking[0]}; choose another model or revision"
+                f"first is {lacking[0]}; choose another model or revision",
             )
         self._model = opened.to(self._placement.device).eval()
 

@@ -121,7 +121,7 @@ def open_model(
     if config is not None and model not in open_clip.list_models():
         open_clip.add_model_config(config)
     if open_clip.get_model_config(model) is None:
-        raise ModelUsageError(f"open_clip {open_clip.__version__} has no model {model!r}")
+        raise ModelUsageError("bad-profile", f"open_clip {open_clip.__version__} has no model {model!r}")
     pool = Pool(threads)
     torch.set_num_threads(pool.threads)
     published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
@@ -141,5 +141,7 @@ def open_model(
             },
         )
     except (RuntimeError, AssertionError) as error:  # torch lists all parameters with a wrong shape
-        raise ModelError(f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}") from error
+        raise ModelError(
+            "wrong-weights", f"{weights} holds no weights of {model}: {str(error).splitlines()[0]}"
+        ) from error
     return opened.eval(), Preprocessing(opened.visual.preprocess_cfg, placement, pool)

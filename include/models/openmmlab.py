@@ -71,7 +71,9 @@ class _StandIn(types.ModuleType):
 
 
 def _missing(operator: str) -> NoReturn:
-    raise ModelError(f"mmcv-lite has no compiled operator {operator}: make an environment with bin/setup mmcv")
+    raise ModelError(
+        "needs-mmcv", f"mmcv-lite has no compiled operator {operator}: make an environment with bin/setup mmcv"
+    )
 
 
 def has_compiled_mmcv() -> bool:
@@ -108,7 +110,9 @@ def config_path(package: str, name: str) -> Path:
         folder, path = "configs", PurePosixPath(name)
     root = Path(importlib.import_module(package).__file__ or "").parent / ".mim" / folder
     if path.is_absolute() or ".." in path.parts or path.suffix != ".py" or not (root / path).is_file():
-        raise ModelUsageError(f"{package} has no config {name!r}: give the path of a .py file below {root}")
+        raise ModelUsageError(
+            "bad-profile", f"{package} has no config {name!r}: give the path of a .py file below {root}"
+        )
     return root / path
 
 
@@ -133,7 +137,7 @@ def load_weights(model: torch.nn.Module, weights: Path) -> None:
     try:
         state = load_file(weights)
     except (OSError, SafetensorError) as error:
-        raise ModelError(f"{weights} can't be read as safetensors ({error}): fetch it again") from None
+        raise ModelError("wrong-weights", f"{weights} can't be read as safetensors ({error}): fetch it again") from None
     # Some hold mean and std of the preprocessor, which the config has, too: https://github.com/open-mmlab/mmpose/issues/2363
     state = {name: tensor for name, tensor in state.items() if not name.startswith("data_preprocessor.")}
     expected = model.state_dict()
@@ -144,7 +148,9 @@ def load_weights(model: torch.nn.Module, weights: Path) -> None:
     }
     differences = [f"{len(names)} {what} ({names[0]}, ...)" for what, names in problems.items() if names]
     if differences:
-        raise ModelError(f"{weights} and the config are of different models: tensors {', '.join(differences)}")
+        raise ModelError(
+            "wrong-weights", f"{weights} and the config are of different models: tensors {', '.join(differences)}"
+        )
     model.load_state_dict(state)
     # Merges batch normalisation into the convolution before it; not in heads, whose levels may share convolutions.
     for name in {"backbone", "neck"} & dict(model.named_children()).keys():

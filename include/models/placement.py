@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import torch
 
-from include.models.errors import ModelError, ModelUsageError
+from include.models.errors import ModelError, ModelUsageError, coded
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -45,14 +45,16 @@ def place(device: str, precision: str) -> Placement:
     try:
         chosen = torch.device(("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device)
     except RuntimeError:
-        raise ModelUsageError(f"LAION_PEOPLE_DEVICE={device!r}: should be auto, cpu, cuda or cuda:N") from None
+        raise ModelUsageError(
+            "bad-device", f"LAION_PEOPLE_DEVICE={device!r}: should be auto, cpu, cuda or cuda:N"
+        ) from None
     if chosen.type == "cuda" and (chosen.index or 0) >= torch.cuda.device_count():
         reason = "there is no such GPU, or this torch is built for the CPU only"
-        raise ModelUsageError(f"LAION_PEOPLE_DEVICE={device}: {reason}")
+        raise ModelUsageError("bad-device", f"LAION_PEOPLE_DEVICE={device}: {reason}")
     if precision == "auto":
         precision = "fp16" if chosen.type == "cuda" else "fp32"
     if precision == "fp16" and chosen.type == "cpu":
-        raise ModelUsageError("LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
+        raise ModelUsageError("bad-device", "LAION_PEOPLE_PRECISION=fp16 needs a GPU: set it to auto, fp32 or bf16")
     if precision == "fp32" and chosen.type == "cuda":
         torch.backends.cudnn.allow_tf32 = False  # else convolutions silently keep 10 of 23 bits
     return Placement(chosen, DTYPES[precision])
@@ -80,7 +82,7 @@ class Batches:
                     raise
                 if len(batch) == 1:
                     message = "one image does not fit into the device's memory: use a larger one"
-                    raise ModelError(message) from error
+                    raise ModelError("out-of-memory", message) from error
                 reason = str(error).split("\n")[0]
             else:
                 start += len(batch)
@@ -89,7 +91,7 @@ class Batches:
             # Only here the exception is gone; its traceback held the tensors of the failed batch.
             with self._lock:
                 self.size = min(self.size, len(batch) // 2)
-            log.warning("out of memory (%s): batches of %d from now on", reason, self.size)
+            log.warning(coded("smaller-batches", "out of memory (%s): batches of %d from now on"), reason, self.size)
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
 

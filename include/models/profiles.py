@@ -77,7 +77,7 @@ class Profile:
         """One of its models. If the profile lacks it, raises ModelUsageError with the profiles that have it."""
         if name not in self.roles:
             having = [profile for profile in available() if name in load_profile(profile).roles]
-            raise ModelUsageError(f"profile {self.name} has no {name}: choose {' or '.join(having)}")
+            raise ModelUsageError("bad-profile", f"profile {self.name} has no {name}: choose {' or '.join(having)}")
         return self.roles[name]
 
     def fingerprint(self, role: str) -> dict[str, str]:
@@ -118,7 +118,7 @@ class Profile:
         try:
             signature.bind(**chosen.checkpoints, **given)
         except TypeError as error:
-            raise ModelUsageError(f"profile {self.name}: {chosen.wrapper}: {error}") from None
+            raise ModelUsageError("bad-profile", f"profile {self.name}: {chosen.wrapper}: {error}") from None
         get = partial(fetching.fetch, cache=self.cache) if self.fetches else self.cache.path
         return wrapper(**{key: get(checkpoint) for key, checkpoint in chosen.checkpoints.items()}, **given)
 
@@ -128,7 +128,7 @@ class Profile:
             module = importlib.import_module(f"include.models.{name}")
             if hasattr(module, of_class):
                 return getattr(module, of_class)
-        raise ModelUsageError(f"profile {self.name}: include/models has no wrapper {role.wrapper}")
+        raise ModelUsageError("bad-profile", f"profile {self.name}: include/models has no wrapper {role.wrapper}")
 
 
 def available() -> list[str]:
@@ -144,20 +144,20 @@ def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
     """
     if not name.endswith(".yaml") and name not in available():
         known = ", ".join(available())
-        raise ModelUsageError(f"unknown profile {name!r}: choose one of {known}, or the path of a .yaml")
+        raise ModelUsageError("bad-profile", f"unknown profile {name!r}: choose one of {known}, or the path of a .yaml")
     file = Path(name) if name.endswith(".yaml") else FOLDER / f"{name}.yaml"
     try:
         content = _read(file)
         roles = {role: Role(**values) for role, values in content["roles"].items()}
         profile = Profile(file.stem, content["summary"], content["note"], roles, **options)
     except OSError as error:
-        raise ModelUsageError(f"profile {file}: {error.strerror}") from None
+        raise ModelUsageError("bad-profile", f"profile {file}: {error.strerror}") from None
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
         reason = "".join(c for c in str(error).partition("\n")[0][:200] if c.isprintable())
         example = FOLDER / "packaged.yaml"
-        raise ModelUsageError(f"profile {file}: {reason}; {example} shows what one looks like") from None
+        raise ModelUsageError("bad-profile", f"profile {file}: {reason}; {example} shows what one looks like") from None
     if lacking := [role for role in ROLES if role not in roles]:
-        raise ModelUsageError(f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
+        raise ModelUsageError("bad-profile", f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
     if precision != "auto":
         for role in roles.values():
             role.params.update({"precision": precision} if "precision" in role.params else {})

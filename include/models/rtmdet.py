@@ -116,7 +116,9 @@ def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:
     steps = {step["type"]: step for step in pipeline}
     resize, pad = steps.get("Resize", {}), steps.get("Pad", {})
     if not resize.get("keep_ratio") or resize["scale"] != pad.get("size") or len({*resize["scale"]}) != 1:
-        raise ModelUsageError(f"{config}: RTMDet's configs resize images to a square and pad them; this one doesn't")
+        raise ModelUsageError(
+            "bad-profile", f"{config}: RTMDet's configs resize images to a square and pad them; this one doesn't"
+        )
     return resize["scale"][0], pad["pad_val"]["img"][0]
 
 

@@ -55,7 +55,9 @@ class RTMPose:
         settings = read_config("mmpose", config)
         codec, keypoints = settings.model.head.get("decoder", {}), settings.model.head.get("out_channels")
         if codec.get("type") != "SimCCLabel" or codec.get("use_dark") or keypoints not in (BODY, HALPE, WHOLE_BODY):
-            raise ModelUsageError(f"{config}: should be an RTMPose model of {BODY}, {HALPE} or {WHOLE_BODY} keypoints")
+            raise ModelUsageError(
+                "bad-profile", f"{config}: should be an RTMPose model of {BODY}, {HALPE} or {WHOLE_BODY} keypoints"
+            )
         self._size, self._split = tuple(codec["input_size"]), codec["simcc_split_ratio"]
         self._padding = _padding(config, settings.test_dataloader.dataset.pipeline)
         self._whole_body = keypoints == WHOLE_BODY
@@ -121,7 +123,9 @@ def _padding(config: str, pipeline: list[dict]) -> float:
     steps = {step["type"]: step for step in pipeline}
     affine, box = steps.get("TopdownAffine"), steps.get("GetBBoxCenterScale")
     if affine is None or affine.get("use_udp") or box is None:
-        raise ModelUsageError(f"{config}: RTMPose's configs cut people out by TopdownAffine; this one doesn't")
+        raise ModelUsageError(
+            "bad-profile", f"{config}: RTMPose's configs cut people out by TopdownAffine; this one doesn't"
+        )
     return box.get("padding", 1.25)
 
 

@@ -58,17 +58,18 @@ def _state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
             raise
         reason = str(error).strip().splitlines()
         raise ModelError(
+            "unsafe-weights",
             f"{checkpoint} is not a checkpoint that can be read without running code from it: "
-            f"{reason[-1] if reason else type(error).__name__}"
+            f"{reason[-1] if reason else type(error).__name__}",
         ) from None
     state = content.get("state_dict", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
-        raise ModelError(f"{checkpoint} holds no state_dict")
+        raise ModelError("unsafe-weights", f"{checkpoint} holds no state_dict")
     for name, value in state.items():
         if not isinstance(name, str) or not _is_plain(value):
-            raise ModelError(f"{checkpoint}: {name!r} of its state_dict is not a plain tensor")
+            raise ModelError("unsafe-weights", f"{checkpoint}: {name!r} of its state_dict is not a plain tensor")
     if sum(value.nbytes for value in state.values()) > MOST_INFLATED * checkpoint.stat().st_size:
-        raise ModelError(f"{checkpoint}: the tensors of its state_dict are far larger than the file")
+        raise ModelError("unsafe-weights", f"{checkpoint}: the tensors of its state_dict are far larger than the file")
     return state
 
 

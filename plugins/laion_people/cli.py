@@ -14,7 +14,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from include.models.errors import ModelError
+from include.models.errors import CodedError
 from laion_people import settings
 from laion_people.engine.audit import audit
 from laion_people.engine.catalog import FOLLOWERS, PARTITION_STAGES, RELEASE_STEPS, STAGES
@@ -23,7 +23,16 @@ from laion_people.engine.heartbeat import heartbeat
 from laion_people.engine.runner import Runner
 from laion_people.engine.stages import progress, stage_steps, unfinished
 from laion_people.engine.step import ReleaseStep, Step
-from laion_people.errors import GO_ON, KEPT, LaionPeopleError, ShortageError, UsageError, check_shortage, one_line
+from laion_people.errors import (
+    GO_ON,
+    KEPT,
+    LaionPeopleError,
+    ShortageError,
+    UsageError,
+    check_shortage,
+    coded,
+    one_line,
+)
 from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
@@ -64,30 +73,31 @@ def _complain(error: BaseException) -> int:
 
     Returns the exit code.
     """
-    where = getattr(error, "__notes__", [])[-1:]  # noted by the runner
+    where, end = getattr(error, "__notes__", [])[-1:], ""  # noted by the runner
     try:
         check_shortage(error)
     except ShortageError as shortage:
         error = shortage
     match error:
-        case LaionPeopleError() | ModelError():
-            reason, remedy, end = str(error), f"{KEPT}: docs/operations.md has the remedy", ""
+        case CodedError():
+            reason, remedy = coded(error.code, one_line(error.message)), f"{KEPT}: docs/operations.md has the remedy"
         case KeyboardInterrupt():
-            reason, remedy, end = "stopped", GO_ON, ""
+            reason, remedy = coded("stopped", "stopped"), GO_ON
         case _:  # what nobody foresaw is one line too
-            reason, remedy, end = f"{type(error).__name__}: {error}", GO_ON, " (--debug shows where)"
+            reason, remedy = coded("unforeseen", one_line(f"{type(error).__name__}: {error}")), GO_ON
+            end = " (--debug shows where)"
     advice = f"; {remedy}" if where else ""
-    print(": ".join(["laion-people", *where, one_line(reason)]) + advice + end, file=sys.stderr)
-    return error.exit_code if isinstance(error, LaionPeopleError | ModelError) else 1
+    print(": ".join(["laion-people", *where, reason]) + advice + end, file=sys.stderr)
+    return error.exit_code if isinstance(error, CodedError) else 1
 
 
 def _run(args: argparse.Namespace) -> None:
     if args.retry_failed and args.step != "download":
-        raise UsageError("--retry-failed goes with download")
+        raise UsageError("bad-argument", "--retry-failed goes with download")
     if args.shards and isinstance(STEPS[args.step], ReleaseStep):
-        raise UsageError(f"--shards does not go with {args.step}, which works on whole partitions")
+        raise UsageError("bad-argument", f"--shards does not go with {args.step}, which works on whole partitions")
     if len(args.partition) > 1 and isinstance(STEPS[args.step], Step):
-        raise UsageError(f"{args.step} takes one partition; cluster and label take several")
+        raise UsageError("bad-argument", f"{args.step} takes one partition; cluster and label take several")
     runner = _runner(args, _steps(args.retry_failed))
     step, partitions = args.step, metadata.known(runner.store, args.partition)
     if step == "download" and made_elsewhere(runner.store, partitions[0]):
@@ -160,7 +170,7 @@ def _audit(args: argparse.Namespace) -> int:
         steps = stage_steps(runner.planner, audited, args.stage)
         faults = audit(runner, audited, args.stage, args.deep)
     else:
-        raise UsageError(f"the audit takes one partition; --stage {RELEASE_STAGE} takes several")
+        raise UsageError("bad-argument", f"the audit takes one partition; --stage {RELEASE_STAGE} takes several")
     for fault in faults:
         print(f"laion-people: {fault}", file=sys.stderr)
     if faults:
@@ -295,11 +305,13 @@ def _file(store: Store, path: str) -> FileEntry:
 
 def _shards(text: str) -> list[int]:
     if not re.fullmatch(r"\d{1,9}(-\d{1,9})?(,\d{1,9}(-\d{1,9})?)*", text):
-        raise argparse.ArgumentTypeError(f"{text!r} should look like 0,3-5")
+        raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should look like 0,3-5"))
     ranges = [part.partition("-") for part in text.split(",")]
     shards = [list(range(int(first), int(last or first) + 1)) for first, _, last in ranges]
     if not all(shards):
-        raise argparse.ArgumentTypeError(f"{text!r}: a range goes from the smaller to the larger number")
+        raise argparse.ArgumentTypeError(
+            coded("bad-argument", f"{text!r}: a range goes from the smaller to the larger number")
+        )
     return [index for part in shards for index in part]
 
 
@@ -317,7 +329,9 @@ def _ranges(shards: Sequence[int]) -> str:
 def _override(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not equals or name not in settings.NAMES:
-        raise argparse.ArgumentTypeError(f"{text!r} should look like threshold=0.28: `settings` lists the names")
+        raise argparse.ArgumentTypeError(
+            coded("bad-argument", f"{text!r} should look like threshold=0.28: `settings` lists the names")
+        )
     return name, value
 
 

@@ -1,4 +1,5 @@
-"""Errors that a user reads: one line that says what is wrong and what to do. The exit code goes with the class.
+"""Errors that a user reads: one line that says what is wrong and what to do, and the code of its entry in the runbook,
+docs/operations.md. The exit code goes with the class.
 
 What a library raises about one hostile row is that row's reason, whatever its type. But an error that is the machine's
 own shortage says nothing about the row::
@@ -15,19 +16,15 @@ from __future__ import annotations
 import errno
 import os
 
-from include.models.errors import ModelError, without_logins
+from include.models.errors import CodedError, without_logins
+from include.models.errors import coded as coded
 
 KEPT = "what is finished is kept"
 GO_ON = f"{KEPT}: clear the task, or run the command again, to go on"
 
 
-class LaionPeopleError(Exception):
-    """A step failed (exit code 1). Whatever the message quotes, it shows no URL's password."""
-
-    exit_code = 1
-
-    def __init__(self, *args: object):
-        super().__init__(*(without_logins(arg) if isinstance(arg, str) else arg for arg in args))
+class LaionPeopleError(CodedError):
+    """A step failed."""
 
 
 class UsageError(LaionPeopleError):
@@ -50,7 +47,7 @@ class ShortageError(LaionPeopleError):
 
 def check_shortage(error: BaseException, where: str = "") -> None:
     """Raises ShortageError, which begins with ``where``, when ``error``, or what it was raised from, is the machine's
-    own shortage. What is a LaionPeopleError or a ModelError already says itself what is wrong.
+    own shortage. What is a CodedError already says itself what is wrong.
 
     Much hides its cause: a look-up that can open no socket says that the name is unknown, TLS that a certificate which
     it could not read does not hold, an import that there is no such module. So files must be to be had, too.
@@ -60,39 +57,50 @@ def check_shortage(error: BaseException, where: str = "") -> None:
     while cause is not None and id(cause) not in seen:
         if isinstance(cause, ShortageError):
             raise cause
-        if isinstance(cause, LaionPeopleError | ModelError):
+        if isinstance(cause, CodedError):
             return
         if fault := _machine_fault(cause):
-            raise ShortageError(f"{where}: {fault}" if where else fault) from error
+            raise fault.at(where) from error
         seen.add(id(cause))
         cause = cause.__cause__ or cause.__context__
     if fault := _no_files_fault():
-        raise ShortageError(f"{where}: {fault}" if where else fault) from error
+        raise fault.at(where) from error
 
 
-def _machine_fault(error: BaseException) -> str | None:
+def _machine_fault(error: BaseException) -> ShortageError | None:
     """Not EADDRNOTAVAIL: that can be the address's fault as well as a lack of ports, which `fetch` tells apart."""
     match errno.ENOMEM if isinstance(error, MemoryError) else getattr(error, "errno", None):
         case errno.EMFILE:
-            return "too many open files: raise `ulimit -n`, or lower LAION_PEOPLE_URL_THREADS"
+            return ShortageError(
+                "machine-limit", "too many open files: raise `ulimit -n`, or lower LAION_PEOPLE_URL_THREADS"
+            )
         case errno.ENFILE:
-            return "too many open files on this machine: raise fs.file-max, or run fewer tasks at a time"
+            return ShortageError(
+                "machine-limit", "too many open files on this machine: raise fs.file-max, or run fewer tasks at a time"
+            )
         case errno.ENOMEM:
-            return "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)"
+            return ShortageError("out-of-memory", "out of memory: give it more, or fewer threads (LAION_PEOPLE_CORES)")
         case errno.ENOBUFS:
-            return "no network buffers are left: lower LAION_PEOPLE_URL_THREADS, or run fewer tasks at a time"
+            return ShortageError(
+                "machine-limit",
+                "no network buffers are left: lower LAION_PEOPLE_URL_THREADS, or run fewer tasks at a time",
+            )
         case errno.ENOSPC:
-            return "No space left on device: free some, or point TMPDIR and the store at a larger disk"
+            return ShortageError(
+                "disk-full", "No space left on device: free some, or point TMPDIR and the store at a larger disk"
+            )
         case errno.EFBIG:
-            return "File too large: raise `ulimit -f`, or take fewer LAION_PEOPLE_SHARD_ROWS"
+            return ShortageError(
+                "machine-limit", "File too large: raise `ulimit -f`, or take fewer LAION_PEOPLE_SHARD_ROWS"
+            )
         case errno.EDQUOT:
-            return "disk quota exceeded: free some space, or raise the quota"
+            return ShortageError("disk-full", "disk quota exceeded: free some space, or raise the quota")
     if isinstance(error, RuntimeError) and "can't start new thread" in str(error):  # as CPython says EAGAIN
-        return "no more threads: raise `ulimit -u`, or lower LAION_PEOPLE_URL_THREADS"
+        return ShortageError("machine-limit", "no more threads: raise `ulimit -u`, or lower LAION_PEOPLE_URL_THREADS")
     return None
 
 
-def _no_files_fault() -> str | None:
+def _no_files_fault() -> ShortageError | None:
     """Why not even four files can be opened, or None. A look-up needs some at a time."""
     opened: list[int] = []
     try:

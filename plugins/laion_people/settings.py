@@ -257,7 +257,9 @@ def from_environment(environ: Mapping[str, str] = os.environ, **overrides: str |
     unknown = sorted(name for name in environ if name.startswith(PREFIX) and name not in known)
     unknown = [name for name in unknown if not re.search(SERVICE_LINK, name)]
     if unknown:
-        raise UsageError(f"unknown setting {unknown[0]}: `bin/laion-people settings` lists those that exist")
+        raise UsageError(
+            "unknown-setting", f"unknown setting {unknown[0]}: `bin/laion-people settings` lists those that exist"
+        )
     given = {**environ, **{PREFIX + k.upper(): v for k, v in overrides.items() if v is not None}}
     return Settings(**{f.name: _parse(name, given[name], f) for name, f in known.items() if name in given})
 
@@ -298,20 +300,20 @@ def _parse(name: str, text: str, f: Any) -> Any:
         value = kind(text)
     except (KeyError, ValueError):
         wanted = {bool: "0 or 1", int: "a whole number", float: "a number"}[kind]
-        raise UsageError(f"{name}={shown!r}: should be {wanted}") from None
+        raise UsageError("bad-setting", f"{name}={shown!r}: should be {wanted}") from None
     rules = f.metadata
     if kind is float and not math.isfinite(value):
-        raise UsageError(f"{name}={shown!r}: should be a number")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should be a number")
     if "minimum" in rules and value < rules["minimum"]:
-        raise UsageError(f"{name}={shown!r}: should be at least {rules['minimum']}")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should be at least {rules['minimum']}")
     if "maximum" in rules and value > rules["maximum"]:
-        raise UsageError(f"{name}={shown!r}: should be at most {rules['maximum']}")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should be at most {rules['maximum']}")
     if "choices" in rules and value not in rules["choices"]:
-        raise UsageError(f"{name}={shown!r}: should be one of {', '.join(rules['choices'])}")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should be one of {', '.join(rules['choices'])}")
     if "pattern" in rules and not re.fullmatch(rules["pattern"], value):
-        raise UsageError(f"{name}={shown!r}: should look like {rules['like']}")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should look like {rules['like']}")
     if "json" in rules and value and not rules["json"](_from_json(value)):
-        raise UsageError(f"{name}={shown!r}: should look like {rules['like']}")
+        raise UsageError("bad-setting", f"{name}={shown!r}: should look like {rules['like']}")
     return value
 
 

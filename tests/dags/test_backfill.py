@@ -107,7 +107,7 @@ def test_a_run_claims_its_partition_and_may_do_so_again(airflow: FakeAirflow) ->
 def test_a_second_run_of_a_partition_does_nothing_and_names_the_first(airflow: FakeAirflow, state: str) -> None:
     airflow.runs["busy"] = state
     airflow.has("busy", "a/00002")
-    with pytest.raises(AirflowFailException, match="run busy is at work on a/00002, so this run does nothing"):
+    with pytest.raises(AirflowFailException, match=r"run busy .* a/00002.*\[partition-busy\]$"):
         claim(airflow.context("r", "a/00002"))
     assert airflow.claims["a/00002"]["run"] == "busy"
     claim(airflow.context("r", "a/00003"))
@@ -149,7 +149,7 @@ def test_a_key_that_is_none_is_left_to_the_first_task_to_refuse(airflow: FakeAir
 def test_nothing_is_recounted_when_nothing_was_begun(airflow: FakeAirflow, dag: str) -> None:
     other = CAPTION if dag == EXTRACT else EXTRACT
     airflow.tasks = {(other, "r", "plan"): ["success"], (dag, "s", "plan"): ["success"], (dag, "r", "plan"): ["failed"]}
-    with pytest.raises(AirflowSkipException, match="nothing was begun"):
+    with pytest.raises(AirflowSkipException, match=r"\[partition-busy\]$"):
         skip_unless_planned(airflow.context(dag=dag))
     airflow.tasks[dag, "r", "plan"] = ["success"]
     skip_unless_planned(airflow.context(dag=dag))
@@ -163,7 +163,7 @@ def test_discover_announces_what_is_not_extracted_and_that_no_run_has_begun(airf
     assert keys == ["a/00002", "a/named", "b/00000"]
     for key in keys:
         airflow.has("old", key)
-    with pytest.raises(AirflowSkipException, match="no new partitions"):
+    with pytest.raises(AirflowSkipException, match=r"\[nothing-to-do\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, [])
 
 
@@ -179,9 +179,9 @@ def test_discover_announces_a_partition_again_whose_run_ended_in_its_first_task(
 
 def test_discover_announces_nothing_to_a_paused_dag_which_would_lose_it(airflow: FakeAirflow) -> None:
     airflow.paused = True
-    with pytest.raises(AirflowSkipException, match=r"paused: unpause it, .* until then 5 partitions wait"):
+    with pytest.raises(AirflowSkipException, match=r" 5 .*\[extract-paused\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, [])
-    with pytest.raises(AirflowFailException, match="laion_people_extract is paused"):
+    with pytest.raises(AirflowFailException, match=r"^laion_people_extract .*\[extract-paused\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, ["a/00000"])
 
 
@@ -189,7 +189,7 @@ def test_discover_announces_nothing_anew_while_runs_are_queued_which_may_be_of_t
     airflow: FakeAirflow,
 ) -> None:
     airflow.runs |= {"q1": "queued", "q2": "queued"}
-    with pytest.raises(AirflowSkipException, match="2 runs of laion_people_extract are queued: a later run"):
+    with pytest.raises(AirflowSkipException, match=r"^2 .* laion_people_extract .*\[not-yet\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, [])
     assert backfill.partitions_to_announce(airflow.context(), STATE, ["b/00000"]) == ["b/00000"]
 
@@ -198,9 +198,9 @@ def test_discover_announces_what_is_asked_for_again_unless_a_run_is_at_work_on_i
     airflow.has("old", "a/00000")
     airflow.has("busy", "a/00002")
     assert backfill.partitions_to_announce(airflow.context(), STATE, ["a/00002", "a/00000"]) == ["a/00000"]
-    with pytest.raises(AirflowSkipException, match="runs are at work on all of them"):
+    with pytest.raises(AirflowSkipException, match=r"\[nothing-to-do\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, ["a/00002"])
-    with pytest.raises(AirflowFailException, match="no metadata for partition c/9: put its part under metadata/"):
+    with pytest.raises(AirflowFailException, match=r"c/9.*\[unknown-partition\]$"):
         backfill.partitions_to_announce(airflow.context(), STATE, ["c/9"])
 
 
@@ -217,7 +217,7 @@ def test_a_backfill_takes_what_is_missing_what_has_failed_or_all(airflow: FakeAi
     airflow.has("old", "a/00004")  # failed before its first shard
     assert chosen(airflow, collection="a", which="missing") == ["a/00002", "a/00003", "a/00004", "a/named"]
     assert chosen(airflow, collection="a", which="failed") == ["a/00002", "a/00003", "a/00004"]
-    with pytest.raises(AirflowSkipException, match="nothing to do: none of the partitions is failed"):
+    with pytest.raises(AirflowSkipException, match=r"failed .*\[nothing-to-do\]$"):
         chosen(airflow, collection="b", which="failed")
 
 
@@ -230,18 +230,18 @@ def test_a_backfill_leaves_out_what_a_run_is_at_work_on(airflow: FakeAirflow, wh
 @pytest.mark.parametrize(
     ("form", "says"),
     [
-        ({"which": "all"}, "choose a collection or list partitions"),
-        ({"collection": "a", "partitions": ["b/00000"]}, "choose a collection or list partitions, one of the two"),
-        ({"collection": "c"}, "no metadata of c; there is: a, b"),
-        ({"collection": "a", "first": 5}, "no metadata of a from part 5 to 99999; there is a/00000 to a/named"),
-        ({"collection": "a", "first": 4, "last": 3}, "no metadata of a from part 4 to 3"),
-        ({"partitions": ["a/00009"]}, "no metadata for partition a/00009"),
+        ({"which": "all"}, ""),
+        ({"collection": "a", "partitions": ["b/00000"]}, ""),
+        ({"collection": "c"}, " c; .* a, b "),
+        ({"collection": "a", "first": 5}, " a .* 5 .* 99999; .* a/00000 .* a/named "),
+        ({"collection": "a", "first": 4, "last": 3}, " a .* 4 .* 3; "),
+        ({"partitions": ["a/00009"]}, " a/00009: "),
     ],
 )
 def test_a_form_that_makes_no_sense_is_refused_with_a_sentence(
     airflow: FakeAirflow, form: dict[str, Any], says: str
 ) -> None:
-    with pytest.raises(AirflowFailException, match=says):
+    with pytest.raises(AirflowFailException, match=rf"{says}.*\[unknown-partition\]$"):
         chosen(airflow, **form)
 
 
@@ -291,7 +291,7 @@ def test_a_turn_waits_while_the_extracting_dag_is_paused(airflow: FakeAirflow) -
 def test_a_key_that_another_run_is_at_work_on_is_not_announced_but_waited_for(airflow: FakeAirflow) -> None:
     airflow.has("busy", "a/00002")
     context = airflow.context("b", index=0, at_once=1)
-    with pytest.raises(AirflowSkipException, match="run busy of laion_people_extract is at work on a/00002"):
+    with pytest.raises(AirflowSkipException, match=r"run busy .* a/00002.*\[partition-busy\]$"):
         backfill.start(context, "a/00002")
     with pytest.raises(AirflowRescheduleException):
         backfill.finish(context, "a/00002", None)
@@ -312,7 +312,7 @@ def test_a_key_is_finished_when_the_run_that_claimed_it_since_has_ended(airflow:
     airflow.runs["new"] = "success"
     assert backfill.finish(context, "a/00002", before) == "new"
     airflow.runs["new"] = "failed"
-    with pytest.raises(AirflowFailException, match=r"a/00002: run new of laion_people_extract has failed; .* clear"):
+    with pytest.raises(AirflowFailException, match=r"^a/00002: run new .*\[run-failed\]$"):
         backfill.finish(context, "a/00002", before)
 
 
@@ -322,14 +322,14 @@ def test_an_announcement_that_no_run_was_made_of_is_given_up_with_a_sentence(air
     with pytest.raises(AirflowRescheduleException):  # runs are running: it may wait for them
         backfill.finish(context, "a/00002", None)
     airflow.runs.clear()
-    with pytest.raises(AirflowFailException, match="no run of laion_people_extract was made of a/00002"):
+    with pytest.raises(AirflowFailException, match=r"a/00002.*\[extract-paused\]$"):
         backfill.finish(context, "a/00002", None)
 
 
 def test_the_report_names_the_partitions_that_failed(airflow: FakeAirflow) -> None:
     airflow.states = {"parts.finish_0": "success", "parts.finish_1": "failed", "parts.finish_2": "upstream_failed"}
     context = airflow.context("b")
-    with pytest.raises(AirflowFailException, match=r"^2 of 3 partitions have failed: a/00003, a/00004\. "):
+    with pytest.raises(AirflowFailException, match=r"^2 of 3 .* a/00003, a/00004\. .*\[run-failed\]$"):
         backfill.report(context, ["a/00002", "a/00003", "a/00004"])
     airflow.states = dict.fromkeys(airflow.states, "success")
     assert backfill.report(context, ["a/00002", "a/00003", "a/00004"]) == {"partitions": 3}
@@ -353,7 +353,7 @@ def test_extracting_a_release_again_clusters_it_once_after_its_last_partition(
     airflow.has("first", "a/00000")
     airflow.has("last", "a/00001")
     airflow.tasks[EXTRACT, "first", "announce"] = ["success"]
-    with pytest.raises(AirflowSkipException, match=r"^run last of laion_people_extract is at work on a/00001: "):
+    with pytest.raises(AirflowSkipException, match=r"^run last .* a/00001: .*\[not-yet\]$"):
         gated(cluster_dag, airflow)
     assert gated(cluster_dag, airflow, partitions=["a/00000"]) == ["a/00000"]  # which a person asks for
     airflow.tasks[EXTRACT, "last", "announce"] = ["success"]  # though Airflow hasn't ended the run yet

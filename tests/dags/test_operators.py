@@ -77,7 +77,7 @@ def test_a_hostile_key_stays_one_argument(command_line: Path, key: str) -> None:
 
 @pytest.mark.parametrize("partitions", ["", [""]])
 def test_a_run_without_a_key_fails_at_once_and_says_what_to_do(command_line: Path, partitions: Any) -> None:
-    with pytest.raises(AirflowFailException, match=r"no partition key: trigger the DAG with .* Partition Key"):
+    with pytest.raises(AirflowFailException, match=r"\[no-partition-key\]$"):
         run(worker_task("plan", "shard-groups", partitions=partitions))
     assert not (command_line / "argv.json").exists()
 
@@ -142,8 +142,8 @@ def test_a_killed_task_ends_its_process(command_line: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "says"),
     [
-        ("RUNNER", "docker", r"^LAION_PEOPLE_RUNNER='docker': should be one of process, kubernetes$"),
-        ("TRESHOLD", "0.2", r"^unknown setting LAION_PEOPLE_TRESHOLD"),
+        ("RUNNER", "docker", r"^LAION_PEOPLE_RUNNER='docker'.* process, kubernetes \[bad-setting\]$"),
+        ("TRESHOLD", "0.2", r"LAION_PEOPLE_TRESHOLD.*\[unknown-setting\]$"),
     ],
 )
 def test_a_wrong_setting_is_said_by_the_task_and_not_retried(
@@ -161,17 +161,17 @@ def event(key: str, runs: int, **extra: str) -> SimpleNamespace:
 
 def test_a_release_is_clustered_once_all_its_partitions_are_extracted() -> None:
     assert partitions_of_release(STATE, "a", []) == ["a/1", "a/2"]
-    with pytest.raises(AirflowSkipException, match=r"2 of 3 partitions wait for extraction: b/2"):
+    with pytest.raises(AirflowSkipException, match=r"2 of 3 .* b/2 .*\[not-yet\]$"):
         partitions_of_release(STATE, "b", [])
 
 
 def test_a_release_may_be_chosen_but_must_be_extracted() -> None:
     assert partitions_of_release(STATE, None, ["b/1", "a/2"]) == ["a/2", "b/1"]
-    with pytest.raises(AirflowFailException, match="b/2 is not extracted"):
+    with pytest.raises(AirflowFailException, match=r"b/2 .*\[not-extracted\]$"):
         partitions_of_release(STATE, None, ["b/1", "b/2"])
-    with pytest.raises(AirflowFailException, match="c is not extracted"):
+    with pytest.raises(AirflowFailException, match=r"c .*\[not-extracted\]$"):
         partitions_of_release(STATE, "c", [])
-    with pytest.raises(AirflowFailException, match="no release: trigger the DAG with a collection"):
+    with pytest.raises(AirflowFailException, match=r"\[no-partition-key\]$"):
         partitions_of_release(STATE, None, [])
 
 
@@ -185,8 +185,8 @@ def test_a_command_that_is_killed_is_told_with_what_it_was_at(command_line: Path
     line = "12:00:00 detect a/1 shard 00007 (3 of 16): starts (new)"
     kill = "import os; os.kill(os.getpid(), 9)"
     (command_line / "script").write_text(f"print({line!r}, file=sys.stderr, flush=True); {kill}")
-    words = f"killed by SIGKILL, most likely for lack of memory: {line}; {GO_ON}"
-    with pytest.raises(AirflowException, match=f"^{re.escape(words)}$"):
+    words = f": {line} [out-of-memory]; {GO_ON}"
+    with pytest.raises(AirflowException, match=f"{re.escape(words)}$"):
         run(step_task("detect", partitions="a/1"))
 
 
@@ -195,8 +195,8 @@ def test_a_command_that_takes_too_long_is_ended_and_told_with_what_it_was_at(com
     (command_line / "script").write_text(script)
     task = step_task("detect", partitions="a/1", hours=0.5)
     task.log.info = Mock(side_effect=AirflowTaskTimeout("Timeout, PID: 1"))  # as the timer does at any time
-    words = f"not done within its time limit of 0:30:00: at shard 00007; {GO_ON}"
-    with pytest.raises(AirflowTaskTimeout, match=f"^{re.escape(words)}$"):
+    words = f"0:30:00: at shard 00007 [time-limit]; {GO_ON}"
+    with pytest.raises(AirflowTaskTimeout, match=f"{re.escape(words)}$"):
         run(task)
     assert task.process is not None and task.process.wait(10)
 
@@ -211,7 +211,7 @@ def test_a_mapped_task_works_on_what_its_step_has_to_make_of_its_group(command_l
 
 def test_a_step_with_nothing_to_make_is_skipped_before_it_starts_unless_it_is_cleared(command_line: Path) -> None:
     task = step_task("embed", partitions="a/1", shards=GROUP)
-    with pytest.raises(AirflowSkipException, match="every shard of this group was made before"):
+    with pytest.raises(AirflowSkipException, match=r"\[nothing-to-do\]$"):
         task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=1)})
     task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=2)})
     run(task)

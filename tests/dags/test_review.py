@@ -148,7 +148,7 @@ def respond(option: str) -> Any:
 
 def test_an_answer_is_kept_with_name_and_time(store: LocalStore) -> None:
     respond("Approve")
-    with pytest.raises(AirflowFailException, match=r"^Zoë has rejected the captions of v0001: edit them at "):
+    with pytest.raises(AirflowFailException, match=r"^Zoë .* v0001: .*\[captions-refused\]$"):
         respond("Reject")
     approved, rejected = json.loads(store.read("clusters/v0001/reviews.json"))
     assert approved == {
@@ -167,11 +167,11 @@ def test_an_answer_is_kept_with_name_and_time(store: LocalStore) -> None:
 
 def test_captions_that_are_refused_cannot_be_approved(store: LocalStore) -> None:
     captions.put(store, "v0001", {"pose-0002": Entry(("A tall person.", *SENTENCES))})
-    message = "captions of 1 of 2 clusters are refused: .* The first is pose-0002: 'A tall person.' has the word 'tall'"
+    message = r" 1 of 2 .* pose-0002: 'A tall person.' .* 'tall' .*\[captions-refused\]$"
     with pytest.raises(AirflowFailException, match=message):
         respond("Approve")
     store.write("clusters/v0001/captions.yaml", b"pose-0002: [")
-    with pytest.raises(AirflowFailException, match=r"captions.yaml is not YAML"):
+    with pytest.raises(AirflowFailException, match=r"captions.yaml .*\[captions-file\]$"):
         respond("Approve")
     assert not store.exists("clusters/v0001/reviews.json")
 
@@ -179,19 +179,19 @@ def test_captions_that_are_refused_cannot_be_approved(store: LocalStore) -> None
 @pytest.mark.parametrize("damaged", [b"", b"[{", b'{"answer": "Approve"}', b'"Approve"', b"[1]", b"[" * 100_000])
 def test_answers_that_cannot_be_read_are_not_written_over(store: LocalStore, damaged: bytes) -> None:
     store.write("clusters/v0001/reviews.json", damaged)
-    with pytest.raises(AirflowFailException, match=r"^clusters/v0001/reviews.json is damaged"):
+    with pytest.raises(AirflowFailException, match=r"^clusters/v0001/reviews.json .*\[damaged-reviews\]$"):
         respond("Approve")
     assert store.read("clusters/v0001/reviews.json") == damaged
 
 
 def test_nobodys_answer_fails_without_another_try(store: LocalStore) -> None:
     task = ReviewOperator(task_id="review", version="v0001")
-    with pytest.raises(AirflowFailException, match="nobody has answered for 30 days: clear this task"):
+    with pytest.raises(AirflowFailException, match=r" 30 days: .*\[no-answer\]$"):
         task.execute_complete({"run_id": "manual"}, {"error": "late", "error_type": "timeout"})
 
 
 def test_a_run_that_asks_for_no_review_goes_on_without(store: LocalStore) -> None:
-    with pytest.raises(AirflowSkipException, match="this run asks for no review"):
+    with pytest.raises(AirflowSkipException, match=r"\[nothing-to-do\]$"):
         ReviewOperator(task_id="review", version="v0001").execute({"params": {"review": False}})
 
 
@@ -201,7 +201,7 @@ def test_a_cluster_version_stands_for_the_partitions_that_it_was_fitted_on(store
     )
     store.write("manifests/cluster/v0001.json", manifest.to_json())
     assert partitions_of_version("v0001") == [PARTITION, "tiny/00001"]
-    with pytest.raises(AirflowFailException, match="there is no cluster version v0002: leave the parameter empty"):
+    with pytest.raises(AirflowFailException, match=r"v0002: .*\[unknown-version\]$"):
         partitions_of_version("v0002")
 
 

@@ -90,10 +90,10 @@ def test_a_store_that_fails_is_said_and_makes_no_runs(
     timetable: PartitionTimetable, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(store: LocalStore, folder: str) -> list[str]:
-        raise LaionPeopleError(f"{store.uri}/{folder}: Permission denied")
+        raise LaionPeopleError("store-away", f"{store.uri}/{folder}: Permission denied")
 
     monkeypatch.setattr(LocalStore, "list", fails)
-    with pytest.raises(InvalidBackfillDate, match="/metadata: Permission denied"):
+    with pytest.raises(InvalidBackfillDate, match=r"/metadata: .*\[store-away\]$"):
         keys(timetable, "2001-01-01", "2001-12-31")
 
 

@@ -216,14 +216,14 @@ def test_a_clip_is_no_captioner(coca_files: tuple[Path, Path], tmp_path: Path) -
     config.write_text(json.dumps({"embed_dim": 32, "vision_cfg": tower, "text_cfg": text}))
     open_clip.add_model_config(config)
     save_file(open_clip.create_model("clip_no_captions").state_dict(), weights)
-    with pytest.raises(ModelUsageError, match="gives no captions: choose coca_ViT-B-32"):
+    with pytest.raises(ModelUsageError, match=r"coca_ViT-B-32.*\[bad-profile\]$"):
         coca((weights, config), model="clip_no_captions")
 
 
 def test_weights_of_another_model_are_one_readable_line(coca_files: tuple[Path, Path], tmp_path: Path) -> None:
     config = tmp_path / "coca_deeper.json"
     config.write_text(json.dumps(COCA | {"text_cfg": COCA["text_cfg"] | {"layers": 2}}))
-    with pytest.raises(ModelError, match="holds no weights of coca_deeper") as caught:
+    with pytest.raises(ModelError, match=r" coca_deeper: .*\[wrong-weights\]$") as caught:
         coca((coca_files[0], config), model="coca_deeper")
     assert "\n" not in str(caught.value)
 
@@ -233,7 +233,7 @@ def test_an_incomplete_folder_is_one_readable_line(missing: str, hub: dict[str, 
     for file in hub["blip"].iterdir():
         if file.name != missing and not (missing.startswith("tokenizer") and file.name in ("vocab.txt",)):
             (tmp_path / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(ModelError, match="holds no image-to-text model with safetensors") as caught:
+    with pytest.raises(ModelError, match=r"\[wrong-weights\]$") as caught:
         image_to_text(tmp_path)
     assert "\n" not in str(caught.value)
 
@@ -263,7 +263,7 @@ def test_missing_weights_are_one_readable_line(hub: dict[str, Path], tmp_path: P
 def test_weights_of_another_shape_are_one_readable_line(hub: dict[str, Path], tmp_path: Path) -> None:
     name = "vision_model.embeddings.patch_embedding.bias"
     smaller = copied(hub["blip"], tmp_path, lambda weights: weights.update({name: weights[name][:16]}))
-    with pytest.raises(ModelError, match=f"1 are missing or of another shape, the first is {name};") as caught:
+    with pytest.raises(ModelError, match=rf" 1 .* {name}; .*\[wrong-weights\]$") as caught:
         image_to_text(smaller)
     assert "\n" not in str(caught.value)
 

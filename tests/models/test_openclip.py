@@ -149,7 +149,7 @@ def test_a_model_that_does_not_exist_is_bad_usage(tmp_path: Path):
     from include.models.errors import ModelUsageError
     from include.models.openclip import OpenClip
 
-    with pytest.raises(ModelUsageError, match="has no model 'ViT-Z-32'"):
+    with pytest.raises(ModelUsageError, match=r"'ViT-Z-32'.*\[bad-profile\]$"):
         OpenClip(tmp_path / "none", model="ViT-Z-32", tag="openai", precision="fp32", batch_size=2)
 
 

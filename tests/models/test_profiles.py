@@ -28,7 +28,7 @@ def test_packaged_is_available():
 
 
 def test_unknown_profile_names_the_known_ones():
-    with pytest.raises(ModelUsageError, match=r"unknown profile 'nope': choose one of .*packaged"):
+    with pytest.raises(ModelUsageError, match=r"'nope': .*packaged.*\[bad-profile\]$"):
         load_profile("nope")
 
 
@@ -49,12 +49,12 @@ def test_weights_that_are_not_fetched_are_told_apart_by_what_they_should_hash_to
 
 
 def test_weights_that_nothing_is_known_of_must_be_fetched_first(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"\.pth is missing: run `bin/laion-people models fetch"):
+    with pytest.raises(ModelError, match=r"\.pth is missing: .*\[missing-weights\]$"):
         load_profile("wholebody", cache=Cache(tmp_path)).fingerprint("detector")
 
 
 def test_loading_a_model_without_its_weights_says_how_to_get_them(tmp_path: Path):
-    with pytest.raises(ModelError, match=r"openai.safetensors is missing: run `bin/laion-people models fetch"):
+    with pytest.raises(ModelError, match=r"openai.safetensors is missing: .*\[missing-weights\]$"):
         load_profile("standard", cache=Cache(tmp_path)).load("clip")
 
 
@@ -71,7 +71,7 @@ def test_a_run_fetches_weights_when_it_needs_them_and_not_before(tmp_path: Path,
     careful, eager = (Profile("test", "", "", roles, cache=cache, fetches=fetches) for fetches in (False, True))
     assert careful.fingerprint("known") == eager.fingerprint("known") and not (tmp_path / "cache").exists()
     for needs in (careful.fingerprint, careful.load):
-        with pytest.raises(ModelError, match="is missing: run `bin/laion-people models fetch"):
+        with pytest.raises(ModelError, match=r"\[missing-weights\]$"):
             needs("unknown")
     assert eager.fingerprint("unknown") == {"unknown": eager.fingerprint("known")["known"]}
     assert eager.load("known").file.read_bytes() == careful.load("known").file.read_bytes() == b"weights"

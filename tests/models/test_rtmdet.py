@@ -194,10 +194,10 @@ def test_the_preprocessors_statistics_in_a_checkpoint_do_no_harm(theirs, ours, t
 
 def test_a_damaged_file_is_told_in_one_line(tmp_path: Path):
     (tmp_path / "damaged.safetensors").write_bytes(b"not tensors")
-    with pytest.raises(ModelError, match="fetch it again"):
+    with pytest.raises(ModelError, match=r"\[wrong-weights\]$"):
         open_ours(tmp_path / "damaged.safetensors")
 
 
 def test_a_config_of_another_kind_is_refused(theirs):
-    with pytest.raises(ModelUsageError, match="RTMDet's configs"):
+    with pytest.raises(ModelUsageError, match=r"\[bad-profile\]$"):
         RTMDet(theirs[1], config="yolox/yolox_s_8xb8-300e_coco.py", score=SCORE, precision="fp32")

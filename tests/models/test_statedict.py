@@ -151,7 +151,7 @@ def test_tensors_that_share_their_bytes_a_thousand_times_are_refused(tmp_path: P
     torch.save({f"weight{i}": shared for i in range(3)}, tmp_path / "tied.pth")
     reduce(tmp_path / "tied.pth", tmp_path / "tied.safetensors")
     torch.save({f"weight{i}": shared for i in range(1000)}, tmp_path / "bomb.pth")
-    with pytest.raises(ModelError, match="far larger than the file"):
+    with pytest.raises(ModelError, match=r"\[unsafe-weights\]$"):
         reduce(tmp_path / "bomb.pth", tmp_path / "bomb.safetensors")
     assert not list(tmp_path.glob("bomb.safetensors*"))
 
@@ -159,7 +159,7 @@ def test_tensors_that_share_their_bytes_a_thousand_times_are_refused(tmp_path: P
 @pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 not a zip either"])
 def test_what_is_no_checkpoint_is_refused(tmp_path: Path, content: bytes):
     (tmp_path / "no.pth").write_bytes(content)
-    with pytest.raises(ModelError, match="is not a checkpoint that can be read without running code"):
+    with pytest.raises(ModelError, match=r"\[unsafe-weights\]$"):
         reduce(tmp_path / "no.pth", tmp_path / "no.safetensors")
 
 

@@ -169,7 +169,7 @@ def test_a_damaged_manifest_is_named_and_passed_over(
     assert newest(clustered) == "v0001"
     assert runner(clustered).planner.shard_stem("assign", PARTITIONS[0], 0).startswith("assignments/v0001/")
     assert list(funnel.release_manifests(clustered)) == ["v0001"]
-    assert f"cluster version v0002 is passed over: {path} is damaged" in caplog.text
+    assert f"version v0002 is passed over: {path} " in caplog.text and "[damaged-version]" in caplog.text
     assert runner(clustered).run_release("cluster", PARTITIONS).partition == "v0001"
     assert runner(clustered).run_release("cluster", PARTITIONS, force=True).partition == "v0003"
     assert clustered.read(path) == fault
@@ -181,7 +181,7 @@ def test_a_version_that_cannot_be_read_now_is_not_taken_for_damaged(
     """Else the same people would be clustered again, and assigned to an older version."""
 
     def refuse(_: str) -> bytes:
-        raise LaionPeopleError("the service answers SlowDown")
+        raise LaionPeopleError("store-away", "the service answers SlowDown")
 
     monkeypatch.setattr(clustered, "read", refuse)
     with pytest.raises(LaionPeopleError, match="SlowDown"):
@@ -260,7 +260,7 @@ def test_an_earlier_fit_that_the_store_does_not_give_now_stops_the_step(
 
     def fails(store: LocalStore, path: str) -> bytes:
         if path == "clusters/v0001/fit.json":
-            raise StoreError(f"{path}: the service answers SlowDown")
+            raise StoreError("store-away", f"{path}: the service answers SlowDown")
         return read(store, path)
 
     monkeypatch.setattr(LocalStore, "read", fails)

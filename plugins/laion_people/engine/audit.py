@@ -20,7 +20,7 @@ from laion_people.engine.contents import contents_of
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
 from laion_people.engine.stages import stage_steps
-from laion_people.errors import LaionPeopleError, ShortageError, StoreError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError, check_shortage, coded, one_line
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Contents, ShardManifest
 from laion_people.storage.origin import foreign_files
@@ -45,7 +45,10 @@ def audit(runner: Runner, partition: str, stage: str, deep: bool = False) -> lis
     for step in steps:
         if STEPS[step].writes == "images":
             faults += [
-                f"{step} {partition}: {path} lies among the shards that {step} made and is none of them"
+                coded(
+                    "foreign-file",
+                    f"{step} {partition}: {path} lies among the shards that {step} made and is none of them",
+                )
                 for path in foreign_files(runner.store, partition)
             ]
     if not faults:
@@ -79,7 +82,11 @@ class _Audit:
     def surplus_faults(self) -> list[str]:
         """A line for each shard that is not planned."""
         return [
-            f"{step} {self.partition} shard {index:05d}: is not among the {len(self.planned)} planned: run `{step}`"
+            coded(
+                "surplus-shard",
+                f"{step} {self.partition} shard {index:05d}: is not among the "
+                f"{len(self.planned)} planned: run `{step}`",
+            )
             for step in self.steps
             for index in sorted(set(self.manifests[step]) - set(self.planned))
         ]
@@ -90,7 +97,7 @@ class _Audit:
         for step in self.steps:
             manifest = self.manifests[step].get(index)
             if not isinstance(manifest, ShardManifest):
-                yield step, str(manifest) if manifest else "has no manifest: it was never finished"
+                yield step, str(manifest or coded("unfinished", "has no manifest: it was never finished"))
                 continue
             contents, damage = self._contents_and_damage(manifest, files)
             fault = self._name_fault(manifest) or damage or self._outdated(manifest, files)
@@ -100,7 +107,7 @@ class _Audit:
                 yield step, fault
             elif contents and contents.person_ids:
                 if first and contents.person_ids != first[1]:
-                    yield step, f"does not have the people of {first[0]} in their order"
+                    yield step, coded("mismatched-tables", f"does not have the people of {first[0]} in their order")
                 first = first or (step, contents.person_ids)
 
     def _name_fault(self, manifest: ShardManifest) -> str | None:
@@ -111,7 +118,10 @@ class _Audit:
         named = {file.uri for file in entry.files()}
         wanted = {f"{stem}.parquet", f"{stem}.tar"} if step.tar_key else {f"{stem}.parquet"}
         if entry.uri != main or not wanted <= named or not all(uri.startswith(stem) for uri in named):
-            return f"its manifest names the files {', '.join(sorted(named))}: run `{step.name}` with force"
+            return coded(
+                "wrong-manifest",
+                f"its manifest names the files {', '.join(sorted(named))}: run `{step.name}` with force",
+            )
         return None
 
     def _contents_and_damage(self, manifest: ShardManifest, files: LocalFiles) -> tuple[Contents | None, str | None]:
@@ -119,7 +129,7 @@ class _Audit:
         recorded = manifest.shard.files()
         tags = {file.uri: self.planner.index.tag(file.uri) for file in recorded}
         if missing := next((uri for uri, tag in tags.items() if tag is None), None):
-            return None, f"{missing} is missing"
+            return None, coded("missing-file", f"{missing} is missing")
         if not self.deep and manifest.contents and all(file.tag and tags[file.uri] == file.tag for file in recorded):
             return manifest.contents, None
         local = {}
@@ -129,25 +139,26 @@ class _Audit:
             except (StoreError, ShortageError):  # which say nothing of the file
                 raise
             except LaionPeopleError:
-                return None, f"{file.uri} is damaged"
+                return None, coded("damaged-file", f"{file.uri} is damaged")
         try:
             contents = contents_of(STEPS[manifest.step], local)
         except Exception as error:  # it is what its manifest says, and no Parquet file or tar
             check_shortage(error)
-            return None, f"{manifest.shard.uri} or a file beside it is damaged ({one_line(repr(error))})"
+            return None, coded(
+                "damaged-file", f"{manifest.shard.uri} or a file beside it is damaged ({one_line(repr(error))})"
+            )
         if manifest.contents not in (None, contents):
-            return None, f"{manifest.shard.uri} does not hold what its manifest says"
+            return None, coded("wrong-manifest", f"{manifest.shard.uri} does not hold what its manifest says")
         return contents, None
 
     def _outdated(self, manifest: ShardManifest, files: LocalFiles) -> str | None:
         """Why a shard would be made otherwise today, or None."""
         try:
-            reason = self.planner.outdated(manifest, files, self.deep)
+            return self.planner.outdated(manifest, files, self.deep)
         except (StoreError, ShortageError):
             raise
         except (LaionPeopleError, ModelError) as error:
             return str(error)
-        return f"{reason}: run `{manifest.step}` again" if reason else None
 
     def _input_rows(self, manifest: ShardManifest) -> int | None:
         """How many rows a step has to read; None where only images made elsewhere or a damaged manifest could tell."""
@@ -165,16 +176,20 @@ class _Audit:
         rows = contents.samples if step.outcomes else contents.rows
         for count in (entry.rows, manifest.rows):
             if rows != count:
-                return f"{entry.uri} has {rows} rows, its manifest says {count}"
+                return coded("wrong-manifest", f"{entry.uri} has {rows} rows, its manifest says {count}")
         if unknown := sorted(manifest.rejected.keys() - self.runner.steps[step.name].reasons.keys()):
-            return f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step.name}`"
+            return coded(
+                "wrong-manifest", f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step.name}`"
+            )
         if lost := manifest.rows_in - contents.used - sum(manifest.rejected.values()):
             manner = "neither written nor rejected" if lost > 0 else "both written and rejected"
-            return f"{abs(lost)} of {manifest.rows_in} rows are {manner}"
+            return coded("wrong-manifest", f"{abs(lost)} of {manifest.rows_in} rows are {manner}")
         if (input_rows := self._input_rows(manifest)) not in (None, manifest.rows_in):
-            return f"its manifest says that {manifest.rows_in} rows were read, there are {input_rows}"
+            return coded(
+                "wrong-manifest", f"its manifest says that {manifest.rows_in} rows were read, there are {input_rows}"
+            )
         if step.outcomes and (contents.rejected, contents.rows) != (manifest.rejected, manifest.rows_in):
-            return f"its manifest has other counts than its table of {contents.rows} rows"
+            return coded("wrong-manifest", f"its manifest has other counts than its table of {contents.rows} rows")
         if contents.table_keys != contents.tar_keys:
-            return "its tar does not have the samples of its table in their order"
+            return coded("wrong-manifest", "its tar does not have the samples of its table in their order")
         return None

@@ -35,14 +35,16 @@ class LocalFiles:
             try:
                 path = self._held.enter_context(self.store.local(uri))
             except MissingError as error:
-                raise LaionPeopleError(f"{uri} is missing: run again the step that writes it") from error
+                raise LaionPeopleError(
+                    "missing-file", f"{uri} is missing: run again the step that writes it"
+                ) from error
             self._files[uri] = describe(uri, path, tag), path
         return self._files[uri][0]
 
     def verified(self, entry: FileEntry) -> Path:
         """A file as it was recorded. Raises LaionPeopleError when it is missing, or another."""
         if self.described(entry.uri) != entry:
-            raise LaionPeopleError(f"{entry.uri} is damaged: run again the step that writes it")
+            raise LaionPeopleError("damaged-file", f"{entry.uri} is damaged: run again the step that writes it")
         return self._files[entry.uri][1]
 
     def temporary(self, uri: str) -> Path:

@@ -42,7 +42,9 @@ class Inputs:
             uri = self._input_uri(name, partition, index)
             made = next((f for f in records[name].files if f.uri == uri), None) if name in records else None
             if name in records and made is None:
-                raise LaionPeopleError(f"{uri} is not in its manifest: run again the step that writes it")
+                raise LaionPeopleError(
+                    "wrong-manifest", f"{uri} is not in its manifest: run again the step that writes it"
+                )
             inputs[name] = made or self._made_elsewhere(
                 name, uri, None if deep else recorded.get(uri), partition, files
             )
@@ -51,7 +53,9 @@ class Inputs:
             for file in record.inputs:
                 if now.get(file.uri, file.sha256) != file.sha256:
                     writer = self.tables.writer(name)
-                    raise LaionPeopleError(f"its {name} was made from an earlier {file.uri}: run `{writer}` first")
+                    raise LaionPeopleError(
+                        "outdated", f"its {name} was made from an earlier {file.uri}: run `{writer}` first"
+                    )
         return inputs
 
     def _earlier(self, step: Step, partition: str, index: int) -> ShardRecord | None:

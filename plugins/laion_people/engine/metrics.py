@@ -12,6 +12,7 @@ from functools import cached_property
 
 from statsd import StatsClient
 
+from laion_people.errors import coded
 from laion_people.storage.manifest import Manifest
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,11 @@ class Metrics:
         try:
             return StatsClient(host, int(port), prefix=PREFIX)
         except OSError as error:
-            log.warning("no metrics: LAION_PEOPLE_STATSD=%s cannot be resolved (%s)", self.address, error.strerror)
+            log.warning(
+                coded("no-metrics", "no metrics: LAION_PEOPLE_STATSD=%s cannot be resolved (%s)"),
+                self.address,
+                error.strerror,
+            )
             return None
 
 

@@ -10,7 +10,7 @@ from laion_people.engine.files import LocalFiles
 from laion_people.engine.inputs import Inputs
 from laion_people.engine.step import ReleaseStep, Step
 from laion_people.engine.tables import Tables
-from laion_people.errors import LaionPeopleError, ShortageError, StoreError
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError, coded
 from laion_people.settings import Settings
 from laion_people.storage.manifest import FileEntry, ShardManifest
 from laion_people.storage.manifestindex import ManifestIndex
@@ -33,7 +33,9 @@ class Planner(Tables):
         first = step.entry.first_input
         planned = step.plan(self.store, partition, self.settings, self.scope(first))
         if not planned:
-            raise LaionPeopleError(f"{name} {partition}: there is no {first} to read; run the step before it")
+            raise LaionPeopleError(
+                "unfinished", f"{name} {partition}: there is no {first} to read; run the step before it"
+            )
         return planned
 
     def manifest_paths(self, name: str, partition: str) -> dict[int, str]:
@@ -98,8 +100,10 @@ class Planner(Tables):
             step, made.partition, self.inputs.of_shard(step, made.partition, made.shard.index, files, deep)
         )
         if made.made_from() != plan.made_from():
-            return "input, parameters or models have changed"
-        return None if set(made.inputs) == set(plan.inputs) else "its manifest has other sizes of its inputs"
+            return coded("outdated", f"input, parameters or models have changed: run `{made.step}` again")
+        if set(made.inputs) != set(plan.inputs):
+            return coded("wrong-manifest", f"its manifest has other sizes of its inputs: run `{made.step}` with force")
+        return None
 
     def damage(self, files: Iterable[FileEntry]) -> str | None:
         """What is wrong with files, or None. Only those are read that may have changed."""

@@ -130,7 +130,9 @@ class _Inputs:
                 continue
             finished = {shard.index for shard in manifest.shards} if manifest else set()
             if missing := sorted(set(planned) - finished):
-                raise LaionPeopleError(f"{step} {partition} shard {missing[0]:05d} is not finished: run `{step}` first")
+                raise LaionPeopleError(
+                    "unfinished", f"{step} {partition} shard {missing[0]:05d} is not finished: run `{step}` first"
+                )
             assert manifest
             file = index.write_sum(manifest)
             self.files.append(file)

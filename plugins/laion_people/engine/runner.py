@@ -18,7 +18,7 @@ from laion_people.engine.releases import run_release
 from laion_people.engine.step import ReleaseStep, Step
 from laion_people.engine.work import Shard, Work
 from laion_people.engine.writing import write_shard
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.settings import Settings
 from laion_people.storage.layout import RELEASE_FILES
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest
@@ -68,7 +68,9 @@ class Runner:
         planned = self.planner.planned(name, partition)
         chosen = planned if shards is None else sorted(set(shards))
         if missing := sorted(set(chosen) - set(planned)):
-            raise LaionPeopleError(f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}")
+            raise LaionPeopleError(
+                "no-such-shard", f"{name} {partition}: no shard {missing[0]} among {planned[0]} to {planned[-1]}"
+            )
         steps = [self.planner.step(each) for each in self.steps_with(name)]
         with LocalFiles(self.store) as shared:
             for done, index in enumerate(chosen, 1):
@@ -108,7 +110,7 @@ class Runner:
         scope = self.planner.scope(self.planner.step(name).entry.writes)
         manifest = self.planner.index.sum(name, partition, scope, shards)
         if manifest is None:
-            raise LaionPeopleError(f"{name} {partition}: no finished shard")
+            raise LaionPeopleError("unfinished", f"{name} {partition}: no finished shard")
         return manifest
 
     def _run_shard(
@@ -176,7 +178,11 @@ def _remove_surplus(planner: Planner, step: Step, partition: str, planned: Seque
         if index in planned:
             continue
         if step.irreplaceable and not force:
-            log.warning("%s is beyond the %d shards planned, and is kept: --force deletes it", path, len(planned))
+            log.warning(
+                coded("surplus-shard", "%s is beyond the %d shards planned, and is kept: --force deletes it"),
+                path,
+                len(planned),
+            )
             continue
         stem = planner.shard_stem(name, partition, index)
         for file in planner.store.list(stem.rpartition("/")[0]):

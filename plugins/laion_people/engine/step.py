@@ -17,7 +17,7 @@ import pyarrow as pa
 
 from laion_people.engine.catalog import StepEntry
 from laion_people.engine.work import Release, Shard
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.settings import Settings
 from laion_people.storage.layout import parse_shard, shards_in, table_folder
 from laion_people.storage.manifest import ShardManifest
@@ -88,9 +88,12 @@ def _check_names(paths: Sequence[str], alone: bool) -> None:
             continue
         if alone or (re.fullmatch(r"(?i)\d+\.tar", name) and parse_shard(name.removesuffix(".tar")) is None):
             raise LaionPeopleError(
-                f"{path}: shards are images/COLLECTION/PART/00000.tar, .../00001.tar, ... of five digits: rename it"
+                "shard-name",
+                f"{path}: shards are images/COLLECTION/PART/00000.tar, .../00001.tar, ... of five digits: rename it",
             )
-        log.warning("%s is not read: it is not called as shards are, or lies in a folder of its own", path)
+        log.warning(
+            coded("shard-name", "%s is not read: it is not called as shards are, or lies in a folder of its own"), path
+        )
 
 
 class ReleaseStep(ABC):

@@ -42,7 +42,7 @@ class Tables:
         if not self.settings.cluster_version:
             version = newest(self.store)
             if not version:
-                raise LaionPeopleError("there is no cluster version: run `cluster` first")
+                raise LaionPeopleError("unknown-version", "there is no cluster version: run `cluster` first")
             self.settings = dataclasses.replace(self.settings, cluster_version=version)
 
     def scope(self, table: str) -> str:

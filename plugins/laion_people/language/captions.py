@@ -107,7 +107,9 @@ def _digest(value: Any) -> str:
 def captions_path(version: str) -> str:
     """The file of a cluster version. Raises LaionPeopleError if the name is not one of a version."""
     if not ClusterVersion.pattern.fullmatch(version):
-        raise LaionPeopleError(f"there is no cluster version {version!r}: they are called v0001, v0002, ...")
+        raise LaionPeopleError(
+            "unknown-version", f"there is no cluster version {version!r}: they are called v0001, v0002, ..."
+        )
     return cluster_path(version, "captions.yaml")
 
 
@@ -178,7 +180,7 @@ def edit(
     """
     captions = tuple(caption.strip() for caption in captions)
     if reason := fault(captions, claims):
-        raise LaionPeopleError(f"{cluster_id}: {reason}")
+        raise LaionPeopleError("bad-caption", f"{cluster_id}: {reason}")
     path = captions_path(version)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     entry = Entry(captions, reviewed, by, now, claims=tuple(map(tuple, claims)))
@@ -187,10 +189,12 @@ def edit(
         text = _text(path, before)
         entries = _parse(path, text)
         if cluster_id not in entries:
-            raise LaionPeopleError(f"there is no cluster {cluster_id} in version {version}")
+            raise LaionPeopleError("unknown-cluster", f"there is no cluster {cluster_id} in version {version}")
         if entries[cluster_id].tag != tag:
             who = entries[cluster_id].by or "somebody"
-            raise LaionPeopleError(f"{who} has edited {cluster_id} meanwhile: look at it again, then repeat your edit")
+            raise LaionPeopleError(
+                "edited-meanwhile", f"{who} has edited {cluster_id} meanwhile: look at it again, then repeat your edit"
+            )
         return _replace_entries(path, text, {cluster_id: entry}).encode()
 
     store.update(path, edited)
@@ -227,20 +231,22 @@ def answers(path: str, data: bytes) -> list[dict[str, Any]]:
             raise ValueError("it should list answers")
     except (ValueError, RecursionError) as error:
         advice = "mend it, or move it away; a review writes a new one"
-        raise LaionPeopleError(f"{path} is damaged ({one_line(error)}): {advice}") from error
+        raise LaionPeopleError("damaged-reviews", f"{path} is damaged ({one_line(error)}): {advice}") from error
     return listed
 
 
 def _text(path: str, data: bytes | None) -> str:
     """The text of a file. Raises LaionPeopleError if it is missing, too large or not UTF-8."""
     if data is None:
-        raise LaionPeopleError(f"{path} is missing: run `label` first")
+        raise LaionPeopleError("outdated-labels", f"{path} is missing: run `label` first")
     if len(data) > MOST_BYTES:
-        raise LaionPeopleError(f"{path} is larger than {MOST_BYTES >> 20} MB: is it a file of captions?")
+        raise LaionPeopleError(
+            "captions-file", f"{path} is larger than {MOST_BYTES >> 20} MB: is it a file of captions?"
+        )
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise LaionPeopleError(f"{path} is not UTF-8 text: {error}") from error
+        raise LaionPeopleError("captions-file", f"{path} is not UTF-8 text: {error}") from error
 
 
 def _parse(path: str, text: str) -> dict[str, Entry]:
@@ -250,14 +256,14 @@ def _parse(path: str, text: str) -> dict[str, Entry]:
         root = loader.get_single_node()
         fields = loader.construct_document(root) if root else {}
     except (yaml.YAMLError, ValueError) as error:
-        raise LaionPeopleError(f"{path} is not YAML: {' '.join(str(error).split())}") from error
+        raise LaionPeopleError("captions-file", f"{path} is not YAML: {' '.join(str(error).split())}") from error
     finally:
         loader.dispose()
     if not isinstance(fields, dict) or not all(isinstance(cluster_id, str) for cluster_id in fields):
-        raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+        raise LaionPeopleError("captions-file", f"{path} should name clusters, each with reviewed and captions")
     names = Counter(key.value for key, _ in root.value) if root else Counter()
     if twice := [name for name, count in names.items() if count > 1]:
-        raise LaionPeopleError(f"{path} names {one_line(twice[0], 100)} twice: keep one of them")
+        raise LaionPeopleError("captions-file", f"{path} names {one_line(twice[0], 100)} twice: keep one of them")
     return {cluster_id: _entry(f"{path}: {one_line(cluster_id, 100)}", values) for cluster_id, values in fields.items()}
 
 
@@ -277,9 +283,13 @@ def _check_size(path: str, text: str) -> None:
                 nodes += 1
                 sizes[event.anchor] = 1
                 if event.tag == MERGE or (event.value == "<<" and event.implicit[0]):
-                    raise LaionPeopleError(f"{path} has a merge key (<<): write out what it stands for")
+                    raise LaionPeopleError(
+                        "captions-file", f"{path} has a merge key (<<): write out what it stands for"
+                    )
                 if len(event.value) > LONGEST_TEXT:
-                    raise LaionPeopleError(f"{path} has a text of more than {LONGEST_TEXT:,} letters: cut it")
+                    raise LaionPeopleError(
+                        "captions-file", f"{path} has a text of more than {LONGEST_TEXT:,} letters: cut it"
+                    )
             case yaml.CollectionStartEvent():
                 opened.append((event.anchor, nodes))
                 nodes += 1
@@ -287,9 +297,11 @@ def _check_size(path: str, text: str) -> None:
                 anchor, before = opened.pop()
                 sizes[anchor] = nodes - before
         if len(opened) > DEEPEST:
-            raise LaionPeopleError(f"{path} should name clusters, each with reviewed and captions")
+            raise LaionPeopleError("captions-file", f"{path} should name clusters, each with reviewed and captions")
         if nodes > MOST_NODES:
-            raise LaionPeopleError(f"{path} has more than {MOST_NODES:,} texts and lists: is it a file of captions?")
+            raise LaionPeopleError(
+                "captions-file", f"{path} has more than {MOST_NODES:,} texts and lists: is it a file of captions?"
+            )
 
 
 def _entry(where: str, values: Any) -> Entry:
@@ -297,11 +309,13 @@ def _entry(where: str, values: Any) -> Entry:
     if isinstance(values.get("at"), date):  # YAML reads a time without quotes as a date
         values["at"] = values["at"].isoformat()
     if not {"reviewed", "captions"} <= values.keys() or not isinstance(values["reviewed"], bool):
-        raise LaionPeopleError(f"{where} should have reviewed (true or false) and captions")
+        raise LaionPeopleError("captions-file", f"{where} should have reviewed (true or false) and captions")
     if unknown := [name for name in values if name not in FIELDS]:
-        raise LaionPeopleError(f"{where} should have reviewed, captions, by, at, note and made, and not {unknown[0]!r}")
+        raise LaionPeopleError(
+            "captions-file", f"{where} should have reviewed, captions, by, at, note and made, and not {unknown[0]!r}"
+        )
     if wrong := [name for name in TEXTS if not isinstance(values.get(name, ""), str)]:
-        raise LaionPeopleError(f"{where} should have a text as {wrong[0]}")
+        raise LaionPeopleError("captions-file", f"{where} should have a text as {wrong[0]}")
     captions = _candidates(where, values.pop("captions"))
     return Entry(tuple(text for text, _ in captions), **values, claims=tuple(claims for _, claims in captions))
 
@@ -316,9 +330,9 @@ def _candidates(where: str, items: Any) -> list[tuple[str, Claims]]:
             case _:
                 texts, claims = [item], []
         if not _are_texts(texts):
-            raise LaionPeopleError(f"{where} should have a list of sentences as captions")
+            raise LaionPeopleError("captions-file", f"{where} should have a list of sentences as captions")
         if not _are_texts(claims):
-            raise LaionPeopleError(f"{where} should have a list of claims like base=sitting")
+            raise LaionPeopleError("captions-file", f"{where} should have a list of claims like base=sitting")
         candidates += [(text, tuple(claims)) for text in texts]
     return candidates
 

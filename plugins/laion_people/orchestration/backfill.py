@@ -17,6 +17,7 @@ from airflow.sdk import Param
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
 from laion_people.dates import FIRST_DAYS
+from laion_people.errors import coded
 from laion_people.orchestration.claims import ACTIVE, EXTRACT, claim_of, run_at_work, runs, was_begun
 from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, dag_settings, whole
 from laion_people.storage.layout import KEY_PART
@@ -98,13 +99,24 @@ def partitions_to_announce(context: Any, state: Mapping[str, list[str]], asked: 
     if not asked:
         keys = [key for name in ("begun", "pending") for key in state[name] if not was_begun(context, key)]
     if not keys:
-        raise AirflowSkipException("no new partitions" if not asked else "runs are at work on all of them")
+        raise AirflowSkipException(
+            coded("nothing-to-do", "no new partitions" if not asked else "runs are at work on all of them")
+        )
     if context["ti"].get_dag(EXTRACT).is_paused:
         error = AirflowFailException if asked else AirflowSkipException
-        raise error(f"{EXTRACT} is paused: unpause it, then clear this task; until then {len(keys)} partitions wait")
+        raise error(
+            coded(
+                "extract-paused",
+                f"{EXTRACT} is paused: unpause it, then clear this task; until then {len(keys)} partitions wait",
+            )
+        )
     if not asked and (queued := runs(context, "queued")):
         raise AirflowSkipException(
-            f"{queued} runs of {EXTRACT} are queued: a later run of this DAG announces the {len(keys)} new partitions"
+            coded(
+                "not-yet",
+                f"{queued} runs of {EXTRACT} are queued: a later run of this DAG announces the "
+                f"{len(keys)} new partitions",
+            )
         )
     return sorted(keys)
 
@@ -124,7 +136,9 @@ def partitions_to_backfill(context: Any, state: Mapping[str, list[str]]) -> list
         keys = [key for key in keys if key in begun or claim_of(context, key)]
     keys = _without_runs_at_work(context, keys)
     if not keys:
-        raise AirflowSkipException(f"nothing to do: none of the partitions is {form['which']} and without a run")
+        raise AirflowSkipException(
+            coded("nothing-to-do", f"nothing to do: none of the partitions is {form['which']} and without a run")
+        )
     log.info("%d partitions, %d at once: %s", len(keys), form["at_once"], ", ".join(keys))
     return keys
 
@@ -144,7 +158,9 @@ def start(context: Any, key: str) -> dict[str, str] | None:
     if ti.get_dag(EXTRACT).is_paused:
         _wait(f"{EXTRACT} is paused: unpause it to go on")
     if run := run_at_work(context, key):
-        raise AirflowSkipException(f"run {run} of {EXTRACT} is at work on {key}: this backfill waits for that one")
+        raise AirflowSkipException(
+            coded("partition-busy", f"run {run} of {EXTRACT} is at work on {key}: this backfill waits for that one")
+        )
     return claim_of(context, key)
 
 
@@ -158,8 +174,11 @@ def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
         begun = context["ti"].get_first_reschedule_date(context)
         if begun and datetime.now(UTC) - begun > PATIENCE and not runs(context, *ACTIVE):
             raise AirflowFailException(
-                f"no run of {EXTRACT} was made of {key}, or it ended before its first task: look at that DAG, which "
-                f"may have been paused; then clear the task {START} of {key}"
+                coded(
+                    "extract-paused",
+                    f"no run of {EXTRACT} was made of {key}, or it ended before its first task: look at that DAG, "
+                    f"which may have been paused; then clear the task {START} of {key}",
+                )
             )
         _wait(
             f"{key} is announced; of {EXTRACT}, {runs(context, 'running')} runs are running (at most {LIMIT}: "
@@ -170,8 +189,11 @@ def finish(context: Any, key: str, before: dict[str, str] | None) -> str:
         _wait(f"run {run} is at work on {key}")
     if not runs(context, "success", run=run):
         raise AirflowFailException(
-            f"{key}: run {run} of {EXTRACT} has failed; its red tasks say what to do. When it has ended well, clear "
-            f"this task; to run the partition anew instead, clear {START} of {key}"
+            coded(
+                "run-failed",
+                f"{key}: run {run} of {EXTRACT} has failed; its red tasks say what to do. When it has ended well, "
+                f"clear this task; to run the partition anew instead, clear {START} of {key}",
+            )
         )
     return run
 
@@ -183,8 +205,11 @@ def report(context: Any, keys: Sequence[str]) -> dict[str, int]:
     failed = [key for index, key in enumerate(keys) if states[f"{FINISH}_{index}"] != "success"]
     if failed:
         raise AirflowFailException(
-            f"{len(failed)} of {len(keys)} partitions have failed: {', '.join(failed)}. The log of {FINISH} says of "
-            "each what to do; or start a backfill of those that failed"
+            coded(
+                "run-failed",
+                f"{len(failed)} of {len(keys)} partitions have failed: {', '.join(failed)}. The log of {FINISH} says "
+                "of each what to do; or start a backfill of those that failed",
+            )
         )
     return {"partitions": len(keys)}
 
@@ -193,21 +218,26 @@ def _asked(state: Mapping[str, list[str]], form: Mapping[str, Any]) -> list[str]
     """The keys of the form's list or range."""
     collection, first, last = form["collection"], form["first"], form["last"]
     if bool(collection) == bool(form["partitions"]):
-        raise AirflowFailException("choose a collection or list partitions, one of the two")
+        raise AirflowFailException(coded("unknown-partition", "choose a collection or list partitions, one of the two"))
     if form["partitions"]:
         _check_known(state, form["partitions"])
         return list(form["partitions"])
     keys = sorted(key for keys in state.values() for key in keys if key.startswith(f"{collection}/"))
     if not keys:
         known = sorted({key.partition("/")[0] for keys in state.values() for key in keys})
-        raise AirflowFailException(f"no metadata of {collection}; there is: {', '.join(known) or 'none'}")
+        raise AirflowFailException(
+            coded("unknown-partition", f"no metadata of {collection}; there is: {', '.join(known) or 'none'}")
+        )
     if (first, last) != (None, None):
         low, high = first or 0, 99_999 if last is None else last
         numbered = [key for key in keys if key.rpartition("/")[2].isdecimal()]
         chosen = [key for key in numbered if low <= int(key.rpartition("/")[2]) <= high]
         if not chosen:
             raise AirflowFailException(
-                f"no metadata of {collection} from part {low} to {high}; there is {keys[0]} to {keys[-1]}"
+                coded(
+                    "unknown-partition",
+                    f"no metadata of {collection} from part {low} to {high}; there is {keys[0]} to {keys[-1]}",
+                )
             )
         return chosen
     return keys
@@ -215,7 +245,12 @@ def _asked(state: Mapping[str, list[str]], form: Mapping[str, Any]) -> list[str]
 
 def _check_known(state: Mapping[str, list[str]], asked: Iterable[str]) -> None:
     if unknown := sorted(set(asked) - {key for keys in state.values() for key in keys}):
-        raise AirflowFailException(f"no metadata for partition {unknown[0]}: put its part under metadata/ of the store")
+        raise AirflowFailException(
+            coded(
+                "unknown-partition",
+                f"no metadata for partition {unknown[0]}: put its part under metadata/ of the store",
+            )
+        )
 
 
 def _without_runs_at_work(context: Any, keys: Iterable[str]) -> list[str]:

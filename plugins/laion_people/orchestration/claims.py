@@ -17,6 +17,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleException, AirflowSkipException
 
+from laion_people.errors import coded
 from laion_people.orchestration.tasks import CLUSTERED, METADATA
 from laion_people.storage.layout import PartitionKey
 
@@ -47,8 +48,11 @@ def claim(context: Any) -> None:
             log.info("waiting: run %s is at work on %s", newest["run"], key)
             raise AirflowRescheduleException(datetime.now(UTC) + POLL)
         raise AirflowFailException(
-            f"run {newest['run']} is at work on {key}, so this run does nothing; if it has to run too, clear this "
-            "task when that one has ended"
+            coded(
+                "partition-busy",
+                f"run {newest['run']} is at work on {key}, so this run does nothing; if it has to run too, clear this "
+                "task when that one has ended",
+            )
         )
     context["asset_state_store"][ANNOUNCED_BY[dag]].set(key, {"run": run, "since": datetime.now(UTC).isoformat()})
 
@@ -56,7 +60,7 @@ def claim(context: Any) -> None:
 def skip_unless_planned(context: Any) -> None:
     """For a task that runs whatever became of those before it: raises AirflowSkipException when nothing was begun."""
     if not succeeded(context, "plan", context["dag_run"].run_id, context["dag_run"].dag_id):
-        raise AirflowSkipException("nothing was begun: the task plan says why")
+        raise AirflowSkipException(coded("partition-busy", "nothing was begun: the task plan says why"))
 
 
 def skip_while_extracted(context: Any, keys: Iterable[str]) -> None:
@@ -68,8 +72,11 @@ def skip_while_extracted(context: Any, keys: Iterable[str]) -> None:
         run = run_at_work(context, key)
         if run and not succeeded(context, "announce", run):
             raise AirflowSkipException(
-                f"run {run} of {EXTRACT} is at work on {key}: when it has ended well, it starts a run of this DAG. Not "
-                "to wait for it, trigger this DAG with the partitions as its parameter"
+                coded(
+                    "not-yet",
+                    f"run {run} of {EXTRACT} is at work on {key}: when it has ended well, it starts a run of this DAG. "
+                    "Not to wait for it, trigger this DAG with the partitions as its parameter",
+                )
             )
 
 

@@ -7,6 +7,8 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException
 
+from laion_people.errors import coded
+
 
 class CommandLineMixin:
     """What a task that runs ``bin/laion-people`` is given, and the arguments that it makes of that.
@@ -59,8 +61,11 @@ class CommandLineMixin:
         keys = list(partitions or ()) if isinstance(partitions, (list, tuple, type(None))) else [partitions]
         if partitions is not None and not all(keys):
             raise AirflowFailException(
-                "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
-                "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter"
+                coded(
+                    "no-partition-key",
+                    "this run has no partition key: trigger the DAG with Advanced options > Partition Key, for example "
+                    "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter",
+                )
             )
         options = {"shards": self.chosen_shards, "clusters": self.clusters} | options
         overrides, flags = self.overrides or {}, self.flags or {}

@@ -21,7 +21,7 @@ from airflow.sdk.definitions.deadline import BaseDeadlineReference
 from airflow.sdk.exceptions import AirflowNotFoundException
 from airflow.sdk.log import mask_secret
 
-from laion_people.errors import KEPT, LaionPeopleError, one_line
+from laion_people.errors import KEPT, LaionPeopleError, coded, one_line
 from laion_people.settings import Settings
 
 log = logging.getLogger(__name__)
@@ -144,7 +144,12 @@ def send(notice: Notice) -> None:
         try:
             channel(connection, notice)
         except Exception as error:  # of any library: the task's own failure is what matters
-            log.error("no notification by %s: %s: %s", connection, type(error).__name__, one_line(error))
+            log.error(
+                coded("not-notified", "no notification by %s: %s: %s"),
+                connection,
+                type(error).__name__,
+                one_line(error),
+            )
 
 
 def _to_slack(connection: str, notice: Notice) -> None:

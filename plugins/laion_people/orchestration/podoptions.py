@@ -66,8 +66,9 @@ def pod_options(settings: Settings, step: str) -> dict[str, Any]:
     """What a step's pod is to be like, as arguments of a KubernetesPodOperator. Raises UsageError."""
     if not settings.pod_image:
         raise UsageError(
+            "bad-setting",
             f"{PREFIX}RUNNER=kubernetes needs the worker's image: set {PREFIX}POD_IMAGE, for example to "
-            "registry.example.org/laion-people-worker:0.1.0"
+            "registry.example.org/laion-people-worker:0.1.0",
         )
     resources = step_resources(settings, step)
     volumes, mounts = _volumes(settings, str(resources.shared_memory))
@@ -106,7 +107,7 @@ def step_resources(settings: Settings, step: str) -> Resources:
     pods = {name: entry.pods for name, entry in STEPS.items() if name not in FOLLOWERS} | TASKS
     on_cluster = json.loads(settings.pod_resources or "{}")
     if unknown := sorted(on_cluster.keys() - pods.keys()):
-        raise UsageError(f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(pods)}")
+        raise UsageError("bad-setting", f"{PREFIX}POD_RESOURCES: no step {unknown[0]}; there are {', '.join(pods)}")
     asked = pods[step].get(settings.profile, pods[step][""])
     return replace(asked, **on_cluster.get(step, {}))
 
@@ -139,8 +140,9 @@ def _environment(settings: Settings, cpu: str) -> list[k8s.V1EnvVar]:
     variables |= {f"{PREFIX}CORES": cores, "OMP_NUM_THREADS": cores}
     if secret := [name for name, value in variables.items() if without_logins(value) != value]:
         raise UsageError(
+            "exposed-password",
             f"{secret[0]} has a password, which everyone who may see pods could read: make it a key of the secret that "
-            f"{PREFIX}POD_SECRET names, and don't set it for Airflow"
+            f"{PREFIX}POD_SECRET names, and don't set it for Airflow",
         )
     return [k8s.V1EnvVar(name=name, value=value) for name, value in sorted(variables.items())]
 
@@ -156,8 +158,9 @@ def _volumes(settings: Settings, shared_memory: str) -> tuple[list[k8s.V1Volume]
         folder = Path(settings.store.removeprefix("file://"))
         if not (folder.is_absolute() and settings.pod_store_claim):
             raise UsageError(
+                "bad-setting",
                 f"pods cannot see the store {settings.store}: {PREFIX}STORE should be s3://bucket/prefix, or an "
-                f"absolute folder where {PREFIX}POD_STORE_CLAIM, the volume claim that holds it, is mounted"
+                f"absolute folder where {PREFIX}POD_STORE_CLAIM, the volume claim that holds it, is mounted",
             )
         volumes[str(folder)] = _claimed("store", settings.pod_store_claim)
     mounts = [k8s.V1VolumeMount(name=volume.name, mount_path=path) for path, volume in volumes.items()]

@@ -20,14 +20,14 @@ from airflow.sdk.exceptions import AirflowException, AirflowFailException
 from kubernetes.client import ApiException
 from kubernetes.client import models as k8s
 
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, coded
 from laion_people.orchestration.commandline import CommandLineMixin
 from laion_people.orchestration.podoptions import pod_options
 from laion_people.settings import PREFIX, Settings
 
 RESULT = f"{PodDefaults.XCOM_MOUNT_PATH}/return.json"
 RESULT_SECONDS = 300.0
-STOPPED = "the task was stopped before its pod was done"
+STOPPED = coded("pod-lost", "the task was stopped before its pod was done")
 GRACE = timedelta(hours=1)  # by which a pod may outlive the time limit of its task
 
 
@@ -74,7 +74,9 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
             if self._killed:
                 raise AirflowException(STOPPED)
         if result is None:
-            raise AirflowException("the pod ended well but left no result; what it has done is kept")
+            raise AirflowException(
+                coded("result-lost", "the pod ended well but left no result; what it has done is kept")
+            )
         return result
 
     def get_or_create_pod(self, pod_request_obj: k8s.V1Pod, context: Any) -> k8s.V1Pod:
@@ -97,7 +99,9 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
         try:
             return reader.submit(super().extract_xcom, pod, **options).result(RESULT_SECONDS)
         except TimeoutError:
-            raise AirflowException(f"the sidecar did not hand on the result within {RESULT_SECONDS:.0f} s") from None
+            raise AirflowException(
+                coded("result-lost", f"the sidecar did not hand on the result within {RESULT_SECONDS:.0f} s")
+            ) from None
         finally:
             reader.shutdown(wait=False)
 
@@ -118,23 +122,28 @@ class PodOperator(CommandLineMixin, KubernetesPodOperator):
         except ApiException as error:
             if error.status != 404:
                 raise
-            return AirflowException(f"pod {name} is gone: it was deleted, or lost with its node")
+            return AirflowException(coded("pod-lost", f"pod {name} is gone: it was deleted, or lost with its node"))
         if remote.status.reason:
             # Evicted, NodeShutdown, ... and UnexpectedAdmissionError: after a node has restarted, pods reach it before
             # its GPUs do (https://github.com/kubernetes/kubernetes/issues/125579). The retry is another pod, later.
-            return AirflowException(f"pod {name}: {remote.status.reason}: {remote.status.message}")
+            return AirflowException(coded("pod-lost", f"pod {name}: {remote.status.reason}: {remote.status.message}"))
         container = get_container_status(remote, self.base_container_name)
         ended = container.state.terminated if container else None
         words = (ended.message or "").strip().splitlines() if ended else []
         if ended and ended.reason == "OOMKilled":
             at_work = f" (it was at: {words[-1]})" if words else ""
             return AirflowException(
-                f"pod {name} needs more than its memory: give {self.task_id} more by {PREFIX}POD_RESOURCES{at_work}"
+                coded(
+                    "out-of-memory",
+                    f"pod {name} needs more than its memory: give {self.task_id} more by "
+                    f"{PREFIX}POD_RESOURCES{at_work}",
+                )
             )
         if ended and ended.exit_code:
             kind = AirflowFailException if ended.exit_code == UsageError.exit_code else AirflowException
-            return kind(words[-1] if words else f"pod {name} ended with exit code {ended.exit_code}")
-        return AirflowException(f"pod {name} was stopped: {interruption}")
+            return kind(words[-1] if words else coded("pod-lost", f"pod {name} ended with exit code {ended.exit_code}"))
+        told = f"pod {name} was stopped: {interruption}"
+        return AirflowException(told if told.endswith("]") else coded("pod-stopped", told))  # ours has its own code
 
 
 def pod_task(settings: Settings, task_id: str, **options: Any) -> PodOperator:

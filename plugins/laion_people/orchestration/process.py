@@ -13,7 +13,7 @@ from typing import Any
 from airflow.sdk import BaseOperator
 from airflow.sdk.exceptions import AirflowException, AirflowFailException, AirflowTaskTimeout
 
-from laion_people.errors import GO_ON, UsageError
+from laion_people.errors import GO_ON, UsageError, coded
 from laion_people.orchestration.commandline import CommandLineMixin
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -57,14 +57,14 @@ class ProcessOperator(CommandLineMixin, BaseOperator):
                 code = self.process.wait()
             except AirflowTaskTimeout:
                 limit = f"not done within its time limit of {self.execution_timeout}"
-                raise AirflowTaskTimeout(f"{limit}: {last_words}; {GO_ON}") from None
+                raise AirflowTaskTimeout(f"{coded('time-limit', f'{limit}: {last_words}')}; {GO_ON}") from None
             finally:
                 self.on_kill()
             output.seek(0)
             lines = output.read().splitlines()
         if code < 0:  # it said nothing more
             killed = f"killed by {signal.Signals(-code).name}, most likely for lack of memory"
-            raise AirflowException(f"{killed}: {last_words}; {GO_ON}")
+            raise AirflowException(f"{coded('out-of-memory', f'{killed}: {last_words}')}; {GO_ON}")
         if code:
             raise (AirflowFailException if code == UsageError.exit_code else AirflowException)(last_words)
         return json.loads(lines[-1])

@@ -7,6 +7,7 @@ from typing import Any
 
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
+from laion_people.errors import coded
 from laion_people.storage.store import deployment_uri, open_store
 from laion_people.storage.versions import manifest_of
 
@@ -15,17 +16,25 @@ def partitions_of_release(state: Mapping[str, list[str]], collection: str | None
     """The partitions to cluster together: those asked for, else all of the collection once they are extracted."""
     if not asked and not collection:
         raise AirflowFailException(
-            "this run has no release: trigger the DAG with a collection as its partition key, for example laion2B-en, "
-            "or with the partitions as its parameter"
+            coded(
+                "no-partition-key",
+                "this run has no release: trigger the DAG with a collection as its partition key, for example "
+                "laion2B-en, or with the partitions as its parameter",
+            )
         )
     known = [key for keys in state.values() for key in keys]
     release = sorted(asked or (key for key in known if key.startswith(f"{collection}/")))
     waiting = sorted(set(release) - set(state["extracted"]))
     if not release or (asked and waiting):
         name = waiting[0] if waiting else collection
-        raise AirflowFailException(f"{name} is not extracted: run laion_people_extract first")
+        raise AirflowFailException(coded("not-extracted", f"{name} is not extracted: run laion_people_extract first"))
     if waiting:
-        raise AirflowSkipException(f"{len(waiting)} of {len(release)} partitions wait for extraction: {waiting[0]} ...")
+        raise AirflowSkipException(
+            coded(
+                "not-yet",
+                f"{len(waiting)} of {len(release)} partitions wait for extraction: {waiting[0]} ...",
+            )
+        )
     return release
 
 
@@ -33,14 +42,18 @@ def partitions_of_version(version: str) -> list[str]:
     """The partitions that a cluster version was fitted on."""
     manifest = manifest_of(open_store(deployment_uri()), "cluster", version)
     if manifest is None:
-        raise AirflowFailException(f"there is no cluster version {version}: leave the parameter empty to fit a new one")
+        raise AirflowFailException(
+            coded(
+                "unknown-version", f"there is no cluster version {version}: leave the parameter empty to fit a new one"
+            )
+        )
     return list(manifest.params["partitions"])
 
 
 def skip_when_version_given(context: Any) -> None:
     """For the task that fits clusters (``pre_execute``)."""
     if context["params"]["clusters"]:
-        raise AirflowSkipException("this run was given a cluster version: nothing is fitted")
+        raise AirflowSkipException(coded("nothing-to-do", "this run was given a cluster version: nothing is fitted"))
 
 
 def version_of(result: Mapping[str, Any]) -> str:

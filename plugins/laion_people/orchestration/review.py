@@ -14,7 +14,7 @@ from airflow.providers.standard.operators.hitl import HITLOperator
 from airflow.sdk.configuration import conf
 from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.orchestration.notifications import Notice, send
@@ -63,7 +63,7 @@ class ReviewOperator(HITLOperator):
 
     def execute(self, context: Any) -> Any:
         if not context["params"]["review"]:
-            raise AirflowSkipException("this run asks for no review: see its parameter review")
+            raise AirflowSkipException(coded("nothing-to-do", "this run asks for no review: see its parameter review"))
         counts = _counts(self._entries())
         self.body = BODY.format(version=self.version, page=_page(self.version), **counts)
         facts = {
@@ -80,20 +80,25 @@ class ReviewOperator(HITLOperator):
             answer = super().execute_complete(context, event)
         except HITLTimeoutError as error:
             message = f"nobody has answered for {PATIENCE.days} days: clear this task, and it asks again"
-            raise AirflowFailException(message) from error
+            raise AirflowFailException(coded("no-answer", message)) from error
         (option,), user = answer["chosen_options"], answer["responded_by_user"] or {}
         entries = self._entries()
         again = f"edit them at {_page(self.version)}, then clear this task with its downstream tasks"
         if option == APPROVE and (refused := _refused(entries)):
             first = "{}: {}".format(*next(iter(refused.items())))
             raise AirflowFailException(
-                f"captions of {len(refused)} of {len(entries)} clusters are refused: {again}. The first is {first}"
+                coded(
+                    "captions-refused",
+                    f"captions of {len(refused)} of {len(entries)} clusters are refused: {again}. The first is {first}",
+                )
             )
         by, at = user.get("name") or user.get("id") or "somebody", answer["responded_at"].isoformat(timespec="seconds")
         kept = {"answer": option, "by": by, "at": at, "run_id": context["run_id"], **_counts(entries)}
         _keep(open_store(deployment_uri()), f"clusters/{self.version}/reviews.json", kept)
         if option == REJECT:
-            raise AirflowFailException(f"{by} has rejected the captions of {self.version}: {again}")
+            raise AirflowFailException(
+                coded("captions-refused", f"{by} has rejected the captions of {self.version}: {again}")
+            )
         return answer
 
     def _entries(self) -> dict[str, Entry]:

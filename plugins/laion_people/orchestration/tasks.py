@@ -15,7 +15,7 @@ from airflow.sdk import Asset, BaseOperator, Param
 from airflow.sdk.exceptions import AirflowSkipException
 
 from laion_people.engine.catalog import STEPS
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, coded
 from laion_people.orchestration.notifications import notify_drift, notify_failure
 from laion_people.orchestration.process import ProcessOperator
 from laion_people.orchestration.taskdocs import task_doc
@@ -171,7 +171,7 @@ def _skip_when_made(pre_execute: Any, context: Any) -> None:
     """The ``pre_execute`` of a mapped task: skips it when its step has nothing to make in its group of shards, unless
     somebody has cleared it; then the one that it has besides, if any."""
     if context["task"].has_nothing_to_make and context["ti"].try_number == 1:
-        raise AirflowSkipException("every shard of this group was made before")
+        raise AirflowSkipException(coded("nothing-to-do", "every shard of this group was made before"))
     if pre_execute:
         pre_execute(context)
 
@@ -179,6 +179,8 @@ def _skip_when_made(pre_execute: Any, context: Any) -> None:
 def _skip_unless_on(setting: str, pre_execute: Any, context: Any) -> None:
     """The ``pre_execute`` of a task that a setting turns on, and then the one that it has besides, if any."""
     if not getattr(from_environment(), setting):
-        raise AirflowSkipException(f"{setting} is experimental: LAION_PEOPLE_{setting.upper()}=1 turns it on")
+        raise AirflowSkipException(
+            coded("experimental", f"{setting} is experimental: LAION_PEOPLE_{setting.upper()}=1 turns it on")
+        )
     if pre_execute:
         pre_execute(context)

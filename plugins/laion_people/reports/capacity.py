@@ -92,7 +92,7 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
 
     def rate(name: str) -> float:
         if name not in rates:
-            raise UsageError(f"no rate {name} for the profile {settings.profile}: give it by --rates")
+            raise UsageError("no-rates", f"no rate {name} for the profile {settings.profile}: give it by --rates")
         return rates[name].value
 
     images = sum(rows.values()) * rate("images_per_row")
@@ -143,7 +143,7 @@ def read_rates(path: Path, profile: str) -> dict[str, Rate]:
             if not (math.isfinite(rate.value) and rate.value > 0):
                 raise ValueError(f"{name} is {rate.value}")
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        raise UsageError(f"{path} holds no rates, as `make bench` writes them: {error}") from None
+        raise UsageError("no-rates", f"{path} holds no rates, as `make bench` writes them: {error}") from None
     return rates
 
 

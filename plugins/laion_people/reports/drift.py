@@ -20,7 +20,7 @@ from itertools import pairwise
 from math import inf, isfinite
 from statistics import median
 
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.reports.tables import columns
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.manifestindex import ManifestIndex
@@ -92,7 +92,7 @@ def record(store: Store, partition: str) -> Statistics:
     index = ManifestIndex(store)
     detect, clip, download = (index.partition(step, partition) for step in ("detect", "clip_filter", "download"))
     if detect is None or clip is None:
-        raise LaionPeopleError(f"{partition} is not extracted")
+        raise LaionPeopleError("not-extracted", f"{partition} is not extracted")
     statistics = Statistics(
         partition,
         download.rows / download.rows_in if download and download.rows_in else None,
@@ -190,7 +190,7 @@ def _read(store: Store, path: str, tag: str) -> Statistics | None:
             raise ValueError("a number is none")
         return statistics
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
-        log.warning("%s is damaged (%r): audit its partition again", path, error)
+        log.warning(coded("damaged-sums", "%s is damaged (%r): audit its partition again"), path, error)
         return None
 
 
@@ -200,7 +200,7 @@ def _notified(store: Store, path: str) -> list[str] | None:
         names = json.loads(store.read(path))
         return [name for name in COMPARISONS if name in names]
     except (ValueError, TypeError, RecursionError) as error:
-        log.warning("%s is damaged (%r): its partition's drift is told again", path, error)
+        log.warning(coded("damaged-record", "%s is damaged (%r): its partition's drift is told again"), path, error)
         return None
 
 

@@ -143,7 +143,9 @@ class ShardExamples:
         path = self._path(step)
         count = len(columns(self.store, path, ["person_id"]))
         if count != len(self.ids):
-            raise LaionPeopleError(f"{path} has {count} rows for {len(self.ids)} people: run `{step}` again")
+            raise LaionPeopleError(
+                "mismatched-tables", f"{path} has {count} rows for {len(self.ids)} people: run `{step}` again"
+            )
         return columns(self.store, path, names) if rows is None else take(self.store, path, rows, names)
 
     def _features(self) -> dict[str, set[Any]]:

@@ -124,7 +124,9 @@ def _points(person: Mapping[str, Any], column: str, count: int) -> np.ndarray:
     if len(values) != 3 * count:
         table = "pose" if column == "keypoints" else "mesh"
         what = f"{len(values)} numbers in {column} of {person['person_id']}"
-        raise LaionPeopleError(f"the {table} table is damaged ({what}): run again the step that writes it")
+        raise LaionPeopleError(
+            "damaged-file", f"the {table} table is damaged ({what}): run again the step that writes it"
+        )
     return np.array(values, np.float32).reshape(count, 3)
 
 

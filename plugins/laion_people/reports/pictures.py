@@ -45,8 +45,8 @@ def tar_images(store: Store, tar: str, keys: Collection[str]) -> Iterator[tuple[
                 try:
                     yield sample.key, np.asarray(decode(sample.image, limited=False))
                 except ImageError as error:
-                    raise LaionPeopleError(f"{tar}: {sample.key} cannot be decoded ({error})") from error
+                    raise LaionPeopleError("lost-image", f"{tar}: {sample.key} cannot be decoded ({error})") from error
                 if not left:
                     return
     if left:
-        raise LaionPeopleError(f"{tar}: {min(left)} is missing: run again the step that writes it")
+        raise LaionPeopleError("lost-image", f"{tar}: {min(left)} is missing: run again the step that writes it")

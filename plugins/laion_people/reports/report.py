@@ -23,7 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.models.checkpoints import CHECKPOINTS
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.language.facts import VALUES
 from laion_people.reports import funnel
 from laion_people.reports.examples import ShardExamples, largest_clusters, spread
@@ -82,7 +82,7 @@ def write_report(store: Store, out: Path) -> Path:
     """
     done = {key: steps for key in funnel.partitions(store) if (steps := funnel.manifests(store, key))}
     if not done:
-        raise LaionPeopleError(f"{store.uri}: no step has been run, so there is nothing to report")
+        raise LaionPeopleError("nothing-to-report", f"{store.uri}: no step has been run, so there is nothing to report")
     style = (STATIC / "figures.css").read_text() + (FOLDER / "report.css").read_text()
     templates = environment(FOLDER)
     templates.filters |= {
@@ -104,7 +104,7 @@ def write_report(store: Store, out: Path) -> Path:
         out.mkdir(parents=True, exist_ok=True)
         path.write_text(page, encoding="utf-8")
     except OSError as error:
-        raise LaionPeopleError(f"{path} cannot be written: {error.strerror}") from error
+        raise LaionPeopleError("cannot-write", f"{path} cannot be written: {error.strerror}") from error
     return path
 
 
@@ -269,7 +269,7 @@ def _fit(store: Store, cluster: Manifest) -> dict[str, Any]:
     file = cluster.shards[0]
     data = store.read(file.uri) if store.exists(file.uri) else b""
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        log.warning("%s is missing or damaged, and passed over", file.uri)
+        log.warning(coded("damaged-version", "%s is missing or damaged, and passed over"), file.uri)
         return {}
     kinds: dict[str, Any] = json.loads(data)["kinds"]
     return kinds

@@ -54,7 +54,9 @@ def take(store: Store, path: str, rows: Sequence[int], names: Sequence[str]) -> 
                 places |= {row: len(places) + i for i, row in enumerate(wanted)}
             start = stop
     if lost := [row for row in rows if row not in places]:
-        raise LaionPeopleError(f"{path} has {start} rows and no row {lost[0]}: run again the step that writes it")
+        raise LaionPeopleError(
+            "mismatched-tables", f"{path} has {start} rows and no row {lost[0]}: run again the step that writes it"
+        )
     return pa.concat_tables(pieces).take(pa.array([places[row] for row in rows], pa.int64()))
 
 
@@ -88,7 +90,9 @@ def _check_size(path: str, file: pq.ParquetFile, groups: Iterable[int], names: S
     places = [at for at in range(file.metadata.num_columns) if file.schema.column(at).path.split(".")[0] in names]
     size = sum(part.column(at).total_uncompressed_size for part in parts for at in places)
     if size > MOST_BYTES:
-        raise LaionPeopleError(f"{path} is too large to be read at once: {size / 1e6:.0f} MB of {', '.join(names)}")
+        raise LaionPeopleError(
+            "large-table", f"{path} is too large to be read at once: {size / 1e6:.0f} MB of {', '.join(names)}"
+        )
 
 
 @contextmanager
@@ -99,4 +103,6 @@ def _parquet(store: Store, path: str, names: Sequence[str]) -> Iterator[pq.Parqu
         try:
             yield pq.ParquetFile(source, read_dictionary=texts)
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
-            raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
+            raise LaionPeopleError(
+                "damaged-file", f"{path} is damaged ({error}): run again the step that writes it"
+            ) from error

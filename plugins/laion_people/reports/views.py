@@ -174,4 +174,4 @@ def _labelled(row: Mapping[str, Any]) -> Entry:
 
 
 def _damaged(path: str, what: str) -> LaionPeopleError:
-    return LaionPeopleError(f"{path} is damaged ({what}): run again the step that writes it")
+    return LaionPeopleError("damaged-file", f"{path} is damaged ({what}): run again the step that writes it")

@@ -154,9 +154,10 @@ def _shard_candidates(shard: Shard) -> dict[str, _Candidates]:
     path = shard.path("clusters")
     if "claims" not in pq.read_schema(path).names:
         raise LaionPeopleError(
+            "old-version",
             f"{cluster_path(shard.settings.cluster_version, 'clusters.parquet')} is of an earlier release, without "
             "claims: "
-            "run `facts`, `cluster` and `label` for a new version"
+            "run `facts`, `cluster` and `label` for a new version",
         )
     clip = shard.model("clip")
     with shard.timed("model"):
@@ -200,6 +201,8 @@ def _view_vectors(shard: Shard) -> dict[str, np.ndarray]:
     stored = shard.table("vectors")
     made_by, wanted = stored["clip_model"].unique().to_pylist(), shard.model("clip").name
     if made_by != [wanted]:
-        raise LaionPeopleError(f"{shard.id}: its vectors are of {', '.join(made_by)}, not {wanted}: run `embed` first")
+        raise LaionPeopleError(
+            "other-vectors", f"{shard.id}: its vectors are of {', '.join(made_by)}, not {wanted}: run `embed` first"
+        )
     dimensions = len(stored["body"][0])
     return {name: matrix(stored[name], dimensions) for name in ("body", "head")}

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import ReleaseStep
 from laion_people.engine.work import Release
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, StoreError, coded
 from laion_people.language import captions, phrases
 from laion_people.language.captions import Entry
 from laion_people.language.factsets import FactSet
@@ -65,16 +65,16 @@ class Label(ReleaseStep):
 def _check(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> None:
     """Raises LaionPeopleError for an entry without a cluster and for captions with a fault."""
     for fault in entry_faults(path, entries, clusters):
-        raise LaionPeopleError(fault)
+        raise fault
 
 
-def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> Iterator[str]:
+def entry_faults(path: str, entries: Mapping[str, Entry], clusters: Collection[str]) -> Iterator[LaionPeopleError]:
     """What is wrong with the entries of a captions file: entries without a cluster, and captions with a fault."""
     for cluster_id, entry in entries.items():
         if cluster_id not in clusters:
-            yield f"{path}: there is no cluster {cluster_id} in this version"
+            yield LaionPeopleError("unknown-cluster", f"{path}: there is no cluster {cluster_id} in this version")
         elif reason := captions.fault(entry.captions, entry.claims):
-            yield f"{path}: {cluster_id}: {reason}"
+            yield LaionPeopleError("bad-caption", f"{path}: {cluster_id}: {reason}")
 
 
 def _clusters(fit: Fit) -> dict[str, tuple[str, Cluster]]:
@@ -112,7 +112,9 @@ def _given_entries(store: Store, source: str) -> dict[str, Entry]:
     if not source:
         return {}
     if not store.exists(source):
-        raise LaionPeopleError(f"{source} is missing: the setting captions should name a captions file of the store")
+        raise LaionPeopleError(
+            "bad-setting", f"{source} is missing: the setting captions should name a captions file of the store"
+        )
     entries = captions.read_file(store, source)
     return {cluster_id: replace(entry, note=entry.note or f"from {source}") for cluster_id, entry in entries.items()}
 
@@ -131,7 +133,9 @@ def _inherited(store: Store, version: str, clusters: Mapping[str, tuple[str, Clu
         except StoreError:
             raise
         except LaionPeopleError as error:  # ids cannot live on from there, either
-            log.warning("%s: captions of %s are not taken over: %s", version, earlier, error)
+            log.warning(
+                coded("damaged-version", "%s: captions of %s are not taken over: %s"), version, earlier, error.message
+            )
             continue
         for cluster_id, entry in captions.read(store, earlier).items():
             if cluster_id in taken or cluster_id not in clusters or cluster_id not in before:

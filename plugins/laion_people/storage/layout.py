@@ -26,7 +26,7 @@ class PartitionKey(str):
     def parse(cls, text: str) -> Self:
         """Raises UsageError for a text that is no partition key."""
         if not cls.pattern.fullmatch(text):
-            raise UsageError(f"partition {text!r}: should look like laion2B-en/00042")
+            raise UsageError("bad-partition-key", f"partition {text!r}: should look like laion2B-en/00042")
         return cls(text)
 
     @property

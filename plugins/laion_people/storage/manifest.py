@@ -114,7 +114,7 @@ class Manifest:
             manifest = cls(**fields)
             manifest._check()
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
-            raise LaionPeopleError(f"not a manifest: {error!r}") from error
+            raise LaionPeopleError("damaged-file", f"not a manifest: {error!r}") from error
         return manifest
 
     @classmethod
@@ -123,10 +123,14 @@ class Manifest:
         try:
             manifest = cls.from_json(data)
         except LaionPeopleError as error:
-            raise LaionPeopleError(f"{path} is damaged ({error}): run again the step that writes it") from error
+            raise LaionPeopleError(
+                "damaged-file", f"{path} is damaged ({error.message}): run again the step that writes it"
+            ) from error
         if not manifest._is_at(path):
             step = f"{manifest.step} {manifest.partition}"
-            raise LaionPeopleError(f"{path} is the manifest of another, {step}: run again the step that writes it")
+            raise LaionPeopleError(
+                "damaged-file", f"{path} is the manifest of another, {step}: run again the step that writes it"
+            )
         return manifest
 
     def _is_at(self, path: str) -> bool:
@@ -162,7 +166,7 @@ class ShardManifest(Manifest):
             try:
                 object.__setattr__(manifest, "contents", Contents(**manifest.contents))
             except TypeError as error:
-                raise LaionPeopleError(f"not a manifest: {error!r}") from error
+                raise LaionPeopleError("damaged-file", f"not a manifest: {error!r}") from error
         return manifest
 
     @property

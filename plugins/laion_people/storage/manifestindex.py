@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError
+from laion_people.errors import LaionPeopleError, MissingError, StoreError, coded
 from laion_people.storage import layout
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ShardEntry, ShardManifest
 from laion_people.storage.store import Store
@@ -205,5 +205,5 @@ class ManifestIndex:
         try:
             return PartitionManifest.parse(path, data)
         except LaionPeopleError as error:
-            log.warning("%s; until then its shards' own are read", error)
+            log.warning(coded("damaged-record", "%s; until then its shards' own are read"), error.message)
             return None

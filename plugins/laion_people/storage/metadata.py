@@ -18,7 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError, UsageError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, MissingError, StoreError, UsageError, check_shortage, coded, one_line
 from laion_people.storage import layout
 from laion_people.storage.layout import PartitionKey
 from laion_people.storage.manifest import PartitionManifest, ShardEntry
@@ -86,9 +86,15 @@ def partitions(store: Store) -> dict[str, str]:
     parts: dict[str, str] = {}
     for key, paths in _files(store).items():
         if not PARTITION_KEY.fullmatch(key):
-            _warn(f"{store.uri}/{paths[0]} is passed over: a name of letters, digits and ._- makes a partition")
+            _warn(
+                "bad-partition-key",
+                f"{store.uri}/{paths[0]} is passed over: a name of letters, digits and ._- makes a partition",
+            )
         elif len(paths) > 1:
-            _warn(f"{store.uri}/{paths[0]} and {paths[1]} are passed over: both are partition {key}; rename one")
+            _warn(
+                "duplicate-partition",
+                f"{store.uri}/{paths[0]} and {paths[1]} are passed over: both are partition {key}; rename one",
+            )
         else:
             parts[key] = paths[0]
     return dict(sorted(parts.items()))
@@ -153,7 +159,7 @@ def _record(store: Store, partition: str, path: str, tag: str) -> PartitionManif
     except StoreError:
         raise
     except LaionPeopleError as error:
-        log.warning("%s; its part is hashed again", error)
+        log.warning(coded("damaged-record", "%s; its part is hashed again"), error.message)
         return None
     return record if [(shard.uri, shard.tag) for shard in record.shards] == [(path, tag)] else None
 
@@ -161,9 +167,9 @@ def _record(store: Store, partition: str, path: str, tag: str) -> PartitionManif
 def _unknown(store: Store, key: str) -> UsageError:
     """Why there is no metadata part for a key."""
     if paths := _files(store).get(key):
-        return UsageError(f"{paths[0]} and {paths[1]} are both partition {key}: rename one")
+        return UsageError("duplicate-partition", f"{paths[0]} and {paths[1]} are both partition {key}: rename one")
     some = ", ".join(list(partitions(store))[:5]) or "none"
-    return UsageError(f"no metadata for partition {key} in {store.uri}/metadata; there is: {some}")
+    return UsageError("unknown-partition", f"no metadata for partition {key} in {store.uri}/metadata; there is: {some}")
 
 
 def _files(store: Store) -> dict[str, list[str]]:
@@ -209,8 +215,9 @@ def rows(store: Store, path: str, start: int, stop: int) -> Iterator[MetadataRow
                         break
                 if offset < min(last, stop):
                     raise LaionPeopleError(
+                        "damaged-metadata",
                         f"{path} is damaged: row group {group} ends after {offset - first} of {last - first} rows; "
-                        "fetch the file again"
+                        "fetch the file again",
                     )
             first = last
 
@@ -225,7 +232,9 @@ def _damage_named(path: str) -> Iterator[None]:
     except Exception as error:
         if not isinstance(error, pa.ArrowMemoryError):  # which damaged sizes cause, too
             check_shortage(error)
-        raise LaionPeopleError(f"{path} is damaged: {one_line(error, 300)}; fetch the file again") from error
+        raise LaionPeopleError(
+            "damaged-metadata", f"{path} is damaged: {one_line(error, 300)}; fetch the file again"
+        ) from error
 
 
 def _parquet(file: BinaryIO) -> pq.ParquetFile:
@@ -283,8 +292,9 @@ def _check_dictionaries(batch: pa.RecordBatch, path: str) -> None:
         longest = max((length or 0 for length in lengths), default=0)
         if longest > STREAMED_BATCH // STREAMED_ROWS:
             raise LaionPeopleError(
+                "metadata-columns",
                 f"{path}: column {name} repeats a value of {longest:,} bytes, which is neither URL nor caption: take "
-                "it out, or write the part anew in smaller row groups"
+                "it out, or write the part anew in smaller row groups",
             )
 
 
@@ -302,11 +312,13 @@ def _columns(schema: pa.Schema, uri: str, path: str) -> list[_Column]:
     names: dict[str, str] = {}
     for name in sorted(schema.names, key=lambda name: name not in LAION_NAMES):  # URL goes before Url and url
         if (ours := name.strip().lower()) in names:
-            _warn(f"{uri}: column {name!r} is passed over, {names[ours]!r} is read")
+            _warn("metadata-values", f"{uri}: column {name!r} is passed over, {names[ours]!r} is read")
         else:
             names[ours] = name
     if "url" not in names or not {"text", "caption"} & names.keys():
-        raise LaionPeopleError(f"{path}: no URL and TEXT (or url and caption) columns among {', '.join(schema.names)}")
+        raise LaionPeopleError(
+            "metadata-columns", f"{path}: no URL and TEXT (or url and caption) columns among {', '.join(schema.names)}"
+        )
     names["caption"] = names.get("text") or names["caption"]
     columns = []
     for ours in TYPES:
@@ -315,7 +327,8 @@ def _columns(schema: pa.Schema, uri: str, path: str) -> list[_Column]:
             values = _converter(ours, type, f"{uri}: column {names[ours]}")
             if values is None and ours in REQUIRED:
                 raise LaionPeopleError(
-                    f"{path}: column {names[ours]} is not of LAION's type: it holds {type}, not text"
+                    "metadata-columns",
+                    f"{path}: column {names[ours]} is not of LAION's type: it holds {type}, not text",
                 )
             columns.append(_Column(ours, names[ours], values))
     return columns
@@ -336,7 +349,7 @@ def _converter(ours: str, type: pa.DataType, column: str) -> Callable[[pa.Array]
         return partial(_integers, type=TYPES[ours], exact=ours in EXACT, column=column)
     if ours not in REQUIRED:
         effect = "every row counts as flagged" if ours in ("nsfw", "punsafe") else "it is passed over"
-        _warn(f"{column} is not of LAION's type but {type}: {effect}")
+        _warn("metadata-values", f"{column} is not of LAION's type but {type}: {effect}")
     return None
 
 
@@ -393,7 +406,7 @@ def _integers(array: pa.Array, type: pa.DataType, exact: bool, column: str) -> l
     whole = [_integer(value, type.bit_width, exact) for value in values]
     odd = [v for v, w in zip(values, whole, strict=True) if w is None and v is not None and v == v]
     if odd:
-        _warn(f"{column} has values that are no {type}, such as {odd[0]}: they are passed over")
+        _warn("metadata-values", f"{column} has values that are no {type}, such as {odd[0]}: they are passed over")
     return whole
 
 
@@ -407,9 +420,9 @@ def _integer(value: Any, bits: int, exact: bool) -> int | None:
 
 
 @lru_cache(1024)
-def _warn(message: str) -> None:
+def _warn(code: str, message: str) -> None:
     """Says a thing once a process, however many shards a part has."""
-    log.warning("%s", message)
+    log.warning("%s", coded(code, message))
 
 
 def sample_id(row: dict[str, Any], otherwise: str = "") -> int:

@@ -302,8 +302,10 @@ class LocalStore(Store):
             yield
         except OSError as error:
             check_shortage(error, f"{self.uri}/{path}")
-            kind = MissingError if isinstance(error, MISSING) else StoreError
-            raise kind(f"{self.uri}/{path}: {error.strerror or error}") from error
+            reason = f"{self.uri}/{path}: {error.strerror or error}"
+            if isinstance(error, MISSING):
+                raise MissingError("missing-file", reason) from error
+            raise StoreError("store-away", reason) from error
 
 
 def _leads_back(folder: str) -> bool:
@@ -398,7 +400,7 @@ class S3Store(Store):
             before, tag = self._tagged(path)
             if after != before:  # else it is ours, which arrived though its answer was lost
                 after = change(before)
-        raise StoreError(f"{self.uri}/{path}: others change it all the time: try again")
+        raise StoreError("edited-meanwhile", f"{self.uri}/{path}: others change it all the time: try again")
 
     def _tagged(self, path: str) -> tuple[bytes | None, str]:
         """A file's content and tag; None and "" when there is none."""
@@ -444,22 +446,14 @@ class S3Store(Store):
             yield
         except (BotoCoreError, ClientError, Boto3Error, OSError) as error:
             check_shortage(error, f"{self.uri}/{path}")
-            raise (MissingError if _is_missing(error) else StoreError)(
-                f"{self.uri}/{path}: {_s3_fault(error)}"
-            ) from error
+            raise _s3_fault(error).at(f"{self.uri}/{path}") from error
 
 
 def _s3_tag(size: int, etag: str) -> str:
     return "-".join((str(size), etag.strip('"')))
 
 
-def _is_missing(error: Exception) -> bool:
-    from botocore.exceptions import ClientError
-
-    return isinstance(error, ClientError) and error.response["Error"].get("Code") in ("404", "NoSuchKey")
-
-
-def _s3_fault(error: Exception) -> str:
+def _s3_fault(error: Exception) -> StoreError:
     """What went wrong, in the service's words if it has any, and what to do."""
     from boto3.exceptions import Boto3Error
     from botocore import exceptions
@@ -472,18 +466,21 @@ def _s3_fault(error: Exception) -> str:
             code, words = (cause.response["Error"].get(name) or "" for name in ("Code", "Message"))
             status = cause.response.get("ResponseMetadata", {}).get("HTTPStatusCode")
             if code in ("404", "NoSuchKey"):
-                return "it is missing"
+                return MissingError("missing-file", "it is missing")
             if code == "NoSuchBucket":
-                return "there is no such bucket: check LAION_PEOPLE_STORE"
+                return StoreError("no-bucket", "there is no such bucket: check LAION_PEOPLE_STORE")
             if status in (401, 403):
-                return f"access is denied ({code}): check the credentials and their rights"
-            return f"the service answers {code}: {words}"
+                return StoreError("access-denied", f"access is denied ({code}): check the credentials and their rights")
+            return StoreError("store-away", f"the service answers {code}: {words}")
         case exceptions.NoCredentialsError() | exceptions.PartialCredentialsError():
-            return "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an AWS profile"
+            return StoreError(
+                "access-denied",
+                "there are no credentials: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or an AWS profile",
+            )
         case exceptions.IncompleteReadError() | exceptions.ResponseStreamingError():
-            return "its answer was cut off at every try"
+            return StoreError("store-away", "its answer was cut off at every try")
         case _:
-            return f"{cause}; check the address and the credentials"
+            return StoreError("store-away", f"{cause}; check the address and the credentials")
 
 
 class _Answer:
@@ -587,7 +584,8 @@ def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONN
     scheme, separator, rest = uri.partition("://")
     if separator and "@" in rest.partition("/")[0]:
         raise UsageError(
-            f"store {uri}: credentials do not belong in it: see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            "exposed-password",
+            f"store {uri}: credentials do not belong in it: see AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
         )
     if uri.isprintable() and scheme == "s3" and (match := re.fullmatch(BUCKET, rest)):
         return S3Store(match["bucket"], (match["prefix"] or "").strip("/"), attempts, connect_seconds)
@@ -596,7 +594,8 @@ def open_store(uri: str, attempts: int = ATTEMPTS, connect_seconds: float = CONN
     if uri.isprintable() and uri and not separator and not re.match("(file|s3):/", uri, re.IGNORECASE):
         return LocalStore(Path(uri).expanduser())
     raise UsageError(
-        f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix (? and # of a file: %3F and %23)"
+        "bad-setting",
+        f"store {uri!r}: should be a folder, file:///folder or s3://bucket/prefix (? and # of a file: %3F and %23)",
     )
 
 

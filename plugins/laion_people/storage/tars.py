@@ -85,7 +85,7 @@ def members(file: BinaryIO, name: str, start: int, end: int, most: int = sys.max
         file.seek(offset)
         block = file.read(BLOCK)
         if len(block) < BLOCK:
-            raise TarError(f"{name} is damaged: it has been cut off at byte {end:,}")
+            raise TarError("damaged-tar", f"{name} is damaged: it has been cut off at byte {end:,}")
         if block == bytes(BLOCK):
             _check_padding(file, name, offset + BLOCK)
             return
@@ -96,17 +96,18 @@ def members(file: BinaryIO, name: str, start: int, end: int, most: int = sys.max
             size = header.size if extends else int(more.get("size", header.size))
         except Exception as error:
             check_shortage(error)
-            raise TarError(f"{name} is damaged: {error} at byte {offset:,}") from error
+            raise TarError("damaged-tar", f"{name} is damaged: {error} at byte {offset:,}") from error
         if not (extends or kind in tarfile.REGULAR_TYPES or kind not in tarfile.SUPPORTED_TYPES):
             size = 0  # links and devices have no data, whatever they say
         if size < 0 or (extends and size > MOST_HEADER):
-            raise TarError(f"{name} is damaged: the header at byte {offset:,} tells of {size:,} bytes")
+            raise TarError("damaged-tar", f"{name} is damaged: the header at byte {offset:,} tells of {size:,} bytes")
         offset += BLOCK
         if kind == tarfile.GNUTYPE_SPARSE:
             offset = _after_sparse_map(file, offset, block)
         if offset + size > end:
             raise TarError(
-                f"{name} is damaged: cut off at byte {end:,}, while a file of {size:,} bytes starts at {offset:,}"
+                "damaged-tar",
+                f"{name} is damaged: cut off at byte {end:,}, while a file of {size:,} bytes starts at {offset:,}",
             )
         place = offset, size
         offset += -(-size // BLOCK) * BLOCK
@@ -119,7 +120,7 @@ def members(file: BinaryIO, name: str, start: int, end: int, most: int = sys.max
                 link = more.get("linkpath", header.linkname) if kind == tarfile.LNKTYPE else ""
                 yield Member(more.get("path") or header.name, first, place if plain else None, link)
             first, more = offset, {}
-    raise TarError(f"{name} has more than {most:,} headers")
+    raise TarError("tar-layout", f"{name} has more than {most:,} headers")
 
 
 class Contents:
@@ -140,8 +141,9 @@ class Contents:
             if not group.unusable:
                 if group.key in self._keys:
                     raise TarError(
+                        "tar-layout",
                         f"{self._name}: the files of sample {group.key!r} must lie together, in one folder, and no "
-                        "other sample have its key: pack it anew with `tar --sort=name`"
+                        "other sample have its key: pack it anew with `tar --sort=name`",
                     )
                 self._keys.add(group.key)
             self._next = after
@@ -219,12 +221,13 @@ def _check_padding(file: BinaryIO, name: str, offset: int) -> None:
         if rest := data.lstrip(b"\0"):
             at = offset + len(data) - len(rest)
             raise TarError(
+                "tar-layout",
                 f"{name} has another archive behind its end, or something else, at byte {at:,}: unpack it with "
-                "`tar -i`, and pack it anew"
+                "`tar -i`, and pack it anew",
             )
         offset += len(data)
     if offset >= stop:
-        raise TarError(f"{name} has more than {MOST_PADDING:,} zeros behind its end: pack it anew")
+        raise TarError("tar-layout", f"{name} has more than {MOST_PADDING:,} zeros behind its end: pack it anew")
 
 
 def _after_sparse_map(file: BinaryIO, offset: int, header: bytes) -> int:

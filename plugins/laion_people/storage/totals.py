@@ -120,7 +120,9 @@ def _read(store: Store, path: str) -> Totals:
         if totals_path(totals.step, totals.partition) != path:
             raise ValueError(f"it is of {totals.step} {totals.partition}")
     except (ValueError, TypeError, AttributeError, OverflowError, RecursionError) as error:
-        raise LaionPeopleError(f"{path} is damaged ({error!r}): run `bin/laion-people audit` again") from error
+        raise LaionPeopleError(
+            "damaged-sums", f"{path} is damaged ({error!r}): run `bin/laion-people audit` again"
+        ) from error
     return totals
 
 

@@ -10,7 +10,7 @@ import json
 import logging
 from collections import defaultdict
 
-from laion_people.errors import LaionPeopleError, MissingError
+from laion_people.errors import LaionPeopleError, MissingError, coded
 from laion_people.storage.layout import ClusterVersion, cluster_path, manifest_path, manifests_folder
 from laion_people.storage.manifest import ReleaseManifest
 from laion_people.storage.store import Store
@@ -53,7 +53,7 @@ def manifest_of(store: Store, step: str, version: str) -> ReleaseManifest | None
     try:
         return ReleaseManifest.parse(path, data)
     except LaionPeopleError as error:
-        log.warning("cluster version %s is passed over: %s", version, error)
+        log.warning(coded("damaged-version", "cluster version %s is passed over: %s"), version, error.message)
         return None
 
 

@@ -34,12 +34,15 @@ def by_people(
     # Detect decoded these images in time. They must not be refused now because the machine is slower for a moment.
     for key, result in in_batches(shard, encoded, by_rows, limited=False):
         if isinstance(result, ImageError):
-            raise LaionPeopleError(f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again")
+            raise LaionPeopleError(
+                "images-changed", f"{shard.id}/{key} can no longer be decoded ({result}): run `detect` again"
+            )
         decoded += 1
         yield rows[key], result
     if decoded != len(rows):
         raise LaionPeopleError(
-            f"{shard.id}: {len(rows) - decoded} images of the people table are gone: run `detect` again"
+            "images-changed",
+            f"{shard.id}: {len(rows) - decoded} images of the people table are gone: run `detect` again",
         )
 
 

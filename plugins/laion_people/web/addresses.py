@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 from fastapi import Depends, HTTPException, Path
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
 
-from laion_people.errors import UsageError
+from laion_people.errors import UsageError, coded
 from laion_people.storage.metadata import PARTITION_KEY, check_partition
 from laion_people.storage.versions import VERSION
 
@@ -100,5 +100,8 @@ def chosen_shard(filters: Filters, shards: list[int]) -> int:
     """The shard that is asked for, or the first. Raises HTTPException 404 when there is none such."""
     shard = shards[0] if filters.shard is None else filters.shard
     if shard not in shards:
-        raise HTTPException(404, f"There is no shard {shard:05d}: there are {len(shards)}, from {shards[0]:05d} on.")
+        raise HTTPException(
+            404,
+            coded("no-such-page", f"There is no shard {shard:05d}: there are {len(shards)}, from {shards[0]:05d} on."),
+        )
     return shard

@@ -17,6 +17,8 @@ from airflow.configuration import conf
 from fastapi import Depends, Form, HTTPException, Request
 from itsdangerous import BadSignature, URLSafeTimedSerializer
 
+from laion_people.errors import coded
+
 EXTRACT, CLUSTER, CAPTION = DAGS = "laion_people_extract", "laion_people_cluster", "laion_people_caption"
 TO_SEE = (
     requires_access_view(AccessView.PLUGINS),
@@ -41,7 +43,7 @@ def editor(request: Request, user: Reader, csrf: Annotated[str, Form()] = "") ->
     """A reader who may also start runs of the clustering DAG, and who sent one of our forms from one of our pages."""
     TO_CHANGE(request, user)
     if not _same_origin(request) or not _made_for(user, csrf):
-        raise HTTPException(403, STALE_FORM)
+        raise HTTPException(403, coded("stale-form", STALE_FORM))
     return user
 
 

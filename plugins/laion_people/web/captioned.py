@@ -60,7 +60,9 @@ def _choices(tables: Tables, rows: list[int]) -> list[tuple[Choice, Figure]]:
     choices = [choice_of(tables.path("subset_c"), row) for row in table.to_pylist()]
     row_of = {person_id: row for row, person_id in enumerate(ids["person_id"].to_pylist())} if ids else {}
     if any(choice.person_id not in row_of for choice in choices):
-        raise LaionPeopleError(f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`")
+        raise LaionPeopleError(
+            "mismatched-tables", f"{tables.path('subset_c')} is of people who are gone: run again the step `caption`"
+        )
     wanted = {"people": ["image_width", "image_height", "bbox"], "pose": ["keypoints"]}
     people = tables.beside([row_of[choice.person_id] for choice in choices], wanted)
     return [

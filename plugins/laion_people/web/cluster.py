@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse, RedirectResponse
 from pydantic import BaseModel
 
 from laion_people.engine.writing import ROW_GROUP
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.language import captions
 from laion_people.reports.figures import Figure, person_figure
 from laion_people.reports.tables import columns
@@ -88,7 +88,7 @@ def edit(
     _cluster(read_clusters(store, version), version, cluster_id)
     try:
         if not fault(lines) and any(a.parsed != b.parsed for a, b in zip(typed, lines, strict=True)):
-            raise LaionPeopleError(LOOK)
+            raise LaionPeopleError("claims-suggested", LOOK)
         texts, stated = [line.text for line in lines], [line.parsed for line in lines]
         captions.edit(store, version, cluster_id, texts, stated, reviewed=approved, by=user.get_name(), tag=tag)
     except LaionPeopleError as error:
@@ -133,7 +133,7 @@ def _cluster(all_clusters: Sequence[Cluster], version: str, cluster_id: str) -> 
     for cluster in all_clusters:
         if cluster.cluster_id == cluster_id:
             return cluster
-    raise HTTPException(404, f"There is no cluster {cluster_id} in version {version}.")
+    raise HTTPException(404, coded("no-such-page", f"There is no cluster {cluster_id} in version {version}."))
 
 
 def _around(all_clusters: Sequence[Cluster], cluster_id: str) -> dict[str, str | None]:
@@ -167,7 +167,9 @@ def _members(store: Store, version: str, cluster: Cluster, asked: Members) -> di
         return none | {"partition": partition}
     shard = listed[0] if asked.shard is None else asked.shard
     if shard not in listed:
-        raise HTTPException(404, f"Shard {shard} of {partition} has no assignments to version {version}.")
+        raise HTTPException(
+            404, coded("not-made-yet", f"Shard {shard} of {partition} has no assignments to version {version}.")
+        )
     members, count = _figures(Tables(store, partition, shard, version), cluster)
     return none | {"partition": partition, "shard": shard, "shards": listed, "members": members, "count": count}
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, HTTPException, Query, Request, Response
 from fastapi.responses import HTMLResponse, RedirectResponse
 
+from laion_people.errors import coded
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.reports.views import KINDS, Cluster, clusters_of, clusters_path
@@ -79,7 +80,9 @@ def read_clusters(store: Store, version: str) -> list[Cluster]:
     Raises HTTPException 404 when the version has none that are labelled, LaionPeopleError when a file is damaged.
     """
     if not store.exists(clusters_path(version)):
-        raise HTTPException(404, f"Version {version} has no labelled clusters yet: the task label writes them.")
+        raise HTTPException(
+            404, coded("not-made-yet", f"Version {version} has no labelled clusters yet: the task label writes them.")
+        )
     labelled, entries = at_once(lambda: clusters_of(store, version), lambda: entries_of(store, version))
     return [replace(cluster, edited=entries.get(cluster.cluster_id)) for cluster in labelled]
 

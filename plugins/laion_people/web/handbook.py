@@ -12,6 +12,7 @@ from fastapi.responses import HTMLResponse
 from markdown_it import MarkdownIt
 from markupsafe import Markup
 
+from laion_people.errors import coded
 from laion_people.storage.store import ROOT
 from laion_people.web.pages import render, web_link
 
@@ -31,7 +32,7 @@ def dags(request: Request) -> HTMLResponse:
 
 def _page(request: Request, file: File) -> HTMLResponse:
     if not _is_document(file):
-        raise HTTPException(404, f"There is no document {file.name}.")
+        raise HTTPException(404, coded("no-such-page", f"There is no document {file.name}."))
     title, body = html(file)
     return render(request, "document.html.j2", title=title, body=Markup(body))  # noqa: S704 - of our own files, escaped
 

@@ -11,6 +11,7 @@ from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse, RedirectResponse
 
 from laion_people.engine.catalog import PARTITION_STAGES, PARTITION_STEPS, steps_of
+from laion_people.errors import coded
 from laion_people.reports.funnel import bars, made_elsewhere, stages_of
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.store import Store
@@ -32,7 +33,9 @@ def partition(request: Request, key: Partition) -> HTMLResponse:
     state, store = source.state(), source.store()
     totals, keys = state.totals, state.partitions
     if key not in keys:
-        raise HTTPException(404, f"There is no partition {key} in {store.uri}: look for it among all partitions.")
+        raise HTTPException(
+            404, coded("no-such-page", f"There is no partition {key} in {store.uri}: look for it among all partitions.")
+        )
     steps = {name: totals[key][name] for name in PARTITION_STEPS if name in totals.get(key, {})}
     runs = source.runs_of(key, {step.run_id for step in steps.values()})
     at = keys.index(key)
@@ -60,7 +63,10 @@ def of_run(request: Request, dag_id: str, run_id: Annotated[str, Path(max_length
     """From a run in Airflow's UI to its partition, or to the partitions of its collection."""
     key = source.partition_of(dag_id, run_id) if dag_id in DAGS else None
     if not key:
-        raise HTTPException(404, "This run has no partition: the runs of laion_people_extract and _caption have one.")
+        raise HTTPException(
+            404,
+            coded("no-such-page", "This run has no partition: the runs of laion_people_extract and _caption have one."),
+        )
     root = request.scope["root_path"]
     return RedirectResponse(f"{root}/partitions/{key}" if "/" in key else f"{root}/?collection={key}", 303)
 

@@ -15,7 +15,7 @@ from fastapi.responses import HTMLResponse
 from pydantic import AfterValidator, Field
 
 from laion_people.engine.writing import ROW_GROUP
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.language.facts import KIND, VALUES, Fact, closure
 from laion_people.reports.figures import person_figure
 from laion_people.reports.views import CHOICE_COLUMNS, KINDS, choice_of, facts_of
@@ -117,7 +117,7 @@ def person(
     person_id = f"{partition}/{shard:05d}/{key}/{number}"
     row = -1 if ids is None else pc.index(ids["person_id"], person_id).as_py()
     if ids is None or row < 0:
-        raise HTTPException(404, f"There is no person {person_id}.")
+        raise HTTPException(404, coded("no-such-page", f"There is no person {person_id}."))
     return render(
         request,
         "person.html.j2",
@@ -157,7 +157,9 @@ def _matching(tables: Tables, filters: PeopleFilters) -> tuple[np.ndarray, int]:
     read = tables.read_all(wanted)
     for name, table in read.items():
         if name != "subset_a" and len(table) != len(read["people"]):
-            raise LaionPeopleError(f"{tables.path(name)} has other rows than the people table: run its step again")
+            raise LaionPeopleError(
+                "mismatched-tables", f"{tables.path(name)} has other rows than the people table: run its step again"
+            )
     passing = _passing(read, filters)
     rows = np.flatnonzero(passing)
     if filters.sort != "stored":

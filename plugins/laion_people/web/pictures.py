@@ -20,6 +20,7 @@ from fastapi import APIRouter, Header, HTTPException, Path, Response
 from fastapi.responses import StreamingResponse
 from starlette.types import Message, Send
 
+from laion_people.errors import coded
 from laion_people.reports.views import sheet_path
 from laion_people.storage.store import Store
 from laion_people.storage.tars import Contents, Place, TarError
@@ -130,18 +131,18 @@ def _picture(path: str, key: str, if_none_match: str) -> Response:
     """The picture of a key in a tar, or (without a key) a file that is one, unless the browser has it."""
     store = source.store()
     if not (tag := store.tag(path)):
-        raise HTTPException(404, f"{path} is not in the store.")
+        raise HTTPException(404, coded("lost-image", f"{path} is not in the store."))
     changing = f"{tag} {key}"  # with the picture
     headers = SAFE | {"ETag": f'"{hashlib.sha256(changing.encode(errors="replace")).hexdigest()[:32]}"'}
     if headers["ETag"] in if_none_match:
         return Response(status_code=304, headers=headers)
     place = _pictures.find(store, path, key, tag) if key else (0, store.size(path))
     if place is None:
-        raise HTTPException(404, f"{path} has no image {key}.")
+        raise HTTPException(404, coded("lost-image", f"{path} has no image {key}."))
     start, size = place
     first = store.part(path, start, start + min(size, PIECE)) if size <= MOST_BYTES else b""
     if not (kind := media_type(first)):
-        raise HTTPException(415, "This is no JPEG, PNG, GIF or WebP that can be shown.")
+        raise HTTPException(415, coded("unsafe-image", "This is no JPEG, PNG, GIF or WebP that can be shown."))
     headers["Content-Length"] = str(size)
     return Pieces(_pieces(store, path, first, start, start + size), media_type=kind, headers=headers)
 

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 from fastapi import HTTPException
 
 from laion_people.engine.catalog import CLUSTERS, SCOPES
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.reports.tables import columns, take
 from laion_people.storage.layout import shard_file, shards_in
 from laion_people.storage.store import Store
@@ -95,7 +95,7 @@ class Tables:
         """Columns of several tables. Raises HTTPException 404 for one that is not there yet."""
         tables = at_once(*(lambda table=table: self.read(table, wanted[table]) for table in wanted))
         if missing := [self.path(name) for name, table in zip(wanted, tables, strict=True) if table is None]:
-            raise HTTPException(404, f"{missing[0]} is not there yet, and the filter needs it.")
+            raise HTTPException(404, coded("not-made-yet", f"{missing[0]} is not there yet, and the filter needs it."))
         return dict(zip(wanted, tables, strict=True))
 
     def beside(self, rows: Sequence[int], wanted: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
@@ -111,7 +111,9 @@ class Tables:
             values = [dict.fromkeys(shown)] * len(rows) if table is None else table.to_pylist()
             for person, row in zip(people, values, strict=True):
                 if person.setdefault("person_id", row.get("person_id")) != row.get("person_id", person["person_id"]):
-                    raise LaionPeopleError(f"{self.path(name)} is of other people: run again the step that writes it")
+                    raise LaionPeopleError(
+                        "mismatched-tables", f"{self.path(name)} is of other people: run again the step that writes it"
+                    )
                 person |= row
         return people
 

@@ -207,7 +207,7 @@ def test_what_a_new_caption_claims_is_suggested_and_saved_when_it_has_been_seen(
     sent = form(editor)
     sent["caption"][0] = "Somebody sits, both hands on the hips."  # type: ignore[index]
     answer = editor.post(PAGE, data=sent, headers=ORIGIN)
-    assert answer.status_code == 422 and "what the words of new captions claim has been filled in" in answer.text
+    assert answer.status_code == 422 and "[claims-suggested]" in answer.text
     assert captions.read(store, VERSION)["pose-0001"] == before
     shown = read_form(answer.text)
     assert shown["claims"][0] == "base=sitting, both_arms=on_hip"  # type: ignore[index]
@@ -248,7 +248,7 @@ def test_an_edit_of_somebody_else_is_not_overwritten_unseen(editor: TestClient, 
     edit(store, "pose-0001", theirs)
     answer = editor.post(PAGE, data=mine, headers=ORIGIN)
     assert answer.status_code == 409
-    assert "eve has edited pose-0001 meanwhile" in answer.text
+    assert "eve has edited pose-0001 " in answer.text and "[edited-meanwhile]" in answer.text
     assert all(f"{text}</textarea>" in answer.text for text in TEXTS)
     assert all(text.replace("'", "&#39;") in answer.text for text in theirs)
     assert captions.read(store, VERSION)["pose-0001"].captions == tuple(theirs)

@@ -18,7 +18,7 @@ def test_the_runbook_is_a_page_with_the_ids_that_links_lead_to(client: TestClien
     page = client.get("/laion-people/docs/operations.md")
     assert page.status_code == 200
     assert '<h2 id="audit">Audit</h2>' in page.text
-    assert "<td><code>has no manifest: it was never finished</code></td>" in page.text
+    assert "<td><code>unfinished</code></td>" in page.text
 
 
 def test_every_page_leads_to_the_runbook(client: TestClient) -> None:

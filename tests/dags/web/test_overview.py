@@ -193,7 +193,7 @@ def test_those_who_ask_together_share_a_reading() -> None:
 
 def test_those_who_ask_together_share_an_error() -> None:
     def read() -> dict[str, dict[str, Totals]]:
-        raise LaionPeopleError("away")
+        raise LaionPeopleError("store-away", "away")
 
     shared = Shared(read)
     for _ in range(2):
@@ -230,14 +230,14 @@ def test_a_bucket_that_is_away_is_told_in_a_sentence(client: TestClient, monkeyp
         monkeypatch.setenv(name, "nobody")
     answer = client.get(PAGE)
     assert answer.status_code == 503
-    assert "check the address and the credentials" in answer.text
+    assert "[store-away]" in answer.text
 
 
 def test_wrong_settings_are_told_in_a_sentence(client: TestClient, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LAION_PEOPLE_STORE", "ftp://elsewhere")
     answer = client.get(PAGE)
     assert answer.status_code == 503
-    assert "should be a folder, file:///folder or s3://bucket/prefix" in answer.text
+    assert "[bad-setting]" in answer.text
 
 
 @pytest.mark.parametrize("query", ["page=0", "page=x", "show=nothing"])

@@ -16,7 +16,7 @@ from laion_people.web.partition import ranges
 from laion_people.web.reasons import MEANINGS
 from tests.dags.web.big_store import add_partition, add_version, manifest
 from tests.dags.web.conftest import AddRun
-from tests.messages import collect
+from tests.said import reasons
 
 KEY = "laion2B-en/00001"
 PAGE = f"/laion-people/partitions/{KEY}"
@@ -37,9 +37,9 @@ def test_the_funnel_tells_what_was_lost_and_why(client: TestClient, store: Local
 
 
 def test_every_reason_has_a_meaning() -> None:
-    reasons = [said for said in collect()[1] if said.step in PARTITION_STEPS or said.step == "mesh"]
-    assert len(reasons) > 20
-    for said in reasons:
+    counted = [said for said in reasons() if said.step in PARTITION_STEPS or said.step == "mesh"]
+    assert len(counted) > 20
+    for said in counted:
         for reason in said.text.replace("no_…_cluster", "no_pose_cluster no_face_cluster no_head_cluster").split():
             assert reason in MEANINGS[UNIT_OF.get(said.step, "people")], said
 

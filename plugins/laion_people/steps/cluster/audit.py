@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from laion_people.engine.catalog import RELEASE_STEPS, STEPS
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
-from laion_people.errors import LaionPeopleError, StoreError, check_shortage, one_line
+from laion_people.errors import LaionPeopleError, StoreError, check_shortage, coded, one_line
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
@@ -35,7 +35,7 @@ def newest_version(store: Store) -> str:
     """
     finished = [*versions(store), *(version for version, names in folders(store).items() if names & LABELLED)]
     if not finished:
-        raise LaionPeopleError("there is no cluster version to audit: run `cluster` first")
+        raise LaionPeopleError("unknown-version", "there is no cluster version to audit: run `cluster` first")
     return max(finished, key=number)
 
 
@@ -51,7 +51,7 @@ def audit_release(runner: Runner, version: str, deep: bool = False) -> list[str]
     for step in RELEASE_STEPS:
         path = manifest_path(step, version)
         if not store.exists(path):
-            faults.append(f"{step} {version}: {path} is missing: run `{step}` again")
+            faults.append(coded("missing-file", f"{step} {version}: {path} is missing: run `{step}` again"))
             continue
         try:
             manifests[step] = ReleaseManifest.parse(path, store.read(path))
@@ -78,20 +78,20 @@ def _manifest_faults(runner: Runner, manifest: Manifest, step: str, version: str
     if main != [(0, folder + RELEASE_FILES[STEPS[step].writes])] or not all(
         file.uri.startswith(folder) for file in files
     ):
-        yield f"its manifest names other files than its own: run `{step}` again"
+        yield coded("damaged-version", f"its manifest names other files than its own: run `{step}` again")
         return
     if unknown := sorted(manifest.rejected.keys() - runner.steps[step].reasons.keys()):
-        yield f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step}`"
+        yield coded("wrong-manifest", f"its manifest has rows rejected as {unknown[0]}, which is no reason of `{step}`")
     tags = runner.store.tags(clusters_folder(version))
     for file in files:
         if file.uri not in tags:
-            yield f"{file.uri} is missing"
+            yield coded("missing-file", f"{file.uri} is missing")
         elif not deep and file.tag and file.tag == tags[file.uri]:
             continue
         else:
             with LocalFiles(runner.store) as local:
                 if local.described(file.uri) != file:
-                    yield f"{file.uri} is damaged"
+                    yield coded("damaged-file", f"{file.uri} is damaged")
 
 
 def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) -> Iterator[tuple[str, str]]:
@@ -100,31 +100,43 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
     try:
         fit = load_fit(store.read(fitted.shards[0].uri))
     except LaionPeopleError as error:
-        yield "cluster", f"{fitted.shards[0].uri}: {error}"
+        yield "cluster", str(error.at(fitted.shards[0].uri))
         return
     clusters = {c.cluster_id: (name, c) for name, cluster_set in fit.cluster_sets.items() for c in cluster_set.clusters}
     if fit.version != version or len(clusters) != fitted.rows or fitted.shards[0].rows != fitted.rows:
-        yield "cluster", f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}"
+        yield (
+            "cluster",
+            coded(
+                "damaged-version",
+                f"its fit is {fit.version} of {len(clusters)} clusters, its manifest has {fitted.rows}",
+            ),
+        )
     sheets = {cluster_path(version, contact_sheet(cluster_id)) for cluster_id in clusters}
     listed = {file.uri for file in fitted.shards[0].sidecars} - {cluster_path(version, TAKEN)}  # 0.1 had no such file
     if other := sorted(sheets ^ listed):
-        yield "cluster", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"
+        yield (
+            "cluster",
+            coded("damaged-version", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"),
+        )
     if fitted.shards[0].sha256 not in {file.sha256 for file in labelled.inputs}:
-        yield "label", "was made from another fit: run `label` again"
+        yield "label", coded("outdated-labels", "was made from another fit: run `label` again")
     try:
         rows = pq.read_table(io.BytesIO(store.read(labelled.shards[0].uri))).to_pylist()
         taken = {row["cluster_id"]: _labelled(row) for row in rows}
         stated = sorted(tuple(row[name] for name in COMPARED) for row in rows)
     except Exception as error:  # it is what its manifest says, and no table of clusters
         check_shortage(error)
-        yield "label", f"{labelled.shards[0].uri} is damaged ({one_line(repr(error))})"
+        yield "label", coded("damaged-file", f"{labelled.shards[0].uri} is damaged ({one_line(repr(error))})")
         return
-    if (
-        stated != sorted(_compared(*cluster) for cluster in clusters.values())
-        or not len(rows) == labelled.rows == labelled.rows_in
-    ):
-        yield "label", f"its {len(rows)} clusters are not the {len(clusters)} of the fit: run `label` again"
-    yield from (("label", fault) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
+    of_fit = sorted(_compared(*cluster) for cluster in clusters.values())
+    if stated != of_fit or not len(rows) == labelled.rows == labelled.rows_in:
+        yield (
+            "label",
+            coded(
+                "outdated-labels", f"its {len(rows)} clusters are not the {len(clusters)} of the fit: run `label` again"
+            ),
+        )
+    yield from (("label", str(fault)) for fault in entry_faults(labelled.shards[0].uri, taken, clusters))
     yield from (("label", fault) for fault in _caption_faults(store, version, clusters, taken))
     yield from (("review", fault) for fault in _review_faults(store, cluster_path(version, "reviews.json")))
 
@@ -145,7 +157,7 @@ def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken:
     except LaionPeopleError as error:
         yield str(error)
         return
-    yield from entry_faults(path, entries, clusters)
+    yield from map(str, entry_faults(path, entries, clusters))
     now = {name: Entry(entry.captions, entry.reviewed, claims=entry.claims) for name, entry in entries.items()}
     if edited := [cluster_id for cluster_id in taken if now.get(cluster_id) != taken[cluster_id]]:
         log.info(

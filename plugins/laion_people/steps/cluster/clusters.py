@@ -298,7 +298,7 @@ def read_fit(store: Store, version: str) -> Fit:
     try:
         return load_fit(data)
     except LaionPeopleError as error:
-        raise LaionPeopleError(f"{path}: {error}") from error
+        raise error.at(path) from error
 
 
 def load_fit(data: bytes) -> Fit:
@@ -309,19 +309,21 @@ def load_fit(data: bytes) -> Fit:
         for name, space in FEATURE_SPACES.items():
             fields = document["kinds"][name]
             if tuple(fields.pop("features")) != space.names:
-                raise LaionPeopleError(f"fit {document['version']} was made with other {name} features: fit a new one")
+                raise LaionPeopleError(
+                    "old-version", f"fit {document['version']} was made with other {name} features: fit a new one"
+                )
             clusters = tuple(_read_cluster(document["version"], c) for c in fields.pop("clusters"))
             near, far = fields.pop("near"), fields.pop("far")
             frozen = replace(space, tolerance=fields.pop("tolerance"))
             cluster_sets[name] = ClusterSet(frozen, clusters, near, far, fields)
         return Fit(document["version"], cluster_sets)
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-        raise LaionPeopleError(f"not a fit.json: {error!r}") from error
+        raise LaionPeopleError("damaged-version", f"not a fit.json: {error!r}") from error
 
 
 def _read_cluster(version: str, fields: dict[str, Any]) -> Cluster:
     if "fact_sets" not in fields:
-        raise LaionPeopleError(f"fit {version} was made by a release that knew no facts: fit a new one")
+        raise LaionPeopleError("old-version", f"fit {version} was made by a release that knew no facts: fit a new one")
     sets = tuple(FactSet(tuple(fact_set["claims"]), fact_set["share"]) for fact_set in fields["fact_sets"])
     return Cluster(**fields | {"centroid": np.array(fields["centroid"], np.float32), "fact_sets": sets})
 

@@ -78,7 +78,9 @@ def _cut_out(
             try:
                 image = np.asarray(decode(images.read(key), limited=False))
             except ImageError as error:
-                raise LaionPeopleError(f"{partition}/{index:05d}/{key}: {error}; run `detect` again") from error
+                raise LaionPeopleError(
+                    "images-changed", f"{partition}/{index:05d}/{key}: {error}; run `detect` again"
+                ) from error
             yield cluster_id, slot, crop(image, (whole if kind == "pose" else faces)[row], PADDING[kind])
 
 

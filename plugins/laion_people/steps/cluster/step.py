@@ -12,7 +12,7 @@ import numpy as np
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import ReleaseStep
 from laion_people.engine.work import Release
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, StoreError, coded
 from laion_people.language.facts import read_facts
 from laion_people.settings import Settings
 from laion_people.steps.cluster.clusters import FEATURE_SPACES, Fit, read_fit
@@ -51,7 +51,9 @@ class Cluster(ReleaseStep):
                 members = pick(np.flatnonzero(labels == index), distances)
                 sheets[cluster.cluster_id] = [places[member] for member in members]
         if not sheets:
-            raise LaionPeopleError(f"cluster: none of {len(ids)} people shows enough of a body or a face")
+            raise LaionPeopleError(
+                "nobody-to-cluster", f"cluster: none of {len(ids)} people shows enough of a body or a face"
+            )
         release.store.write(release.path("fit.json"), Fit(release.version, cluster_sets).to_json())
         return len(sheets), ["fit.json", *write_sheets(release, sheets)]
 
@@ -102,5 +104,7 @@ def _previous(release: Release) -> Fit | None:
             except StoreError:
                 raise
             except LaionPeopleError as error:
-                log.warning("%s: %s is passed over: %s", release.version, version, error)
+                log.warning(
+                    coded("damaged-version", "%s: %s is passed over: %s"), release.version, version, error.message
+                )
     return None

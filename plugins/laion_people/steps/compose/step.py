@@ -18,7 +18,7 @@ from include.models import Detections, Detector, Segmenter
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, coded
 from laion_people.settings import Settings
 from laion_people.steps.compose.collage import canvas, fits, paste
 from laion_people.steps.compose.composer import Composer, Composition, People, pools
@@ -65,7 +65,9 @@ class Compose(Step):
         backgrounds = timed(shard, "decode", _backgrounds(shard, images, people, rng))
         first = next(backgrounds, None)
         if first is None:
-            log.warning("%s: no image without people is large enough for a background", shard.id)
+            log.warning(
+                coded("no-backgrounds", "%s: no image without people is large enough for a background"), shard.id
+            )
             shard.reject("no_background", shard.rows_in)
             return
         cutouts = Cutouts(shard, images, people)
@@ -88,7 +90,9 @@ def _backgrounds(
     if folder := shard.settings.backgrounds:
         names, read, nobody = shard.store.list(folder), shard.store.read, lambda _: True  # their owner says so
         if not names:
-            raise LaionPeopleError(f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store")
+            raise LaionPeopleError(
+                "bad-setting", f"LAION_PEOPLE_BACKGROUNDS={folder}: there are no files in that folder of the store"
+            )
     else:
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
         nobody = functools.partial(_is_empty_scene, shard)
@@ -158,7 +162,7 @@ class Cutouts:
             return decode(self._images.read(key), limited=False)
         except ImageError as error:
             message = f"{self._shard.id}/{key} can no longer be decoded ({error}): run `detect` again"
-            raise LaionPeopleError(message) from error
+            raise LaionPeopleError("images-changed", message) from error
 
 
 def _row(

@@ -182,7 +182,8 @@ class _Socket(socket.socket):
             except OSError as error:
                 if error.errno == errno.EADDRNOTAVAIL and _can_be_reached(self.family, address):
                     raise ShortageError(
-                        "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range"
+                        "machine-limit",
+                        "no local port is left: lower LAION_PEOPLE_URL_THREADS, or widen net.ipv4.ip_local_port_range",
                     ) from error
                 raise
 

@@ -26,7 +26,7 @@ from laion_people.engine.catalog import STEPS
 from laion_people.engine.concurrency import workers
 from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
-from laion_people.errors import LaionPeopleError, UsageError, one_line
+from laion_people.errors import LaionPeopleError, UsageError, coded, one_line
 from laion_people.settings import Settings
 from laion_people.steps.download.earlier import EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
@@ -138,8 +138,9 @@ class Download(Step):
         path, rows = metadata.part(store, partition)
         if rows > MAX_SHARDS * settings.shard_rows:
             raise LaionPeopleError(
+                "too-many-shards",
                 f"{path} has {rows:,} rows by its footer, more than {MAX_SHARDS:,} shards: fetch the file again if it "
-                "should have fewer, or raise LAION_PEOPLE_SHARD_ROWS"
+                "should have fewer, or raise LAION_PEOPLE_SHARD_ROWS",
             )
         return list(range(max(1, math.ceil(rows / settings.shard_rows))))
 
@@ -148,11 +149,13 @@ class Download(Step):
         if foreign := next(foreign_files(store, partition), None):
             if has_manifests(store, partition):
                 raise LaionPeopleError(
-                    f"{foreign} lies among the shards that download made and is none of them: move it elsewhere"
+                    "foreign-file",
+                    f"{foreign} lies among the shards that download made and is none of them: move it elsewhere",
                 )
             raise LaionPeopleError(
+                "made-elsewhere",
                 f"images/{partition} was made elsewhere ({foreign.rsplit('/', 1)[-1]}): detect reads its tars as they "
-                "are; remove it to download again"
+                "are; remove it to download again",
             )
         if not force and (first := _first_manifest(store, partition)):
             _check_size(partition, first.params, settings)
@@ -172,10 +175,11 @@ class Download(Step):
             return
         if not shard.rows:
             raise LaionPeopleError(
+                "pictures-lost",
                 f"none of the {pictures:,} pictures that the shard had could be kept or fetched again: it is left as "
-                "it is, and --force makes it without them"
+                "it is, and --force makes it without them",
             )
-        log.warning("%s: %d pictures are left of %d", shard.id, shard.rows, pictures)
+        log.warning(coded("pictures-lost", "%s: %d pictures are left of %d"), shard.id, shard.rows, pictures)
 
     def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
         kept = _with_kept_outcomes(shard, earlier, self._made_with(shard.settings), self.retry_failed)
@@ -221,8 +225,9 @@ def _check_size(partition: str, params: Mapping[str, Any], settings: Settings) -
     rows = params.get("shard_rows", settings.shard_rows)
     if rows != settings.shard_rows:
         raise UsageError(
+            "download-settings",
             f"images/{partition} has shards of {rows} rows, and shard_rows is {settings.shard_rows}: set it to {rows}, "
-            "or fetch everything anew with --force"
+            "or fetch everything anew with --force",
         )
 
 
@@ -235,7 +240,8 @@ def _earlier_rows(shard: Shard, stack: ExitStack) -> EarlierRows:
     foreign = stats and stats.get("made_by") != MADE_BY  # the file replaced ours, or ours is damaged
     if foreign and not any(_is_unchanged(store, file) for file in files):
         raise LaionPeopleError(
-            f"{base}_stats.json says that another program made the shard: remove its files to download it again"
+            "made-elsewhere",
+            f"{base}_stats.json says that another program made the shard: remove its files to download it again",
         )
     if shard.force:
         return EarlierRows(None, None, [])
@@ -276,8 +282,9 @@ def _with_kept_outcomes(
         elif retry_failed and kept[1]:
             changed = ", ".join(f"{name}={before[name]}" for name in now if before[name] != now[name])
             raise UsageError(
+                "download-settings",
                 f"images/{shard.id} was made with {changed}: --retry-failed, which keeps pictures, needs the same; "
-                "without it, all are fetched anew"
+                "without it, all are fetched anew",
             )
         else:
             yield row
