@@ -357,7 +357,7 @@ def test_a_store_that_fails_is_no_damage_and_nothing_to_make(
     extracted.write(f"people/{PARTITION}/00001.parquet", extracted.read(f"people/{PARTITION}/00001.parquet"))
 
     def fails(store: LocalStore, path: str) -> Iterator[Path]:
-        raise StoreError(f"{path}: the service answers SlowDown")
+        raise StoreError("store-away", f"{path}: the service answers SlowDown")
 
     monkeypatch.setattr(LocalStore, "local", fails)
     monkeypatch.setattr(LocalStore, "sha256", fails)
