@@ -38,7 +38,7 @@ from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage import metadata
-from laion_people.storage.layout import manifest_path
+from laion_people.storage.layout import PartitionKey, manifest_path
 from laion_people.storage.manifest import FileEntry
 from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import Store, open_store
@@ -137,7 +137,7 @@ def _plan(args: argparse.Namespace) -> None:
     from laion_people.reports import capacity
 
     chosen = settings.from_environment(store=args.store, profile=args.profile)
-    partitions = [metadata.check_partition(p) for p in args.partition]
+    partitions = [PartitionKey.parse(p) for p in args.partition]
     planned = capacity.plan(open_store(chosen.store), partitions, chosen, args.rates)
     print(capacity.to_json(planned) if args.json else capacity.format_plan(planned))
 

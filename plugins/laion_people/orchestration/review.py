@@ -18,6 +18,7 @@ from laion_people.errors import LaionPeopleError, coded
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.orchestration.notifications import Notice, send
+from laion_people.storage.layout import cluster_path
 from laion_people.storage.store import Store, deployment_uri, open_store
 
 APPROVE, REJECT = "Approve", "Reject"
@@ -94,7 +95,7 @@ class ReviewOperator(HITLOperator):
             )
         by, at = user.get("name") or user.get("id") or "somebody", answer["responded_at"].isoformat(timespec="seconds")
         kept = {"answer": option, "by": by, "at": at, "run_id": context["run_id"], **_counts(entries)}
-        _keep(open_store(deployment_uri()), f"clusters/{self.version}/reviews.json", kept)
+        _keep(open_store(deployment_uri()), cluster_path(self.version, "reviews.json"), kept)
         if option == REJECT:
             raise AirflowFailException(
                 coded("captions-refused", f"{by} has rejected the captions of {self.version}: {again}")

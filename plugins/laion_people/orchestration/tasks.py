@@ -20,8 +20,7 @@ from laion_people.orchestration.notifications import notify_drift, notify_failur
 from laion_people.orchestration.process import ProcessOperator
 from laion_people.orchestration.taskdocs import task_doc
 from laion_people.settings import Settings, from_environment
-from laion_people.storage.layout import PartitionKey
-from laion_people.storage.versions import VERSION
+from laion_people.storage.layout import ClusterVersion, PartitionKey
 
 METADATA = Asset("laion_people_metadata")  # partitions: collection/part, to be extracted
 EXTRACTED = Asset("laion_people_extracted")  # partitions: the collection of a part that has been extracted
@@ -68,7 +67,7 @@ PARTITIONS_SCHEMA: dict[str, Any] = {
     "items": {"type": "string", "pattern": whole(PartitionKey.pattern.pattern)},
     "uniqueItems": True,
 }
-VERSION_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(VERSION.pattern)}
+VERSION_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(ClusterVersion.pattern.pattern)}
 CAPTIONS_SCHEMA: dict[str, Any] = {"type": ["null", "string"], "pattern": whole(_pattern_of_setting("captions"))}
 
 # Parameters of a run that works on one partition, and what its tasks take from them. The form opens with those that

@@ -30,6 +30,7 @@ from laion_people.reports.views import (
     sheet_path,
 )
 from laion_people.steps.embed import HEAD_PADDING
+from laion_people.storage.layout import shard_file
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import Store
 from laion_people.vision.images import crop, decode
@@ -75,7 +76,7 @@ class ShardExamples:
         self._chosen = self._chosen_rows()
         rows = (*self._accepted, *self._refused, *(row for row, _ in self._chosen))
         shown = {*self._gallery, *(self.keys[row] for row in rows)}
-        self.images = dict(tar_images(store, f"images/{partition}/{index:05d}.tar", shown))
+        self.images = dict(tar_images(store, shard_file("images", partition, index), shown))
 
     def gallery(self) -> list[Example]:
         """Images with boxes, skeletons and meshes, chosen to hold many different clusters and numbers of people."""

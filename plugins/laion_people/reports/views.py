@@ -13,6 +13,7 @@ from laion_people.errors import LaionPeopleError
 from laion_people.language.captions import Entry
 from laion_people.language.facts import Fact, explained
 from laion_people.reports.tables import columns
+from laion_people.storage.layout import RELEASE_FILES, cluster_path, contact_sheet
 from laion_people.storage.store import Store
 
 KINDS = {"pose": "Poses", "face": "Facial expressions", "head": "Head directions"}
@@ -144,12 +145,12 @@ def composite_of(row: Mapping[str, Any]) -> Composite:
 
 def clusters_path(version: str) -> str:
     """The table that `label` writes."""
-    return f"clusters/{version}/clusters.parquet"
+    return cluster_path(version, RELEASE_FILES["clusters"])
 
 
 def sheet_path(version: str, cluster_id: str) -> str:
     """The contact sheet of a cluster."""
-    return f"clusters/{version}/contact-{cluster_id}.jpg"
+    return cluster_path(version, contact_sheet(cluster_id))
 
 
 def clusters_of(store: Store, version: str) -> list[Cluster]:

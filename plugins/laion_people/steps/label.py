@@ -20,9 +20,10 @@ from laion_people.language.captions import Entry
 from laion_people.language.factsets import FactSet
 from laion_people.settings import Settings
 from laion_people.steps.cluster.clusters import Cluster, Fit, read_fit
+from laion_people.storage.layout import ClusterVersion
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
-from laion_people.storage.versions import folders, number
+from laion_people.storage.versions import folders
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +127,7 @@ def _inherited(store: Store, version: str, clusters: Mapping[str, tuple[str, Clu
     """
     taken: dict[str, Entry] = {}
     for earlier, names in reversed(folders(store).items()):
-        if number(earlier) >= number(version) or "captions.yaml" not in names:
+        if earlier.number >= ClusterVersion(version).number or "captions.yaml" not in names:
             continue
         try:
             before = _clusters(read_fit(store, earlier))

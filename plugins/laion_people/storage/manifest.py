@@ -181,7 +181,7 @@ class ShardManifest(Manifest):
     def _is_at(self, path: str) -> bool:
         """Whether it is in ``manifests/<step>/.../<partition>/<shard>.json``; the scope it does not say itself."""
         end = f"/{self.partition}/{layout.shard_name(self.shard.index)}.json"
-        return path.endswith(end) and path.startswith(f"manifests/{self.step}/")
+        return path.endswith(end) and path.startswith(f"{layout.manifests_folder(self.step)}/")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

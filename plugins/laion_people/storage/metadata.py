@@ -26,7 +26,6 @@ from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-PARTITION_KEY = PartitionKey.pattern
 PART_NUMBER = re.compile(r"part-(\d{5})-.*")
 UNSAFE_ABOVE = 0.5  # punsafe, as in LAION's own safety filtering; null and NaN count as unsafe
 COLLECTION_COLUMNS = {  # of both LAION schemas, handed on with each image as far as the part has them
@@ -72,11 +71,6 @@ class MetadataRow:
     collection: dict[str, Any]
 
 
-def check_partition(key: str) -> str:
-    """Returns a partition key that is safe in paths and URIs; raises UsageError for any other."""
-    return PartitionKey.parse(key)
-
-
 def partitions(store: Store) -> dict[str, str]:
     """All partitions: key -> path of the metadata part, in key order.
 
@@ -85,7 +79,7 @@ def partitions(store: Store) -> dict[str, str]:
     """
     parts: dict[str, str] = {}
     for key, paths in _files(store).items():
-        if not PARTITION_KEY.fullmatch(key):
+        if not PartitionKey.pattern.fullmatch(key):
             _warn(
                 "bad-partition-key",
                 f"{store.uri}/{paths[0]} is passed over: a name of letters, digits and ._- makes a partition",
@@ -103,7 +97,7 @@ def partitions(store: Store) -> dict[str, str]:
 def known(store: Store, keys: Sequence[str]) -> list[str]:
     """Partition keys of which the store has something. Raises UsageError for the first other one."""
     parts = partitions(store)
-    for key in map(check_partition, keys):
+    for key in map(PartitionKey.parse, keys):
         made = key in parts or store.exists(layout.manifest_path("detect", key))
         if not made and not any(store.list(f"{table}/{key}") for table in ("images", "people")):
             raise _unknown(store, key)

@@ -17,30 +17,25 @@ from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
-VERSION = ClusterVersion.pattern
 TAKEN = "taken.json"  # what a version is made from, written first: whoever writes it has taken the version's number
 LABELLED = {"captions.yaml", "reviews.json", "clusters.parquet"}  # files of a version that was finished once
 
 
-def number(version: str) -> int:
-    return int(version[1:])
-
-
-def versions(store: Store) -> list[str]:
+def versions(store: Store) -> list[ClusterVersion]:
     """The finished versions, oldest first."""
     folder = manifests_folder("cluster")
     names = (path.removeprefix(f"{folder}/").removesuffix(".json") for path in store.list(folder))
-    return sorted(filter(VERSION.fullmatch, names), key=number)
+    return sorted(filter(None, map(ClusterVersion.parse, names)), key=lambda version: version.number)
 
 
-def folders(store: Store) -> dict[str, set[str]]:
+def folders(store: Store) -> dict[ClusterVersion, set[str]]:
     """The names of the files that each version's folder has, oldest first, of unfinished ones too."""
-    names: dict[str, set[str]] = defaultdict(set)
+    names: dict[ClusterVersion, set[str]] = defaultdict(set)
     for path in store.list("clusters"):
-        _, version, name = (*path.split("/", 2), "")[:3]
-        if VERSION.fullmatch(version):
+        _, folder, name = (*path.split("/", 2), "")[:3]
+        if version := ClusterVersion.parse(folder):
             names[version].add(name)
-    return {version: names[version] for version in sorted(names, key=number)}
+    return {version: names[version] for version in sorted(names, key=lambda version: version.number)}
 
 
 def manifest_of(store: Store, step: str, version: str) -> ReleaseManifest | None:
@@ -73,7 +68,7 @@ def take(store: Store, made_from: str, run_id: str) -> str:
         left_over = version not in finished and TAKEN in names and not LABELLED & names
         if left_over and store.read(cluster_path(version, TAKEN)) == taken:
             return version
-    last = max(map(number, [*finished, *started]), default=0)
+    last = max((version.number for version in [*finished, *started]), default=0)
     while True:
         last += 1
         version = ClusterVersion.of_number(last)

@@ -10,15 +10,14 @@ from fastapi import Depends, HTTPException, Path
 from pydantic import BaseModel, BeforeValidator, Field, FiniteFloat
 
 from laion_people.errors import UsageError, coded
-from laion_people.storage.metadata import PARTITION_KEY, check_partition
-from laion_people.storage.versions import VERSION
+from laion_people.storage.layout import ClusterVersion, PartitionKey
 
 PAGE_ROWS = 24  # divided by 2, 3, 4 and 6: the columns of the grids
 
 
 def partition_key(collection: str, part: str) -> str:
     try:
-        return check_partition(f"{collection}/{part}")
+        return PartitionKey.parse(f"{collection}/{part}")
     except UsageError as error:
         raise HTTPException(404, str(error)) from error
 
@@ -28,13 +27,13 @@ def _none_if_blank(value: Any) -> Any:
 
 
 Partition = Annotated[str, Depends(partition_key)]
-Version = Annotated[str, Path(pattern=rf"^{VERSION.pattern}$")]
+Version = Annotated[str, Path(pattern=rf"^{ClusterVersion.pattern.pattern}$")]
 ClusterId = Annotated[str, Path(pattern=r"^(pose|face|head)-[0-9]{1,9}$")]
 MaybeNumber = Annotated[FiniteFloat | None, BeforeValidator(_none_if_blank)]
 MaybeShard = Annotated[Annotated[int, Field(ge=0, lt=10**9)] | None, BeforeValidator(_none_if_blank)]
 Text = Annotated[str, Field(max_length=200)]
-MaybeVersion = Annotated[str, Field(pattern=rf"^({VERSION.pattern})?$")]
-MaybePartition = Annotated[str, Field(pattern=rf"^({PARTITION_KEY.pattern})?$")]
+MaybeVersion = Annotated[str, Field(pattern=rf"^({ClusterVersion.pattern.pattern})?$")]
+MaybePartition = Annotated[str, Field(pattern=rf"^({PartitionKey.pattern.pattern})?$")]
 MaybeCluster = Annotated[str, Field(pattern=r"^((pose|face|head)-[0-9]{1,9})?$")]
 AnyKind = Literal["", "pose", "face", "head"]
 

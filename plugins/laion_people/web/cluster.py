@@ -20,6 +20,7 @@ from laion_people.language import captions
 from laion_people.reports.figures import Figure, person_figure
 from laion_people.reports.tables import columns
 from laion_people.reports.views import Cluster
+from laion_people.storage.layout import table_folder
 from laion_people.storage.store import Store
 from laion_people.web import source
 from laion_people.web.addresses import ClusterId, MaybePartition, MaybeShard, Version
@@ -161,7 +162,7 @@ def _members(store: Store, version: str, cluster: Cluster, asked: Members) -> di
     middle = cluster.medoid_person_id.rsplit("/", 3)[0]
     likely = sorted(assigned, key=lambda key: key != middle)[:LOOKED_AT]
     choices = [asked.partition] if asked.partition else likely
-    folders = ((key, shards(store, f"assignments/{version}/{key}")) for key in choices)
+    folders = ((key, shards(store, table_folder("assignments", key, version))) for key in choices)
     partition, listed = next((folder for folder in folders if folder[1]), (next(iter(choices), ""), []))
     if not listed:
         return none | {"partition": partition}

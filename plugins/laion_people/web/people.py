@@ -19,6 +19,7 @@ from laion_people.errors import LaionPeopleError, coded
 from laion_people.language.facts import KIND, VALUES, Fact, closure
 from laion_people.reports.figures import person_figure
 from laion_people.reports.views import CHOICE_COLUMNS, KINDS, choice_of, facts_of
+from laion_people.storage.layout import table_folder
 from laion_people.storage.store import Store
 from laion_people.storage.versions import versions
 from laion_people.vision.geometry import BLENDSHAPES
@@ -77,7 +78,7 @@ class PeopleFilters(Filters):
 @router.get("/people/{collection}/{part}")
 def people(request: Request, partition: Partition, filters: Annotated[PeopleFilters, Query()]) -> HTMLResponse:
     store = source.store()
-    listed = shards(store, f"people/{partition}")
+    listed = shards(store, table_folder("people", partition))
     if not listed:
         return render(request, "nothing.html.j2", partition=partition, what="people", step="detect", version="")
     known = versions(store)

@@ -22,6 +22,7 @@ from starlette.types import Message, Send
 
 from laion_people.errors import coded
 from laion_people.reports.views import sheet_path
+from laion_people.storage.layout import shard_file, shard_stem
 from laion_people.storage.store import Store
 from laion_people.storage.tars import Contents, Place, TarError
 from laion_people.web import source
@@ -108,13 +109,13 @@ _threads = CapacityLimiter(8)  # of their own: to walk large tars takes seconds,
 @router.get("/stored/{collection}/{part}/{shard}/{key}")
 async def stored(partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
     """A stored image of a shard."""
-    return await _answer(f"images/{partition}/{shard:05d}.tar", key, if_none_match)
+    return await _answer(shard_file("images", partition, shard), key, if_none_match)
 
 
 @router.get("/composed/{version}/{collection}/{part}/{shard}/{key}")
 async def composed(version: Version, partition: Partition, shard: Shard, key: str, if_none_match: Tag = "") -> Response:
     """A composed image of Subset B."""
-    return await _answer(f"subset_b/{version}/{partition}/{shard:05d}.tar", key, if_none_match)
+    return await _answer(f"{shard_stem('subset_b', partition, shard, version)}.tar", key, if_none_match)
 
 
 @router.get("/sheets/{version}/{cluster_id}")

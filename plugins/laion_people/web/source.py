@@ -20,9 +20,9 @@ from laion_people.errors import LaionPeopleError
 from laion_people.reports import drift
 from laion_people.reports.funnel import shards_so_far
 from laion_people.storage import metadata
+from laion_people.storage.layout import ClusterVersion
 from laion_people.storage.store import Store, deployment_uri, open_store
 from laion_people.storage.totals import Totals, TotalsReader
-from laion_people.storage.versions import number
 from laion_people.web.auth import CAPTION, DAGS, EXTRACT
 
 Read = Mapping[str, Mapping[str, Totals]]  # by partition (or cluster version) and step
@@ -55,9 +55,10 @@ class State:
     so_far: Mapping[str, Mapping[str, int]]
 
     @property
-    def versions(self) -> list[str]:
+    def versions(self) -> Sequence[str]:
         """The cluster versions, newest first."""
-        return sorted((key for key, steps in self.totals.items() if "cluster" in steps), key=number, reverse=True)
+        names = [ClusterVersion(key) for key, steps in self.totals.items() if "cluster" in steps]
+        return sorted(names, key=lambda version: version.number, reverse=True)
 
 
 def store() -> Store:

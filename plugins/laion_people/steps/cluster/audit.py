@@ -21,7 +21,7 @@ from laion_people.storage.layout import RELEASE_FILES, cluster_path, clusters_fo
 from laion_people.storage.manifest import Manifest, ReleaseManifest
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
-from laion_people.storage.versions import LABELLED, TAKEN, folders, number, versions
+from laion_people.storage.versions import LABELLED, TAKEN, folders, versions
 
 log = logging.getLogger(__name__)
 
@@ -36,7 +36,7 @@ def newest_version(store: Store) -> str:
     finished = [*versions(store), *(version for version, names in folders(store).items() if names & LABELLED)]
     if not finished:
         raise LaionPeopleError("unknown-version", "there is no cluster version to audit: run `cluster` first")
-    return max(finished, key=number)
+    return max(finished, key=lambda version: version.number)
 
 
 def audit_release(runner: Runner, version: str, deep: bool = False) -> list[str]:

@@ -18,7 +18,8 @@ from laion_people.settings import Settings
 from laion_people.steps.cluster.clusters import FEATURE_SPACES, Fit, read_fit
 from laion_people.steps.cluster.contactsheets import Place, pick, write_sheets
 from laion_people.steps.cluster.fitting import fit_cluster_set
-from laion_people.storage.versions import LABELLED, folders, number, versions
+from laion_people.storage.layout import ClusterVersion
+from laion_people.storage.versions import LABELLED, folders, versions
 
 log = logging.getLogger(__name__)
 
@@ -96,7 +97,7 @@ def _previous(release: Release) -> Fit | None:
     """
     finished = versions(release.store)
     for version, names in reversed(folders(release.store).items()):
-        if number(version) >= number(release.version) or "fit.json" not in names:
+        if version.number >= ClusterVersion(release.version).number or "fit.json" not in names:
             continue
         if version in finished or names & LABELLED:
             try:
