@@ -93,15 +93,15 @@ def bucket(root: Path, latency: float = 0.0) -> Iterator[Bucket]:
             return None
 
         def _tag(self) -> dict[str, str]:
-            found = self._path().stat()
-            return {"ETag": f'"{found.st_mtime_ns}-{found.st_ino}"', "Last-Modified": formatdate(0, usegmt=True)}
+            status = self._path().stat()
+            return {"ETag": f'"{status.st_mtime_ns}-{status.st_ino}"', "Last-Modified": formatdate(0, usegmt=True)}
 
         def _list(self, prefix: str, delimiter: str, after: str) -> None:
             folder = root / prefix
             if delimiter:
                 names = sorted(e.name for e in os.scandir(folder) if e.is_dir()) if folder.is_dir() else []
-                found = "".join(f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in names)
-                self._answer(200, f"<ListBucketResult>{found}</ListBucketResult>".encode())
+                prefixes = "".join(f"<CommonPrefixes><Prefix>{prefix}{n}/</Prefix></CommonPrefixes>" for n in names)
+                self._answer(200, f"<ListBucketResult>{prefixes}</ListBucketResult>".encode())
                 return
             keys = sorted(f"{parent}/{name}" for parent, _, names in os.walk(folder) for name in names)
             keys = [key for key in keys if key > after]

@@ -40,14 +40,14 @@ class CountingStore(LocalStore):
         return super().tag(path)
 
     def list(self, folder: str) -> list[str]:
-        found = super().list(folder)
-        self._count("list", folder, 1 + len(found) // PAGE)
-        return found
+        listed = super().list(folder)
+        self._count("list", folder, 1 + len(listed) // PAGE)
+        return listed
 
     def tags(self, folder: str) -> dict[str, str]:
-        found = super().tags(folder)
-        self._count("list", folder, 1 + len(found) // PAGE)
-        return found
+        listed = super().tags(folder)
+        self._count("list", folder, 1 + len(listed) // PAGE)
+        return listed
 
     def folders(self, folder: str) -> Sequence[str]:
         self._count("list", folder)

@@ -78,13 +78,13 @@ class Module:
     def reasons(self) -> Iterator[Said]:
         folder, stem = self.path.parent.name, self.path.stem
         step = STEP_OF.get(stem, stem if folder == "steps" else folder)
-        found: dict[str, Said] = {}
+        messages: dict[str, Said] = {}
         for node in self.nodes:
             for value in self._counted(node):
                 for text in _reasons(value):
                     if re.search("[a-z]", text):
-                        found.setdefault(text, Said(text, self._place(node), step))
-        yield from found.values()
+                        messages.setdefault(text, Said(text, self._place(node), step))
+        yield from messages.values()
 
     def _counted(self, node: ast.AST) -> list[ast.expr]:
         named = self.path.stem in ("composer", "cutouts")  # elsewhere what is selected are facts about people

@@ -102,15 +102,15 @@ def test_a_partition_without_metadata_is_one_readable_line(
 
 def test_what_the_store_has_replaces_assumptions(store: LocalStore) -> None:
     make_store(store, "a/00000")
-    found = measured_in(store)
+    rates = measured_in(store)
     people = pq.read_table(store.root / "people/a/00000/00000.parquet")
-    assert found["images_per_row"].value == pytest.approx(30 / 39)
-    assert found["people_per_image"].value == pytest.approx(len(people) / 30)
+    assert rates["images_per_row"].value == pytest.approx(30 / 39)
+    assert rates["people_per_image"].value == pytest.approx(len(people) / 30)
     table = store.size("pose/a/00000/00000.parquet")
-    assert found["bytes:pose"].value == pytest.approx(table / len(people))
+    assert rates["bytes:pose"].value == pytest.approx(table / len(people))
     subset_a = pq.read_table(store.root / "subset_a/a/00000/00000.parquet")
-    assert found["kept_per_person"].value == pytest.approx(len(subset_a) / len(people))
-    assert {(rate.measured, rate.source) for rate in found.values()} == {
+    assert rates["kept_per_person"].value == pytest.approx(len(subset_a) / len(people))
+    assert {(rate.measured, rate.source) for rate in rates.values()} == {
         (True, f"in what is done of 1 partition of {store.uri}")
     }
 
@@ -143,9 +143,9 @@ def test_what_the_store_has_wins_over_a_file_of_rates(store: LocalStore, tmp_pat
     given = {"value": 0.25, "measured": True, "source": "my bench"}
     file = tmp_path / "rates.json"
     file.write_text(json.dumps({"any": {"images_per_row": given, "cpu:pose": given}}))
-    found = plan(store, ["a/00000"], Settings(profile="packaged"), file).rates
-    assert found["images_per_row"].value == pytest.approx(30 / 39)
-    assert found["cpu:pose"] == Rate(**given)
+    rates = plan(store, ["a/00000"], Settings(profile="packaged"), file).rates
+    assert rates["images_per_row"].value == pytest.approx(30 / 39)
+    assert rates["cpu:pose"] == Rate(**given)
 
 
 @pytest.mark.parametrize(

@@ -140,8 +140,8 @@ def test_every_metric_is_documented_and_every_documented_one_is_sent(store: Loca
 def test_the_mapping_gives_prometheus_the_documented_names_and_labels(store: LocalStore, statsd: Listener) -> None:
     for name, (_, prometheus, labels) in documented().items():
         example = re.sub(r"<(\w+)>", r"a_\1", name)
-        found, values = mapped(example)
-        assert (found, sorted(values)) == (prometheus, sorted(labels)), name
+        counted, values = mapped(example)
+        assert (counted, sorted(values)) == (prometheus, sorted(labels)), name
     assert mapped("laion_people.rejected.download.timeout") == (
         "laion_people_rejected_total",
         {"step": "download", "reason": "timeout"},

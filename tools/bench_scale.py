@@ -251,8 +251,8 @@ def task(store: Store) -> None:
 
 
 def audit_first(store: Store) -> None:
-    found = audit(runner_of(store), FIRST, "extract")
-    assert len(found) == 5 * TASK, found[:3]  # of the steps that were not run after detect
+    faults = audit(runner_of(store), FIRST, "extract")
+    assert len(faults) == 5 * TASK, faults[:3]  # of the steps that were not run after detect
 
 
 def cluster(store: Store) -> None:

@@ -96,15 +96,15 @@ class LocalAirflow:
 
     def processes(self) -> list[psutil.Process]:
         """The components that run, as their pid file names them."""
-        found, pids = [], {}
+        processes, pids = [], {}
         with suppress(FileNotFoundError, ValueError):  # a disk was full: `stop` finds them by their mark
             pids = json.loads(self._pid_file.read_text())
         for pid, created in pids.items():
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(int(pid))
                 if process.create_time() == created and process.status() != psutil.STATUS_ZOMBIE:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def stop(self) -> None:
         """Ends the components and all that they have started, also what a component that was killed has left behind."""
@@ -121,13 +121,13 @@ class LocalAirflow:
     def _marked(self) -> list[psutil.Process]:
         """The processes of this user that this Airflow has started: workers of a scheduler that is gone are nobody's
         children, but their environment is what they were started with."""
-        found = []
+        processes = []
         for process in psutil.process_iter():
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied, OSError):
                 ours = process.uids().real == os.getuid() and process.pid != os.getpid()
                 if ours and process.environ().get(MARK) == self._environ[MARK]:
-                    found.append(process)
-        return found
+                    processes.append(process)
+        return processes
 
     def _close_home(self) -> None:
         """Makes the home, or closes one that is there, to others: its password file and its logs make one admin."""

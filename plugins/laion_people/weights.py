@@ -23,10 +23,12 @@ def describe(profile: Profile | None, cache: Cache) -> str:
     names = profile.checkpoints() if profile else list(CHECKPOINTS)
     rows = [("NAME", "STATE", "SIZE", "LICENCE", "PROFILES", "SOURCE")]
     for name in names:
-        found = find(name)
+        checkpoint = find(name)
         users = ",".join(p.name for p in profiles if name in p.checkpoints()) or "-"
-        source = f"{found.source}, {without_logins(cache.address(found))}" if found.url else found.source
-        rows.append((name, cache.state(name), _size(found, cache), found.licence, users, source))
+        source = (
+            f"{checkpoint.source}, {without_logins(cache.address(checkpoint))}" if checkpoint.url else checkpoint.source
+        )
+        rows.append((name, cache.state(name), _size(checkpoint, cache), checkpoint.licence, users, source))
     widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]) - 1)]
     return "\n".join("  ".join([*(f"{row[i]:{wide}}" for i, wide in enumerate(widths)), row[-1]]) for row in rows)
 
@@ -40,7 +42,7 @@ def fetch(profile: Profile) -> None:
 
 
 def verify(profile: Profile) -> int:
-    """Checks every file of the profile and prints what is found; returns how many checkpoints are not right."""
+    """Checks every file of the profile and prints what is checkpoint; returns how many checkpoints are not right."""
     bad = 0
     for name in profile.checkpoints():
         try:

@@ -47,7 +47,7 @@ def test_every_task_says_in_the_ui_what_it_is_for(dags: dict[str, DAG]) -> None:
 def test_a_step_says_what_it_reads_writes_and_costs_and_how_to_run_it_again(dags: dict[str, DAG]) -> None:
     shown = {task.task_id.removeprefix("shards."): task.doc_md for dag in dags.values() for task in dag.tasks}
     for step in STEPS.keys() - FOLLOWERS:
-        for word in ("reads", "writes", "runs on", "a pod asks for", "**Again.**", "docs/operations.md"):
+        for word in ("reads", "writes", "runs on", "a pod asks for", "**Cleared.**", "docs/operations.md"):
             assert word in shown[step], step
 
 

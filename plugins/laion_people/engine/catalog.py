@@ -72,7 +72,7 @@ class StepEntry:
     beside: how many small files lie beside its table or tar.
 
     pods: resources by profile, "" for all others.
-    again: what clearing its task does.
+    cleared: what clearing its task does.
     failures: a heading of docs/operations.md.
     remark: what else its user should know.
     """
@@ -98,7 +98,7 @@ class StepEntry:
     outcomes: bool = False
     beside: int = 0
     pods: Mapping[str, Resources] = field(default_factory=lambda: {"": Resources()})
-    again: str
+    cleared: str
     failures: str
     remark: str = ""
 
@@ -143,7 +143,7 @@ _ENTRIES = (
         beside=2,
         pods={"": Resources(2, "4Gi")},
         outcomes=True,
-        again=SHARDS_ONLY
+        cleared=SHARDS_ONLY
         + " The parameter `retry_failed_rows` fetches rows again that may pass another time, and no others.",
         failures="Shards and their inputs",
         remark="One request for each row. The pool `laion_people_network` limits how many of these tasks run at once.",
@@ -161,7 +161,7 @@ _ENTRIES = (
         aligned=True,
         pods=OF_MODELS,
         uses="key",
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_IMAGES,
     ),
     StepEntry(
@@ -174,7 +174,7 @@ _ENTRIES = (
         pool="gpu",
         aligned=True,
         pods=OF_MODELS,
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_IMAGES,
     ),
     StepEntry(
@@ -187,7 +187,7 @@ _ENTRIES = (
         followed_by=("facts",),
         aligned=True,
         pods={"": ON_CPU},
-        again=SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
+        cleared=SHARDS_ONLY + " When only the rules of facts have changed, the meshes stay.",
         failures=ON_IMAGES,
         remark="The facts of each person (the step `facts`) follow in the same task.",
     ),
@@ -198,7 +198,7 @@ _ENTRIES = (
         reads={"people": (), "pose": (), "mesh": ()},
         writes="facts",
         aligned=True,
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_IMAGES,
     ),
     StepEntry(
@@ -213,7 +213,7 @@ _ENTRIES = (
         followed_by=("subset_a",),
         aligned=True,
         pods=OF_MODELS,
-        again=SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
+        cleared=SHARDS_ONLY + " With another `threshold` only Subset A is made again, without inference.",
         failures=ON_IMAGES,
         remark="Subset A (the step `subset_a`) follows in the same task.",
     ),
@@ -224,7 +224,7 @@ _ENTRIES = (
         reads={"people": ("person_id", "caption", "bbox_score", *OF_SUBSETS), "clip": ()},
         writes="subset_a",
         written="kept",
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_IMAGES,
     ),
     StepEntry(
@@ -237,7 +237,7 @@ _ENTRIES = (
         is_release=True,
         amount="sampled",
         pods={"": Resources(4, "16Gi")},
-        again="Clear it with its downstream tasks. The same people and parameters give the version that is there; "
+        cleared="Clear it with its downstream tasks. The same people and parameters give the version that is there; "
         "others, or `force`, make a new one, and no version is ever changed.",
         failures=ON_CLUSTERS,
         remark="Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people): its cost does not grow with the release.",
@@ -252,7 +252,7 @@ _ENTRIES = (
         is_release=True,
         amount="",
         pods={"": SMALL},
-        again="Clear it with its downstream tasks after captions were edited. What people have written is never "
+        cleared="Clear it with its downstream tasks after captions were edited. What people have written is never "
         "overwritten.",
         failures=ON_CLUSTERS,
     ),
@@ -265,7 +265,7 @@ _ENTRIES = (
         aligned=True,
         pods={"": SMALL},
         scope=CLUSTERS,
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_CLUSTERS,
     ),
     StepEntry(
@@ -288,7 +288,7 @@ _ENTRIES = (
         pods={"": SMALL},
         uses="people.person_id",
         scope=CLUSTERS,
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_CLUSTERS,
     ),
     StepEntry(
@@ -301,7 +301,7 @@ _ENTRIES = (
         pool="gpu",
         aligned=True,
         pods=OF_MODELS,
-        again=SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
+        cleared=SHARDS_ONLY + " Other clusters and other captions need no new vectors.",
         failures=ON_IMAGES,
     ),
     StepEntry(
@@ -320,7 +320,7 @@ _ENTRIES = (
         amount="captions",
         pods={"": SMALL, "large": replace(SMALL, ephemeral_storage=LARGE_WEIGHTS)},
         scope=CLUSTERS,
-        again=SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
+        cleared=SHARDS_ONLY + " Edited captions are an input: they make Subset C again, from vectors, without images.",
         failures=ON_CLUSTERS,
     ),
     StepEntry(
@@ -337,7 +337,7 @@ _ENTRIES = (
             "large": Resources(4, "48Gi", gpu=1, ephemeral_storage=LARGE_WEIGHTS),
         },
         scope=CAPTIONER,
-        again=SHARDS_ONLY,
+        cleared=SHARDS_ONLY,
         failures=ON_CLUSTERS,
         remark="Skipped unless `LAION_PEOPLE_DESCRIBE=1`. The slowest step by far; needs a profile with a captioner.",
     ),

@@ -79,7 +79,7 @@ def step_doc(step: str) -> str:
     lines += ["", doc.remark] if doc.remark else []
     lines += [
         "",
-        f"**Again.** {doc.again}",
+        f"**Cleared.** {doc.cleared}",
         "",
         f'**Failures.** docs/operations.md, "{doc.failures}" (People > Runbook).',
     ]
