@@ -137,11 +137,13 @@ def test_a_setting_may_be_another_for_one_command(
     for index in range(5):
         image_shard(LocalStore(tmp_path), "a/b", index, images=1)
     groups = ["shard-groups", "a/b", "--store", str(tmp_path)]
-    for more in ([], ["--unfinished"]):
+    for more in ([], ["--unfinished"], ["--skip-finished"]):
         assert main([*groups, *more, "--set", "shards_per_task=2", "--set=threshold=0.2"]) == 0
-        assert json.loads(capsys.readouterr().out) == [dict.fromkeys(EXTRACT, text) for text in ("0-1", "2-3", "4")]
+        given = json.loads(capsys.readouterr().out)
+        keys = ("shards", *EXTRACT) if more else ("shards",)
+        assert given == [dict.fromkeys(keys, text) for text in ("0-1", "2-3", "4")]
     assert main(groups) == 0
-    assert json.loads(capsys.readouterr().out) == [dict.fromkeys(EXTRACT, "0-4")]
+    assert json.loads(capsys.readouterr().out) == [{"shards": "0-4"}]
 
 
 def test_unfinished_shards_are_found_without_a_look_into_their_files(
@@ -170,8 +172,10 @@ def test_a_group_names_for_each_step_the_shards_that_it_has_to_make(
         assert main(["run", step, "a/b", "--store", str(tmp_path)]) == 0
     store.delete("pose/a/b/00001.parquet")
     capsys.readouterr()
-    assert main(["shard-groups", "a/b", "--unfinished", "--store", str(tmp_path)]) == 0
-    assert json.loads(capsys.readouterr().out) == [{"detect": "", "pose": "1", "mesh": "1", "clip_filter": ""}]
+    to_make = {"detect": "", "pose": "1", "mesh": "1", "clip_filter": ""}
+    for option, shards in (("--unfinished", "1"), ("--skip-finished", "0-2")):
+        assert main(["shard-groups", "a/b", option, "--store", str(tmp_path)]) == 0
+        assert json.loads(capsys.readouterr().out) == [{"shards": shards} | to_make]
 
 
 @given(st.sets(st.integers(0, 99999), min_size=1))

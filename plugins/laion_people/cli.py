@@ -212,22 +212,31 @@ def _partitions(args: argparse.Namespace) -> None:
 
 
 def _shard_groups(args: argparse.Namespace) -> None:
-    """Gives a list of groups: each has the shards that the task of each step works on, as ``--shards`` takes them."""
+    """Gives a list of groups of shards, as ``--shards`` takes them; with ``--unfinished`` also, by step, those of them
+    that the step has to make, if any."""
     runner = _runner(args, _steps(args.retry_failed))
     (partition,) = metadata.known(runner.store, [args.partition])
-    steps = [step for step in stage_steps(runner.planner, partition, args.stage) if step not in FOLLOWERS]
+    steps = stage_steps(runner.planner, partition, args.stage)
     if "metadata" in CATALOG[steps[0]].reads:  # hashed once, before the tasks that need it start side by side
         metadata.recorded(runner.store, partition)
-    if args.unfinished:
+    shards = runner.planner.planned(steps[0], partition)
+    to_make: dict[str, list[int]] = {}
+    if args.unfinished or args.skip_finished:
         to_make = unfinished(runner.planner, partition, args.stage)
-        counts = ", ".join(f"{step} {len(shards)}" for step, shards in to_make.items() if shards)
+        counts = ", ".join(f"{step} {len(indices)}" for step, indices in to_make.items() if indices)
         log.info("%s: %s", partition, f"shards to make: {counts}" if counts else "nothing to do: every shard is done")
-    else:
-        to_make = dict.fromkeys(steps, runner.planner.planned(steps[0], partition))
+    if args.unfinished:
+        shards = sorted({index for indices in to_make.values() for index in indices})
     size = runner.settings.shards_per_task
-    shards = sorted({index for indices in to_make.values() for index in indices})
-    groups = [set(shards[i : i + size]) for i in range(0, len(shards), size)]
-    _give(args, [{step: _ranges([i for i in to_make[step] if i in group]) for step in steps} for group in groups])
+    groups = [shards[i : i + size] for i in range(0, len(shards), size)]
+    _give(
+        args,
+        [
+            {"shards": _ranges(group)}
+            | {step: _ranges(sorted(set(group) & set(indices))) for step, indices in to_make.items()}
+            for group in groups
+        ],
+    )
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -401,7 +410,8 @@ def _parser() -> argparse.ArgumentParser:
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
     groups.add_argument("--stage", choices=PARTITION_STAGES, default="extract")
-    groups.add_argument("--unfinished", action="store_true", help="only shards that are not finished and valid")
+    groups.add_argument("--unfinished", action="store_true", help="only shards that some step has to make")
+    groups.add_argument("--skip-finished", action="store_true", help="all shards, and those that each step has to make")
     groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")

@@ -75,7 +75,7 @@ def failed(
     of_task = {"task_id": "shards.detect", "dag_id": "laion_people_extract", "map_index": 4, "try_number": 3}
     ti = SimpleNamespace(**of_task | {"max_tries": 2, "log_url": LOG_URL} | task)
     run = SimpleNamespace(partition_key="laion2B-en/00042", run_id="a")
-    return {"ti": ti, "dag_run": run, "task": SimpleNamespace(shards="64-79"), "exception": reason}
+    return {"ti": ti, "dag_run": run, "task": SimpleNamespace(chosen_shards="64-79"), "exception": reason}
 
 
 def slack_text(servers: Servers) -> str:

@@ -201,7 +201,7 @@ def test_a_command_that_takes_too_long_is_ended_and_told_with_what_it_was_at(com
     assert task.process is not None and task.process.wait(10)
 
 
-GROUP = {"assign": "", "embed": "", "caption": "0-15,17"}
+GROUP = {"shards": "0-17", "assign": "", "embed": "", "caption": "0-15,17"}
 
 
 def test_a_mapped_task_works_on_what_its_step_has_to_make_of_its_group(command_line: Path) -> None:
@@ -215,4 +215,6 @@ def test_a_step_with_nothing_to_make_is_skipped_before_it_starts_unless_it_is_cl
         task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=1)})
     task._pre_execute_hook({"task": task, "ti": SimpleNamespace(try_number=2)})
     run(task)
-    assert argv(command_line) == ["run", "embed", "--shards=0-15,17", "--", "a/1"]
+    assert argv(command_line) == ["run", "embed", "--shards=0-17", "--", "a/1"]
+    run(step_task("embed", partitions="a/1", shards={"shards": "0-17"}))
+    assert argv(command_line) == ["run", "embed", "--shards=0-17", "--", "a/1"]

@@ -205,8 +205,8 @@ def test_the_plan_leaves_finished_shards_out_when_asked_to(bag: DagBag) -> None:
 
 
 def test_a_caption_run_has_something_to_do_only_where_something_is_to_be_made(bag: DagBag) -> None:
-    assert "--unfinished" in words(bag, "laion_people_caption", "plan")
-    assert "--unfinished" not in words(bag, "laion_people_caption", "plan", force=True)
+    assert "--skip-finished" in words(bag, "laion_people_caption", "plan")
+    assert "--skip-finished" not in words(bag, "laion_people_caption", "plan", force=True)
 
 
 @pytest.mark.parametrize("threshold", [0.28, 0, -1])

@@ -16,7 +16,7 @@ class CommandLineMixin:
     ``command`` is the DAG author's: a subcommand with its options. ``partitions`` (a key, or a list of keys),
     ``shards``, ``clusters``, and the values of ``overrides`` (settings by name) and ``flags`` (on or off, by name) may
     come from a run's key, its parameters or another task: they are passed as single arguments, never through a shell.
-    ``shards`` may be a group as `plan` gives it: the shards that each step has to make.
+    ``shards`` may be a group as `plan` gives it: all its ``shards``, and by step those that it has to make.
 
     It comes before the operator among the bases of a class, which has a constructor of its own: Airflow wraps only
     constructors that an operator class defines.
@@ -42,14 +42,14 @@ class CommandLineMixin:
     @property
     def has_nothing_to_make(self) -> bool:
         """Whether the step of this task has made all shards of its group before."""
-        return isinstance(self.shards, dict) and not self.shards.get(self.command[-1])
+        return isinstance(self.shards, dict) and self.shards.get(self.command[-1]) == ""
 
     @property
     def chosen_shards(self) -> str | None:
         """The shards to work on, as ``--shards`` takes them: those of the step, or all of the group if it has none."""
         if not isinstance(self.shards, dict):
             return self.shards
-        return self.shards.get(self.command[-1]) or ",".join(filter(None, self.shards.values()))
+        return str(self.shards.get(self.command[-1]) or self.shards["shards"])
 
     def command_line(self, **options: Any) -> list[str]:
         """The arguments of ``bin/laion-people``, once the templates are rendered; ``options`` are added.

@@ -60,7 +60,7 @@ def notify_failure(context: Mapping[str, Any]) -> None:
         "DAG": ti.dag_id,
         "Partition": partition,
         "Task": ti.task_id + mapped,
-        "Shards": str(getattr(context.get("task"), "shards", None) or ""),
+        "Shards": str(getattr(context.get("task"), "chosen_shards", None) or ""),
         "Try": f"{ti.try_number} of {max(ti.try_number, ti.max_tries + 1)}",
         "Reason": reason.partition(f"; {KEPT}")[0],
         "Next": f"{clear}; what is finished is kept; {RUNBOOK}",

@@ -96,7 +96,7 @@ FORCE = {"force": "{{ params.force }}"}
 FLAGS = {"retry_failed": "{{ params.retry_failed_rows }}"}
 OVERRIDES = {"threshold": "{{ params.threshold }}"}
 ONLY_FAILED = {"unfinished": "{{ params.only_failed_shards }}"}
-UNLESS_FORCED = {"unfinished": "{{ not params.force }}"}
+UNLESS_FORCED = {"skip_finished": "{{ not params.force }}"}
 
 
 def worker_task(task_id: str, *command: str, **options: Any) -> BaseOperator:
