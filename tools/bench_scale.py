@@ -155,7 +155,7 @@ def _make_partition(
                 store.write(path, renamed.to_json())
             else:
                 _link(store, link, store, path)
-            if whole or step == "detect":  # whose table is listed
+            if whole or step in ("download", "detect"):  # whose files are listed
                 for old, new in zip(manifest.shard.files(), renamed.shard.files(), strict=True):
                     _link(template, old.uri, store, new.uri)
             pairs.append((FileEntry(path, 0, "0" * 64, store.tag(path)), renamed))
