@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import random
 import shutil
 import threading
@@ -305,3 +306,25 @@ def test_every_reason_that_a_step_gives_is_declared_by_it() -> None:
         if said.text != "no_face_seen":  # which the funnel counts
             declared = STEPS[said.step].reasons
             assert any(fnmatch(reason, said.text.replace("…", "*")) for reason in declared), said
+
+
+def test_only_a_deep_audit_finds_what_no_tag_shows(finished: Path) -> None:
+    """A disk that forgets: the bytes are other ones, and size, time and inode are as they were."""
+    store = LocalStore(finished)
+    for table in ("metadata", "images", "people", "pose", "mesh", "facts", "clip", "subset_a"):
+        path = next(
+            p for p in (finished / table).rglob("*") if p.suffix == (".tar" if table == "images" else ".parquet")
+        )
+        before, when = path.read_bytes(), path.stat()
+        try:
+            with path.open("r+b") as file:
+                file.seek(len(before) // 2)
+                file.write(bytes([before[len(before) // 2] ^ 1]))
+            os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+            assert audit(runner(store), PARTITION, "extract") == [], table
+            assert audit(runner(store), PARTITION, "extract", deep=True) != [], table
+        finally:
+            with path.open("r+b") as file:
+                file.write(before)
+            os.utime(path, ns=(when.st_atime_ns, when.st_mtime_ns))
+        assert audit(runner(store), PARTITION, "extract", deep=True) == [], table

@@ -16,7 +16,7 @@ from laion_people.engine.runner import Runner
 from laion_people.engine.stages import unfinished
 from laion_people.engine.step import ReleaseStep, Row, Step
 from laion_people.engine.work import Shard
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.detect import Detect
@@ -313,18 +313,19 @@ def test_memory_stays_flat_from_1_to_50_shards(tmp_path: Path) -> None:
     assert fifty < one + 40, f"{one:.0f} MiB after one shard, {fifty:.0f} MiB after fifty"
 
 
-def test_a_manifest_that_the_store_does_not_give_now_is_not_taken_for_damaged(
-    store: LocalStore, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("kind", [StoreError, ShortageError])
+def test_a_manifest_that_cannot_be_read_now_is_not_taken_for_damaged(
+    store: LocalStore, monkeypatch: pytest.MonkeyPatch, kind: type[LaionPeopleError]
 ) -> None:
     """Or all would be made anew."""
     image_shard(store, PARTITION, 0)
     runner(store).run("detect", PARTITION)
 
     def fails(store: LocalStore, path: str) -> bytes:
-        raise StoreError("store-away", f"{path}: the service answers SlowDown")
+        raise kind("store-away", f"{path}: the service answers SlowDown")
 
     monkeypatch.setattr(LocalStore, "read", fails)
-    with pytest.raises(StoreError, match="SlowDown"):
+    with pytest.raises(kind, match="SlowDown"):
         runner(store).run("detect", PARTITION)
 
 

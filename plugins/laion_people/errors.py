@@ -33,15 +33,19 @@ class UsageError(LaionPeopleError):
     exit_code = 2
 
 
-class StoreError(LaionPeopleError):
-    """A store cannot be read or written, which says nothing of what it holds."""
+class OutsideError(LaionPeopleError):
+    """The store or the machine fails, which says nothing of the data: who takes other errors for damage raises it."""
+
+
+class StoreError(OutsideError):
+    """A store cannot be read or written."""
 
 
 class MissingError(StoreError):
     """A file of a store is not there."""
 
 
-class ShortageError(LaionPeopleError):
+class ShortageError(OutsideError):
     """The machine lacks something (files, memory, disk, ports); the message says what to raise."""
 
 

@@ -20,7 +20,7 @@ from laion_people.engine.contents import contents_of
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
 from laion_people.engine.stages import stage_steps
-from laion_people.errors import LaionPeopleError, ShortageError, StoreError, check_shortage, coded, one_line
+from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, coded, one_line
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Contents, ShardManifest
 from laion_people.storage.origin import foreign_files
@@ -72,7 +72,7 @@ class _Audit:
             self.manifests[step] = {index: read[path] for index, path in paths.items() if path in read}
         self.metadata_rows = 0
         if "rows" in {STEPS[step].amount for step in steps}:
-            self.metadata_rows = metadata.recorded(runner.store, partition).rows
+            self.metadata_rows = metadata.recorded(runner.store, partition, deep).rows
 
     def faults(self, index: int) -> list[str]:
         """A line for each fault of a shard."""
@@ -136,7 +136,7 @@ class _Audit:
         for file in recorded:
             try:
                 local["." + file.uri.rpartition(".")[2]] = files.verified(file)
-            except (StoreError, ShortageError):  # which say nothing of the file
+            except OutsideError:  # which say nothing of the file
                 raise
             except LaionPeopleError:
                 return None, coded("damaged-file", f"{file.uri} is damaged")
@@ -155,7 +155,7 @@ class _Audit:
         """Why a shard would be made otherwise today, or None."""
         try:
             return self.planner.outdated(manifest, files, self.deep)
-        except (StoreError, ShortageError):
+        except OutsideError:
             raise
         except (LaionPeopleError, ModelError) as error:
             return str(error)

@@ -7,7 +7,7 @@ from functools import cache
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.step import Step
 from laion_people.engine.tables import Tables
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, OutsideError
 from laion_people.storage import layout, metadata
 from laion_people.storage.layout import RELEASE_FILES
 from laion_people.storage.manifest import FileEntry
@@ -62,7 +62,7 @@ class Inputs:
         """The record of the shard as it is; None if it cannot be read; `Planner.state` says why."""
         try:
             return self.index.record(step.entry.name, partition, index, self.tables.scope(step.entry.writes))
-        except StoreError:
+        except OutsideError:
             raise
         except LaionPeopleError:
             return None

@@ -10,7 +10,7 @@ from laion_people.engine.files import LocalFiles
 from laion_people.engine.inputs import Inputs
 from laion_people.engine.step import ReleaseStep, Step
 from laion_people.engine.tables import Tables
-from laion_people.errors import LaionPeopleError, ShortageError, StoreError, coded
+from laion_people.errors import LaionPeopleError, OutsideError, coded
 from laion_people.settings import Settings
 from laion_people.storage.manifest import FileEntry, ShardManifest
 from laion_people.storage.manifestindex import ManifestIndex
@@ -65,7 +65,7 @@ class Planner(Tables):
         """
         try:
             made = self.index.read(self.manifest_path(step.entry.name, plan.partition, index))
-        except StoreError:  # a store that does not answer is no damage, for which all were made anew
+        except OutsideError:  # a store that does not answer is no damage, for which all were made anew
             raise
         except LaionPeopleError as error:
             return None, str(error)
@@ -85,7 +85,7 @@ class Planner(Tables):
                 plan = self.plan(step, partition, self.inputs.of_shard(step, partition, index, files))
             scope = self.scope(step.entry.writes)
             record = None if step.reworks else self.index.record(name, partition, index, scope)
-        except (StoreError, ShortageError):
+        except OutsideError:
             raise
         except (LaionPeopleError, ModelError) as error:  # an input is still to be made, or weights to be fetched
             return str(error)

@@ -9,7 +9,7 @@ from functools import partial
 
 from laion_people.engine.catalog import CLUSTERS, PARTITION_STEPS, STEPS, steps_of
 from laion_people.engine.planning import Planner
-from laion_people.errors import LaionPeopleError, StoreError
+from laion_people.errors import LaionPeopleError, OutsideError
 from laion_people.storage import layout, metadata
 from laion_people.storage.manifestindex import READERS
 from laion_people.storage.origin import made_elsewhere
@@ -80,7 +80,7 @@ def _is_extracted(planner: Planner, partition: str, totals: Mapping[str, Totals]
     steps = stage_steps(planner, partition, "extract")
     try:
         planned = len(planner.planned(steps[0], partition))
-    except StoreError:
+    except OutsideError:
         raise
     except LaionPeopleError as error:  # which is no reason to stop the others
         log.warning("%s does not count as extracted: %s", partition, error)

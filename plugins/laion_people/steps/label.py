@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import ReleaseStep
 from laion_people.engine.work import Release
-from laion_people.errors import LaionPeopleError, StoreError, coded
+from laion_people.errors import LaionPeopleError, OutsideError, coded
 from laion_people.language import captions, phrases
 from laion_people.language.captions import Entry
 from laion_people.language.factsets import FactSet
@@ -131,7 +131,7 @@ def _inherited(store: Store, version: str, clusters: Mapping[str, tuple[str, Clu
             continue
         try:
             before = _clusters(read_fit(store, earlier))
-        except StoreError:
+        except OutsideError:
             raise
         except LaionPeopleError as error:  # ids cannot live on from there, either
             log.warning(

@@ -9,7 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from threading import Lock
 from typing import NamedTuple
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError, coded
+from laion_people.errors import LaionPeopleError, MissingError, OutsideError, coded
 from laion_people.storage import layout
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ShardEntry, ShardManifest
 from laion_people.storage.store import Store
@@ -95,10 +95,10 @@ class ManifestIndex:
         def try_to_read(path: str) -> ShardManifest | LaionPeopleError | None:
             try:
                 return self.read(path)
-            except StoreError as error:
-                if isinstance(error, MissingError):  # deleted since it was listed
-                    return None
-                raise  # a store that does not answer is no damage
+            except MissingError:  # deleted since it was listed
+                return None
+            except OutsideError:
+                raise
             except LaionPeopleError as error:
                 return error
 

@@ -18,7 +18,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError, UsageError, check_shortage, coded, one_line
+from laion_people.errors import (
+    LaionPeopleError,
+    MissingError,
+    OutsideError,
+    UsageError,
+    check_shortage,
+    coded,
+    one_line,
+)
 from laion_people.storage import layout
 from laion_people.storage.layout import PartitionKey
 from laion_people.storage.manifest import PartitionManifest, ShardEntry
@@ -118,14 +126,15 @@ def part(store: Store, partition: str) -> tuple[str, int]:
     return path, record.rows if record else count_rows(store, path)
 
 
-def recorded(store: Store, partition: str) -> PartitionManifest:
+def recorded(store: Store, partition: str, deep: bool = False) -> PartitionManifest:
     """What a partition's metadata part is: its file with its sha256, and its rows.
 
-    A part has more than a gigabyte: it is hashed once, and again when the store says that it is another file.
+    A part has more than a gigabyte: it is hashed once, and again when the store says that it is another file, or with
+    ``deep``.
     """
     path = metadata_path(store, partition)
     tag = store.tag(path)
-    if record := _record(store, partition, path, tag):
+    if not deep and (record := _record(store, partition, path, tag)):
         return record
     count = count_rows(store, path)
     shard = ShardEntry(0, path, count, store.size(path), store.sha256(path), tag=tag)
@@ -150,7 +159,7 @@ def _record(store: Store, partition: str, path: str, tag: str) -> PartitionManif
         record = PartitionManifest.parse(manifest_path, store.read(manifest_path))
     except MissingError:
         return None
-    except StoreError:
+    except OutsideError:
         raise
     except LaionPeopleError as error:
         log.warning(coded("damaged-record", "%s; its part is hashed again"), error.message)

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import partial
 from typing import Any
 
-from laion_people.errors import LaionPeopleError, MissingError, StoreError
+from laion_people.errors import LaionPeopleError, MissingError, OutsideError
 from laion_people.storage.layout import ClusterVersion, PartitionKey, totals_path
 from laion_people.storage.manifest import Manifest, added, check_values
 from laion_people.storage.manifestindex import READERS
@@ -66,7 +66,7 @@ def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
         totals = _read(store, totals_path(manifest.step, manifest.partition))
     except MissingError:
         return False
-    except StoreError:
+    except OutsideError:
         raise
     except LaionPeopleError:  # damaged
         return False

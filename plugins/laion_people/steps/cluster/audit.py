@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 from laion_people.engine.catalog import RELEASE_STEPS, STEPS
 from laion_people.engine.files import LocalFiles
 from laion_people.engine.runner import Runner
-from laion_people.errors import LaionPeopleError, StoreError, check_shortage, coded, one_line
+from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, coded, one_line
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
@@ -55,7 +55,7 @@ def audit_release(runner: Runner, version: str, deep: bool = False) -> list[str]
             continue
         try:
             manifests[step] = ReleaseManifest.parse(path, store.read(path))
-        except StoreError:
+        except OutsideError:
             raise
         except LaionPeopleError as error:
             faults.append(f"{step} {version}: {error}")

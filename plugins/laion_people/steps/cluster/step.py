@@ -12,7 +12,7 @@ import numpy as np
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.step import ReleaseStep
 from laion_people.engine.work import Release
-from laion_people.errors import LaionPeopleError, StoreError, coded
+from laion_people.errors import LaionPeopleError, OutsideError, coded
 from laion_people.language.facts import read_facts
 from laion_people.settings import Settings
 from laion_people.steps.cluster.clusters import FEATURE_SPACES, Fit, read_fit
@@ -102,7 +102,7 @@ def _previous(release: Release) -> Fit | None:
         if version in finished or names & LABELLED:
             try:
                 return read_fit(release.store, version)
-            except StoreError:
+            except OutsideError:
                 raise
             except LaionPeopleError as error:
                 log.warning(
