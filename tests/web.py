@@ -69,7 +69,8 @@ class ManyHosts:
 
 def answer(body: bytes = b"", status: str = "200 OK", **headers: str) -> bytes:
     lines = [f"{name.replace('_', '-')}: {value}\r\n" for name, value in headers.items()]
-    return f"HTTP/1.1 {status}\r\nContent-Length: {len(body)}\r\n{''.join(lines)}\r\n".encode("latin-1") + body
+    lines.append(f"Connection: close\r\nContent-Length: {len(body)}\r\n\r\n")
+    return f"HTTP/1.1 {status}\r\n{''.join(lines)}".encode("latin-1") + body
 
 
 @contextmanager
