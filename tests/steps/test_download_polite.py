@@ -223,6 +223,41 @@ def test_503_alone_is_no_wish_to_wait(headers: dict[str, str], clock: Clock) -> 
     assert len(web.requests) == 5 and clock.passed == 0.0
 
 
+def test_a_dead_host_costs_the_time_of_few_rows_and_is_asked_again_later(clock: Clock) -> None:
+    """With 4 requests at a time, all rows of a host that never answers would take hours."""
+    dead = [True]
+
+    async def silent(web: ManyHosts, request: Request) -> bytes:
+        if request.host == BIG and dead:
+            await asyncio.sleep(30)
+        return answer(PICTURE)
+
+    known, settings = Known(), replace(SETTINGS, url_timeout=0.3)
+    with many_hosts(silent) as web:
+        urls = [web.url(BIG, f"/{n}.jpg") for n in range(200)]
+        assert outcomes(web, urls, settings, known) == ["timeout"] * 200
+        asked = len(web.paths(BIG))
+        assert 8 <= asked <= 11 and clock.passed == 0.0
+        assert outcomes(web, [*urls[:9], web.url(SMALL[0], "/a.jpg")], settings, known) == ["timeout"] * 9 + [""]
+        assert len(web.paths(BIG)) == asked
+        clock.passed += 61
+        assert outcomes(web, urls, settings, known) == ["timeout"] * 200
+        assert asked < len(web.paths(BIG)) <= asked + 7
+        clock.passed += 121
+        dead.clear()
+        assert outcomes(web, urls, SETTINGS, known) == [""] * 200
+
+
+def test_a_host_that_answers_now_and_then_is_not_dead(clock: Clock) -> None:
+    async def now_and_then(web: ManyHosts, request: Request) -> bytes:
+        return b"" if request.nth % 5 else answer(status="404 x")
+
+    with many_hosts(now_and_then) as web:
+        urls = [web.url(BIG, f"/{n}.jpg") for n in range(50)]
+        assert set(outcomes(web, urls, replace(SETTINGS, url_threads_per_host=1))) == {"connection_error", "not_found"}
+    assert {f"/{n}.jpg" for n in range(50)} == set(web.paths(BIG))
+
+
 def test_a_host_that_serves_one_at_a_time_gets_all_its_rows_served(clock: Clock) -> None:
     async def one_each_second(web: ManyHosts, request: Request) -> bytes:
         second = int(clock.monotonic())

@@ -65,12 +65,15 @@ class Visit(Turns):
         super().__init__(hosts)
         self.said: dict[str, str | None] = dict.fromkeys(SAID)
         self._tags: dict[str, None] = {}
+        self.heard = True  # an answer to the last request
 
     def asks(self) -> None:
+        self.heard = False
         self.said["requested_at"] = utc_now()
 
     def hears(self, headers: Any) -> tuple[list[str], str]:
         """Keeps what an answer's headers say, and gives it in full: values of X-Robots-Tag, and TDM-Reservation."""
+        self.heard = True
         tags, reservation = headers.getall("X-Robots-Tag", []), headers.get("TDM-Reservation", "")
         if tags:
             self._tags |= dict.fromkeys(tags)
@@ -147,14 +150,19 @@ class Fetcher:
         except FetchError:
             raise
         except Refused as refused:
-            raise FetchError(_status_reason(refused.status), str(refused)) from None
+            raise FetchError(refused.reason, str(refused)) from None
         except TimeoutError:
+            if not visit.heard:
+                self._hosts.silent(visit.host, "timeout", visit.asked_at)
             raise FetchError("timeout", f"no whole answer within {self._settings.url_timeout:g} s") from None
         except Exception as error:
             if self._shortages:  # the connector tries other addresses, and reports the last one only
                 raise self._shortages[0] from error
             check_shortage(error)
-            raise FetchError(_reason(error), self._described(error)) from error
+            reason = _reason(error)
+            if not visit.heard and reason in ("connection_refused", "connection_error"):
+                self._hosts.silent(visit.host, reason, visit.asked_at)
+            raise FetchError(reason, self._described(error)) from error
         finally:
             visit.leave_host()
 
@@ -166,15 +174,14 @@ class Fetcher:
         while redirects <= MAX_REDIRECTS:
             if is_image and self._settings.respect_robots_txt:
                 await self._ask_robots(target, visit)
-            host = host_of(target)
-            await visit.turn(host)
+            await visit.turn(host_of(target))
             visit.asks()
             start = loop.time()
             async with asyncio.timeout(left), self._session.get(target, allow_redirects=False) as response:
                 said = visit.hears(response.headers)
                 if is_image and self._settings.respect_opt_out and opted_out(*said):
                     raise FetchError("opted_out", "the answer's headers (X-Robots-Tag, TDM-Reservation) say so")
-                if not self._refused(host, response, visit.asked_at):
+                if not self._refused(response, visit):
                     if response.status not in REDIRECTS or "Location" not in response.headers:
                         return await self._body(response, is_image)
                     target = self._checked(response.headers["Location"], target)
@@ -182,15 +189,16 @@ class Fetcher:
             left -= loop.time() - start
         raise FetchError("too_many_redirects", f"more than {MAX_REDIRECTS} redirects")
 
-    def _refused(self, host: str, response: aiohttp.ClientResponse, asked_at: float) -> bool:
+    def _refused(self, response: aiohttp.ClientResponse, visit: Visit) -> bool:
         """Whether the host asks to be left alone for a while: by 429, or by 503 with a Retry-After that can be read."""
         wanted = None
         if response.status in (429, 503):
             wanted = retry_after(response.headers.get("Retry-After", ""))
         if response.status != 429 and wanted is None:
-            self._hosts.answered(host)
+            self._hosts.answered(visit.host)
             return False
-        self._hosts.refused(host, response.status, asked_at, wanted or 0.0)
+        reason, why = _status_reason(response.status), f"HTTP {response.status}"
+        self._hosts.refused(visit.host, reason, why, visit.asked_at, wanted or 0.0)
         return True
 
     async def _ask_robots(self, target: URL, visit: Visit) -> None:

@@ -27,6 +27,8 @@ V = TypeVar("V")
 HOSTS = 10_000  # of which something is remembered, of each kind
 ROBOTS_MEMORY = 64_000_000  # bytes of rules that are remembered
 FIRST_PAUSE = 1.0  # seconds; doubles with each refusal until an answer is none
+SILENCES = 8  # requests without an answer, one after another, after which a host is taken for dead
+FIRST_SILENCE = 60.0  # seconds that a dead host is left alone; doubles too
 LONGEST_RETRY_AFTER = 100  # characters
 LONGEST_PAUSE = 86_400.0  # seconds: no run is held up by it, since rows don't wait for so long
 
@@ -68,20 +70,23 @@ class Recent(Generic[K, V]):
 
 @dataclass
 class Pause:
-    """What a host asked for, by an answer of HTTP status ``status``: no request until ``until``."""
+    """A host gets no request until ``until``, for ``reason``, which rows are counted under, and as ``why`` says."""
 
-    status: int
+    reason: str = ""
+    why: str = ""
+    patient: bool = True  # whether rows wait: the host has asked for it, and will serve them
     since: float = 0.0  # both in seconds of time.monotonic()
     until: float = 0.0
-    refusals: int = 0  # one after another
+    refusals: int = 0  # one after another, of requests that were not under way together
+    silences: int = 0  # requests without an answer, one after another
 
-    def extend(self, asked_at: float, seconds: float) -> None:
-        """For a refusal of a request that was sent at ``asked_at``; those under way together count once."""
+    def extend(self, asked_at: float, first: float, seconds: float = 0.0) -> None:
+        """For a request that was sent at ``asked_at``. With each refusal, ``first`` doubles."""
         now = time.monotonic()
         if asked_at >= self.since:
             self.since = now
             self.refusals += 1
-        least = FIRST_PAUSE * 2.0 ** min(self.refusals - 1, 20)
+        least = first * 2.0 ** min(self.refusals - 1, 20)
         self.until = max(self.until, now + min(max(seconds, least), LONGEST_PAUSE))
 
 
@@ -95,11 +100,11 @@ class Known:
 
 
 class Refused(Exception):
-    """A host wants a longer pause than a row may wait: it said so by an answer of HTTP status ``status``."""
+    """A host is not to be asked for longer than a row may wait; ``reason`` is that of the row."""
 
-    def __init__(self, status: int, message: str):
+    def __init__(self, reason: str, message: str):
         super().__init__(message)
-        self.status = status
+        self.reason = reason
 
 
 class Hosts:
@@ -118,23 +123,36 @@ class Hosts:
             line = self._lines[host] = Semaphore(self._each)
         return line
 
-    def refused(self, host: str, status: int, asked_at: float, retry_after: float) -> None:
-        """Begins a pause, or extends it."""
-        pause = self.pauses.get(host) or Pause(status)
-        pause.status = status
-        pause.extend(asked_at, retry_after)
-        self.pauses.put(host, pause, pause.until - time.monotonic() + LONGEST_PAUSE)
+    def refused(self, host: str, reason: str, why: str, asked_at: float, retry_after: float) -> None:
+        """Begins a pause that the host asks for, or extends it."""
+        pause = self.pauses.get(host) or Pause()
+        pause.reason, pause.why, pause.patient = reason, why, True
+        pause.extend(asked_at, FIRST_PAUSE, retry_after)
+        self._remember(host, pause)
+
+    def silent(self, host: str, reason: str, asked_at: float) -> None:
+        """Counts a request without an answer. Where there was none for long, other rows need not try for as long."""
+        pause = self.pauses.get(host) or Pause()
+        pause.silences += 1
+        if pause.silences >= SILENCES:
+            pause.reason, pause.why = reason, f"no answer to {pause.silences} requests, one after another"
+            pause.patient = False
+            pause.extend(asked_at, FIRST_SILENCE)
+        self._remember(host, pause)
 
     def answered(self, host: str) -> None:
         """The host serves again: its next pause is a short one."""
         if pause := self.pauses.get(host):
-            pause.refusals = 0
+            pause.refusals = pause.silences = 0
+
+    def _remember(self, host: str, pause: Pause) -> None:
+        self.pauses.put(host, pause, max(pause.until - time.monotonic(), 0.0) + LONGEST_PAUSE)
 
 
 class Turns:
     """One row's turns at hosts. It keeps the place of the last one until the end of a ``with``.
 
-    ``asked_at``: when it began, in seconds of time.monotonic().
+    ``host``: whose turn it is, since ``asked_at``, in seconds of time.monotonic().
     """
 
     def __init__(self, hosts: Hosts):
@@ -142,6 +160,7 @@ class Turns:
         self._line: Semaphore | None = None
         self._has_place = False
         self._waited = 0.0
+        self.host = ""
         self.asked_at = 0.0
 
     def __enter__(self) -> Self:
@@ -170,20 +189,23 @@ class Turns:
                 await self._hosts.places.acquire()
                 self._has_place = True
             if not self._check(host):
-                self.asked_at = time.monotonic()
+                self.host, self.asked_at = host, time.monotonic()
                 return
 
     def _check(self, host: str) -> float:
         """Seconds that are left of a host's pause."""
         pause = self._hosts.pauses.get(host)
-        seconds = pause.until - time.monotonic() if pause else 0.0
-        if pause and seconds > self._hosts.longest_wait - self._waited:
+        if not pause or (seconds := pause.until - time.monotonic()) <= 0:
+            return 0.0
+        if not pause.patient:
+            raise Refused(pause.reason, f"{pause.why}: {host} is left alone for {seconds:,.0f} s more")
+        if seconds > self._hosts.longest_wait - self._waited:
             raise Refused(
-                pause.status,
-                f"HTTP {pause.status}: {host} wants {seconds:,.0f} s more without requests, and the row has waited for "
+                pause.reason,
+                f"{pause.why}: {host} wants {seconds:,.0f} s more without requests, and the row has waited for "
                 f"{self._waited:,.0f} s of {self._hosts.longest_wait:g} (LAION_PEOPLE_URL_WAIT)",
             )
-        return max(seconds, 0.0)
+        return seconds
 
     def leave_host(self) -> None:
         if self._line:
