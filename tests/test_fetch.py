@@ -22,7 +22,7 @@ from laion_people.steps.download.fetch import Fetcher, FetchError
 from laion_people.steps.download.responses import mended
 from laion_people.steps.download.urls import parse
 
-LOOPBACK = Settings(allow_private_addresses=True, url_timeout=2.0, url_max_bytes=100_000)
+LOOPBACK = Settings(allow_private_addresses=True, url_timeout=2.0, url_max_bytes=100_000, url_wait=0.0)
 BODY = bytes(range(256)) * 20
 
 
@@ -54,17 +54,22 @@ def outcome(answer: bytes, settings: Settings = LOOPBACK) -> bytes | str:
     async def get() -> bytes | str:
         async with raw_server(lambda _: answer) as (url, _), Fetcher(settings) as fetcher:
             try:
-                return await fetcher.get(url)
+                return await get_body(fetcher, url)
             except FetchError as error:
                 return error.reason
 
     return asyncio.run(get())
 
 
+async def get_body(fetcher: Fetcher, url: str) -> bytes:
+    with fetcher.visit() as visit:
+        return await fetcher.get(url, visit)
+
+
 def fetched(url: str, settings: Settings = LOOPBACK) -> bytes:
     async def get() -> bytes:
         async with Fetcher(settings) as fetcher:
-            return await fetcher.get(url)
+            return await get_body(fetcher, url)
 
     return asyncio.run(get())
 
@@ -118,7 +123,7 @@ def test_the_exact_bytes_of_a_url_and_of_a_location_are_asked_for() -> None:
 
     async def get() -> list[str]:
         async with raw_server(answer) as (url, targets), Fetcher(LOOPBACK) as fetcher:
-            assert await fetcher.get(f"{url}/p%2Cq?sig=a%2Bb%2F#part") == BODY
+            assert await get_body(fetcher, f"{url}/p%2Cq?sig=a%2Bb%2F#part") == BODY
             return targets
 
     assert asyncio.run(get()) == ["/p%2Cq?sig=a%2Bb%2F", "/%E9/%2c?x=%3A", "/%C3%A9"]
@@ -182,7 +187,7 @@ def test_no_spelling_of_a_host_leads_inside(host: str) -> None:
             name = host if at < 0 else host[:at]
             for address in (f"http://{name}:{port}{host[len(name) :]}/a.jpg", f"http:{name}:{port}/a.jpg"):
                 with pytest.raises(FetchError) as caught:
-                    await fetcher.get(address)
+                    await get_body(fetcher, address)
                 assert caught.value.reason in ("private_address", "bad_url", "dns")
             return targets
 
@@ -260,7 +265,7 @@ def test_a_head_in_small_pieces_is_the_same_head() -> None:
     async def get() -> bytes:
         server = await asyncio.start_server(serve, "127.0.0.1", 0)
         async with server, Fetcher(LOOPBACK) as fetcher:
-            return await fetcher.get(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
+            return await get_body(fetcher, f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}")
 
     assert asyncio.run(get()) == BODY
 
@@ -348,7 +353,7 @@ def test_too_many_open_files_are_not_the_webs_fault(host: str) -> None:
     async def get() -> str:
         async with Fetcher(LOOPBACK) as fetcher:
             with no_more_files():
-                return await shortage_of(fetcher.get(f"http://{host}:9/"))
+                return await shortage_of(get_body(fetcher, f"http://{host}:9/"))
 
     assert "raise `ulimit -n`" in asyncio.run(get())
 
@@ -367,7 +372,7 @@ def test_a_connection_that_this_machine_cannot_make_is_its_shortage(
 
     async def get() -> str:
         async with Fetcher(LOOPBACK) as fetcher:
-            return await shortage_of(fetcher.get("http://localhost:9/"))
+            return await shortage_of(get_body(fetcher, "http://localhost:9/"))
 
     assert advice in asyncio.run(get())
 
@@ -483,7 +488,7 @@ def test_any_url_and_any_answer_ends_as_a_body_or_a_reason(no_name_server: None)
     chance = random.Random(9)
     answers = {f"/{n}": mutated(chance.choice(ANSWERS), chance) for n in range(1000)}
     urls = [any_url(chance) for _ in range(1000)]
-    settings = Settings(allow_private_addresses=True, url_timeout=1.0)
+    settings = Settings(allow_private_addresses=True, url_timeout=1.0, url_threads_per_host=50, url_wait=0.0)
     seen: Counter[str] = Counter()
 
     async def get_all() -> None:
@@ -491,7 +496,7 @@ def test_any_url_and_any_answer_ends_as_a_body_or_a_reason(no_name_server: None)
 
             async def get(url: str) -> None:
                 try:
-                    await fetcher.get(url)
+                    await get_body(fetcher, url)
                     seen["body"] += 1
                 except FetchError as error:
                     seen[error.reason] += 1

@@ -108,8 +108,19 @@ class Settings:
     url_timeout: float = _data(10.0, "seconds for a whole request, redirects included", minimum=0.1)
     url_max_bytes: int = _data(20_000_000, "largest body of a response, in bytes", minimum=1)
     url_threads: int = _data(64, "requests in flight", minimum=1)
+    url_threads_per_host: int = _data(4, "requests in flight to one host", minimum=1)
+    url_wait: float = _data(
+        60.0, "seconds that a row waits for a host that asks for it (HTTP 429, or 503 with Retry-After)", minimum=0
+    )
+    contact: str = _data(
+        "",
+        "web page or e-mail address that owners of sites find in the User-Agent; empty: none",
+        pattern=r"(https?://[!-'*-?A-\[\]-~]{1,200}|(?a:[\w.+-]{1,100}@[\w.-]{1,100}))?",
+        like="https://example.org/crawler or crawler@example.org, of ASCII characters without parentheses",
+    )
+    respect_robots_txt: bool = _data(False, "fetch robots.txt of each host first, and what it allows alone")
     allow_private_addresses: bool = _data(False, "fetch from loopback, private and link-local addresses too")
-    respect_opt_out: bool = _data(True, "refuse images whose owner says noai, noimageai, noml or TDM-Reservation")
+    respect_opt_out: bool = _data(True, "refuse images whose owner says noai, noindex and the like, or TDM-Reservation")
     nsfw_filter: bool = _data(True, "refuse rows that the metadata flags (NSFW, or punsafe above 0.5)")
     image_size: int = _data(384, "shortest side of stored images in pixels; never enlarged", minimum=1)
     image_min_size: int = _data(32, "images whose shorter side is smaller, in pixels, are refused", minimum=1)

@@ -30,6 +30,7 @@ from laion_people.errors import LaionPeopleError, ShortageError
 from laion_people.settings import Settings
 from laion_people.steps.download import fetch
 from laion_people.steps.download import step as download_step
+from laion_people.steps.download.owners import opted_out
 from laion_people.steps.download.step import REASONS, Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
@@ -39,7 +40,7 @@ from laion_people.vision.images import samples
 from tests.fakes import FakeModels, image_shard
 from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
 
-LOOPBACK = Settings(allow_private_addresses=True, url_timeout=1.0, url_max_bytes=1_000_000)
+LOOPBACK = Settings(allow_private_addresses=True, url_timeout=1.0, url_max_bytes=1_000_000, url_wait=0.0)
 
 FATES = {
     "/plain.jpg": None,
@@ -115,6 +116,8 @@ def image_files(store: LocalStore) -> dict[str, bytes]:
 
 def test_every_row_ends_in_time_as_success_or_under_its_own_reason(store: LocalStore, server: HostileServer) -> None:
     urls = [server.url + path if path.startswith("/") else path for path in FATES]
+    busy = list(FATES).index("/busy")
+    urls[busy] = urls[busy].replace("127.0.0.1", "localhost")  # a host of its own: others need not wait for it
     put_metadata(store, [*urls, None, server.url + "/plain.jpg"], NSFW=[*["UNLIKELY"] * len(urls), None, "NSFW"])
     start = time.monotonic()
     manifest = download(store)
@@ -208,7 +211,11 @@ def test_a_url_that_was_cut_off_is_not_fetched(store: LocalStore, server: Hostil
     assert [len(row["url"]) < 8001 for row in rows_of(store)] == [True, True]
 
 
-def test_the_same_answers_give_the_same_bytes(tmp_path: Path, server: HostileServer) -> None:
+def test_the_same_answers_give_the_same_bytes(
+    tmp_path: Path, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """But for the time of each request."""
+    monkeypatch.setattr(fetch, "utc_now", lambda: "2026-01-31T12:00:00Z")
     stores = [LocalStore(tmp_path / name) for name in "ab"]
     for store in stores:
         put_metadata(store, [server.url + path for path in ("/missing", "/large.jpg", *UPRIGHT)])
@@ -284,7 +291,8 @@ def test_a_redirect_into_a_private_network_is_refused(server: HostileServer, mon
 
     async def get(target: str) -> bytes:
         async with fetch.Fetcher(Settings()) as fetcher:
-            return await fetcher.get(f"{server.url}/x?to={target}")
+            with fetcher.visit() as visit:
+                return await fetcher.get(f"{server.url}/x?to={target}", visit)
 
     assert asyncio.run(get(f"{server.url}/plain.jpg")) == UPRIGHT["/plain.jpg"]
     for target in ("http://169.254.169.254/latest/meta-data", f"http://127.0.0.2:{server.server_port}/plain.jpg"):
@@ -336,13 +344,23 @@ def test_addresses_that_are_public(address: str) -> None:
         ([("X-Robots-Tag", "otherbot: noai, noindex")], True),
         ([("X-Robots-Tag", "noindex"), ("x-robots-tag", "noml")], True),
         ([("TDM-Reservation", "1")], True),
-        ([("X-Robots-Tag", "noindex, nofollow"), ("TDM-Reservation", "0")], False),
+        ([("X-Robots-Tag", "noindex, nofollow"), ("TDM-Reservation", "0")], True),
+        ([("X-Robots-Tag", "nofollow"), ("x-robots-tag", "NoImageIndex")], True),
+        ([("X-Robots-Tag", "unavailable_after: Fri, 25 Jun 2030 15:00:00 PST, noindex")], True),
+        ([("X-Robots-Tag", "none")], True),
+        ([("X-Robots-Tag", "*: noindex")], True),
+        ([("X-Robots-Tag", "googlebot: nofollow, laion-people: nosnippet, noindex")], True),
+        ([("X-Robots-Tag", "googlebot: noindex, nofollow")], False),
+        ([("X-Robots-Tag", "laion-people: nofollow, googlebot: noindex")], False),
+        ([("X-Robots-Tag", "noindexifembedded, max-image-preview: none")], False),
+        ([("X-Robots-Tag", " " * 60_000 + ":,"), ("TDM-Reservation", "0")], False),
         ([("X-Robots-Tag", "unavailable_after: 25 Jun 2030 15:00:00 PST")], False),
         ([], False),
     ],
 )
 def test_owners_can_opt_out_by_headers(headers: list[tuple[str, str]], refused: bool) -> None:
-    assert fetch.opted_out(CIMultiDict(headers)) is refused
+    given = CIMultiDict(headers)
+    assert opted_out(given.getall("X-Robots-Tag", ()), given.get("TDM-Reservation", "")) is refused
 
 
 def test_opt_out_can_be_set_aside(store: LocalStore, server: HostileServer) -> None:
@@ -366,7 +384,10 @@ def test_retry_failed_fetches_only_rows_that_failed_for_a_passing_reason(
     assert pictures(store)["large.jpg"].tobytes() == before
 
 
-def test_a_retried_shard_equals_one_that_never_failed(tmp_path: Path, server: HostileServer) -> None:
+def test_a_retried_shard_equals_one_that_never_failed(
+    tmp_path: Path, server: HostileServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "utc_now", lambda: "2026-01-31T12:00:00Z")
     retried, straight = LocalStore(tmp_path / "a"), LocalStore(tmp_path / "b")
     for store in (retried, straight):
         put_metadata(store, [server.url + p for p in ("/flaky", "/plain.jpg", "/missing")], punsafe=[0.1, 0.2, 0.3])

@@ -56,7 +56,7 @@ class Web:
 @pytest.fixture
 def web(monkeypatch: pytest.MonkeyPatch) -> Web:
     web = Web()
-    monkeypatch.setattr(Fetcher, "get", lambda self, url: web.get(url))
+    monkeypatch.setattr(Fetcher, "get", lambda self, url, visit: web.get(url))
     return web
 
 

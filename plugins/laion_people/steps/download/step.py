@@ -30,6 +30,8 @@ from laion_people.errors import LaionPeopleError, UsageError, coded, one_line
 from laion_people.settings import Settings
 from laion_people.steps.download.earlier import EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
+from laion_people.steps.download.hosts import Known
+from laion_people.steps.download.owners import LONGEST, SAID, opted_out
 from laion_people.storage import metadata
 from laion_people.storage.layout import shard_manifests_folder, shard_name, shard_stem
 from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
@@ -46,6 +48,8 @@ DECIDING = (  # settings that decide the output
     "shard_rows", "nsfw_filter", "allow_private_addresses", "respect_opt_out", "url_max_bytes",
     "image_size", "image_min_size", "image_max_pixels", "jpeg_quality",
 )  # fmt: skip
+# More of them, with the values that stand for none: shards that were made before they existed stay what they are.
+LATER = {"respect_robots_txt": False}
 MAX_SHARDS = 100_000  # their names have five digits
 AHEAD = 32  # rows, per request in flight, that may be finished or under way while an earlier row is not
 MAX_ASPECT = 10  # long side over short side; more is a banner
@@ -54,7 +58,7 @@ MAX_ASPECT = 10  # long side over short side; more is a banner
 PASSING = {
     "timeout": "no whole answer within the time limit",
     "server_error": "HTTP 5xx",
-    "too_many_requests": "HTTP 429",
+    "too_many_requests": "HTTP 429, or the host wants a longer pause than a row may wait",
     "dns": "the host name could not be looked up",
     "connection_refused": "nothing listens at the address",
     "connection_error": "the connection broke",
@@ -68,7 +72,8 @@ LASTING = {
     "http_error": "another HTTP status than 2xx, such as 403, or an answer that browsers cannot read either",
     "tls_error": "the host's certificate does not hold",
     "too_many_redirects": "more than five redirects",
-    "opted_out": "the owner reserves the image against use for AI",
+    "opted_out": "the owner reserves the image, by a header of the answer",
+    "robots": "the host's robots.txt disallows it",
     "too_large": "the body is larger than the limit, as sent or unpacked",
 }
 UNUSABLE = {  # img2dataset's failed_to_resize
@@ -82,12 +87,14 @@ REASONS = PASSING | LASTING | UNUSABLE
 DECIDED_BY = {  # reason -> the setting that can change it
     "private_address": "allow_private_addresses",
     "opted_out": "respect_opt_out",
+    "robots": "respect_robots_txt",
     "too_large": "url_max_bytes",
     "decompression_bomb": "image_max_pixels",
     "too_small": "image_min_size",
 }
 
-OUTCOME = {  # img2dataset's columns, `reason`, and `row_sha256`, which says whether the row is whole (earlier.py)
+# img2dataset's columns, `reason`, what the owner said, and `row_sha256`, which says if the row is whole (earlier.py)
+OUTCOME = {
     "status": pa.string(),
     "error_message": pa.string(),
     "width": pa.int32(),
@@ -97,6 +104,7 @@ OUTCOME = {  # img2dataset's columns, `reason`, and `row_sha256`, which says whe
     "exif": pa.string(),
     "sha256": pa.string(),
     "reason": pa.string(),
+    **SAID,
     "row_sha256": pa.string(),
 }
 PENDING: Row = dict.fromkeys(OUTCOME)
@@ -117,10 +125,12 @@ class Download(Step):
 
     def __init__(self, retry_failed: bool = False):
         self.retry_failed = self.reworks = retry_failed
+        self._known = Known()  # of hosts, for all shards
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """Without ``url_timeout`` and ``url_threads``: ``retry_failed`` can repair what these change."""
-        return {name: getattr(settings, name) for name in DECIDING}
+        later = {name: value for name, default in LATER.items() if (value := getattr(settings, name)) != default}
+        return {name: getattr(settings, name) for name in DECIDING} | later
 
     def _made_with(self, settings: Settings) -> dict[str, Any]:
         return {"revision": self.revision} | self.params(settings)
@@ -183,7 +193,7 @@ class Download(Step):
 
     def _rows(self, shard: Shard, earlier: EarlierRows) -> Iterator[Row]:
         kept = _with_kept_outcomes(shard, earlier, self._made_with(shard.settings), self.retry_failed)
-        with closing(_with_outcomes(shard, kept)) as rows:
+        with closing(_with_outcomes(shard, kept, self._known)) as rows:
             for row in timed(shard, "wait", rows):
                 shard.rows_in += 1
                 picture = row.pop("jpg", b"")
@@ -265,16 +275,17 @@ def _with_kept_outcomes(
     shard: Shard, earlier: EarlierRows, now: Mapping[str, Any], retry_failed: bool
 ) -> Iterator[Row]:
     """The shard's metadata rows. Those that need no request have their outcome, with the picture as ``jpg``."""
+    now = LATER | dict(now)
     befores = [
-        dict(now) | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
+        now | LATER | {name: value for name, value in params.items() if type(value) is type(now.get(name))}
         for params in earlier.params or [now]
     ]
     for row in _metadata_rows(shard):
         kept = earlier.next(row)
-        if row["status"] or not kept or not OUTCOME.keys() - {"row_sha256"} <= kept[0].keys():
+        if row["status"] or not kept or not OUTCOME.keys() - SAID.keys() - {"row_sha256"} <= kept[0].keys():
             yield row
             continue
-        outcome = {name: kept[0][name] for name in OUTCOME if name != "row_sha256"}
+        outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}  # SAID is newer
         before = next((before for before in befores if _could_change(outcome, before, now)), None)
         if before is None:
             again = retry_failed and outcome["reason"] in PASSING
@@ -305,8 +316,15 @@ def _could_change(outcome: Row, before: Mapping[str, Any], now: Mapping[str, Any
         or short * long > now["image_max_pixels"]
         or now["url_max_bytes"] < before["url_max_bytes"]
         or now["allow_private_addresses"] < before["allow_private_addresses"]
-        or now["respect_opt_out"] > before["respect_opt_out"]
+        or (now["respect_opt_out"] > before["respect_opt_out"] and _may_be_reserved(outcome))
+        or (now["respect_robots_txt"] > before["respect_robots_txt"] and outcome["robots_txt"] != "allowed")
     )
+
+
+def _may_be_reserved(outcome: Row) -> bool:
+    """Whether the owner reserves a picture, by what is recorded of the answer; if nothing is, it may be."""
+    tags, reservation = outcome["x_robots_tag"] or "", outcome["tdm_reservation"] or ""
+    return not outcome["requested_at"] or len(tags) >= LONGEST or opted_out(tags.splitlines(), reservation)
 
 
 def _metadata_rows(shard: Shard) -> Iterator[Row]:
@@ -328,14 +346,13 @@ def _metadata_rows(shard: Shard) -> Iterator[Row]:
             yield fields
 
 
-def _with_outcomes(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
+def _with_outcomes(shard: Shard, rows: Iterator[Row], known: Known) -> Generator[Row]:
     """The rows in order, each with its outcome; ``url_threads`` rows are worked on at a time.
 
     A request keeps its place until its image is stored: fetching never gets far ahead of decoding. A caller that stops
     early must close the generator; then no request, task or thread is left.
     """
     settings = shard.settings
-    places = asyncio.Semaphore(settings.url_threads)
     waiting: deque[asyncio.Task[Row]] = deque()
     with asyncio.Runner() as runner, workers(settings.threads) as pool:
         loop = runner.get_loop()
@@ -343,21 +360,22 @@ def _with_outcomes(shard: Shard, rows: Iterator[Row]) -> Generator[Row]:
         async def finish(row: Row) -> Row:
             if row["status"]:
                 return row
-            async with places:
+            with fetcher.visit() as visit:
                 try:
-                    body = await fetcher.get(row["url"].strip())
-                    return row | await loop.run_in_executor(pool, _store_image, body, settings)
+                    body = await fetcher.get(row["url"].strip(), visit)
+                    outcome = await loop.run_in_executor(pool, _store_image, body, settings)
                 except FetchError as error:
-                    return row | _failure(error.reason, str(error))
+                    outcome = _failure(error.reason, str(error))
                 except ImageError as error:
-                    return row | _failure(str(error), REASONS[str(error)])
+                    outcome = _failure(str(error), REASONS[str(error)])
+            return row | visit.said | outcome
 
         def first() -> Row:
             row = loop.run_until_complete(waiting[0])
             waiting.popleft()
             return row
 
-        fetcher = loop.run_until_complete(Fetcher(settings).__aenter__())
+        fetcher = loop.run_until_complete(Fetcher(settings, known).__aenter__())
         try:
             for row in rows:
                 waiting.append(loop.create_task(finish(row)))
