@@ -284,6 +284,13 @@ def test_without_a_wanted_precision_it_is_that_of_0_3_for_vit_b_32(
     made = json.loads(capsys.readouterr().out)
     assert made["threshold"]["basis"] == "that of 0.3 for ViT-B-32/openai"
     assert made["threshold"]["value"] < 0.16  # half of 0.3, or less where nothing is in between
+    assert calibrate(known, "a/1", "--profile", "standard", "--json") == 0
+    made = json.loads(capsys.readouterr().out)
+    assert (made["threshold"]["value"], made["threshold"]["interval"]) == (0.3, [0.3, 0.3])
+    clips["standard"] = ColourClip("ViT-B-32/openai", scale=0.2)
+    for profile in ("packaged", "standard"):
+        assert calibrate(known, "a/1", "--profile", profile) == 1
+        assert re.search(r"cannot be told.*\[no-threshold\]$", capsys.readouterr().err.splitlines()[-1])
 
 
 def test_a_clip_that_knows_nothing_has_no_threshold(

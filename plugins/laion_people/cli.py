@@ -50,7 +50,7 @@ from laion_people.storage.store import Store, open_store
 log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
-MOST_IMAGES = 5000  # of a calibration: all people are compared with all captions
+MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -82,6 +82,12 @@ class Calibration:
                 f"is nearer in {_percent(found.auc)} of cases ({_span(found.auc_interval, _percent)}), as by chance: "
                 "take another CLIP, more images (--images, more partitions), or images whose captions speak of them",
             )
+        if found.precision <= 0:
+            raise LaionPeopleError(
+                "no-threshold",
+                f"the precision wanted, {self.basis}, cannot be told: in these images no more own captions than others "
+                "are above that: give --precision",
+            )
         if not found.is_known:
             raise LaionPeopleError(
                 "no-threshold",
@@ -94,7 +100,7 @@ class Calibration:
         return Threshold(
             value=round(self.found.threshold, 4),
             interval=[round(bound, 4) for bound in self.found.threshold_interval],
-            precision=round(self.found.precision, 4),
+            precision=float(f"{self.found.precision:.4g}"),
             basis=self.basis,
             clip_model=self.clip_model,
             models=profile.fingerprint("clip"),
@@ -305,7 +311,7 @@ def to_text(calibration: Calibration) -> str:
         if row["kept"] and "precision_interval" in row:
             precision += f" ({_span(row['precision_interval'], '{:.4f}'.format)})"
         if "threshold_interval" in row:
-            precision += f", for thresholds from {_span(row['threshold_interval'], '{:.4f}'.format)}"
+            precision += f"; interval of the threshold: {_span(row['threshold_interval'], '{:.4f}'.format)}"
         lines.append(
             f"{name:14}{row['threshold']:>8.4f}{_percent(row['kept']):>14}{_percent(row['others']):>23}   {precision}"
         )

@@ -132,9 +132,12 @@ def separate(pairs: Pairs, wanted: float | tuple[Pairs, float], current: float, 
             reference, threshold = wanted
             precision = (shares if reference is pairs else reference.shares(weights)).at(threshold)[2]
             precision = min(precision, 1 - 1 / pairs.images)  # more cannot be known from so many images
-            if reference is pairs:
-                return threshold, precision, shares.auc, shares.at(current)[2]
-        chosen = shares.threshold(precision) if precision > 0 else math.inf
+        if precision <= 0:
+            chosen = math.inf
+        elif not isinstance(wanted, float) and wanted[0] is pairs:
+            chosen = wanted[1]
+        else:
+            chosen = shares.threshold(precision)
         return chosen, precision, shares.auc, shares.at(current)[2]
 
     rng, even = np.random.default_rng(seed), np.full(pairs.images, 1 / pairs.images)
