@@ -56,7 +56,7 @@ PARAMS = (
             maximum=1,
             title="Threshold of Subset A",
             description="Similarity above which a person is in Subset A, for this run alone; no model runs for it. "
-            "Empty: LAION_PEOPLE_THRESHOLD, which a later run without this parameter goes back to.",
+            "Empty: LAION_PEOPLE_THRESHOLD, else the profile's; a later run without this parameter goes back to that.",
         ),
     }
 )

@@ -10,8 +10,10 @@ import importlib
 import importlib.util
 import inspect
 import json
+import math
 import re
 from dataclasses import dataclass, field
+from datetime import date
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,7 @@ from include.models.errors import ModelUsageError
 
 ROLES = ("detector", "pose", "mesh", "clip")  # every profile has these; a captioner is optional
 MOST_BYTES, MOST_DEPTH, MOST_ALIASES = 100_000, 20, 20  # of a file: aliases can stand for lists of aliases
+MOST_TEXT = 300  # characters of a text about a threshold
 PRECISIONS = ("auto", "fp32", "bf16", "fp16")
 FOLDER = Path(__file__).parent
 
@@ -56,10 +59,65 @@ class Role:
 
 
 @dataclass(frozen=True, slots=True)
+class Threshold:
+    """The similarity above which a caption is taken to fit, for the CLIP of one profile, and how it was found.
+
+    value: the threshold; interval: its 95 % interval, two numbers; precision: of the people kept, at least this share
+    have a caption that fits (docs/models.md has the definition); basis: why this precision; clip_model: the CLIP's
+    name; models: its checkpoints and their sha256; crop_padding: of the crops; partitions, images, people, pairs: what
+    was compared (pairs: of a person and another's caption); date: ISO 8601; versions: of packages, by name.
+    """
+
+    value: float
+    interval: list[float]
+    precision: float
+    basis: str
+    clip_model: str
+    models: dict[str, str]
+    crop_padding: float
+    partitions: list[str]
+    images: int
+    people: int
+    pairs: int
+    date: str
+    versions: dict[str, str]
+
+    def __post_init__(self) -> None:
+        low, high = self.interval
+        if any(type(n) not in (int, float) for n in (low, high, self.value, self.precision, self.crop_padding)):
+            raise TypeError("value, interval, precision and crop_padding of a threshold should be numbers")
+        if not (-1 <= low <= self.value <= high <= 1 and 0 < self.precision <= 1 and 0 <= self.crop_padding < math.inf):
+            raise ValueError(
+                "a threshold lies within its interval, that between -1 and 1, its precision between 0 and 1"
+            )
+        if not all(type(n) is int and 0 < n < 1 << 63 for n in (self.images, self.people, self.pairs)):
+            raise TypeError("images, people and pairs of a threshold should be counts")
+        named = [text for pair in (*self.models.items(), *self.versions.items()) for text in pair]
+        if not isinstance(self.partitions, list):
+            raise TypeError("partitions of a threshold should be a list")
+        texts = [self.basis, self.clip_model, self.date, *named, *self.partitions]
+        if not all(isinstance(text, str) and text.isprintable() and len(text) <= MOST_TEXT for text in texts):
+            raise TypeError("a threshold's names should be texts of a line")
+        date.fromisoformat(self.date)
+
+    @property
+    def provenance(self) -> str:
+        """How it was found, in a line."""
+        low, high = self.interval
+        listed = ", ".join(self.partitions[:3]) + (" and others" if len(self.partitions) > 3 else "")
+        return (
+            f"calibrated for {self.clip_model} to a precision of at least {self.precision:.4g} ({self.basis}), "
+            f"95 % interval {low:.4g} to {high:.4g}, by {self.people:,} people in {self.images:,} images of {listed}, "
+            f"{self.date}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Profile:
     """A named choice of models on a device.
 
-    note: what a user must know about it, for reports and ``status``; threads: of each model on the CPU, 0: one for each
+    note: what a user must know about it, for reports and ``status``; threshold: of Subset A, where one was calibrated
+    for its CLIP; threads: of each model on the CPU, 0: one for each
     core that the process may use; cache: of weights; fetches: whether missing weights are fetched when needed; if not,
     an error says how to get them.
     """
@@ -68,6 +126,7 @@ class Profile:
     summary: str
     note: str
     roles: dict[str, Role]
+    threshold: Threshold | None = None
     device: str = "auto"
     threads: int = 0
     cache: Cache = field(default_factory=Cache)
@@ -149,7 +208,8 @@ def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
     try:
         content = _read(file)
         roles = {role: Role(**values) for role, values in content["roles"].items()}
-        profile = Profile(file.stem, content["summary"], content["note"], roles, **options)
+        threshold = Threshold(**content["threshold"]) if "threshold" in content else None
+        profile = Profile(file.stem, content["summary"], content["note"], roles, threshold, **options)
     except OSError as error:
         raise ModelUsageError("bad-profile", f"profile {file}: {error.strerror}") from None
     except (yaml.YAMLError, LookupError, TypeError, AttributeError, ValueError) as error:
@@ -158,6 +218,12 @@ def load_profile(name: str, precision: str = "auto", **options: Any) -> Profile:
         raise ModelUsageError("bad-profile", f"profile {file}: {reason}; {example} shows what one looks like") from None
     if lacking := [role for role in ROLES if role not in roles]:
         raise ModelUsageError("bad-profile", f"profile {file} has no {lacking[0]}: it needs {', '.join(ROLES)}")
+    if threshold and set(threshold.models) != set(roles["clip"].checkpoints.values()):
+        raise ModelUsageError(
+            "bad-profile",
+            f"profile {file}: its threshold is that of another CLIP, {threshold.clip_model}: "
+            "run `bin/laion-people calibrate`, or take it out",
+        )
     if precision != "auto":
         for role in roles.values():
             role.params.update({"precision": precision} if "precision" in role.params else {})

@@ -12,9 +12,12 @@ import signal
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
-from include.models.errors import CodedError
+from include.models.errors import CodedError, ModelError
+from include.models.profiles import Profile, load_profile
 from laion_people import settings
 from laion_people.engine.audit import audit
 from laion_people.engine.catalog import FOLLOWERS, PARTITION_STAGES, RELEASE_STEPS, STAGES
@@ -37,6 +40,7 @@ from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
 from laion_people.steps.registry import STEPS
+from laion_people.steps.subset_a import SubsetA
 from laion_people.storage import metadata
 from laion_people.storage.layout import PartitionKey, manifest_path
 from laion_people.storage.manifest import FileEntry
@@ -46,6 +50,7 @@ from laion_people.storage.store import Store, open_store
 log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
+MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -158,6 +163,48 @@ def _report(args: argparse.Namespace) -> None:
     print(write_report(_store(args), args.out))
 
 
+def _calibrate(args: argparse.Namespace) -> None:
+    from laion_people.reports import calibration
+
+    if args.out and not args.out.absolute().parent.is_dir():
+        raise UsageError("bad-argument", f"{args.out}: there is no such folder to write to")
+    runner = _runner(args)
+    partitions, profile = metadata.known(runner.store, args.partition), _profile(runner.settings)
+    clips = [runner.model("clip")]
+    if args.precision is None and (reference := _reference(runner.settings, profile)):
+        clips.append(reference)
+    current = runner.planner.step("subset_a").params(runner.settings)["threshold"]
+    made = calibration.calibrate(runner.planner, partitions, args.images, clips, current, args.precision)
+    if args.out:
+        calibration.write_figure(made, args.out)
+    threshold = made.threshold(profile) if made.found.is_known else None
+    if args.json:
+        print(calibration.to_json(made, threshold))
+    else:
+        print(calibration.to_text(made))
+        if threshold:
+            print(f"\nA profile keeps it by these lines:\n\n{calibration.to_yaml(threshold)}", end="")
+    made.check()
+
+
+def _reference(chosen: settings.Settings, profile: Profile) -> Any:
+    """The CLIP that 0.3 is meant for; None where it is the profile's own. Raises UsageError when its weights are not
+    there: they are not fetched for that."""
+    reference = _profile(chosen, "standard", fetches=False)
+    if reference.role("clip").checkpoints == profile.role("clip").checkpoints:
+        return None
+    try:
+        return reference.load("clip")
+    except ModelError as error:
+        if error.code != "missing-weights":
+            raise
+        raise UsageError(
+            "no-precision",
+            "which precision? Without --precision it is that of 0.3 for OpenAI's ViT-B/32, whose weights are not "
+            "there: give --precision 0.95, or run `bin/laion-people models fetch standard` first",
+        ) from None
+
+
 def _audit(args: argparse.Namespace) -> int:
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
@@ -240,7 +287,6 @@ def _shard_groups(args: argparse.Namespace) -> None:
 
 
 def _models(args: argparse.Namespace) -> int:
-    from include.models.profiles import load_profile
     from laion_people import weights
 
     chosen = settings.from_environment()
@@ -268,22 +314,27 @@ def _store(args: argparse.Namespace) -> Store:
 
 
 def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
-    from include.models.profiles import load_profile
+    chosen = _chosen(args)
+    profile = _profile(chosen)
+    if chosen.describe:
+        profile.role("captioner")  # which it may lack: better said before hours of other steps
+    steps = {**steps, "subset_a": SubsetA(profile.threshold)}
+    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
+    return Runner(open_store(chosen.store), chosen, profile, steps, run_id)
+
+
+def _profile(chosen: settings.Settings, name: str = "", fetches: bool = True) -> Profile:
+    """A profile by its name, by default the one chosen, on the machine as the settings have it."""
     from laion_people import weights
 
-    chosen = _chosen(args)
-    profile = load_profile(
-        chosen.profile,
+    return load_profile(
+        name or chosen.profile,
         chosen.precision,
         device=chosen.device,
         threads=chosen.threads,
         cache=weights.cache_of(chosen, os.environ),
-        fetches=True,
+        fetches=fetches,
     )
-    if chosen.describe:
-        profile.role("captioner")  # which it may lack: better said before hours of other steps
-    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
-    return Runner(open_store(chosen.store), chosen, profile, steps, run_id)
 
 
 def _chosen(args: argparse.Namespace) -> settings.Settings:
@@ -322,6 +373,19 @@ def _shards(text: str) -> list[int]:
             coded("bad-argument", f"{text!r}: a range goes from the smaller to the larger number")
         )
     return [index for part in shards for index in part]
+
+
+def _precision(text: str) -> float:
+    with suppress(ValueError):
+        if 0 < float(text) < 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number between 0 and 1"))
+
+
+def _images(text: str) -> int:
+    if re.fullmatch(r"\d{1,4}", text) and 0 < int(text) <= MOST_IMAGES:
+        return int(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 1 to {MOST_IMAGES}"))
 
 
 def _ranges(shards: Sequence[int]) -> str:
@@ -397,6 +461,19 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true", help="for programs")
     report = add("report", _report, store, "write a self-contained HTML report")
     report.add_argument("-o", "--out", type=Path, required=True, metavar="DIR")
+    calibrate = add("calibrate", _calibrate, work, "find the threshold of Subset A that means for a CLIP what 0.3 does")
+    calibrate.add_argument("partition", nargs="+", metavar="PARTITION", help="whose people and captions are compared")
+    calibrate.add_argument(
+        "--precision",
+        type=_precision,
+        metavar="SHARE",
+        help="wanted, from 0 to 1; default that of 0.3 for OpenAI's ViT-B/32, whose weights must be there",
+    )
+    calibrate.add_argument(
+        "--images", type=_images, default=1000, metavar="N", help="to look at, at most; default 1000"
+    )
+    calibrate.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw both distributions as an SVG")
+    calibrate.add_argument("--json", action="store_true", help="for programs")
     check = add("audit", _audit, task, "recount every shard of a partition, or the files of a cluster version")
     check.add_argument("partition", nargs="+", metavar="PARTITION")
     check.add_argument(

@@ -33,7 +33,7 @@ GROUPS = {  # by who sets them
 
 def _setting(group: str, default: Any, help: str, **rules: Any) -> Any:
     """A field with its group, help text and rules: ``choices``, ``minimum``, ``maximum``, or ``pattern`` with ``like``,
-    an example.
+    an example. The default has the type of the values; where it is None, ``kind`` is their type, and empty means None.
 
     A text that is JSON has a function ``json`` in place of the pattern, which tells whether its value is right.
     """
@@ -131,7 +131,13 @@ class Settings:
     crop_padding: float = _data(
         0.1, "share of a box's width and height added on each side before CLIP sees it", minimum=0
     )
-    threshold: float = _data(0.3, "a person is in Subset A when the similarity is greater", minimum=-1, maximum=1)
+    threshold: float | None = _data(
+        None,
+        "a person is in Subset A when the similarity is greater; empty: the profile's, else 0.3",
+        kind=float,
+        minimum=-1,
+        maximum=1,
+    )
     cluster_sample: int = _data(100_000, "people that a cluster fit looks at, at most", minimum=1)
     pose_clusters: int = _data(0, "number of pose clusters; 0: chosen by the rule in the docs", minimum=0)
     face_clusters: int = _data(0, "number of facial-expression clusters; 0: chosen by rule", minimum=0)
@@ -299,11 +305,13 @@ def describe(settings: Settings) -> str:
 
 
 def _show(value: Any) -> str:
-    return str(int(value)) if isinstance(value, bool) else str(value)
+    return "" if value is None else str(int(value)) if isinstance(value, bool) else str(value)
 
 
 def _parse(name: str, text: str, f: Any) -> Any:
-    kind = type(f.default)
+    if f.default is None and not text:
+        return None
+    kind = f.metadata.get("kind", type(f.default))
     shown = re.sub(r"(?s)(?<=://).*@", "***@", text)  # whatever is wrong with it
     try:
         if kind is bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 import json
 import os
@@ -19,8 +20,12 @@ from urllib.parse import urlsplit
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
+from include.models.checkpoints import CHECKPOINTS, Checkpoint
+from include.models.profiles import FOLDER
 from include.models.regions import iou
+from laion_people.cli import main
 from tests.models.sample import SAMPLE, load
 
 COMMAND = Path(__file__).parents[2] / "bin" / "laion-people"
@@ -166,3 +171,54 @@ def test_clip_finds_the_chosen_caption_above_every_false_one(run: Run, kind: str
     margins = [margin for margin in margins if margin is not None]
     assert len(margins) >= 30
     assert np.mean(np.array(margins) > 0) >= least
+
+
+def test_the_sample_s_clip_has_a_threshold_about_0_3(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    capsys.readouterr()
+    assert main(["calibrate", PARTITION, "--store", str(run.store), "--precision", "0.7", "--json"]) == 0
+    made = json.loads(capsys.readouterr().out)
+    assert 0.2 < made["threshold"]["value"] < 0.4
+    assert made["auc"][1] > 0.6 and made["at"]["in force"]["others"] < 0.3 < 0.7 < made["at"]["in force"]["kept"]
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_clip_that_learnt_nothing_has_no_threshold(
+    run: Run, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    profile = untrained(seed, tmp_path, monkeypatch)
+    command = ["calibrate", PARTITION, "--store", str(run.store), "--profile", profile, "--precision", "0.7", "--json"]
+    assert main(command) == 1
+    printed = capsys.readouterr()
+    made = json.loads(printed.out)
+    assert made["clip_model"] == "clip_untrained/test" and made["threshold"] is None
+    assert made["auc"][0] == pytest.approx(0.5, abs=0.07)
+    assert printed.err.splitlines()[-1].endswith("[no-threshold]")
+
+
+def untrained(seed: int, folder: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A profile whose CLIP has seeded random weights."""
+    from include.models import torchvision_cpu  # noqa: F401  (must come before open_clip)
+
+    import open_clip  # isort: skip
+    import torch
+    from safetensors.torch import save_file
+
+    config, weights = folder / "clip_untrained.json", folder / "clip_untrained.safetensors"
+    vision = {"image_size": 64, "layers": 2, "width": 128, "patch_size": 16, "head_width": 32}
+    text = {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 2}
+    config.write_text(json.dumps({"embed_dim": 64, "vision_cfg": vision, "text_cfg": text}))
+    open_clip.add_model_config(config)
+    torch.manual_seed(seed)
+    save_file({k: v.contiguous() for k, v in open_clip.create_model("clip_untrained").state_dict().items()}, weights)
+    for path in (config, weights):
+        entry = Checkpoint(path.name, str(path), hashlib.sha256(path.read_bytes()).hexdigest(), "MIT", "a test")
+        monkeypatch.setitem(CHECKPOINTS, path.name, entry)
+    content = yaml.safe_load((FOLDER / "packaged.yaml").read_text())
+    content["roles"]["clip"] = {
+        "wrapper": "openclip.OpenClip",
+        "checkpoints": {"weights": weights.name, "config": config.name},
+        "params": {"model": "clip_untrained", "tag": "test", "precision": "fp32"},
+        "options": {"batch_size": 32},
+    }
+    (folder / "untrained.yaml").write_text(yaml.safe_dump(content))
+    return str(folder / "untrained.yaml")

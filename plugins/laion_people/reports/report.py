@@ -23,6 +23,7 @@ import numpy as np
 import pyarrow as pa
 
 from include.models.checkpoints import CHECKPOINTS
+from include.models.profiles import Threshold
 from laion_people.errors import LaionPeopleError, coded
 from laion_people.language.facts import VALUES
 from laion_people.reports import funnel
@@ -124,6 +125,7 @@ def content(store: Store, done: Mapping[str, Mapping[str, Manifest]]) -> dict[st
         "notes": funnel.profile_notes(sums.values()),
         "rows": funnel.bars(list(funnel.stages(store, sums))),
         "threshold": threshold,
+        "threshold_source": _source(steps["subset_a"]) if "subset_a" in steps else "",
         "bins": bins,
         "ticks": ticks(bins[0].start, bins[-1].stop) if bins else [],
         "clip_model": clip_model,
@@ -161,6 +163,18 @@ def _merged(manifests: Sequence[Manifest]) -> Manifest:
         seconds=sum(m.seconds for m in manifests),
         timings=added(m.timings for m in manifests),
     )
+
+
+def _source(subset_a: Manifest) -> str:
+    """Where the threshold comes from."""
+    if "calibrated" not in subset_a.params:
+        return "as the settings have it (default 0.3, which is meant for OpenAI's ViT-B/32)"
+    try:
+        return Threshold(**subset_a.params["calibrated"]).provenance
+    except (TypeError, ValueError, AttributeError) as error:
+        raise LaionPeopleError(
+            "wrong-manifest", f"manifest of subset_a {subset_a.partition}: {error}: run `clip_filter` again with force"
+        ) from error
 
 
 def histogram(similarity: np.ndarray, threshold: float | None) -> list[Bin]:
