@@ -67,6 +67,12 @@ def _hub(name: str, repository: str, file: str, sha256: str, licence: str, size:
     return Checkpoint(name, f"{name}{Path(file).suffix}", sha256, licence, f"OpenCLIP, {repository}", url, size)
 
 
+def _transformers(repository: str, revision: str, licence: str, size: int) -> Checkpoint:
+    """A folder of Hugging Face's hub, for transformers."""
+    name, url = f"huggingface/{repository}@{revision}", f"{HUGGING_FACE}/{repository}/tree/{revision}"
+    return Checkpoint(name, name, "", licence, f"Hugging Face, {repository}", url, size)
+
+
 _ALL = (
     Checkpoint(
         "movenet-multipose",
@@ -216,6 +222,10 @@ _ALL = (
         "MIT",
         2_550_000_000,
     ),
+    # Many public projects name these commits; that of Qwen2-VL with the sha256 of each file.
+    _transformers("Qwen/Qwen2-VL-2B-Instruct", "895c3a49bc3fa70a340399125c650a463535e71c", "Apache-2.0", 4_429_622_733),
+    _transformers("HuggingFaceTB/SmolVLM-500M-Instruct", "a7da5b986cb59b408707209984f360a5f4ad7e47", "Apache-2.0", 0),
+    _transformers("Qwen/Qwen2.5-VL-7B-Instruct", "cc594898137f460bfe9f0759e9844b3ce807cfb5", "Apache-2.0", 0),
 )
 CHECKPOINTS = {checkpoint.name: checkpoint for checkpoint in _ALL}
 
@@ -232,8 +242,7 @@ def find(name: str) -> Checkpoint:
     if name.startswith("openclip/"):
         return _open_clip(name)
     if match := HUGGING_FACE_NAME.fullmatch(name):
-        url = f"{HUGGING_FACE}/{match[1]}/tree/{match[2]}"
-        return Checkpoint(name, name, "", "see its model card", f"Hugging Face, {match[1]}", url)
+        return _transformers(match[1], match[2], "see its model card", 0)
     if name.startswith("huggingface/"):
         raise ModelUsageError(
             "bad-profile", f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>"

@@ -28,7 +28,8 @@ from include.models.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-KINDS = (".safetensors", ".json", ".txt")  # files of a Hugging Face folder: never code, never pickles
+# Files of a Hugging Face folder: never code, never pickles. A chat template (.jinja) is rendered in Jinja's sandbox.
+KINDS = (".safetensors", ".json", ".txt", ".jinja")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 LOCK_POLL_SECONDS = 0.5
 

@@ -53,6 +53,8 @@ class Role:
         json.dumps([self.params, self.options])  # manifests are JSON; raises TypeError
         if (precision := self.params.get("precision", "auto")) not in PRECISIONS:
             raise TypeError(f"precision of {self.wrapper} is {precision!r}: should be one of {', '.join(PRECISIONS)}")
+        if not isinstance(prompt := self.params.get("prompt", "-"), str) or not prompt.strip():
+            raise TypeError(f"prompt of {self.wrapper} is {prompt!r}: should be what the model is told, in words")
 
 
 @dataclass(frozen=True, slots=True)
