@@ -74,7 +74,7 @@ def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
     if checkpoint.pickled:
         from include.models.statedict import reduce
 
-        reduce(published, opened)
+        reduce(published, opened, checkpoint.omits)
         digests[opened] = digest(opened)
     lines = [f"{sha256}  {file.relative_to(record.parent).as_posix()}\n" for file, sha256 in sorted(digests.items())]
     partial(record).write_text("".join(lines))
