@@ -3,6 +3,8 @@ which follow a prompt, such as Qwen2-VL, SmolVLM or LLaVA; both from a local fol
 
 from __future__ import annotations
 
+import itertools
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,7 +19,7 @@ from safetensors import SafetensorError
 import include.models.torchvision_cpu  # noqa: F401  (must come before transformers, which imports torchvision)
 from include.models.errors import ModelError, ModelUsageError
 from include.models.placement import Placement
-from include.models.sampling import MAX_TOKENS, Sampler, whole_sentences
+from include.models.sampling import MAX_TOKENS, Sampler, seeded, whole_sentences
 from include.models.statedict import SHORTAGES
 
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoProcessor, AutoTokenizer  # isort: skip
@@ -34,6 +36,7 @@ UNUSABLE = (
     *(OSError, ValueError, TypeError, LookupError, AttributeError, ImportError, RuntimeError),
     *(TemplateError, SafetensorError),
 )
+YES = [space + word for space in ("", " ") for word in ("Yes", "yes", "YES")]
 PROMPTED_TOKENS = 60  # of a caption: two sentences, and as much as a CLIP reads
 
 
@@ -85,18 +88,19 @@ class ImageTextToText(Sampler):
         device: str = "auto",
         batch_size: int = 8,
         max_tokens: int = PROMPTED_TOKENS,
+        question: str = "",
     ) -> None:
         """Opens the model in ``folder``, as `ImageToText` does.
 
         prompt: the user's text beside each image, which the model's own chat template puts into its words; max_tokens:
-        of a caption; what the limit cuts off is left out from the last whole sentence on. The other parameters are
-        those of `ImageToText`.
+        of a caption; what the limit cuts off is left out from the last whole sentence on; question: what is asked for
+        `vqa_scores`, with ``{text}`` in it. The other parameters are those of `ImageToText`.
 
         Raises ModelError if the folder holds no such model, or not all of its weights; ModelUsageError for a model
-        without a chat template.
+        without a chat template, and for a question to a model whose tokens know no yes.
         """
         super().__init__(device, precision, batch_size)
-        self.name, self._prompt, self._max_tokens = model, prompt, max_tokens
+        self.name, self._prompt, self._max_tokens, self._question = model, prompt, max_tokens, question
         with _opening(folder):
             self._processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)
         if not getattr(self._processor, "chat_template", None):
@@ -106,6 +110,13 @@ class ImageTextToText(Sampler):
         self._tokenizer = self._processor.tokenizer
         self._tokenizer.padding_side = "left"  # a caption begins where its prompt ends
         self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+        self._yes = sorted(
+            {tokens[0] for text in YES if len(tokens := self._tokenizer.encode(text, add_special_tokens=False)) == 1}
+        )
+        if question and not self._yes:
+            raise ModelUsageError("bad-profile", f"{model} has no token for yes: leave out its question")
+        special = sorted(self._tokenizer.get_added_vocab(), reverse=True)  # the longer before what it begins with
+        self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
         self._model = _model(folder, self._placement)
         with _opening(folder):  # a template may fail, or leave out the image: better said before the work begins
             list(self._batches.map(self._try, [np.zeros((64, 64, 3), np.uint8)]))
@@ -141,6 +152,34 @@ class ImageTextToText(Sampler):
         ended = torch.isin(tokens, ends).any(1).tolist()
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text if whole else whole_sentences(text) for text, whole in zip(texts, ended, strict=True)]
+
+    @torch.inference_mode()
+    def vqa_scores(self, images: Sequence[np.ndarray], texts: Sequence[Sequence[str]]) -> list[np.ndarray]:
+        """For each image and each of its texts the probability that the answer to the question begins with yes, in any
+        spelling: float32 [texts].
+
+        Raises ModelUsageError if the profile has no question, or the precision is too small for the model.
+        """
+        if not self._question:
+            raise ModelUsageError("bad-profile", f"{self.name} is asked nothing: its profile has no question")
+        pairs = [(image, text) for image, of_one in zip(images, texts, strict=True) for text in of_one]
+        scores = np.concatenate([np.empty(0, np.float32), *self._batches.map(self._ask, pairs)])
+        if not np.isfinite(scores).all():
+            raise ModelUsageError(
+                "bad-device", f"{self.name} leaves the range of its precision: set LAION_PEOPLE_PRECISION=bf16, or fp32"
+            )
+        each = iter(scores)
+        return [np.fromiter(itertools.islice(each, len(of_one)), np.float32) for of_one in texts]
+
+    def _ask(self, pairs: Sequence[tuple[np.ndarray, str]]) -> np.ndarray:
+        images, texts = zip(*pairs, strict=True)
+        # A text that spells a token of the model's own would be read as that, one of an image above all.
+        plain = [self._special.sub(" ", text) for text in texts]
+        inputs = self._asked(images, [self._question.replace("{text}", text) for text in plain])
+        options = {"max_new_tokens": 1, "do_sample": False, "return_dict_in_generate": True, "output_logits": True}
+        with seeded(0, self._placement.device):  # nothing is drawn; but models keep positions between their steps
+            answered = self._model.generate(**inputs, **options)
+        return answered.logits[0].float().softmax(-1)[:, self._yes].sum(-1).cpu().numpy()
 
 
 def _picture(image: np.ndarray) -> Image.Image:

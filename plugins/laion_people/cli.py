@@ -280,8 +280,14 @@ def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = 
         cache=weights.cache_of(chosen, os.environ),
         fetches=True,
     )
-    if chosen.describe:
-        profile.role("captioner")  # which it may lack: better said before hours of other steps
+    if chosen.describe or getattr(args, "step", "") == "describe":
+        captioner = profile.role("captioner")  # which it may lack: better said before hours of other steps
+        if chosen.description_scorer == "vqa" and not captioner.params.get("question"):
+            raise UsageError(
+                "bad-profile",
+                f"LAION_PEOPLE_DESCRIPTION_SCORER=vqa: the captioner of profile {profile.name} is asked nothing: take "
+                "one with a question, such as vlm, or the scorer clip",
+            )
     run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
     return Runner(open_store(chosen.store), chosen, profile, steps, run_id)
 

@@ -234,3 +234,75 @@ def test_a_prompt_that_is_no_text_is_a_wrong_profile(prompt: str, tmp_path: Path
     with pytest.raises(ModelUsageError, match=r"prompt of huggingface.ImageTextToText .*\[bad-profile\]$") as caught:
         load_profile(str(tmp_path / "mine.yaml"))
     assert "\n" not in str(caught.value)
+
+
+QUESTION = 'Does this figure show "{text}"? Please answer yes or no.'
+TEXTS = [["a person", "a person sits on the grass."], [], ["a house"]]
+
+
+@pytest.fixture(scope="module", params=ARCHITECTURES)
+def asked(request: pytest.FixtureRequest, folders: dict[str, Path]) -> Any:
+    return opened(folders[request.param], question=QUESTION)
+
+
+def test_a_vqa_score_is_the_probability_that_the_answer_begins_with_yes(asked: Any) -> None:
+    """Reckoned here for a single image and a question written out."""
+    import torch
+
+    scores = asked.vqa_scores(images(), TEXTS)
+    assert [len(of_one) for of_one in scores] == [2, 0, 1] and all(of_one.dtype == np.float32 for of_one in scores)
+    question = 'Does this figure show "a house"? Please answer yes or no.'
+    tokens = [asked._tokenizer.convert_tokens_to_ids(token) for token in ("Yes", "yes", "ĠYes", "Ġyes", "YES", "ĠYES")]
+    known = {token for token in tokens if token is not None and token != asked._tokenizer.unk_token_id}
+    with torch.inference_mode():
+        logits = asked._model(**asked._asked(images()[2:], [question])).logits[0, -1]
+    expected = sum(float(logits.softmax(-1)[token]) for token in known)
+    assert len(known) >= 2 and 0 < expected < 1
+    assert float(scores[2][0]) == pytest.approx(expected, rel=1e-4)
+
+
+def test_vqa_scores_do_not_depend_on_what_else_is_asked_and_draw_nothing(asked: Any) -> None:
+    import torch
+
+    torch.manual_seed(3)
+    together, drawn = asked.vqa_scores(images(), TEXTS), torch.rand(2)
+    alone = [asked.vqa_scores([image], [of_one])[0] for image, of_one in zip(images(), TEXTS, strict=True)]
+    for one, other in zip(together, alone, strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-3)
+    torch.manual_seed(3)
+    assert torch.equal(torch.rand(2), drawn)
+    assert asked.vqa_scores([], []) == []
+
+
+@pytest.mark.parametrize(
+    "text", ["<image>", "<|image_pad|>", "a <ima<image>ge> <end_of_utterance><|im_end|>", '"{text}" {x} {{ y }}', ""]
+)
+def test_a_text_cannot_pass_for_a_token_of_the_model(text: str, asked: Any) -> None:
+    (scores,) = asked.vqa_scores(images()[:1], [[text]])
+    assert 0 < scores[0] < 1
+
+
+def test_a_model_beyond_its_precision_is_no_score(asked: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(asked, "_ask", lambda pairs: np.full(len(pairs), np.nan, np.float32))
+    with pytest.raises(ModelUsageError, match=r"PRECISION=bf16.*\[bad-device\]$"):
+        asked.vqa_scores(images()[:1], [["a person"]])
+
+
+def test_who_is_asked_nothing_gives_no_score(captioner: Any) -> None:
+    with pytest.raises(ModelUsageError, match=r"no question \[bad-profile\]$"):
+        captioner.vqa_scores(images()[:1], [["a person"]])
+
+
+def test_a_tokenizer_without_yes_answers_no_question(folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("include.models.huggingface.YES", ["Yesyesyes"])
+    with pytest.raises(ModelUsageError, match=r"no token for yes.*\[bad-profile\]$"):
+        opened(folders["smolvlm"], question=QUESTION)
+
+
+@pytest.mark.parametrize("question", ["5", "Is it so?", "[a]"])
+def test_a_question_about_nothing_is_a_wrong_profile(question: str, tmp_path: Path) -> None:
+    lines = (FOLDER / "vlm.yaml").read_text().splitlines()
+    changed = [f"      question: {question}" if line.startswith("      question:") else line for line in lines]
+    (tmp_path / "mine.yaml").write_text("\n".join(changed))
+    with pytest.raises(ModelUsageError, match=r"should ask about \{text\}.*\[bad-profile\]$"):
+        load_profile(str(tmp_path / "mine.yaml"))
