@@ -103,19 +103,18 @@ class ImageTextToText(Sampler):
         self.name, self._prompt, self._max_tokens, self._question = model, prompt, max_tokens, question
         with _opening(folder):
             self._processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)
-        if not getattr(self._processor, "chat_template", None):
-            raise ModelUsageError(
-                "bad-profile", f"{model} has no chat template, and takes no prompt: choose a model that has one"
-            )
-        self._tokenizer = self._processor.tokenizer
-        self._tokenizer.padding_side = "left"  # a caption begins where its prompt ends
-        self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
-        self._yes = sorted(
-            {tokens[0] for text in YES if len(tokens := self._tokenizer.encode(text, add_special_tokens=False)) == 1}
-        )
+            if not getattr(self._processor, "chat_template", None):
+                raise ModelUsageError(
+                    "bad-profile", f"{model} has no chat template, and takes no prompt: choose a model that has one"
+                )
+            self._tokenizer = self._processor.tokenizer
+            self._tokenizer.padding_side = "left"  # a caption begins where its prompt ends
+            self._tokenizer.pad_token = self._tokenizer.pad_token or self._tokenizer.eos_token
+            spellings = [self._tokenizer.encode(text, add_special_tokens=False) for text in YES]
+            special = sorted(filter(None, self._tokenizer.get_added_vocab()), reverse=True)  # <ab> before <a
+        self._yes = sorted({tokens[0] for tokens in spellings if len(tokens) == 1})
         if question and not self._yes:
             raise ModelUsageError("bad-profile", f"{model} has no token for yes: leave out its question")
-        special = sorted(self._tokenizer.get_added_vocab(), reverse=True)  # the longer before what it begins with
         self._special = re.compile("|".join(map(re.escape, special)) or "(?!)")
         self._model = _model(folder, self._placement)
         with _opening(folder):  # a template may fail, or leave out the image: better said before the work begins
@@ -131,14 +130,8 @@ class ImageTextToText(Sampler):
             [{"role": "user", "content": [{"type": "image", "image": image}, {"type": "text", "text": prompt}]}]
             for image, prompt in zip(map(_picture, images), prompts, strict=True)
         ]
-        read = self._processor.apply_chat_template(
-            conversations,
-            add_generation_prompt=True,
-            tokenize=True,
-            return_dict=True,
-            return_tensors="pt",
-            padding=True,
-        )
+        options = {"tokenize": True, "return_dict": True, "return_tensors": "pt", "padding": True}
+        read = self._processor.apply_chat_template(conversations, add_generation_prompt=True, **options)
         return read.to(self._placement.device, self._placement.dtype)
 
     def _prepare(self, images: Sequence[np.ndarray]) -> Mapping[str, torch.Tensor]:
@@ -148,8 +141,8 @@ class ImageTextToText(Sampler):
         tokens = self._generate(self._model, inputs, candidates, self._max_tokens)
         if not self._model.config.is_encoder_decoder:
             tokens = tokens[:, inputs["input_ids"].shape[1] :]  # it repeats the prompt
-        ends = torch.tensor(self._model.generation_config.eos_token_id or [], device=tokens.device)
-        ended = torch.isin(tokens, ends).any(1).tolist()
+        ends = self._model.generation_config.eos_token_id  # one, several or none
+        ended = torch.isin(tokens, torch.tensor([] if ends is None else ends, device=tokens.device)).any(1).tolist()
         texts = self._tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [text if whole else whole_sentences(text) for text, whole in zip(texts, ended, strict=True)]
 
