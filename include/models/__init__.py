@@ -128,3 +128,13 @@ class Captioner(Protocol):
     name: str
 
     def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]: ...
+
+
+class QuestionedCaptioner(Captioner, Protocol):
+    """A captioner that answers questions, too.
+
+    ``vqa_scores`` gives, for each image and each of its texts, the probability that it says yes when it is asked
+    whether the image shows the text: float32 [texts] (VQAScore, https://arxiv.org/abs/2404.01291).
+    """
+
+    def vqa_scores(self, images: Sequence[np.ndarray], texts: Sequence[Sequence[str]]) -> list[np.ndarray]: ...

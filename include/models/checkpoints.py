@@ -28,7 +28,8 @@ class Checkpoint:
     """Trained weights, their licence and where they come from.
 
     file: in ``weights/`` or, if there is a ``url``, in the cache; a folder for a model of Hugging Face's transformers;
-    sha256: of the published file, whole or, if no more is known, its first digits; size: bytes, 0 if not known.
+    sha256: of the published file, whole or, if no more is known, its first digits; size: bytes, 0 if not known; omits:
+    how the names of tensors begin that a reduction leaves out, for the file has them under another name.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Checkpoint:
     source: str
     url: str = ""
     size: int = 0
+    omits: str = ""
 
     @property
     def packaged(self) -> bool:
@@ -65,6 +67,12 @@ def _hub(name: str, repository: str, file: str, sha256: str, licence: str, size:
     """A file of Hugging Face's hub, for OpenCLIP."""
     url = f"{HUGGING_FACE}/{repository}/resolve/main/{file}"
     return Checkpoint(name, f"{name}{Path(file).suffix}", sha256, licence, f"OpenCLIP, {repository}", url, size)
+
+
+def _transformers(repository: str, revision: str, licence: str, size: int) -> Checkpoint:
+    """A folder of Hugging Face's hub, for transformers."""
+    name, url = f"huggingface/{repository}@{revision}", f"{HUGGING_FACE}/{repository}/tree/{revision}"
+    return Checkpoint(name, name, "", licence, f"Hugging Face, {repository}", url, size)
 
 
 _ALL = (
@@ -216,6 +224,29 @@ _ALL = (
         "MIT",
         2_550_000_000,
     ),
+    # Many public projects name these commits; that of Qwen2-VL with the sha256 of each file.
+    _transformers("Qwen/Qwen2-VL-2B-Instruct", "895c3a49bc3fa70a340399125c650a463535e71c", "Apache-2.0", 4_429_622_733),
+    _transformers("HuggingFaceTB/SmolVLM-500M-Instruct", "a7da5b986cb59b408707209984f360a5f4ad7e47", "Apache-2.0", 0),
+    _transformers("Qwen/Qwen2.5-VL-7B-Instruct", "cc594898137f460bfe9f0759e9844b3ce807cfb5", "Apache-2.0", 0),
+    # A copy of the file that Aleph Alpha published; its pointer in the hub's history has the sha256.
+    Checkpoint(
+        "magma",
+        "magma.pt",
+        "cbc9d1817b00df0bb09e9df9ae8e6e57e70850a9872b43a3a3cb6a4773d782cf",
+        "MIT",
+        "Aleph Alpha, MAGMA (arXiv:2112.05253)",
+        f"{HUGGING_FACE}/osanseviero/magma/resolve/f4d5417f72b7d70d348a87720a9ec6ed3c31df33/model.pt",
+        12_993_942_889,
+        r"transformer\.|word_embedding\.",
+    ),
+    Checkpoint(
+        "gpt2-tokenizer",
+        "gpt2_tokenizer.json",
+        "8414cab924d8b9b33013f0d221c5862f365ee9be39c5c2bfae8a5a9e970478a6",
+        "MIT",
+        "Hugging Face, openai-community/gpt2",
+        f"{HUGGING_FACE}/openai-community/gpt2/resolve/607a30d783dfa663caf39e06633721c8d4cfcd7e/tokenizer.json",
+    ),
 )
 CHECKPOINTS = {checkpoint.name: checkpoint for checkpoint in _ALL}
 
@@ -232,8 +263,7 @@ def find(name: str) -> Checkpoint:
     if name.startswith("openclip/"):
         return _open_clip(name)
     if match := HUGGING_FACE_NAME.fullmatch(name):
-        url = f"{HUGGING_FACE}/{match[1]}/tree/{match[2]}"
-        return Checkpoint(name, name, "", "see its model card", f"Hugging Face, {match[1]}", url)
+        return _transformers(match[1], match[2], "see its model card", 0)
     if name.startswith("huggingface/"):
         raise ModelUsageError(
             "bad-profile", f"{name!r} should look like huggingface/owner/repository@<the 40 digits of a commit>"

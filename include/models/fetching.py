@@ -28,7 +28,8 @@ from include.models.errors import ModelError
 
 log = logging.getLogger(__name__)
 
-KINDS = (".safetensors", ".json", ".txt")  # files of a Hugging Face folder: never code, never pickles
+# Files of a Hugging Face folder: never code, never pickles. A chat template (.jinja) is rendered in Jinja's sandbox.
+KINDS = (".safetensors", ".json", ".txt", ".jinja")
 PLAIN_NAME = re.compile(r"[\w-][\w.-]*")
 LOCK_POLL_SECONDS = 0.5
 
@@ -73,7 +74,7 @@ def _fill(checkpoint: Checkpoint, cache: Cache) -> None:
     if checkpoint.pickled:
         from include.models.statedict import reduce
 
-        reduce(published, opened)
+        reduce(published, opened, checkpoint.omits)
         digests[opened] = digest(opened)
     lines = [f"{sha256}  {file.relative_to(record.parent).as_posix()}\n" for file, sha256 in sorted(digests.items())]
     partial(record).write_text("".join(lines))

@@ -56,6 +56,10 @@ class Role:
         json.dumps([self.params, self.options])  # manifests are JSON; raises TypeError
         if (precision := self.params.get("precision", "auto")) not in PRECISIONS:
             raise TypeError(f"precision of {self.wrapper} is {precision!r}: should be one of {', '.join(PRECISIONS)}")
+        if not isinstance(prompt := self.params.get("prompt", "-"), str) or not prompt.strip():
+            raise TypeError(f"prompt of {self.wrapper} is {prompt!r}: should be what the model is told, in words")
+        if "{text}" not in str(question := self.params.get("question", "{text}")):
+            raise TypeError(f"question of {self.wrapper} is {question!r}: should ask about {{text}}, and yes or no")
 
 
 @dataclass(frozen=True, slots=True)

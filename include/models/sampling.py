@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from include.models.placement import Batches, place
 # As BLIP draws its candidates, of which a filter keeps the best (https://arxiv.org/abs/2201.12086, 4.3).
 TOP_P = 0.9
 MAX_TOKENS = 30  # of a caption; captioners are tuned on those of COCO, which have 10 to 15
+MAX_CHARACTERS = 1000  # of a caption, whatever tokens stand for
 
 _lock = Lock()
 
@@ -35,20 +37,35 @@ class Sampler(ABC):
         """
 
         def draw(batch: Sequence[tuple[int, np.ndarray]]) -> list[list[str]]:
-            pixels = self._prepare([image for _, image in batch])
+            inputs = self._prepare([image for _, image in batch])
             with seeded(seed + batch[0][0], self._placement.device):
-                texts = [tidy(text) for text in self._draw(pixels, candidates)]
+                texts = [tidy(text) for text in self._draw(inputs, candidates)]
             return [texts[i : i + candidates] for i in range(0, len(texts), candidates)]
 
         return [captions for batch in self._batches.map(draw, list(enumerate(images))) for captions in batch]
 
     @abstractmethod
-    def _prepare(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def _prepare(self, images: Sequence[np.ndarray]) -> Any:
         """The model's input, from uint8 RGB arrays [height, width, 3]."""
 
     @abstractmethod
-    def _draw(self, pixels: torch.Tensor, candidates: int) -> list[str]:
+    def _draw(self, inputs: Any, candidates: int) -> list[str]:
         """``candidates`` captions for the first image, then those for the second, and so on."""
+
+    def _generate(self, model: Any, inputs: Mapping[str, Any], candidates: int, max_tokens: int) -> torch.Tensor:
+        """Tokens that a model of transformers draws: whatever its repository's generation_config.json advises, such as
+        a temperature of almost 0, at which all candidates are the same."""
+        return model.generate(
+            **inputs,
+            do_sample=True,
+            top_p=TOP_P,
+            top_k=0,
+            temperature=1.0,
+            repetition_penalty=1.0,
+            num_beams=1,
+            num_return_sequences=candidates,
+            max_new_tokens=max_tokens,
+        )
 
 
 @contextmanager
@@ -63,5 +80,13 @@ def seeded(seed: int, device: torch.device) -> Iterator[None]:
 
 
 def tidy(text: str) -> str:
-    """The text with single spaces, and none before punctuation."""
-    return re.sub(r"\s+([.,;:!?])", r"\1", " ".join(text.split()))
+    """The text as one line with single spaces, none before punctuation, and nothing that a terminal would obey."""
+    line = " ".join("".join(c if c.isprintable() else " " for c in text[:MAX_CHARACTERS]).split())
+    return re.sub(r"\s+([.,;:!?])", r"\1", line)
+
+
+def whole_sentences(text: str) -> str:
+    """A text that a limit has cut off, up to its last whole sentence or, if there is none, without its last word."""
+    if sentences := re.match(r".*([.!?](?=\s|$)|[。！？])", text, re.DOTALL):
+        return sentences[0]
+    return text.rpartition(" ")[0] or text

@@ -9,6 +9,7 @@ history loads as empty objects and is dropped.
 from __future__ import annotations
 
 import errno
+import re
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -35,13 +36,16 @@ class Inert:
         pass
 
 
-def reduce(checkpoint: Path, target: Path) -> None:
-    """Writes the checkpoint's ``state_dict``, or a checkpoint that is a dictionary of tensors itself, to ``target``.
+def reduce(checkpoint: Path, target: Path, omits: str = "") -> None:
+    """Writes the checkpoint's ``state_dict`` (DeepSpeed's ``module``), or a checkpoint that is a dictionary of tensors
+    itself, to ``target``, without the tensors whose names begin as the pattern ``omits`` says.
 
     After a training with EMA this is the averaged model: mmengine's EMAHook swaps it in before it saves, and leaves the
     last iterate in ``ema_state_dict``. Raises ModelError if the file is not such a checkpoint.
     """
-    tensors = {name: tensor.detach().contiguous().clone() for name, tensor in _state_dict(checkpoint).items()}
+    state = _state_dict(checkpoint)
+    kept = [name for name in state if not omits or not re.match(omits, name)]
+    tensors = {name: state[name].detach().contiguous().clone() for name in kept}
     part = target.with_name(f"{target.name}.part")
     save_file(tensors, part)
     part.replace(target)
@@ -62,7 +66,7 @@ def _state_dict(checkpoint: Path) -> dict[str, torch.Tensor]:
             f"{checkpoint} is not a checkpoint that can be read without running code from it: "
             f"{reason[-1] if reason else type(error).__name__}",
         ) from None
-    state = content.get("state_dict", content) if isinstance(content, dict) else None
+    state = content.get("state_dict", content.get("module", content)) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not state:
         raise ModelError("unsafe-weights", f"{checkpoint} holds no state_dict")
     for name, value in state.items():

@@ -316,8 +316,14 @@ def _store(args: argparse.Namespace) -> Store:
 def _runner(args: argparse.Namespace, steps: Mapping[str, Step | ReleaseStep] = STEPS) -> Runner:
     chosen = _chosen(args)
     profile = _profile(chosen)
-    if chosen.describe:
-        profile.role("captioner")  # which it may lack: better said before hours of other steps
+    if chosen.describe or getattr(args, "step", "") == "describe":
+        captioner = profile.role("captioner")  # which it may lack: better said before hours of other steps
+        if chosen.description_scorer == "vqa" and not captioner.params.get("question"):
+            raise UsageError(
+                "bad-profile",
+                f"LAION_PEOPLE_DESCRIPTION_SCORER=vqa: the captioner of profile {profile.name} is asked nothing: take "
+                "one with a question, such as vlm, or the scorer clip",
+            )
     steps = {**steps, "subset_a": SubsetA(profile.threshold)}
     run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
     return Runner(open_store(chosen.store), chosen, profile, steps, run_id)

@@ -168,7 +168,15 @@ class Settings:
     )
     describe: bool = _data(False, "run the experimental step describe (Subset D) too; slow without a GPU")
     description_candidates: int = _data(8, "captions that describe draws for a person", minimum=1)
+    description_scorer: str = _data(
+        "clip",
+        "what picks a description and drops it: CLIP, or the captioner's own answer to a yes/no question",
+        choices=("clip", "vqa"),
+    )
     description_threshold: float = _data(0.25, "a description is kept when its CLIP similarity is greater")
+    description_vqa_threshold: float = _data(
+        0.5, "with the scorer vqa it is kept when the probability of yes is greater", minimum=0, maximum=1
+    )
     seed: int = _data(0, "seed of everything that draws", minimum=0)
 
     # Models and the machine that they run on: by who runs a worker.

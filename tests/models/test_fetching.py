@@ -323,6 +323,7 @@ class TestHuggingFaceFolder:
     def hub(self, server: WeightsServer) -> WeightsServer:
         """A hub that lists a revision and gives its files."""
         files = {"config.json": b"{}", "model.safetensors": self.LARGE, "modeling.py": b"import os", "a/b.json": b"{}"}
+        files |= {"chat_template.jinja": b"{{ messages }}", "model.bin": b"pickle"}
         lfs = {"sha256": hashlib.sha256(self.LARGE).hexdigest()}
         listing = [{"rfilename": n} | ({"lfs": lfs} if n == "model.safetensors" else {}) for n in files]
         listing.append({"rfilename": "../../outside.json"})
@@ -333,7 +334,7 @@ class TestHuggingFaceFolder:
     def test_has_the_files_of_its_revision_that_hold_no_code(self, hub, cache):
         folder = fetching.fetch(self.NAME, cache)
         assert folder == cache.path(self.NAME) == cache.folder / self.NAME
-        assert sorted(f.name for f in folder.iterdir()) == ["config.json", "model.safetensors"]
+        assert sorted(f.name for f in folder.iterdir()) == ["chat_template.jinja", "config.json", "model.safetensors"]
         record = folder.with_name(f"{folder.name}.sha256")
         assert cache.sha256(self.NAME) == hashlib.sha256(record.read_bytes()).hexdigest()
 

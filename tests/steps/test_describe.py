@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 
 from include.models.errors import ModelUsageError
 from laion_people import cli
@@ -168,3 +171,115 @@ def test_a_real_coca_and_clip_describe_the_people_of_the_sample(
     for row in rows:
         assert row["captioner"] == "coca_tiny/test" and row["clip_model"] == "clip_sample/packaged"
         assert -1 <= row["similarity"] <= 1 and row["caption"]
+
+
+ASKED = dataclasses.replace(EVERYTHING, description_scorer="vqa", description_vqa_threshold=0)
+
+
+def test_the_captioner_is_asked_which_candidate_the_crop_shows(detected: LocalStore) -> None:
+    """Both scores of each candidate are kept; the scorer picks and filters."""
+    by_clip, _ = describe(detected)
+    assert {(row["vqa_score"], row["vqa_scores"]) for row in by_clip} == {(None, None)}
+    rows, manifest = describe(detected, ASKED)
+    assert rows and [r["candidates"] for r in rows] == [r["candidates"] for r in by_clip]
+    for row, before in zip(rows, by_clip, strict=True):
+        chosen = int(np.argmax(row["vqa_scores"]))
+        assert row["vqa_scores"] == pytest.approx([int(text[-1]) / 10 for text in row["candidates"]])
+        assert (row["caption"], row["vqa_score"]) == (row["candidates"][chosen], row["vqa_scores"][chosen])
+        assert row["scores"] == before["scores"] and row["similarity"] == row["scores"][chosen]
+        assert row["threshold"] == 0
+    assert [row["caption"] for row in rows] != [row["caption"] for row in by_clip]
+    assert manifest.params["scorer"] == "vqa" and manifest.params["threshold"] == 0
+
+
+def test_the_threshold_is_that_of_the_scorer(detected: LocalStore) -> None:
+    rows, _ = describe(detected, dataclasses.replace(ASKED, description_threshold=1))
+    assert rows
+    threshold = float(np.median([row["vqa_score"] for row in rows]))
+    kept, manifest = describe(detected, dataclasses.replace(ASKED, description_vqa_threshold=threshold))
+    assert 0 < len(kept) < len(rows) and all(row["vqa_score"] > row["threshold"] for row in kept)
+    assert manifest.rejected == {"below_threshold": len(rows) - len(kept)}
+
+
+def test_a_speechless_captioner_is_asked_nothing(detected: LocalStore) -> None:
+    rows, manifest = describe(detected, ASKED, models=Models(Speechless()))
+    assert rows == [] and manifest.rejected == {"no_caption": manifest.rows_in}
+
+
+def test_the_scorer_clip_records_what_it_did_before_there_was_another(detected: LocalStore) -> None:
+    """So that shards of older versions stay as they are."""
+    _, manifest = describe(detected)
+    assert {"scorer", "vqa_threshold"}.isdisjoint(manifest.params)
+    another = dataclasses.replace(EVERYTHING, description_vqa_threshold=0.9)
+    assert describe(detected, another)[1].run_id == manifest.run_id
+
+
+def test_a_table_of_an_older_version_stays_and_is_read(detected: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as before:
+        older = [field for field in SCHEMAS["subset_d"] if not field.name.startswith("vqa_")]
+        before.setitem(SCHEMAS, "subset_d", pa.schema(older))
+        rows, manifest = describe(detected)
+    runner = Runner(detected, EVERYTHING, FakeModels(), STEPS)
+    assert runner.planner.unfinished("describe", PARTITION, 0) is None
+    assert runner.run("describe", PARTITION).shards == manifest.shards
+    captions = pq.read_table(detected.root / TABLE, columns=["caption", "captioner", "similarity"]).to_pylist()
+    assert [row["caption"] for row in captions] == [row["caption"] for row in rows]
+
+
+@pytest.mark.parametrize("command", [["run", "describe"], ["run", "detect"], ["pipeline"]])
+def test_a_captioner_that_is_asked_nothing_is_bad_usage_before_any_work(
+    command: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LAION_PEOPLE_DESCRIPTION_SCORER", "vqa")
+    monkeypatch.setenv("LAION_PEOPLE_PROFILE", "standard")
+    if command[-1] != "describe":
+        monkeypatch.setenv("LAION_PEOPLE_DESCRIBE", "1")
+    assert cli.main([*command, PARTITION, "--store", str(tmp_path)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "bad-profile" in line]
+    assert "DESCRIPTION_SCORER=vqa" in line and "vlm" in line
+    assert not any(tmp_path.iterdir())
+
+
+def test_a_vision_language_model_is_fetched_by_its_name_describes_and_judges_the_people_of_the_sample(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import include.models.torchvision_cpu  # noqa: F401  (transformers imports torchvision)
+    from include.models.checkpoints import digest
+    from include.models.profiles import FOLDER
+    from tests.models import tiny_vlm
+
+    folder = tmp_path / "mirror/huggingface/test" / f"tiny@{'0' * 40}"
+    folder.mkdir(parents=True)
+    tiny_vlm.smolvlm(folder)
+    record = [f"{digest(file)}  {folder.name}/{file.name}\n" for file in folder.iterdir()]
+    folder.with_name(f"{folder.name}.sha256").write_text("".join(record))
+    profile = yaml.safe_load((FOLDER / "packaged.yaml").read_text())
+    params = {"model": "test/tiny", "prompt": "Describe this person.", "max_tokens": 8, "precision": "fp32"}
+    params |= {"question": 'Does this figure show "{text}"? Please answer yes or no.'}
+    checkpoint = {"folder": f"huggingface/test/{folder.name}"}
+    captioner = {"wrapper": "huggingface.ImageTextToText", "checkpoints": checkpoint, "params": params}
+    profile["roles"]["captioner"] = captioner
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump(profile))
+    image = min((sample.SAMPLE / "images").glob("*.jpg"))
+    with store.writer(f"images/{PARTITION}/00000.tar") as path:
+        tar_of({"000000000": image.read_bytes()}, path)
+    settings = {
+        "profile": str(tmp_path / "mine.yaml"),
+        "models_mirror": str(tmp_path / "mirror"),
+        "models_dir": str(tmp_path / "cache"),
+        "description_candidates": "2",
+        "description_scorer": "vqa",
+        "description_vqa_threshold": "0",
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(f"LAION_PEOPLE_{name.upper()}", value)
+    for step in ("detect", "describe"):
+        assert cli.main(["run", step, PARTITION, "--store", str(store.root)]) == 0
+    rows = pq.read_table(next(store.root.glob("subset_d/*/*/*/*.parquet"))).to_pylist()
+    assert rows
+    for row in rows:
+        assert row["captioner"] == "test/tiny" and row["caption"] in row["candidates"]
+        assert row["vqa_score"] == max(row["vqa_scores"]) and 0 < row["vqa_score"] < 1
+    manifest = json.loads(next(store.root.glob("manifests/describe/*/*/*/00000.json")).read_text())
+    assert manifest["params"]["captioner"] == {"wrapper": captioner["wrapper"]} | params
+    assert manifest["models"].keys() >= {checkpoint["folder"]}

@@ -37,7 +37,7 @@ class Resources:
 
 
 SMALL, ON_CPU, ON_GPU = Resources(2, "8Gi"), Resources(4, "8Gi"), Resources(8, "24Gi", gpu=1)
-LARGE_WEIGHTS = "10Gi"  # ViT-L/14 and the x models: all weights are 5.5 GB
+LARGE_WEIGHTS = "10Gi"  # of the profiles large and vlm, whose weights are 5.5 GB each
 # Of a model: the profile packaged runs on CPUs; the large ones hold larger batches of pixels.
 OF_MODELS = {
     "": ON_GPU,
@@ -335,6 +335,7 @@ _ENTRIES = (
         pods={
             "": Resources(4, "24Gi", gpu=1),
             "large": Resources(4, "48Gi", gpu=1, ephemeral_storage=LARGE_WEIGHTS),
+            "vlm": Resources(4, "24Gi", gpu=1, ephemeral_storage=LARGE_WEIGHTS),
         },
         scope=CAPTIONER,
         cleared=SHARDS_ONLY,
@@ -356,7 +357,10 @@ TASKS: dict[str, Mapping[str, Resources]] = {
     "count": {"": Resources()},
     "plan": {"": Resources()},
     "relabel": {"": SMALL},
-    "audit": {"": Resources(1, "4Gi"), "large": Resources(1, "4Gi", ephemeral_storage=LARGE_WEIGHTS)},
+    "audit": {
+        "": Resources(1, "4Gi"),
+        **dict.fromkeys(("large", "vlm"), Resources(1, "4Gi", ephemeral_storage=LARGE_WEIGHTS)),
+    },
 }
 
 

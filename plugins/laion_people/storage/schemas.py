@@ -124,5 +124,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         scores=pa.list_(f32),
         clip_model=text,
         threshold=f32,
+        vqa_score_=f32,
+        vqa_scores_=pa.list_(f32),  # of the candidates
     ),
 }
