@@ -97,7 +97,7 @@ def test_two_batches_are_in_the_model_at_a_time(tmp_path: Path, small_limits: No
 def test_batches_go_on_while_a_slow_image_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     others_are_done = threading.Event()
 
-    def to_rgb(picture: Any) -> Any:
+    def to_array(picture: Any) -> Any:
         assert picture.size[0] < 60 or others_are_done.wait(WAIT)
         return real(picture)
 
@@ -106,8 +106,8 @@ def test_batches_go_on_while_a_slow_image_is_decoded(tmp_path: Path, monkeypatch
             others_are_done.set()
         return [len(array) for array in arrays]
 
-    real = images.to_rgb
-    monkeypatch.setattr(images, "to_rgb", to_rgb)
+    real = images.to_array
+    monkeypatch.setattr(images, "to_array", to_array)
     sizes = [8, 60, *[8] * 30]
     assert [size for _, size in in_batches(shard(tmp_path), squares(sizes), work)] == sizes
 

@@ -418,6 +418,15 @@ def test_a_shortage_is_not_the_fault_of_an_image(monkeypatch: pytest.MonkeyPatch
     with pytest.raises(ShortageError):
         decode(jpeg(9))
     with pytest.raises(ShortageError):
+        list(decode_ahead([("x", encoded(UPRIGHT, "PNG"))], 2))
+
+
+def test_a_jpeg_that_finds_no_memory_is_not_called_broken(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr("simplejpeg.decode_jpeg", no_memory)
+    with pytest.raises(ShortageError):
         list(decode_ahead([("x", jpeg(9))], 2))
 
 
@@ -862,12 +871,12 @@ def test_only_large_images_are_set_aside_and_not_for_long(sizes: list[int]) -> N
 def test_a_slow_image_stalls_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
     go_on = threading.Event()
 
-    def to_rgb(picture: Picture) -> Image.Image:
+    def to_array(picture: Picture) -> np.ndarray:
         assert picture.size[0] < 60 or go_on.wait(30)
         return real(picture)
 
-    real = images.to_rgb
-    monkeypatch.setattr(images, "to_rgb", to_rgb)
+    real = images.to_array
+    monkeypatch.setattr(images, "to_array", to_array)
     items = [(size, jpeg(9, (size, size))) for size in [10, 60, *[10] * 20]]
     got = []
     for decoded in decode_ahead(items, 2):
@@ -920,7 +929,7 @@ def test_images_are_decoded_ahead_up_to_so_many_pixels() -> None:
 def test_large_images_are_decoded_one_at_a_time(small_limits: None, monkeypatch: pytest.MonkeyPatch) -> None:
     at_work = threading.Lock()
 
-    def to_rgb(picture: Picture) -> Image.Image:
+    def to_array(picture: Picture) -> np.ndarray:
         if picture.size[0] <= 50:
             return real(picture)
         assert at_work.acquire(blocking=False)
@@ -929,8 +938,8 @@ def test_large_images_are_decoded_one_at_a_time(small_limits: None, monkeypatch:
         finally:
             at_work.release()
 
-    real = images.to_rgb
-    monkeypatch.setattr(images, "to_rgb", to_rgb)
+    real = images.to_array
+    monkeypatch.setattr(images, "to_array", to_array)
     assert len(sizes_in_order([60] * 9 + [10] * 9 + [60] * 9, threads=4)) == 27
 
 

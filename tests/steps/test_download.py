@@ -445,12 +445,12 @@ def test_what_is_stored_is_never_squeezed_and_says_the_size_that_is_shown() -> N
 def test_a_shortage_while_decoding_fails_the_shard_and_loses_no_row(
     store: LocalStore, server: HostileServer, monkeypatch: pytest.MonkeyPatch, shortage: Exception
 ) -> None:
-    def load(image: object) -> None:
+    def decode(*_: object, **__: object) -> None:
         raise shortage
 
     put_metadata(store, [server.url + "/plain.jpg"])
     with monkeypatch.context() as patch:
-        patch.setattr("PIL.ImageFile.ImageFile.load", load)
+        patch.setattr("simplejpeg.decode_jpeg", decode)
         with pytest.raises(ShortageError):
             download(store)
     assert download(store).rows == 1

@@ -57,13 +57,15 @@ class ImageFile:
     """The data for the decoder; the file's EXIF as TIFF, possibly empty or invalid; its orientation.
 
     A JPEG without an end marker gets one. ``filled`` is the same file with other bytes in place of missing ones: if the
-    picture is whole, both show the same; if the decoder has to invent pixels, they differ.
+    picture is whole, both show the same; if the decoder has to invent pixels, they differ. ``scans``: of a JPEG, the
+    most that it can have; 0 for other files.
     """
 
     data: bytes
     exif: bytes = b""
     orientation: int = 1
     filled: bytes | None = None
+    scans: int = 0
 
 
 def image_file(data: bytes) -> ImageFile:
@@ -108,16 +110,18 @@ def _jpeg(data: bytes) -> ImageFile:
     else:
         raise TooMuchWork(f"more than {SEGMENTS} segments")
     ended = data.endswith(b"\xff\xd9") or data.find(b"\xff\xd9", at) >= 0
-    scans = _scans(data, at) if not ended or data.count(b"\xff\xda", at) > SCANS else []
+    most = data.count(b"\xff\xda", at)
+    scans = _scans(data, at) if not ended or most > SCANS else []
     kept.append(data[at:] if ended else data[at:].rstrip(b"\xff"))
     exif = exif or b""
     if ended or not scans:
-        return ImageFile(b"".join(kept), exif, orientation(exif))
+        return ImageFile(b"".join(kept), exif, orientation(exif), scans=most)
     if not _complete(frame, scans):
         raise EOFError("scans are missing")
     filling = data[max(scans[-1].end, len(data) - FILLING) :].rstrip(b"\xff")
     end_marker = bytes([0xFF, EOI])
-    return ImageFile(b"".join([*kept, end_marker]), exif, orientation(exif), b"".join([*kept, filling, end_marker]))
+    filled = b"".join([*kept, filling, end_marker])
+    return ImageFile(b"".join([*kept, end_marker]), exif, orientation(exif), filled, most)
 
 
 @dataclass(frozen=True, slots=True)

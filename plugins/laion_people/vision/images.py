@@ -38,6 +38,7 @@ MAX_PIXELS = 100_000_000  # of a stored image; img2dataset may store originals
 MAX_SIDE = 65_535  # as in a JPEG; images with very short rows take many times the usual memory and time
 LARGE_PIXELS = 20_000_000  # larger images are decoded one at a time
 BYTES_A_PIXEL = 12  # taken by decoding, at most
+QUICK_WORK = 100_000_000  # pixels times scans of a JPEG that is decoded in one go: less than a second
 # Limits on a thread's time for one image: many times what any harmless image takes. A header takes less than 10 ms, a
 # pixel 5 to 25 ns.
 OPENING_SECONDS, DECODING_SECONDS, SECONDS_A_PIXEL = 1.0, 2.0, 50e-9
@@ -157,13 +158,14 @@ class _Source(io.BytesIO):
 
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of which only the header has been read; ``filled``: see `imagefiles.ImageFile`."""
+    """An image of which only the header has been read; ``filled`` and ``scans``: see `imagefiles.ImageFile`."""
 
     image: ImageFile.ImageFile
     source: _Source
     exif: bytes
     orientation: int
     filled: bytes | None
+    scans: int = 0
 
     @property
     def size(self) -> tuple[int, int]:
@@ -226,7 +228,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) 
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
     # For an AVIF, Pillow writes the turn by its boxes into EXIF. Browsers don't turn a WebP.
     turned = orientation(exif) if image.format == "AVIF" else file.orientation
-    return Picture(image, source, exif, turned, file.filled)
+    return Picture(image, source, exif, turned, file.filled, file.scans)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -243,8 +245,8 @@ def _opened_by_pillow(data: bytes, limited: bool) -> tuple[ImageFile.ImageFile, 
 def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
     """The image right-side-up as RGB; transparent parts become white; of an animation, the first frame.
 
-    With ``side``, a JPEG may be read at a half, a quarter or an eighth, but no side gets shorter than ``side``.
-    Raises ImageError: truncated, decompression_bomb.
+    With ``side``, a JPEG may be read at a half, a quarter or an eighth, and pixels may be averaged by a whole number,
+    but no side gets shorter than ``side``. Raises ImageError: truncated, decompression_bomb.
     """
     with reading("truncated", picture.pixels):
         image = _loaded(picture.image, picture.source, side)
@@ -253,8 +255,64 @@ def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
             if ImageChops.difference(image, _loaded(filled, source, side)).getbbox():
                 raise ImageError("truncated")
         rgb = _rgb(image)
+        if side and (factor := min(rgb.size) // side) > 1:
+            rgb = rgb.reduce(factor)
         turn = TURNS.get(picture.orientation)
         return rgb if turn is None else rgb.transpose(turn)
+
+
+def to_array(picture: Picture, side: int | None = None) -> np.ndarray:
+    """The same pixels as those of ``to_rgb``, as a uint8 array [height, width, 3]. Raises ImageError as that does.
+
+    Nearly all images of the web are JPEG or plain WebP, and whole. They are decoded without Pillow, which copies pixels
+    twice and takes Python's lock for each part of the file. Whatever is unusual or damaged is left to Pillow.
+    """
+    with reading("truncated", picture.pixels):
+        array = _quick_jpeg(picture, side) if picture.scans else _quick_webp(picture, side)
+        return _pixels(to_rgb(picture, side)) if array is None else _turned(array, picture.orientation)
+
+
+def _quick_jpeg(picture: Picture, side: int | None) -> np.ndarray | None:
+    """The pixels of a JPEG without any fault; None for one that has to be watched while it is decoded."""
+    import simplejpeg
+
+    width, height = picture.image.size
+    if picture.filled or picture.image.mode not in ("RGB", "L") or picture.scans * picture.pixels > QUICK_WORK:
+        return None
+    scale = min(8, 1 << (min(width, height) // side).bit_length() - 1) if side and side <= min(width, height) else 1
+    size = -(-height // scale), -(-width // scale)
+    if side and min(size) >= 2 * side:
+        return None
+    try:
+        data = picture.source.getvalue()
+        array: np.ndarray = simplejpeg.decode_jpeg(data, min_height=size[0], min_width=size[1], min_factor=scale)
+    except (ValueError, RuntimeError) as error:  # a warning of libjpeg is enough
+        log.debug("left to Pillow: %s", one_line(error, 200))
+        return None
+    return array if array.shape == (*size, 3) else None
+
+
+def _quick_webp(picture: Picture, side: int | None) -> np.ndarray | None:
+    """The pixels of a WebP that is but one lossy image; None for other files and for damaged ones."""
+    import cv2
+
+    data = picture.source.getbuffer()
+    if picture.image.format != "WEBP" or data[12:16] != b"VP8 " or (side and min(picture.size) >= 2 * side):
+        return None
+    bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+    same = bgr is not None and bgr.shape[1::-1] == picture.image.size
+    return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr) if same else None
+
+
+def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
+    """An array as shown."""
+    if orientation >= TURNED:
+        array = array.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        array = array[::-1]
+    if orientation in (2, 3, 6, 7):
+        array = array[:, ::-1]
+    return np.ascontiguousarray(array)
 
 
 def _loaded(image: ImageFile.ImageFile, source: _Source, side: int | None) -> Image.Image:
@@ -398,9 +456,7 @@ def _array(opened: Picture | ImageError) -> np.ndarray | ImageError:
     if isinstance(opened, ImageError):
         return opened
     try:
-        rgb = to_rgb(opened)
-        with reading("truncated", opened.pixels):
-            return _pixels(rgb)
+        return to_array(opened)
     except ImageError as error:
         return error
 

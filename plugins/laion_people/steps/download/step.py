@@ -19,7 +19,6 @@ from hashlib import sha256
 from threading import Lock
 from typing import Any
 
-import numpy as np
 import pyarrow as pa
 
 from laion_people.engine.catalog import STEPS
@@ -352,6 +351,9 @@ def _with_outcomes(shard: Shard, rows: Iterator[Row], known: Known) -> Generator
     A request keeps its place until its image is stored: fetching never gets far ahead of decoding. A caller that stops
     early must close the generator; then no request, task or thread is left.
     """
+    import cv2
+
+    cv2.setNumThreads(1)  # else OpenCV's own threads wait in a loop beside the pool's
     settings = shard.settings
     waiting: deque[asyncio.Task[Row]] = deque()
     with asyncio.Runner() as runner, workers(settings.threads) as pool:
@@ -419,11 +421,8 @@ def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
     import cv2
 
     width, height = picture.size
-    rgb = images.to_rgb(picture, 2 * settings.image_size)
+    pixels = images.to_array(picture, 2 * settings.image_size)
     with images.reading("truncated", picture.pixels):
-        if (factor := min(rgb.size) // (2 * settings.image_size)) > 1:
-            rgb = rgb.reduce(factor)
-        pixels = np.asarray(rgb)
         scale = settings.image_size / min(width, height)
         if scale < 1:
             size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
