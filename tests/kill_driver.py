@@ -13,9 +13,12 @@ from laion_people.engine.runner import Runner
 from laion_people.engine.step import ReleaseStep, Row, Step
 from laion_people.engine.work import Shard
 from laion_people.settings import Settings
+from laion_people.steps.download import fetch
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels
+
+NOON = "2026-01-31T12:00:00Z"  # when all requests were sent: the time is kept with each row
 
 
 def slow(step: Step, seconds: float) -> Step:
@@ -31,6 +34,7 @@ def slow(step: Step, seconds: float) -> Step:
 
 
 def main(store: str, name: str, partition: str, seconds: float) -> None:
+    fetch.utc_now = lambda: NOON
     steps: dict[str, Any] = dict(STEPS)
     settings = Settings(allow_private_addresses=True, shard_rows=10)
     if seconds and isinstance(steps[name], Step):

@@ -19,10 +19,12 @@ import pytest
 
 from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
+from laion_people.steps.download import fetch
 from laion_people.steps.registry import STEPS
 from laion_people.storage.layout import manifest_path
 from laion_people.storage.store import LocalStore
 from tests.fakes import FakeModels, jpeg
+from tests.kill_driver import NOON
 
 ROOT = Path(__file__).parent.parent
 PARTITION = "sample/00000"
@@ -68,11 +70,13 @@ def undisturbed(pictures: str, tmp_path_factory: pytest.TempPathFactory) -> Path
     pq.write_table(pa.table({"URL": urls, "TEXT": [f"picture {i}" for i in range(40)]}), metadata)
     settings = Settings(allow_private_addresses=True, shard_rows=10)
     runner = Runner(LocalStore(root), settings, FakeModels(), STEPS)
-    for step in ORDER:
-        if step in ("cluster", "label"):
-            runner.run_release(step, [PARTITION])
-        else:
-            runner.run(step, PARTITION)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(fetch, "utc_now", lambda: NOON)
+        for step in ORDER:
+            if step in ("cluster", "label"):
+                runner.run_release(step, [PARTITION])
+            else:
+                runner.run(step, PARTITION)
     return root
 
 
