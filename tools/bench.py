@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import os
 import statistics
 import subprocess
 import sys
@@ -134,7 +135,7 @@ def table(args: argparse.Namespace, profile: Profile, load: Callable[[str], Any]
             flush=True,
         )
         for step in (name for name in STEPS if name != "describe"):  # for which the packaged profile has no model
-            if step == "caption":
+            if step == "caption":  # encodes the candidates, once a process
                 first = Alone(store, settings, profile, STEPS)
                 first.model = load
                 made(first, step)
@@ -159,8 +160,8 @@ def main() -> None:
     args = parser.parse_args()
     logging.disable()
     warnings.simplefilter("ignore")
-    machine = environment()
-    print(machine)
+    machine, load_before = environment(), os.getloadavg()[0]
+    print(f"{machine}, load {load_before:.1f}")
     profile = load_profile(args.profile)
     load = cache(profile.load)
     for role in profile.roles:
@@ -169,12 +170,14 @@ def main() -> None:
     print(f"\n{HEAD}")
     measured = {
         "machine": machine,
+        "load": [load_before],
         "versions": {name: version(name) for name in VERSIONS},
         "copies": args.copies,
         "rounds": args.rounds,
         "steps": {step: [rounded(asdict(speeds[step])) for speeds in tables] for step in tables[0]},
         "ratios": [rounded(asdict(result)) for result in compared(args.rounds, args.peers)],
     } | as_rates(tables, args.profile, f"{machine} (make bench)")
+    measured["load"].append(os.getloadavg()[0])
     for file in filter(None, (args.json, args.docs and bench_docs.MEASURED)):
         file.write_text(json.dumps(measured, indent=1) + "\n")
     if args.docs:

@@ -24,7 +24,9 @@ PARTITION_ROWS = 18_125_000  # of one of the 128 of laion2B-en
 PAGE = """# Speed
 
 What `make bench ARGS="--peers --docs"` measured: {machine}; {versions}. It has written this page and
-[bench.json](bench.json), which holds every round. Medians of {rounds} rounds, with the smallest and the largest.
+[bench.json](bench.json), which holds every round. Medians of {rounds} rounds, with the smallest and the largest. The
+machine's load was {before:.1f} before it and {after:.1f} after it. Where that is much more than its cores, others were
+busy too, and threads that wait for one another, as torch's do in the public functions, lose most.
 
 ## Against other ways
 
@@ -62,7 +64,10 @@ def speed(measured: dict[str, Any]) -> str:
     """docs/speed.md."""
     results = [Result(**result | {"ratios": tuple(result["ratios"])}) for result in measured["ratios"]]
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
+    before, after = measured["load"]
     return PAGE.format(
+        before=before,
+        after=after,
         **{name: measured[name] for name in ("machine", "rounds", "copies")},
         versions=versions,
         ratios="\n".join(map(_ratio, results)),
