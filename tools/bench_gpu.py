@@ -220,11 +220,13 @@ class Bench:
             self.line("limit: copy to the GPU", "images/s", copied)
         dtype, count = self.clip._placement.dtype, 4 if self.device == "cpu" else BATCH
         for name, model, side, unit in (
-            ("detector's", self.detector._model.extract_feat, (640, 640), "images/s"),
-            ("pose's", self.pose._model.extract_feat, (256, 192), "people/s"),
+            ("detector's", self.detector._network, (640, 640), "images/s"),
+            ("pose's", self.pose._network, (256, 192), "people/s"),
             ("CLIP's", self.clip._model.encode_image, (224, 224), "crops/s"),
         ):
-            pixels = torch.rand(count, 3, *side, device=self.device).to(dtype, memory_format=torch.channels_last)
+            pixels = torch.rand(count, 3, *side, device=self.device)
+            if name == "CLIP's":
+                pixels = pixels.to(dtype, memory_format=torch.channels_last)
             measured = measure(partial(forward, model, pixels), count, 1, self.device)
             self.line(f"limit: {name} forward pass", unit, measured)
 
