@@ -126,7 +126,7 @@ def table(args: argparse.Namespace, profile: Profile, load: Callable[[str], Any]
         store = LocalStore(Path(folder))
         with store.writer("metadata/bench/part-00000-bench.parquet") as path:
             pq.write_table(repeated(base, args.copies), path)
-        settings = Settings(allow_private_addresses=True, profile=args.profile)
+        settings = Settings(allow_private_addresses=True, url_threads_per_host=64, profile=args.profile)
         runner = Alone(store, settings, profile, STEPS)
         runner.model = load
         head = "".join(f"{p:>9}" for p in PARTS)

@@ -234,11 +234,13 @@ class Bench:
             self.line(what, "images/s", self.measure(what, copy, images, 1))
         dtype, count = self.clip._placement.dtype, 4 if self.device == "cpu" else BATCH
         for name, model, side, unit in (
-            ("detect", self.detector._model.extract_feat, (640, 640), "images/s"),
-            ("pose", self.pose._model.extract_feat, (256, 192), "people/s"),
+            ("detect", self.detector._network, (640, 640), "images/s"),
+            ("pose", self.pose._network, (256, 192), "people/s"),
             ("clip_filter", self.clip._model.encode_image, (224, 224), "crops/s"),
         ):
-            pixels = torch.rand(count, 3, *side, device=self.device).to(dtype, memory_format=torch.channels_last)
+            pixels = torch.rand(count, 3, *side, device=self.device)
+            if name == "clip_filter":
+                pixels = pixels.to(dtype, memory_format=torch.channels_last)
             what = f"limit: {name}'s forward pass"
             measured = self.measure(what, partial(forward, model, pixels), count, 1)
             self.line(what, unit, measured)
@@ -254,7 +256,7 @@ def forward(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> int:
     features = model(x)
     if x.is_cuda:
         torch.cuda.synchronize()
-    return len(features[0] if isinstance(features, tuple) else features)
+    return len(features[0] if isinstance(features, tuple | list) else features)
 
 
 def profiles(missed: dict[str, work.Job]) -> Iterator[str]:

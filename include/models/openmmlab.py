@@ -17,6 +17,7 @@ from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
+import cv2
 import numpy as np
 import torch
 from safetensors import SafetensorError
@@ -164,9 +165,19 @@ class Normalise:
         """settings: ``data_preprocessor`` of the config; its mean and std are in the order of the model's channels."""
         self._to_bgr = not settings["bgr_to_rgb"]  # mmdet and mmpose read images as BGR
         self._mean, self._std = (torch.tensor(settings[key], device=placement.device) for key in ("mean", "std"))
-        self._dtype = placement.dtype
+        values = torch.arange(256, dtype=torch.float32)[:, None]
+        self._tables = values.sub(self._mean.cpu()).div_(self._std.cpu()).T.numpy().copy()
 
     def __call__(self, pixels: torch.Tensor) -> torch.Tensor:
-        """RGB, 0 to 255, [images, height, width, 3] -> [images, 3, height, width], channels last in memory."""
+        """RGB, 0 to 255, [images, height, width, 3] -> float32 [images, 3, height, width], channels last in memory."""
         pixels = pixels.flip(-1) if self._to_bgr else pixels
-        return pixels.float().sub_(self._mean).div_(self._std).permute(0, 3, 1, 2).to(self._dtype)
+        return pixels.float().sub_(self._mean).div_(self._std).permute(0, 3, 1, 2)
+
+    def into(self, image: np.ndarray, out: np.ndarray) -> None:
+        """The same of one image on a CPU: uint8 RGB [height, width, 3] -> ``out``, float32 [3, height, width].
+
+        A table of what becomes of the 256 values of a channel is several times as fast as arithmetic.
+        """
+        planes = cv2.split(image)
+        for plane, table, channel in zip(planes[::-1] if self._to_bgr else planes, self._tables, out, strict=True):
+            cv2.LUT(plane, table, dst=channel)

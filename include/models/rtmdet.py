@@ -7,7 +7,6 @@ in mmdet they count all classes.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ import torch
 
 from include.models import Detections
 from include.models.errors import ModelUsageError
+from include.models.networks import Network
 from include.models.openmmlab import Normalise, build, load_weights, nms, read_config
 from include.models.pixels import bilinear, on_device, upload
-from include.models.placement import Batches, Placement, place
+from include.models.placement import Placement, place
 from include.models.regions import clip_boxes
 from include.models.runtime import Pool
 
@@ -54,29 +54,35 @@ class RTMDet:
         self._side, self._padding = _canvas(config, settings.test_dataloader.dataset.pipeline)
         self._placement, self._pool = place(device, precision), Pool(threads)
         torch.set_num_threads(self._pool.threads)
-        self._batches = Batches(batch_size if self._placement.on_gpu else min(batch_size, CPU_BATCH))
         self._normalise = Normalise(settings.model.data_preprocessor, self._placement)
         model = build("mmdet", settings)
         load_weights(model, weights)
-        self._model, self._lock = _people_only(model, self._placement), threading.Lock()
+        batch_size = batch_size if self._placement.on_gpu else min(batch_size, CPU_BATCH)
+        layers = Layers(_people_only(model, self._placement))
+        self._network = Network(layers, self._placement, (3, self._side, self._side), batch_size, self._pool)
         self._score, self._test = score, settings.model.test_cfg
         strides = settings.model.bbox_head.anchor_generator.strides
         self._points = _points(self._side, strides).to(self._placement.device)
 
     def detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
-        return [detections for batch in self._batches.map(self._detect, images) for detections in batch]
+        return [detections for batch in self._network.map(self._detect, images) for detections in batch]
 
     @torch.inference_mode()
     def _detect(self, images: Sequence[np.ndarray]) -> list[Detections]:
+        levels = self._network(self._prepared(images))
+        return self._decode(levels[: len(levels) // 2], levels[len(levels) // 2 :], images)
+
+    def _prepared(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         if self._placement.on_gpu:
-            pixels = letterboxes_on_device(images, self._side, self._padding, self._placement.device, self._pool)
-        else:
-            boxed = self._pool.map(lambda image: letterbox(image, self._side, self._padding), images)
-            pixels = torch.from_numpy(np.stack(boxed))
-        inputs = self._normalise(pixels)
-        with self._lock:  # on a GPU held until the pass is queued, not until it is done
-            scores, distances = self._model.bbox_head(self._model.extract_feat(inputs))
-        return self._decode(scores, distances, images)
+            device = self._placement.device
+            return self._normalise(letterboxes_on_device(images, self._side, self._padding, device, self._pool))
+        inputs = torch.empty(len(images), 3, self._side, self._side)
+
+        def prepare(image: np.ndarray, out: np.ndarray) -> None:
+            self._normalise.into(letterbox(image, self._side, self._padding), out)
+
+        self._pool.map(prepare, images, inputs.numpy())
+        return inputs
 
     def _decode(
         self, scores: Sequence[torch.Tensor], distances: Sequence[torch.Tensor], images: Sequence[np.ndarray]
@@ -109,6 +115,18 @@ class RTMDet:
         boxes = clip_boxes(rows[:, :4] * np.tile([width / new_width, height / new_height], 2), image)
         seen = (boxes[:, 2:] > boxes[:, :2]).all(1)  # others lie in the padding
         return Detections(boxes[seen], rows[seen, 4].astype(np.float32))
+
+
+class Layers(torch.nn.Module):
+    """The model without preparation and decoding: scores of each level, and then distances of each level."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        scores, distances = self._model.bbox_head(self._model.extract_feat(inputs))
+        return (*scores, *distances)
 
 
 def _canvas(config: str, pipeline: list[dict]) -> tuple[int, int]:

@@ -6,10 +6,9 @@ a CPU and all at once on a GPU, and decoded together.
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -17,9 +16,10 @@ import torch
 
 from include.models import COCO_KEYPOINTS, Poses
 from include.models.errors import ModelUsageError
+from include.models.networks import Network
 from include.models.openmmlab import Normalise, build, load_weights, read_config
 from include.models.pixels import Pixels, bilinear, on_device, upload
-from include.models.placement import Batches, place
+from include.models.placement import place
 from include.models.regions import CV2_LIMIT
 from include.models.runtime import Pool
 
@@ -65,12 +65,12 @@ class RTMPose:
         mirrored = dataset_meta_from_config(settings)["flip_indices"]
         self._mirrored = torch.tensor(mirrored, device=self._placement.device) if flip_test else None
         torch.set_num_threads(self._pool.threads)
-        self._batches, self._lock = Batches(batch_size), threading.Lock()
         self._normalise = Normalise(settings.model.data_preprocessor, self._placement)
-        self._model = build("mmpose", settings)
-        load_weights(self._model, weights)
-        self._model.to(self._placement.device, self._placement.dtype, memory_format=torch.channels_last)
-        self._model.head.float()  # it is small, and a position is the maximum of hundreds of nearly equal values
+        model = build("mmpose", settings)
+        load_weights(model, weights)
+        model.to(self._placement.device, self._placement.dtype, memory_format=torch.channels_last)
+        model.head.float()  # it is small, and a position is the maximum of hundreds of nearly equal values
+        self._network = Network(Layers(model), self._placement, (3, *self._size[::-1]), batch_size, self._pool)
 
     def estimate(self, images: Sequence[np.ndarray], boxes: Sequence[np.ndarray]) -> list[Poses]:
         counts = [len(its_boxes) for its_boxes in boxes]
@@ -81,7 +81,7 @@ class RTMPose:
             present, which = np.unique(owners[people], return_inverse=True)
             return self._estimate([images[i] for i in present], which, flat[people])
 
-        everyone = list(self._batches.map(estimate, range(len(flat))))
+        everyone = list(self._network.map(estimate, range(len(flat))))
         keypoints = np.concatenate(everyone) if everyone else np.empty((0, WHOLE_BODY, 3), np.float32)
         return [self._poses(people) for people in np.split(keypoints, np.cumsum(counts)[:-1])] if counts else []
 
@@ -93,29 +93,44 @@ class RTMPose:
     def _estimate(self, images: Sequence[np.ndarray], which: np.ndarray, boxes: np.ndarray) -> np.ndarray:
         """Keypoints float32 [people, keypoints, 3] in pixels of the image; ``which`` is each person's image."""
         centres, scales = regions(boxes, self._padding, self._size)
-        if self._placement.on_gpu:
-            pixels = crops_on_device(images, which, centres, scales, self._size, self._placement.device, self._pool)
-        else:
-            of_people = [images[i] for i in which]
-            cut = self._pool.map(partial(crop, size=self._size), of_people, centres, scales)
-            pixels = torch.from_numpy(np.stack(cut))
-        inputs = self._normalise(pixels)
-        with self._lock:  # on a GPU held until the pass is queued, not until it is done
-            x, y = self._forward(inputs)
+        x, y = self._forward(self._prepared(images, which, centres, scales))
         points, scores = decode(x, y, self._split)
         on_image = points.cpu().numpy() / np.array(self._size, np.float32) * scales[:, None]
         on_image += (centres - scales / 2)[:, None]
         return np.concatenate([on_image, scores.cpu().numpy()[:, :, None]], 2)
 
-    def _forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    def _prepared(
+        self, images: Sequence[np.ndarray], which: np.ndarray, centres: np.ndarray, scales: np.ndarray
+    ) -> torch.Tensor:
+        if self._placement.on_gpu:
+            device = self._placement.device
+            return self._normalise(crops_on_device(images, which, centres, scales, self._size, device, self._pool))
+        inputs = torch.empty(len(which), 3, *self._size[::-1])
+
+        def prepare(image: int, centre: np.ndarray, scale: np.ndarray, out: np.ndarray) -> None:
+            self._normalise.into(crop(images[image], centre, scale, self._size), out)
+
+        self._pool.map(prepare, which, centres, scales, inputs.numpy())
+        return inputs
+
+    def _forward(self, inputs: torch.Tensor) -> Sequence[torch.Tensor]:
         """Scores of each column [people, keypoints, columns] and of each row [people, keypoints, rows]."""
         if self._mirrored is None:
-            return self._model.head(tuple(level.float() for level in self._model.extract_feat(inputs)))
-        both = self._model.extract_feat(torch.cat([inputs, inputs.flip(-1)]))
-        (x, x_mirrored), (y, y_mirrored) = (
-            values.chunk(2) for values in self._model.head(tuple(level.float() for level in both))
-        )
+            return self._network(inputs)
+        both = self._network(torch.cat([inputs, inputs.flip(-1)]))
+        (x, x_mirrored), (y, y_mirrored) = (values.chunk(2) for values in both)
         return (x + x_mirrored[:, self._mirrored].flip(-1)) / 2, (y + y_mirrored[:, self._mirrored]) / 2
+
+
+class Layers(torch.nn.Module):
+    """The model without preparation and decoding."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self._model = model
+
+    def forward(self, inputs: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return self._model.head(tuple(level.float() for level in self._model.extract_feat(inputs)))
 
 
 def _padding(config: str, pipeline: list[dict]) -> float:

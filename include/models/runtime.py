@@ -21,12 +21,14 @@ Result = TypeVar("Result")
 cv2.setNumThreads(1)  # OpenCV's own threads would compete with the pool's
 
 
-def open_session(path: Path) -> onnxruntime.InferenceSession:
-    """Opens an ONNX model that runs on one thread; many threads may use the session at once."""
+def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
+    """Opens an ONNX model, a file or its content, that runs on one thread; many threads may use the session at once."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only: it warns when it folds constants
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    return onnxruntime.InferenceSession(
+        model if isinstance(model, bytes) else str(model), options, providers=["CPUExecutionProvider"]
+    )
 
 
 class Pool:
@@ -37,4 +39,8 @@ class Pool:
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:
-        return list(self._executor.map(function, *items))
+        """``function`` of each item, in order. A single one is left to the caller, which may be in the pool."""
+        calls = list(zip(*items, strict=True))
+        if len(calls) == 1:
+            return [function(*calls[0])]
+        return list(self._executor.map(lambda call: function(*call), calls))

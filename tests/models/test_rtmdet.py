@@ -113,6 +113,19 @@ def test_what_is_found_is_typed_sorted_and_inside_the_image(ours):
         assert (detections.boxes[:, 2:] > detections.boxes[:, :2]).all()
 
 
+@pytest.mark.parametrize("value", [None, 0, 255], ids=["noise", "black", "white"])
+def test_the_layers_give_what_those_of_mmdet_give(theirs, ours, value: int | None):
+    inputs = torch.randn(1, 3, 640, 640, generator=torch.Generator().manual_seed(0))
+    if value is not None:
+        ours._normalise.into(np.full((640, 640, 3), value, np.uint8), inputs[0].numpy())
+    with torch.inference_mode():
+        scores, distances = theirs[0](inputs, mode="tensor")
+    levels = ours._network(inputs)
+    assert len(levels) == len(scores) + len(distances)
+    for level, wanted in zip(levels, [*(classes[:, :1] for classes in scores), *distances], strict=True):
+        torch.testing.assert_close(level, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
 def test_a_batch_of_mixed_sizes_gives_what_single_images_give(ours):
     many = [*images(), images()[0]]
     for image, detections in zip(many, ours.detect(many), strict=True):
@@ -129,17 +142,17 @@ def test_no_images_no_detections(ours):
     assert ours.detect([]) == []
 
 
-def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, ours, monkeypatch: pytest.MonkeyPatch):
-    model = open_ours(theirs[1])
-    extract = model._model.extract_feat
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, monkeypatch: pytest.MonkeyPatch):
+    model, singly = (open_ours(theirs[1], "bf16", batch_size) for batch_size in (2, 1))
+    layers = model._network._layers
 
     def limited(inputs: torch.Tensor) -> tuple:
         if len(inputs) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB\nmore")
-        return extract(inputs)
+        return layers(inputs)
 
-    monkeypatch.setattr(model._model, "extract_feat", limited)
-    for detections, wanted in zip(model.detect(images()[:3]), ours.detect(images()[:3]), strict=True):
+    monkeypatch.setattr(model._network, "_layers", limited)
+    for detections, wanted in zip(model.detect(images()[:3]), singly.detect(images()[:3]), strict=True):
         assert_equal(detections, wanted, 1e-2, 1e-4)
 
 

@@ -133,18 +133,19 @@ def test_boxes_of_no_area_and_images_of_any_size_give_numbers(ours):
         assert np.isfinite(poses.keypoints).all()
 
 
-def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, ours, monkeypatch: pytest.MonkeyPatch):
-    model = open_ours(theirs[1])
-    extract = model._model.extract_feat
+def test_running_out_of_memory_halves_the_batch_and_changes_nothing(theirs, monkeypatch: pytest.MonkeyPatch):
+    model, wanted = open_ours(theirs[1], precision="bf16"), open_ours(theirs[1], precision="bf16")
+    layers = model._network._layers
 
     def limited(inputs: torch.Tensor) -> tuple:
         if len(inputs) > 2 * 2:  # two people, each mirrored too
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB")
-        return extract(inputs)
+        return layers(inputs)
 
-    monkeypatch.setattr(model._model, "extract_feat", limited)
-    for poses, wanted in zip(model.estimate(images(), boxes()), ours.estimate(images(), boxes()), strict=True):
-        np.testing.assert_allclose(poses.keypoints, wanted.keypoints, atol=1e-3)
+    monkeypatch.setattr(model._network, "_layers", limited)
+    wanted._network._batches.size = 2
+    for poses, people in zip(model.estimate(images(), boxes()), wanted.estimate(images(), boxes()), strict=True):
+        np.testing.assert_allclose(poses.keypoints, people.keypoints, atol=1e-3)
 
 
 def test_two_threads_at_once_get_what_one_gets(ours):
