@@ -176,7 +176,7 @@ def main() -> None:
         "rounds": args.rounds,
         "steps": {step: [rounded(asdict(speeds[step])) for speeds in tables] for step in tables[0]},
         "ratios": [rounded(asdict(result)) for result in compared(args.rounds, args.peers)],
-    } | as_rates(tables, args.profile, f"{machine} (make bench)")
+    } | as_rates(tables, args.profile, f"on the built-in sample, {machine} (make bench)")
     measured["load"].append(os.getloadavg()[0])
     for file in filter(None, (args.json, args.docs and bench_docs.MEASURED)):
         file.write_text(json.dumps(measured, indent=1) + "\n")

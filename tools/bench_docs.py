@@ -23,10 +23,11 @@ SPEED, CAPACITY = ROOT / "docs" / "speed.md", ROOT / "docs" / "capacity.md"
 PARTITION_ROWS = 18_125_000  # of one of the 128 of laion2B-en
 PAGE = """# Speed
 
-What `make bench ARGS="--peers --docs"` measured: {machine}; {versions}. It has written this page and
-[bench.json](bench.json), which holds every round. Medians of {rounds} rounds, with the smallest and the largest. The
-machine's load was {before:.1f} before it and {after:.1f} after it. Where that is much more than its cores, others were
-busy too, and threads that wait for one another, as torch's do in the public functions, lose most.
+What `make bench ARGS="--peers --docs"` measured, which has written this page: {machine}
+({versions}).
+Medians of {rounds} rounds, with the smallest and the largest; [bench.json](bench.json) holds every round. The machine's
+load was {before:.1f} before and {after:.1f} after. Where that is much more than its cores, others were busy too, and
+threads that wait for one another, as torch's do in the public functions, lose most.
 
 ## Against other ways
 
@@ -49,7 +50,7 @@ physics allows, ends the run with an error.
 
 ## The steps
 
-The built-in sample, {copies} times over, with the models of the packaged profile. `bin/laion-people plan` reckons with
+The built-in sample, times {copies}, with the models of the packaged profile. `bin/laion-people plan` reckons with
 the rows a CPU second, which a busy machine doesn't change much: [capacity](capacity.md).
 
 | step | rows | rows a second | rows a CPU second | spread |
@@ -89,7 +90,10 @@ def _step(name: str, rounds: list[dict[str, float]]) -> str:
 
 def rates(measured: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     """rates.json: what it has, with the measured rates in the place of older ones."""
-    return {section: known | measured.get(section, {}) for section, known in kept.items()}
+    return {
+        section: {name: measured.get(section, {}).get(name, rate) for name, rate in known.items()}
+        for section, known in kept.items()
+    }
 
 
 def plans(page: str) -> str:
