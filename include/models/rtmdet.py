@@ -1,8 +1,8 @@
 """RTMDet (https://arxiv.org/abs/2212.07784) of mmdet: boxes of people.
 
-Gives the same as mmdet's ``inference_detector`` for the class person, in batches: images are prepared by threads on a
-CPU and all at once on a GPU, and only people are decoded. The limits on boxes per level and image count only people;
-in mmdet they count all classes.
+Gives the same as mmdet's ``inference_detector`` for the class person: on a CPU each thread takes another image, on a
+GPU images are prepared and seen in batches, and only people are decoded. The limits on boxes per level and image count
+only people; in mmdet they count all classes.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RTMDet:
         weights: the checkpoint's state_dict, .safetensors; config: path below mmdet's configs
         (``rtmdet/rtmdet_m_8xb32-300e_coco.py``), or one of mmpose's detectors of people alone
         (``mmpose/demo/mmdetection_cfg/rtmdet_m_640-8xb32_coco-person.py``); score: a person's must be higher;
-        precision, device: as in ``placement.place``; batch_size: images a pass; threads: default all cores.
+        precision, device: as in ``placement.place``; batch_size: images a pass, on a GPU; threads: default all cores.
         """
         settings = read_config("mmdet", config)
         self._side, self._padding = _canvas(config, settings.test_dataloader.dataset.pipeline)
