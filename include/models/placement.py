@@ -32,6 +32,11 @@ class Placement:
     def on_gpu(self) -> bool:
         return self.device.type == "cuda"
 
+    @property
+    def as_graph(self) -> bool:
+        """Whether ONNX Runtime is faster here: measured in float32 on a CPU alone (see networks)."""
+        return self.device.type == "cpu" and self.dtype == torch.float32
+
 
 def place(device: str, precision: str) -> Placement:
     """The placement for two settings.

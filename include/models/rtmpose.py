@@ -1,7 +1,7 @@
 """RTMPose (https://arxiv.org/abs/2303.07399) of mmpose: COCO-17 keypoints, or the 133 of COCO-WholeBody.
 
-Gives the same as mmpose's ``inference_topdown``, in batches of people of many images: people are cut out by threads on
-a CPU and all at once on a GPU, and decoded together.
+Gives the same as mmpose's ``inference_topdown``: on a CPU each thread takes another person, on a GPU people of many
+images are cut out, seen and decoded in batches.
 """
 
 from __future__ import annotations
@@ -49,8 +49,8 @@ class RTMPose:
 
         weights: the checkpoint's state_dict, .safetensors; config: path below mmpose's configs, of a model of 17, 26 or
         133 keypoints (of 26 the first 17 are kept); flip_test: whether each person is also seen mirrored, which takes
-        twice as long; precision, device: as in ``placement.place``; batch_size: people a pass; threads: default all
-        cores.
+        twice as long; precision, device: as in ``placement.place``; batch_size: people a pass, in half precision or on
+        a GPU; threads: default all cores.
         """
         settings = read_config("mmpose", config)
         codec, keypoints = settings.model.head.get("decoder", {}), settings.model.head.get("out_channels")

@@ -121,9 +121,29 @@ def test_the_layers_give_what_those_of_mmdet_give(theirs, ours, value: int | Non
     with torch.inference_mode():
         scores, distances = theirs[0](inputs, mode="tensor")
     levels = ours._network(inputs)
-    assert len(levels) == len(scores) + len(distances)
-    for level, wanted in zip(levels, [*(classes[:, :1] for classes in scores), *distances], strict=True):
+    given = [graph(level)[0] for graph, level in zip(ours._distances, levels[len(scores) :], strict=True)]
+    for level, wanted in zip(
+        [*levels[: len(scores)], *given], [*(classes[:, :1] for classes in scores), *distances], strict=True
+    ):
         torch.testing.assert_close(level, wanted, atol=1e-4 * float(wanted.abs().max()), rtol=0)
+
+
+@pytest.mark.parametrize(
+    "likely",
+    [[], [(0, 0)], [(79, 79)], [(0, 79), (79, 0)], [(40, 3)], [(20, 30), (22, 60), (51, 33)]],
+    ids=["none", "corner", "other corner", "all", "edge", "inside"],
+)
+def test_distances_of_likely_points_are_those_of_the_whole_image(ours, likely: list[tuple[int, int]]):
+    features = torch.randn(1, 96, 80, 80, generator=torch.Generator().manual_seed(0))
+    scores = torch.full((1, 1, 80, 80), SCORE)
+    graph = ours._distances[0]
+    for row, column in likely:
+        scores[0, 0, row, column] = SCORE + 0.1
+    part, whole = ours._where_likely(graph, scores, features), graph(features)[0]
+    assert part.shape == whole.shape
+    assert torch.count_nonzero(part) == 0 or likely
+    for row, column in likely:
+        torch.testing.assert_close(part[..., row, column], whole[..., row, column], atol=1e-4, rtol=1e-5)
 
 
 def test_a_batch_of_mixed_sizes_gives_what_single_images_give(ours):
