@@ -17,6 +17,7 @@ import argparse
 import json
 import logging
 import statistics
+import sys
 import tempfile
 import threading
 import time
@@ -35,12 +36,10 @@ from include.models.openclip import OpenClip
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
 from laion_people.engine.concurrency import overlapped
-from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.clip_filter import ClipFilter
 from laion_people.steps.detect import Detect
 from laion_people.steps.pose import Pose
-from laion_people.steps.subset_a import SubsetA
 from laion_people.storage.store import LocalStore
 from laion_people.vision.images import crop, decode
 from tools import bench_work as work
@@ -50,8 +49,8 @@ PARTITION = "bench/00000"
 BATCH = 64  # images that a step gives to a model at once; two batches at a time
 PROFILED = 512  # images, people or crops: the events of more would take minutes to add up
 BUSY = 80.0  # per cent
-STEPS = {step.entry.name: step for step in (Detect(), Pose(), ClipFilter(), SubsetA())}
-Job = Callable[[], Any]
+BEYOND = 2.0  # times the rate of its forward pass alone no model has: larger batches, two at a time, gain less
+STEPS = {step.entry.name: step for step in (Detect(), Pose(), ClipFilter())}
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,22 +96,22 @@ class Busy:
         return statistics.fmean(self._samples) if self._samples else None
 
 
-def measure(job: Job, amount: float, seconds: float, device: str) -> Measured:
-    """Repeats the job for at least ``seconds``, after a first run that doesn't count."""
-    job()
+def measure(what: str, job: work.Job, amount: float, seconds: float, device: str) -> Measured:
+    """Repeats the job for at least ``seconds``, after a first run that doesn't count; each must do ``amount``."""
+    work.proved(what, amount, job)
     turns, start, cpu = 0, time.perf_counter(), time.process_time()
     with Busy(device) as busy:
         while time.perf_counter() - start < seconds or not turns:
-            job()
+            work.proved(what, amount, job)
             turns += 1
         elapsed, cpu = time.perf_counter() - start, time.process_time() - cpu
     return Measured(turns * amount / elapsed, cpu / (turns * amount), busy.percent)
 
 
-def in_flight(call: Callable[[list[Any]], Any], items: list[Any]) -> Job:
-    """Gives the items to a model as a step does: in batches, two at a time."""
+def in_flight(call: Callable[[list[Any]], Any], items: list[Any], count: Callable[[Any], int] = len) -> work.Job:
+    """Gives the items to a model as a step does, in batches, two at a time, and counts its results."""
     batches = [items[i : i + BATCH] for i in range(0, len(items), BATCH)]
-    return lambda: [future.result() for future in overlapped(call, batches, 2)]
+    return lambda: sum(count(future.result()) for future in overlapped(call, batches, 2))
 
 
 class Bench:
@@ -133,8 +132,9 @@ class Bench:
         weights = work.random_clip(CLIP, folder / "clip.safetensors")
         options = {"precision": args.precision, "device": args.device}
         self.clip = OpenClip(weights, model=CLIP, tag="random", batch_size=256, **options)
-        self.missed: dict[str, Job] = {}  # to be profiled
+        self.missed: dict[str, work.Job] = {}  # to be profiled
         self.rates: dict[str, float] = {}
+        self.passes: dict[str, float] = {}  # by step: the rate of its model's forward pass alone
 
     def load(self, precision: str) -> tuple[RTMDet, RTMPose]:
         options = {"precision": precision, "device": self.device}
@@ -143,8 +143,16 @@ class Bench:
             RTMPose(self.files["pose"], config=self.configs[1], flip_test=False, **options),
         )
 
-    def line(self, what: str, unit: str, ours: Measured, target: float = 0, peer: float = 0) -> bool:
-        """Prints a line. Returns whether the target is reached: a ratio to the peer if there is one, else a rate."""
+    def line(self, what: str, unit: str, ours: Measured, target: float = 0, peer: float = 0, model: str = "") -> bool:
+        """Prints a line. Returns whether the target is reached: a ratio to the peer if there is one, else a rate.
+
+        Raises BenchError if it is faster than the forward pass of its model alone.
+        """
+        if model and ours.rate > BEYOND * self.passes[model]:
+            raise work.BenchError(
+                f"{what}: {ours.rate:,.1f} {unit}, and the model's pass alone {self.passes[model]:,.1f}: "
+                "some work was left out"
+            )
         reached = (ours.rate / peer if peer else ours.rate) >= target
         busy = "" if ours.busy is None else f"{ours.busy:5.0f} %"
         compared = f"{peer:9.1f}{ours.rate / peer:8.1f}x" if peer else ""
@@ -161,24 +169,28 @@ class Bench:
             chosen = dtype == self.dtype
             detector, pose = (self.detector, self.pose) if chosen else self.load("fp32")  # this turns TF32 off
             jobs = (
-                ("detect", "images/s", detector.detect, self.images, lambda: self.api.detect(bgr), 1),
+                ("detect", "images/s", detector.detect, self.images, len, lambda: len(self.api.detect(bgr)), 1),
                 (
-                    "pose", "people/s", partial(estimate, pose), pairs,
-                    lambda: self.api.estimate(bgr, self.boxes[: self.few]), 2,
+                    "pose", "people/s", partial(estimate, pose), pairs, work.poses,
+                    lambda: work.poses(self.api.estimate(bgr, self.boxes[: self.few])), 2,
                 ),
             )  # fmt: skip
-            for name, unit, call, items, theirs, each in jobs:
-                mine = measure(in_flight(call, items), each * len(items), self.seconds, self.device)
-                its = measure(theirs, each * self.few, self.seconds, self.device)
+            for name, unit, call, items, count, theirs, each in jobs:
                 what = f"{name}, {dtype} / public, float32"
-                reached = self.line(what, unit, mine, 5 if chosen else 0, its.rate)
+                mine = self.measure(what, in_flight(call, items, count), each * len(items))
+                its = self.measure(what, theirs, each * self.few)
+                reached = self.line(what, unit, mine, 5 if chosen else 0, its.rate, model=name)
                 if chosen:
-                    self.note(reached, mine, name, in_flight(call, items[:PROFILED]))
-        mine = measure(in_flight(self.clip.encode_images, crops), len(crops), self.seconds, self.device)
-        reached = self.line(f"{CLIP}, crops", "crops/s", mine, 5000)
-        self.note(reached, mine, "clip", in_flight(self.clip.encode_images, crops[:PROFILED]))
+                    self.note(reached, mine, name, in_flight(call, items[:PROFILED], count))
+        what, encode = f"{CLIP}, crops", self.clip.encode_images
+        mine = self.measure(what, in_flight(encode, crops), len(crops))
+        reached = self.line(what, "crops/s", mine, 5000, model="clip_filter")
+        self.note(reached, mine, "clip", in_flight(encode, crops[:PROFILED]))
 
-    def note(self, reached: bool, measured: Measured, name: str, job: Job) -> None:
+    def measure(self, what: str, job: work.Job, amount: float, seconds: float | None = None) -> Measured:
+        return measure(what, job, amount, seconds or self.seconds, self.device)
+
+    def note(self, reached: bool, measured: Measured, name: str, job: work.Job) -> None:
         if not reached or (measured.busy is not None and measured.busy < BUSY):
             self.missed[name] = job
 
@@ -188,12 +200,12 @@ class Bench:
         with store.writer(f"images/{PARTITION}/00000.tar") as tar:
             work.write_shard(tar, [photo.jpeg for photo in self.photos])
         models = work.Models(detector=work.Found(self.detector), pose=self.pose, clip=self.clip)
-        runner = Runner(store, Settings(), models, STEPS)
+        made = work.Made(store, models, STEPS)
         took: dict[str, float] = {}
-        for name, each in (("detect", 1), ("pose", 2), ("clip_filter", 2)):
-            amount = each * len(self.photos)
-            mine = measure(partial(runner.run, name, PARTITION, force=True), amount, self.seconds, self.device)
-            self.line(f"step {name}, shard to table", "images/s" if each == 1 else "people/s", mine)
+        for name, each, rows in (("detect", 1, 2), ("pose", 2, 2), ("clip_filter", 2, 2)):
+            what, amount = f"step {name}, shard to table", each * len(self.photos)
+            mine = self.measure(what, lambda n=name, r=each / rows: made.rows(n, PARTITION) * r, amount)
+            self.line(what, "images/s" if each == 1 else "people/s", mine, model=name)
             took[name] = amount / mine.rate
             self.rates |= {f"gpu:{name}": mine.rate, f"cpu:{name}": 1 / mine.core_seconds}
         both = Measured(len(self.photos) / (took["detect"] + took["pose"]), 0, None)
@@ -206,27 +218,31 @@ class Bench:
     def limits(self) -> None:
         """The rate of each stage alone; the lowest one is the limit."""
         with ThreadPoolExecutor(Settings().threads) as pool:
-            job = lambda: list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos))  # noqa: E731
-            self.line(
-                f"limit: decode, {Settings().threads} threads",
-                "images/s",
-                measure(job, len(self.photos), 1, self.device),
-            )
+            what = f"limit: decode, {Settings().threads} threads"
+            job = lambda: len(list(pool.map(lambda photo: np.asarray(decode(photo.jpeg)), self.photos)))  # noqa: E731
+            self.line(what, "images/s", self.measure(what, job, len(self.photos), 1))
         if self.device.startswith("cuda"):
             host = torch.empty(256 << 20, dtype=torch.uint8, pin_memory=True)
-            there = torch.empty_like(host, device=self.device)
-            job = lambda: (there.copy_(host, non_blocking=True), torch.cuda.synchronize())  # noqa: E731
-            copied = measure(job, (256 << 20) / np.mean([image.nbytes for image in self.images]), 1, self.device)
-            self.line("limit: copy to the GPU", "images/s", copied)
+            there, what = torch.empty_like(host, device=self.device), "limit: copy to the GPU"
+            images = host.nbytes / float(np.mean([image.nbytes for image in self.images]))
+
+            def copy() -> float:
+                there.copy_(host, non_blocking=True)
+                torch.cuda.synchronize()
+                return images
+
+            self.line(what, "images/s", self.measure(what, copy, images, 1))
         dtype, count = self.clip._placement.dtype, 4 if self.device == "cpu" else BATCH
         for name, model, side, unit in (
-            ("detector's", self.detector._model.extract_feat, (640, 640), "images/s"),
-            ("pose's", self.pose._model.extract_feat, (256, 192), "people/s"),
-            ("CLIP's", self.clip._model.encode_image, (224, 224), "crops/s"),
+            ("detect", self.detector._model.extract_feat, (640, 640), "images/s"),
+            ("pose", self.pose._model.extract_feat, (256, 192), "people/s"),
+            ("clip_filter", self.clip._model.encode_image, (224, 224), "crops/s"),
         ):
             pixels = torch.rand(count, 3, *side, device=self.device).to(dtype, memory_format=torch.channels_last)
-            measured = measure(partial(forward, model, pixels), count, 1, self.device)
-            self.line(f"limit: {name} forward pass", unit, measured)
+            what = f"limit: {name}'s forward pass"
+            measured = self.measure(what, partial(forward, model, pixels), count, 1)
+            self.line(what, unit, measured)
+            self.passes[name] = measured.rate
 
 
 def estimate(pose: RTMPose, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Any:
@@ -234,13 +250,14 @@ def estimate(pose: RTMPose, pairs: list[tuple[np.ndarray, np.ndarray]]) -> Any:
 
 
 @torch.inference_mode()
-def forward(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> None:
-    model(x)
+def forward(model: Callable[[torch.Tensor], Any], x: torch.Tensor) -> int:
+    features = model(x)
     if x.is_cuda:
         torch.cuda.synchronize()
+    return len(features[0] if isinstance(features, tuple) else features)
 
 
-def profiles(missed: dict[str, Job]) -> Iterator[str]:
+def profiles(missed: dict[str, work.Job]) -> Iterator[str]:
     """For each missed target: the time with a kernel on the GPU, and the most expensive operations."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if torch.cuda.is_available():
@@ -280,9 +297,9 @@ def main() -> None:
         bench = Bench(args, Path(folder))
         where = f"{work.environment()}, {bench.dtype}: tools/bench_gpu.py"
         print(where, f"\n{'':34}{'rate':>11} {'':9}{'GPU':>8}{'public':>9}{'ratio':>9}   target", flush=True)
+        bench.limits()
         bench.models()
         bench.steps()
-        bench.limits()
         if args.json:
             rates = {n: {"value": float(f"{v:.4g}"), "measured": True, "source": where} for n, v in bench.rates.items()}
             args.json.write_text(json.dumps({"standard": rates}, indent=1) + "\n")
@@ -291,4 +308,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except work.BenchError as error:
+        sys.exit(f"bench: {error}")

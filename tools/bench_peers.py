@@ -17,7 +17,8 @@ import subprocess
 import sys
 import tempfile
 import types
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from safetensors.torch import save_file
 
 from include.models import Detections
 from include.models.openclip import OpenClip
-from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -68,18 +68,18 @@ def peers(folder: Path, rounds: int, count: int = 256) -> Iterator[work.Result]:
     photos = [photo.jpeg for photo in work.photos(count)]
     with store.writer(f"images/{PARTITION}/00000.tar") as tar:
         work.write_shard(tar, photos)
-    runner = Runner(store, Settings(), work.Models(detector=Whole(), clip=clip), STEPS)
-    runner.run("detect", PARTITION)
+    made = work.Made(store, work.Models(detector=Whole(), clip=clip), STEPS)
+    made.rows("detect", PARTITION)
     tars = [folder / f"{i}.tar" for i in range(Settings().threads)]
     for i, tar in enumerate(tars):
         work.write_shard(tar, photos[i * count // len(tars) : (i + 1) * count // len(tars)])
     theirs = clip_retrieval((plain, transform, open_clip.get_tokenizer(MODEL)), tars)
-    ours = lambda: runner.run("clip_filter", PARTITION, force=True)  # noqa: E731
+    ours = partial(made.rows, "clip_filter", PARTITION, "similarity")
     yield work.compare("clip_filter / clip-retrieval, small CLIP", "images/s", count, ours, theirs, 1.2, rounds)
 
 
-def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[], None]:
-    """Its inference, in float32 and without writing, over these tars."""
+def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> work.Job:
+    """Its inference, in float32 and without writing, over these tars: counts the images with a similarity."""
     installed = VENVS / "peers"
     if not installed.exists():
         packages = ("clip-retrieval==2.45.0", "webdataset==0.2.5", "braceexpand==0.1.7")
@@ -105,12 +105,14 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> Callable[[]
     mapper = ClipMapper(True, True, False, False, MODEL, False, "")
     _, transform, tokenize = model
 
-    def infer() -> None:
+    def infer() -> int:
         urls = [str(tar) for tar in tars]
         reader = WebdatasetReader(lambda u: u, transform, tokenize, urls, BATCH, len(tars), enable_metadata=False)
+        images = 0
         for batch in reader:
             embedded = mapper(batch)
-            (embedded["image_embs"].astype(np.float32) * embedded["text_embs"]).sum(1)
+            images += len((embedded["image_embs"].astype(np.float32) * embedded["text_embs"]).sum(1))
+        return images
 
     return infer
 

@@ -18,7 +18,6 @@ from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
 from include.models.runtime import Pool
-from laion_people.engine.runner import Runner
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -49,28 +48,27 @@ def openmmlab(folder: Path, rounds: int, count: int = 8) -> Iterator[work.Result
     bgr = [np.ascontiguousarray(image[..., ::-1]) for image in images]
     boxes = work.two_people(images)
 
-    def theirs() -> None:
-        api.detect(bgr)
-        api.estimate(bgr, boxes)
+    def both(detect: Any, estimate: Any, images: list[np.ndarray]) -> int:
+        """The images that got detections and two poses each."""
+        return min(len(detect(images)), work.poses(estimate(images, boxes)) // 2)
 
     for precision in ("fp32", "bf16"):
         options = {"precision": precision, "device": "cpu"}
         detect = RTMDet(files["detector"], config=detector, score=SCORE, **options).detect
         estimate = RTMPose(files["pose"], config=pose, flip_test=False, **options).estimate
-
-        def ours(detect: Any = detect, estimate: Any = estimate) -> None:
-            detect(images)
-            estimate(images, boxes)
-
         if precision == "fp32":
-            job = partial(detect, images)
-            yield work.compare(
-                "RTMDet / inference_detector", "images/s", count, job, partial(api.detect, bgr), 0, rounds
-            )
-            job, its = partial(estimate, images, boxes), partial(api.estimate, bgr, boxes)
-            yield work.compare("RTMPose / inference_topdown", "people/s", 2 * count, job, its, 0, rounds)
+            ours, theirs = (partial(counted, len, *call) for call in ((detect, images), (api.detect, bgr)))
+            yield work.compare("RTMDet / inference_detector", "images/s", count, ours, theirs, 0, rounds)
+            calls = ((estimate, images, boxes), (api.estimate, bgr, boxes))
+            ours, theirs = (partial(counted, work.poses, *call) for call in calls)
+            yield work.compare("RTMPose / inference_topdown", "people/s", 2 * count, ours, theirs, 0, rounds)
+        ours, theirs = partial(both, detect, estimate, images), partial(both, api.detect, api.estimate, bgr)
         what = f"detect + pose, {precision} / public functions"
         yield work.compare(what, "images/s", count, ours, theirs, 2.0, rounds)
+
+
+def counted(count: Any, call: Any, *inputs: Any) -> int:
+    return count(call(*inputs))
 
 
 def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
@@ -80,57 +78,67 @@ def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
     packaged, weights = load_profile("packaged"), work.random_clip(CLIP, folder / "clip.safetensors")
     clip = OpenClip(weights, model=CLIP, tag="random", precision="fp32", device="cpu", batch_size=64)
     known = work.Known(photos)
-    runner = Runner(
-        store, Settings(), work.Models(detector=known, pose=known, mesh=packaged.load("mesh"), clip=clip), STEPS
-    )
+    models = work.Models(detector=known, pose=known, mesh=packaged.load("mesh"), clip=clip)
+    made = work.Made(store, models, STEPS)
 
-    def compare(step: str, loop: Any, what: str, some: list[work.Photo]) -> work.Result:
+    def prepared(step: str, some: list[work.Photo]) -> str:
         partition = f"bench/{step}"
         with store.writer(f"images/{partition}/00000.tar") as tar:
             work.write_shard(tar, [photo.jpeg for photo in some])
         for before in ("detect", "pose"):
-            runner.run(before, partition)
-        people = sum(len(photo.boxes) for photo in some)
-        again = partial(runner.run, step, partition, force=True)
-        return work.compare(what, "people/s", people, again, loop, 0.9, rounds)
+            made.rows(before, partition)
+        return partition
 
-    yield compare("mesh", mesh_loop(packaged, photos), "mesh / its model's calls alone", photos)
+    ours = partial(made.rows, "mesh", prepared("mesh", photos), "face_score")
+    faces, loop = mesh_loop(packaged, photos)
+    yield work.compare("mesh / its model's calls alone", "faces/s", faces, ours, loop, 0.9, rounds)
     few = photos[:16]  # the model is slow
-    yield compare("clip_filter", clip_loop(weights, few), f"clip_filter / {CLIP} alone", few)
+    ours = partial(made.rows, "clip_filter", prepared("clip_filter", few), "similarity")
+    people = sum(len(photo.boxes) for photo in few)
+    loop = clip_loop(weights, few)
+    yield work.compare(f"clip_filter / {CLIP} alone", "people/s", people, ours, loop, 0.9, rounds)
 
 
-def mesh_loop(profile: Any, photos: list[work.Photo]) -> Any:
-    """A loop of exactly the calls that MediaPipe gets for these people, recorded once, on all cores."""
-    calls: list[list[tuple[str, Any]]] = []
+def mesh_loop(profile: Any, photos: list[work.Photo]) -> tuple[int, work.Job]:
+    """A loop of exactly the calls that MediaPipe gets for these people, recorded once, on all cores: the people with a
+    face, and the job, which counts those for whom each call found as much again."""
+    calls: list[list[tuple[str, Any, int]]] = []  # of each person: the task, its image, faces that it found
 
     class Recorded:
         def __init__(self, name: str, task: Any):
             self._name, self._task = name, task
 
         def detect(self, image: Any) -> Any:
-            calls[-1].append((self._name, image))
-            return self._task.detect(image)
+            result = self._task.detect(image)
+            calls[-1].append((self._name, image, faces(result)))
+            return result
 
     estimator = profile.load("mesh", threads=1)
     tasks = facemesh._Tasks(*estimator._options)
     estimator._local.tasks = type("Tasks", (), {n: Recorded(n, getattr(tasks, n)) for n in ("detector", "landmarker")})
+    known: list[bool] = []
     for photo in photos:
         for box, body in zip(photo.boxes, photo.keypoints, strict=True):
             calls.append([])
-            estimator._estimate(photo.pixels, box, body)  # this thread's tasks are recorded
+            known.append(estimator._estimate(photo.pixels, box, body) is not None)  # this thread's tasks are recorded
     replayer = profile.load("mesh")  # its threads have their own tasks
 
-    def replay(person: list[tuple[str, Any]]) -> None:
+    def replay(person: list[tuple[str, Any, int]]) -> bool:
         if not hasattr(replayer._local, "tasks"):
             replayer._local.tasks = facemesh._Tasks(*replayer._options)
-        for name, image in person:
-            getattr(replayer._local.tasks, name).detect(image)
+        tasks = replayer._local.tasks
+        return all(faces(getattr(tasks, name).detect(image)) == found for name, image, found in person)
 
     pool = Pool()
-    return lambda: pool.map(replay, calls)
+    return sum(known), lambda: sum(face and same for face, same in zip(known, pool.map(replay, calls), strict=True))
 
 
-def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> Any:
+def faces(result: Any) -> int:
+    """The faces in a result of MediaPipe's detector or landmarker."""
+    return len(result.detections if hasattr(result, "detections") else result.face_landmarks)
+
+
+def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> work.Job:
     """A loop of open_clip's own calls on crops and captions that are already pixels and tokens."""
     model, prepare = open_clip.create_model_from_pretrained(CLIP, pretrained=str(weights))
     model.eval()
@@ -140,10 +148,9 @@ def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> Any:
     tokens = open_clip.get_tokenizer(CLIP)(captions).split(size)
 
     @torch.inference_mode()
-    def loop() -> None:
-        for batch in pixels:
-            model.encode_image(batch, normalize=True).numpy()
-        for batch in tokens:
-            model.encode_text(batch, normalize=True).numpy()
+    def loop() -> int:
+        people = sum(len(model.encode_image(batch, normalize=True).numpy()) for batch in pixels)
+        texts = sum(len(model.encode_text(batch, normalize=True).numpy()) for batch in tokens)
+        return people if texts == len(captions) else 0
 
     return loop

@@ -1,28 +1,38 @@
-"""The work of the benchmarks, photos of the sample and seeded random weights, and fair timing of it."""
+"""The work of the benchmarks, photos of the sample and seeded random weights, and fair timing of it.
+
+Every round proves its work: a job returns how much it did, counted from what it made, and a round that did less, or was
+faster than it can have been, is an error and no result.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import io
 import json
+import os
 import platform
 import statistics
 import tarfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as pq
 import torch
 from PIL import Image
 from safetensors.torch import save_file
 
 import include.models.openmmlab  # noqa: F401  (makes mmdet, mmpose and open_clip importable anywhere)
 from include.models import COCO_KEYPOINTS, Detections, Poses
+from laion_people.engine.runner import Runner
+from laion_people.engine.step import ReleaseStep, Step
 from laion_people.settings import Settings
+from laion_people.storage.manifest import ShardManifest
+from laion_people.storage.store import Store
 
 SAMPLE = Path(__file__).parent.parent / "include" / "sample"
 SIDE = 384  # shortest side of a stored image
@@ -33,11 +43,33 @@ POSES = {
 }
 
 
+MOST = 4  # times as well used as by the peer may a core be: bf16 halves the work of float32, a smaller graph again
+
+
+class BenchError(Exception):
+    """A round that did not do its work, or was faster than it can have been."""
+
+
+@dataclass(frozen=True, slots=True)
+class Took:
+    """A round: the work that it proved, seconds by the clock, and CPU seconds of all threads and ended processes."""
+
+    amount: float
+    wall: float
+    cpu: float
+
+
+Job = Callable[[], float | Took]
+"""Does the work, and returns how much, counted from what it made: rows of tables that it wrote, results of a model.
+Where not all of its time counts, as when it starts a program, it returns what it `Took`."""
+
+
 @dataclass(frozen=True, slots=True)
 class Result:
-    """One line of the table: rates of ours and of a peer on the same work, and the target of their ratio.
+    """One line of the table: ours and a peer on the same work, and the target of their ratio.
 
-    ratios: one a round, measured side by side; target: for their median, 0 if there is none.
+    ours, peer: units a second, or, with ``less``, seconds for all the work; ratios: ours / peer, one a round, measured
+    side by side; target: for their median, at least or, with ``less``, at most; 0 if there is none.
     """
 
     what: str
@@ -46,6 +78,7 @@ class Result:
     peer: float
     ratios: tuple[float, ...]
     target: float
+    less: bool = False
 
     @property
     def ratio(self) -> float:
@@ -53,48 +86,113 @@ class Result:
 
     @property
     def verdict(self) -> str:
-        return "" if not self.target else "reached" if self.ratio >= self.target else "MISSED"
+        if not self.target:
+            return ""
+        return "reached" if (self.ratio <= self.target if self.less else self.ratio >= self.target) else "MISSED"
 
 
-HEAD = f"{'what':44}{'ours':>10}{'peer':>10}  {'unit':10}{'ratio':>7}{'spread':>13}{'target':>8}  verdict"
+HEAD = f"{'what':44}{'ours':>10}{'peer':>10}  {'unit':10}{'ratio':>7}{'spread':>13}{'target':>9}  verdict"
 
 
 def line(r: Result) -> str:
     spread = f"{min(r.ratios):.2f} - {max(r.ratios):.2f}"
-    target = f"{r.target:g}" if r.target else ""
-    return f"{r.what:44}{r.ours:10.1f}{r.peer:10.1f}  {r.unit:10}{r.ratio:7.2f}{spread:>13}{target:>8}  {r.verdict}"
+    target = f"{'<=' if r.less else '>='} {r.target:g}" if r.target else ""
+    return f"{r.what:44}{r.ours:10.1f}{r.peer:10.1f}  {r.unit:10}{r.ratio:7.2f}{spread:>13}{target:>9}  {r.verdict}"
 
 
 def compare(
-    what: str,
-    unit: str,
-    amount: float,
-    ours: Callable[[], Any],
-    peer: Callable[[], Any],
-    target: float,
-    rounds: int,
+    what: str, unit: str, amount: float, ours: Job, peer: Job, target: float, rounds: int, most: float = MOST
 ) -> Result:
-    """Times ours and the peer in turns on ``amount`` units of the same work, after a round that doesn't count.
+    """The ratio of speeds, ours to the peer's, on ``amount`` units of the same work. Raises BenchError."""
+    turns = in_turns(what, amount, ours, peer, rounds, most)
+    mine, its = (amount / statistics.median(took.wall for took in column) for column in zip(*turns, strict=True))
+    return Result(what, unit, mine, its, tuple(b.wall / a.wall for a, b in turns), target)
 
-    Each round gives one ratio: if the machine is busy for a while, it is busy for both.
-    """
-    seconds: list[tuple[float, float]] = []
-    for turn in range(rounds + 1):
-        pair = (ours, peer) if turn % 2 else (peer, ours)
-        timed = {job: clocked(job) for job in pair}
-        if turn:
-            seconds.append((timed[ours], timed[peer]))
+
+def costs(what: str, clock: str, turns: list[tuple[Took, Took]], target: float) -> Result:
+    """The ratio of seconds, ours to the peer's, which should be at most ``target``. clock: wall or cpu."""
+    seconds = [(getattr(a, clock), getattr(b, clock)) for a, b in turns]
     mine, its = (statistics.median(column) for column in zip(*seconds, strict=True))
-    return Result(what, unit, amount / mine, amount / its, tuple(b / a for a, b in seconds), target)
+    unit = "CPU-s" if clock == "cpu" else "s"
+    return Result(what, unit, mine, its, tuple(a / b for a, b in seconds), target, less=True)
 
 
-def clocked(job: Callable[[], Any]) -> float:
-    start = time.perf_counter()
-    job()
-    return time.perf_counter() - start
+def in_turns(
+    what: str, amount: float, ours: Job, peer: Job, rounds: int, most: float = MOST
+) -> list[tuple[Took, Took]]:
+    """Runs ours and the peer in turns, after a round that doesn't count: (ours, peer) of each round.
+
+    If the machine is busy for a while, it is busy for both. Raises BenchError for a round that did not do ``amount`` of
+    work, or in which ours was faster than physics allows: with less than 1 / ``most`` of the peer's CPU seconds, or
+    ``most`` times as fast by the clock on each core, if the peer kept one busy and ours all of them.
+    """
+    turns: list[tuple[Took, Took]] = []
+    for turn in range(rounds + 1):
+        pair = (("ours", ours), ("the peer", peer))
+        took = {who: proved(f"{what}, {who}", amount, job) for who, job in (pair if turn % 2 else pair[::-1])}
+        a, b = took["ours"], took["the peer"]
+        if a.cpu * most < b.cpu or a.wall * most * Settings().threads < b.wall:
+            raise BenchError(
+                f"{what}: ours took {a.wall:.3g} s and {a.cpu:.3g} CPU seconds, the peer {b.wall:.3g} and {b.cpu:.3g}: "
+                f"more than {most:g} times as fast a core cannot be, so that some work was left out"
+            )
+        if turn:
+            turns.append((a, b))
+    return turns
+
+
+def proved(what: str, amount: float, job: Job) -> Took:
+    """Runs a job once. Raises BenchError if it did not do ``amount`` of work."""
+    wall, cpu = time.perf_counter(), sum(os.times()[:4])
+    done = job()
+    took = done if isinstance(done, Took) else Took(done, time.perf_counter() - wall, sum(os.times()[:4]) - cpu)
+    if took.amount != amount:
+        raise BenchError(f"{what}: a round did {took.amount:g} of {amount:g}")
+    return took
+
+
+class Alone(Runner):
+    """Runs a step without those that follow it. One for each round: what a run has made, it leaves alone."""
+
+    def steps_with(self, name: str) -> list[str]:
+        return [name]
+
+    def written(self, step: str, partition: str) -> list[ShardManifest]:
+        """Runs the step anew, and gives the manifests that this has written. Raises BenchError if there is none."""
+        folder = f"manifests/{step}"
+        before = self.store.tags(folder)
+        self.run(step, partition, force=True)
+        tags = {path: tag for path, tag in self.store.tags(folder).items() if f"/{partition}/" in path}
+        new = [path for path, tag in tags.items() if tag != before.get(path)]
+        if not new:
+            raise BenchError(f"{step} {partition}: this round has written nothing")
+        return [ShardManifest.parse(path, self.store.read(path)) for path in new]
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    """Runs steps on a store, in a run of its own each time."""
+
+    store: Store
+    models: Any
+    steps: Mapping[str, Step | ReleaseStep]
+    run_id: str = ""
+
+    def rows(self, step: str, partition: str, column: str = "person_id") -> int:
+        """Runs a step anew. Returns the rows with a value in ``column`` of the tables that this has written."""
+        runner = Alone(self.store, Settings(), self.models, self.steps, self.run_id)
+        rows = 0
+        for manifest in runner.written(step, partition):
+            with self.store.local(manifest.shard.uri) as table:
+                values = pq.read_table(table, columns=[column])[column]
+            rows += len(values) - values.null_count
+        return rows
 
 
 def environment() -> str:
+    """The machine. Raises BenchError if it was told to be slower than it is."""
+    if kernel := os.environ.get("OPENBLAS_CORETYPE"):
+        raise BenchError(f"OPENBLAS_CORETYPE={kernel} has NumPy run on another processor's code: unset it")
     model = [row.split(":")[1].strip() for row in Path("/proc/cpuinfo").read_text().splitlines() if "model name" in row]
     gpu = f"{torch.cuda.get_device_name()}, " if torch.cuda.is_available() else ""
     python = f"Python {platform.python_version()}, torch {torch.__version__}"
@@ -202,6 +300,11 @@ class Found:
     def detect(self, images: list[np.ndarray]) -> list[Detections]:
         self._detector.detect(images)
         return [Detections(boxes, np.ones(len(boxes), np.float32)) for boxes in two_people(images)]
+
+
+def poses(results: list[Any]) -> int:
+    """The people with a pose, in the results of `RTMPose` or of `PublicApi`."""
+    return sum(len(result.keypoints) if isinstance(result, Poses) else len(result) for result in results)
 
 
 class PublicApi:

@@ -1,0 +1,114 @@
+"""The benchmarks prove the work of each round: one that was skipped is an error, and never a fast result."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import numpy as np
+import pytest
+
+from include.models import Mesh
+from laion_people.steps.registry import STEPS
+from laion_people.storage.store import LocalStore
+from tools import bench_work as work
+from tools.bench_work import BenchError, Job, Made, Took, compare, costs, in_turns
+
+PARTITION = "bench/00000"
+
+
+class Faces:
+    """A mesh model: a face for each person, or for nobody."""
+
+    def __init__(self, sees: bool = True):
+        self._sees = sees
+
+    def estimate(self, images: list[np.ndarray], boxes: list[np.ndarray], keypoints: object) -> list[list[Mesh | None]]:
+        mesh = Mesh(np.zeros((478, 3), np.float32), np.zeros(52, np.float32), 0.0, 0.0, 0.0, 1.0)
+        return [[mesh if self._sees else None for _ in its_boxes] for its_boxes in boxes]
+
+
+def took(*rounds: tuple[float, float, float]) -> Job:
+    """A job of which the rounds, the last one for ever, took this: work done, seconds, CPU seconds."""
+    left = list(rounds)
+    return lambda: Took(*(left.pop(0) if len(left) > 1 else left[0]))
+
+
+@pytest.fixture
+def mesh(store: LocalStore) -> Callable[..., Job]:
+    """The step mesh on a tiny store with four photos, as a job that counts faces; and how many people there are."""
+    photos = work.photos(4)
+    known = work.Known(photos)
+    with store.writer(f"images/{PARTITION}/00000.tar") as tar:
+        work.write_shard(tar, [photo.jpeg for photo in photos])
+    models = work.Models(detector=known, pose=known)
+    for step in ("detect", "pose"):
+        assert Made(store, models, STEPS).rows(step, PARTITION) == people(photos)
+
+    def job(run_id: str = "", model: object = Faces()) -> Job:
+        return partial(Made(store, work.Models(mesh=model), STEPS, run_id).rows, "mesh", PARTITION, "face_score")
+
+    return job
+
+
+def people(photos: list[work.Photo]) -> int:
+    return sum(len(photo.boxes) for photo in photos)
+
+
+def test_each_round_of_a_step_does_its_work(mesh: Callable[..., Job]) -> None:
+    amount = people(work.photos(4))
+    job = mesh()
+    assert [job() for _ in range(3)] == [amount] * 3
+    assert len(in_turns("mesh", amount, job, mesh(), rounds=2, most=1000)) == 2
+
+
+def test_a_round_of_a_run_that_has_made_it_before_is_an_error(mesh: Callable[..., Job]) -> None:
+    job = mesh(run_id="the same run")
+    assert job() == people(work.photos(4))
+    with pytest.raises(BenchError, match=r"mesh bench/00000: this round has written nothing"):
+        job()
+
+
+def test_rows_that_no_model_has_filled_do_not_count(mesh: Callable[..., Job]) -> None:
+    with pytest.raises(BenchError, match=r"mesh, ours: a round did 0 of \d+"):
+        in_turns("mesh", 8, mesh(model=Faces(sees=False)), took((8, 1, 1)), rounds=1)
+
+
+@pytest.mark.parametrize("rounds", [[(7, 1, 1)], [(8, 1, 1), (8, 1, 1), (7, 1, 1)], [(9, 1, 1)], [(0, 1, 1)]])
+@pytest.mark.parametrize("who", ["ours", "the peer"])
+def test_a_round_of_either_side_that_did_other_work_is_an_error(rounds: list, who: str) -> None:
+    jobs = {"ours": took((8, 1, 1)), "the peer": took((8, 1, 1))} | {who: took(*rounds)}
+    with pytest.raises(BenchError, match=rf"a line, {who}: a round did [079] of 8$"):
+        compare("a line", "images/s", 8, jobs["ours"], jobs["the peer"], 1, rounds=3)
+
+
+@pytest.mark.parametrize("ours", [(8, 1.0, 0.0), (8, 1.0, 1 / 4.1), (8, 0.001, 1.0)])
+def test_a_round_that_was_faster_than_physics_allows_is_an_error(ours: tuple[float, float, float]) -> None:
+    with pytest.raises(BenchError, match="more than 4 times as fast a core cannot be"):
+        compare("a line", "images/s", 8, took((8, 1, 1), (8, 1, 1), ours), took((8, 1, 1)), 1, rounds=3)
+    compare("a line", "images/s", 8, took((8, 1, 1 / 3.9)), took((8, 1, 1)), 1, rounds=3)
+
+
+def test_a_line_has_the_median_and_the_spread_of_its_rounds() -> None:
+    ours = took((8, 9, 9), (8, 1, 1), (8, 2, 1), (8, 4, 1))  # the first doesn't count
+    result = compare("a line", "images/s", 8, ours, took((8, 4, 1)), 2, rounds=3)
+    assert (result.ours, result.peer) == (4, 2)
+    assert sorted(result.ratios) == [1, 2, 4] and result.ratio == 2
+    assert result.verdict == "reached"
+    assert work.line(result).split()[-7:] == ["2.00", "1.00", "-", "4.00", ">=", "2", "reached"]
+
+
+def test_costs_are_to_be_at_most_the_target() -> None:
+    turns = in_turns("a line", 8, took((8, 2, 6)), took((8, 4, 8)), rounds=3)
+    wall, cpu = costs("wall", "wall", turns, 0.75), costs("cpu", "cpu", turns, 0.7)
+    assert (wall.ours, wall.peer, wall.ratio, wall.verdict) == (2, 4, 0.5, "reached")
+    assert (cpu.ours, cpu.peer, cpu.ratio, cpu.verdict) == (6, 8, 0.75, "MISSED")
+    assert "<= 0.7 " in work.line(cpu)
+
+
+def test_nothing_is_measured_on_another_processors_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    with pytest.raises(BenchError, match="unset it"):
+        work.environment()
+    monkeypatch.delenv("OPENBLAS_CORETYPE")
+    assert "cores" in work.environment()
