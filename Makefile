@@ -29,7 +29,7 @@ truth: ## measure how true facts and captions are, on rendered people or on labe
 	@bin/setup worker
 	@PYTHONPATH=.:plugins .venv/worker/bin/python tools/truth.py $(TRUTH) $(ARGS)
 
-bench: ## measure rows/s of each step, where the time goes, and the ratios to other ways (ARGS="--peers --json rates.json")
+bench: ## measure rows/s of each step, where the time goes, and the ratios to other ways (ARGS="--peers --docs")
 	@bin/setup worker
 	@PYTHONPATH=.:plugins .venv/worker/bin/python tools/bench.py $(ARGS)
 

@@ -118,6 +118,4 @@ def clip_retrieval(model: tuple[Any, Any, Any], tars: list[Path]) -> work.Job:
 
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as name:
-        for result in peers(Path(name), int(sys.argv[1])):
-            print(work.line(result), flush=True)
+    work.show(peers)

@@ -12,10 +12,12 @@ import json
 import os
 import platform
 import statistics
+import sys
 import tarfile
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -43,7 +45,9 @@ POSES = {
 }
 
 
-MOST = 4  # times as well used as by the peer may a core be: bf16 halves the work of float32, a smaller graph again
+# So many times as well used as by the peer may a core be, at most: bf16 in matrix units does 16 times the float32 of
+# vector units (Intel's AMX against AVX-512), and threads that wait for one another on a busy machine burn CPU seconds.
+MOST = 16
 
 
 class BenchError(Exception):
@@ -98,6 +102,23 @@ def line(r: Result) -> str:
     spread = f"{min(r.ratios):.2f} - {max(r.ratios):.2f}"
     target = f"{'<=' if r.less else '>='} {r.target:g}" if r.target else ""
     return f"{r.what:44}{r.ours:10.1f}{r.peer:10.1f}  {r.unit:10}{r.ratio:7.2f}{spread:>13}{target:>9}  {r.verdict}"
+
+
+def rounded(values: dict[str, Any]) -> dict[str, Any]:
+    """The values fit for JSON, with four digits."""
+    return json.loads(json.dumps(values), parse_float=lambda number: float(f"{float(number):.4g}"))
+
+
+def show(results: Callable[[Path, int], Iterator[Result]]) -> None:
+    """The command of a peer that runs in a process of its own, `python -m MODULE ROUNDS [FILE]`: prints the results,
+    and keeps them in the file. results: gets a folder for its work, and the number of rounds."""
+    told = []
+    with tempfile.TemporaryDirectory() as folder:
+        for result in results(Path(folder), int(sys.argv[1])):
+            print(line(result), flush=True)
+            told.append(rounded(asdict(result)))
+    for file in sys.argv[2:]:
+        Path(file).write_text(json.dumps(told))
 
 
 def compare(

@@ -19,7 +19,7 @@ import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
 from include.models import Mesh, native_logs
-from include.models.regions import square
+from include.models.regions import Region, square
 from include.models.runtime import Pool
 
 CROP = 256  # pixels: the landmark network's input
@@ -29,6 +29,7 @@ LEFT_SIDE, RIGHT_SIDE, SHOULDERS = [1, 3], [2, 4], [5, 6]  # eye and ear of eith
 MIN_KEYPOINT_SCORE = 0.15
 MIN_HEAD = 16.0  # pixels: smaller head crops show no expression
 MAX_OFFSET = 0.75  # distance of a face from its place by the keypoints, in its sides; beyond, it is someone else's
+FACES = (1, 2)  # that the landmarker looks for, tried one by one: a neighbour's may be in the crop, too
 MIN_SECOND_DETECTION = 0.1  # of the landmarker's own detector, which only has to locate the known face
 MIRRORED = 0.05  # of the head crop's side: the left of a head may lie this far left of its right, by chance
 TILTED = math.radians(40)  # the detector finds upright faces, within this angle
@@ -44,22 +45,32 @@ class _Face:
 
 
 class _Tasks:
-    """The detector and the landmarker of one bundle. For one thread: MediaPipe's tasks can't be shared."""
+    """The detector and the landmarkers of one bundle. For one thread: MediaPipe's tasks can't be shared.
+
+    A landmarker of two faces often takes a third longer, for a second place where there is no face. The first of them
+    is what a landmarker of one face finds, so that this one is asked first.
+    """
 
     def __init__(self, bundle: Path, min_detection_score: float, min_presence: float) -> None:
         self.detector = face_detector(bundle, min_detection_score)
-        with native_logs.hidden():
-            self.landmarker = vision.FaceLandmarker.create_from_options(
-                vision.FaceLandmarkerOptions(
-                    base_options=BaseOptions(model_asset_path=str(bundle)),
-                    num_faces=2,  # a neighbour's face may be in the crop
-                    min_face_detection_confidence=MIN_SECOND_DETECTION,
-                    min_face_presence_confidence=min_presence,
-                    output_face_blendshapes=True,
-                    output_facial_transformation_matrixes=True,
-                )
+        self.landmarkers = [face_landmarker(bundle, min_presence, faces) for faces in FACES]
+
+
+def face_landmarker(bundle: Path, min_presence: float, faces: int) -> vision.FaceLandmarker:
+    """The landmarker for up to so many faces, for one thread."""
+    with native_logs.hidden():
+        landmarker = vision.FaceLandmarker.create_from_options(
+            vision.FaceLandmarkerOptions(
+                base_options=BaseOptions(model_asset_path=str(bundle)),
+                num_faces=faces,
+                min_face_detection_confidence=MIN_SECOND_DETECTION,
+                min_face_presence_confidence=min_presence,
+                output_face_blendshapes=True,
+                output_facial_transformation_matrixes=True,
             )
-            self.landmarker.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
+        )
+        landmarker.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
+    return landmarker
 
 
 def face_detector(bundle: Path, min_score: float) -> vision.FaceDetector:
@@ -127,16 +138,23 @@ class FaceMesh:
         """The mesh of the face, or None if the landmarker sees none. For small faces, a second crop often helps."""
         for padding in FACE_PADDINGS:
             region = square(image, face.centre, padding * face.side, CROP, angle)
-            result = self._local.tasks.landmarker.detect(as_mediapipe(region.pixels))
-            for index, points in enumerate(result.face_landmarks):
-                mesh = np.array([(point.x, point.y, point.z) for point in points]) * CROP
-                landmarks = np.column_stack([region.points_to_image(mesh[:, :2]), mesh[:, 2] * region.scale])
-                if math.dist(landmarks[:, :2].mean(0), face.centre) > MAX_OFFSET / 2 * face.side:
-                    continue  # a neighbour's
-                blendshapes = np.array([shape.score for shape in result.face_blendshapes[index]], np.float32)
-                rotation = result.facial_transformation_matrixes[index][:3, :3]
-                return Mesh(landmarks.astype(np.float32), blendshapes, *head_angles(rotation, angle), face.score)
+            for landmarker in self._local.tasks.landmarkers:
+                mesh = _mesh(landmarker.detect(as_mediapipe(region.pixels)), region, face, angle)
+                if mesh is not None:
+                    return mesh
         return None
+
+
+def _mesh(result: vision.FaceLandmarkerResult, region: Region, face: _Face, angle: float) -> Mesh | None:
+    """The first mesh of a result that is near the face; others are a neighbour's."""
+    for index, points in enumerate(result.face_landmarks):
+        mesh = np.array([(point.x, point.y, point.z) for point in points]) * CROP
+        landmarks = np.column_stack([region.points_to_image(mesh[:, :2]), mesh[:, 2] * region.scale])
+        if math.dist(landmarks[:, :2].mean(0), face.centre) <= MAX_OFFSET / 2 * face.side:
+            blendshapes = np.array([shape.score for shape in result.face_blendshapes[index]], np.float32)
+            rotation = result.facial_transformation_matrixes[index][:3, :3]
+            return Mesh(landmarks.astype(np.float32), blendshapes, *head_angles(rotation, angle), face.score)
+    return None
 
 
 def head_angles(rotation: np.ndarray, angle: float = 0.0) -> tuple[float, float, float]:

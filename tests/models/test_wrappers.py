@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from include.models import facemesh
 from include.models.profiles import load_profile
 from include.models.runtime import Pool
 from tests.models.sample import load
@@ -74,6 +75,19 @@ def test_wrong_boxes_do_no_harm(pose, mesh):
     assert mesh.estimate(images, boxes, [p.keypoints for p in poses]) == [[None] * 3] * len(images)
 
 
+def test_the_mesh_is_that_of_a_landmarker_of_two_faces(mesh, monkeypatch: pytest.MonkeyPatch):
+    """One that looks for one face only is faster, and is asked first. Of these photos, some need the other one."""
+    truths = load()
+    some = [truths[i] for i in (*range(6), 18, 20, 23, 32, 49, 51)]
+    people = [[part(t).astype(np.float32) for t in some] for part in (lambda t: t.boxes, lambda t: t.joints)]
+    found = mesh.estimate([t.image for t in some], *people)
+    monkeypatch.setattr(facemesh, "FACES", (2,))
+    expected = PROFILE.load("mesh").estimate([t.image for t in some], *people)
+    assert sum(one is not None for meshes in found for one in meshes) > 10
+    for one, other in zip(flat(found), flat(expected), strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
 def turn(axis: int, degrees: float) -> np.ndarray:
     """Rotation about x (right), y (up) or z (towards the camera), counter-clockwise seen from the axis' tip."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
@@ -88,12 +102,11 @@ def turn(axis: int, degrees: float) -> np.ndarray:
 @pytest.mark.parametrize("pitch", [-40, 0, 25])
 @pytest.mark.parametrize("roll", [-100, 0, 15])
 def test_head_angles_of_known_rotations(yaw: float, pitch: float, roll: float):
-    from include.models.facemesh import head_angles
-
     rotation = turn(1, yaw) @ turn(0, -pitch) @ turn(2, -roll)
-    np.testing.assert_allclose(head_angles(2.5 * rotation), (yaw, pitch, roll), atol=1e-6)
+    np.testing.assert_allclose(facemesh.head_angles(2.5 * rotation), (yaw, pitch, roll), atol=1e-6)
     # In a crop turned clockwise by 30 degrees, the same head looks turned back by 30 degrees.
-    np.testing.assert_allclose(head_angles(turn(2, 30) @ rotation, math.radians(30)), (yaw, pitch, roll), atol=1e-6)
+    facing = facemesh.head_angles(turn(2, 30) @ rotation, math.radians(30))
+    np.testing.assert_allclose(facing, (yaw, pitch, roll), atol=1e-6)
 
 
 def flat(value: Any) -> list[np.ndarray]:
