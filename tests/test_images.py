@@ -840,6 +840,62 @@ def test_decoding_ahead_gives_the_pixels_that_decode_gives(size: tuple[int, int]
         assert np.array_equal(decoded.image, np.asarray(decode(data)))
 
 
+NOISE = np.random.default_rng(0).integers(0, 255, (60, 83, 3), dtype=np.uint8)
+SMOOTH = Image.fromarray(NOISE).resize((830, 601), Image.Resampling.BICUBIC)
+WHOLE = {
+    "jpeg": encoded(SMOOTH, "JPEG", quality=85),
+    "progressive": encoded(SMOOTH, "JPEG", quality=92, progressive=True),
+    "4:4:4": encoded(SMOOTH, "JPEG", subsampling=0),
+    "4:2:2": encoded(SMOOTH, "JPEG", subsampling=1),
+    "rgb": encoded(SMOOTH, "JPEG", keep_rgb=True),
+    "grey": encoded(SMOOTH.convert("L"), "JPEG"),
+    "cmyk": encoded(SMOOTH.convert("CMYK"), "JPEG"),
+    "restarts": encoded(SMOOTH, "JPEG", restart_marker_rows=1),
+    "webp": encoded(SMOOTH, "WEBP", quality=80),
+    "webp, lossless": encoded(SMOOTH, "WEBP", lossless=True),
+    "webp, transparent": encoded(SMOOTH.convert("RGBA").rotate(9), "WEBP"),
+    "webp, animated": encoded(SMOOTH, "WEBP", save_all=True, append_images=[SMOOTH.rotate(9)]),
+}
+
+
+@pytest.mark.parametrize("side", [None, 60, 150, 290, 310])  # of 601 pixels: an eighth and less, to the whole
+@pytest.mark.parametrize("kind", WHOLE)
+def test_an_array_has_exactly_the_pixels_of_the_image(kind: str, side: int | None) -> None:
+    array, image = (read(open_image(WHOLE[kind]), side) for read in (images.to_array, to_rgb))
+    assert np.array_equal(array, np.asarray(image)) and min(array.shape[:2]) >= (side or 601)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_an_array_is_turned_as_the_image_is(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encoded(SMOOTH, "JPEG", exif=exif)
+    assert np.array_equal(images.to_array(open_image(data)), np.asarray(decode(data)))
+
+
+@pytest.mark.parametrize("kind", ["jpeg", "progressive", "restarts", "webp"])
+def test_a_damaged_image_has_the_same_outcome_as_array_and_as_image(kind: str) -> None:
+    rng = random.Random(kind)
+    outcomes: Counter[str] = Counter()
+    for number in range(60):
+        data = bytearray(WHOLE[kind])
+        for _ in range(number % 4):
+            data[rng.randrange(len(data))] = rng.randrange(256)
+        if number % 5 == 4:
+            del data[rng.randrange(len(data)) :]
+        array, image = (outcome(read, bytes(data)) for read in (images.to_array, to_rgb))
+        assert array == image
+        outcomes[array if isinstance(array, str) else "shown"] += 1
+    assert outcomes["shown"] >= 12 <= outcomes.total() - outcomes["shown"]
+
+
+def outcome(read: Callable[[Picture], np.ndarray | Image.Image], data: bytes) -> bytes | str:
+    try:
+        return np.asarray(read(open_image(data))).tobytes()
+    except ImageError as error:
+        return str(error)
+
+
 def test_decoding_ahead_keeps_order_and_reports_bad_images() -> None:
     sizes = [10 + i if i % 7 else 0 for i in range(25)]
     assert sizes_in_order(sizes) == [(i, i, size or "not_an_image") for i, size in enumerate(sizes)]

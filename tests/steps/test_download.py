@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -454,6 +455,19 @@ def test_a_shortage_while_decoding_fails_the_shard_and_loses_no_row(
         with pytest.raises(ShortageError):
             download(store)
     assert download(store).rows == 1
+
+
+@pytest.mark.parametrize("options", [{"format": "JPEG"}, {"format": "JPEG", "progressive": True}, {"format": "WEBP"}])
+@pytest.mark.parametrize("size", [(640, 480), (1000, 1403), (1500, 900), (300, 200)])
+def test_what_is_stored_is_the_whole_image_averaged_by_area(size: tuple[int, int], options: dict) -> None:
+    body = encoded(picture(*size), quality=90, **options)
+    whole = cv2.imdecode(np.frombuffer(body, np.uint8), cv2.IMREAD_COLOR)
+    scale = min(1.0, LOOPBACK.image_size / min(size))
+    if scale < 1:
+        whole = cv2.resize(whole, (round(size[0] * scale), round(size[1] * scale)), interpolation=cv2.INTER_AREA)
+    expected = cv2.imencode(".jpg", whole, [cv2.IMWRITE_JPEG_QUALITY, LOOPBACK.jpeg_quality])[1].tobytes()
+    got, wanted = (np.asarray(Image.open(io.BytesIO(jpg)), np.int16) for jpg in (stored(body)["jpg"], expected))
+    assert got.shape == wanted.shape and np.abs(got - wanted).max() <= 3 and np.abs(got - wanted).mean() < 0.1
 
 
 def stored(body: bytes) -> dict:
