@@ -54,7 +54,7 @@ PARTITION = "bench/00000"
 VERSIONS = ("mediapipe", "numpy", "onnxruntime", "open_clip_torch", "mmdet", "mmpose", "torch")
 PARTS = ("model", "decode", "wait", "write")
 EXTRACTION = ("detect", "pose", "mesh")
-PEERS = ("tools.bench_peers",)  # in processes of their own, each as `bench_work.show` has it
+PEERS = ("tools.bench_peers", "tools.bench_download")  # in processes of their own, each as `bench_work.show` has it
 WITH_MODELS = ("detect", "pose", "clip_filter", "embed")  # their models depend on the profile
 
 
