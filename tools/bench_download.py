@@ -143,7 +143,7 @@ def served(folder: Path, pictures: Path) -> Iterator[str]:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """A run of a program: the pictures that it stored, seconds, and the memory of its largest process."""
+    """A run of a program: the pictures that it stored, seconds, and the most memory of its main process."""
 
     pictures: int
     wall: float
@@ -173,12 +173,16 @@ class Program:
             wall = time.perf_counter()
             pin = partial(os.sched_setaffinity, 0, cores) if cores else None
             process = subprocess.Popen(command, cwd=ROOT, stdout=output, stderr=output, preexec_fn=pin)
-            _, status, used = os.wait4(process.pid, 0)
+            ended, megabytes = 0, 0.0
+            while not ended:
+                megabytes = peak(process.pid) or megabytes
+                time.sleep(0.05)
+                ended, status, used = os.wait4(process.pid, os.WNOHANG)
             process.returncode = os.waitstatus_to_exitcode(status)
             wall = time.perf_counter() - wall
         if process.returncode:
             raise work.BenchError(f"{command[0]} failed: {log.read_text()[-1000:]}")
-        return Run(stored(self.folder / self.pictures), wall, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+        return Run(stored(self.folder / self.pictures), wall, used.ru_utime + used.ru_stime, megabytes)
 
     def start(self, urls: Sequence[str], cores: Sequence[int] = ()) -> Run:
         """What a few rows take, in as many shards as the rest."""
@@ -219,6 +223,13 @@ class Img2dataset(Program):
             "processes_count": 2, "thread_count": 64,
         }  # fmt: skip
         return [str(PEER / "bin/img2dataset"), *(f"--{name}={value}" for name, value in options.items())]
+
+
+def peak(process: int) -> float:
+    """The most memory of a running process so far, in MB; 0 when it has ended. The kernel's count for a child that has
+    ended begins with what its parent held when it started it."""
+    status = Path(f"/proc/{process}/status").read_text()
+    return sum(int(row.split()[1]) / 1024 for row in status.splitlines() if row.startswith("VmHWM"))
 
 
 def rows_of(urls: Sequence[str]) -> pa.Table:
