@@ -198,6 +198,7 @@ class Ours(Program):
         metadata.parent.mkdir(parents=True)
         pq.write_table(rows_of(urls), metadata)
         options = {"allow_private_addresses": 1, "shard_rows": shard, "image_size": 384, "jpeg_quality": 92}
+        options |= {"url_threads": 64, "url_threads_per_host": 64}
         sets = [word for name, value in options.items() for word in ("--set", f"{name}={value}")]
         program = str(ROOT / "bin/laion-people")
         return [program, "run", "download", "bench/00000", "--store", f"file://{self.folder}/store", *sets]
