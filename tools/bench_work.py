@@ -348,8 +348,9 @@ class PublicApi:
         for model, size in ((self.detector, (320, 320)), (self.pose, (192, 256))):
             calibrate(model, size)
         for conv in self.detector.bbox_head.rtm_cls:  # else thousands of boxes would be found in each image
-            torch.nn.init.normal_(conv.weight, std=0.001)
-            torch.nn.init.constant_(conv.bias, -4)
+            torch.nn.init.normal_(conv.weight, std=0.1)
+            torch.nn.init.constant_(conv.bias, -12)
+            torch.nn.init.constant_(conv.bias[:1], -4)  # of people, whom alone our wrapper looks for
 
     def save(self, folder: Path) -> dict[str, Path]:
         """Writes the weights in the form that the wrappers read."""

@@ -6,6 +6,7 @@ import hashlib
 import json
 import os
 import subprocess
+import tarfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -13,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pyarrow.parquet as pq
 
 from tools.demo import SAMPLE, log_path
 from tools.local_airflow import ROOT, LocalAirflow, free_port
@@ -21,6 +23,7 @@ PARTITION = "tiny/00000"
 EXTRACT = "laion_people_extract"
 IMAGES = 8
 MOST_SECONDS = 300
+TIMED = ["requested_at", "row_sha256"]  # of a row of images; the digest is of the time, too
 
 TINY_PART = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
@@ -112,6 +115,26 @@ class Deployment:
 
 
 def tables(store: Path) -> dict[str, str]:
-    """Path -> sha256 of every table and tar of a store; what a killed process was writing is none."""
+    """Path -> sha256 of every table and tar of a store, but for the times at which images were asked for.
+
+    What a killed process was writing is none.
+    """
     files = [p.relative_to(store) for suffix in ("parquet", "tar") for p in sorted(store.rglob(f"*.{suffix}"))]
-    return {str(p): hashlib.sha256((store / p).read_bytes()).hexdigest() for p in files if p.parts[0] != ".writing"}
+    return {str(p): hashlib.sha256(content(store, p)).hexdigest() for p in files if p.parts[0] != ".writing"}
+
+
+def content(store: Path, path: Path) -> bytes:
+    """The file's bytes; of images, which two runs ask for at different times, all rows and files but for that."""
+    if path.parts[0] != "images":
+        return (store / path).read_bytes()
+    if path.suffix == ".parquet":
+        return repr(pq.read_table(store / path).drop_columns(TIMED).to_pylist()).encode()
+    with tarfile.open(store / path) as tar:
+        return repr([(member.name, untimed(tar.extractfile(member).read())) for member in tar]).encode()
+
+
+def untimed(file: bytes) -> object:
+    """A file of a tar; a json without the time."""
+    if not file.startswith(b"{"):
+        return file
+    return {name: value for name, value in json.loads(file).items() if name not in TIMED}

@@ -127,7 +127,7 @@ def test_profiles_name_the_weights_of_the_very_model() -> None:
 
     roles = [role for name in available() for role in load_profile(name).roles.values()]
     fetched = [role for role in roles if role.checkpoints.get("weights", "").startswith("openclip/")]
-    assert len(fetched) == 6
+    assert len(fetched) == 7
     for role in fetched:
         assert role.checkpoints["weights"] == f"openclip/{role.params['model']}/{role.params['tag']}"
 
