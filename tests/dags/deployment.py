@@ -6,7 +6,6 @@ import hashlib
 import json
 import os
 import subprocess
-import tarfile
 import time
 from collections.abc import Mapping
 from contextlib import suppress
@@ -23,7 +22,6 @@ PARTITION = "tiny/00000"
 EXTRACT = "laion_people_extract"
 IMAGES = 8
 MOST_SECONDS = 300
-TIMED = ["requested_at", "row_sha256"]  # of a row of images; the digest is of the time, too
 
 TINY_PART = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
@@ -124,17 +122,6 @@ def tables(store: Path) -> dict[str, str]:
 
 
 def content(store: Path, path: Path) -> bytes:
-    """The file's bytes; of images, which two runs ask for at different times, all rows and files but for that."""
-    if path.parts[0] != "images":
-        return (store / path).read_bytes()
-    if path.suffix == ".parquet":
-        return repr(pq.read_table(store / path).drop_columns(TIMED).to_pylist()).encode()
-    with tarfile.open(store / path) as tar:
-        return repr([(member.name, untimed(tar.extractfile(member).read())) for member in tar]).encode()
-
-
-def untimed(file: bytes) -> object:
-    """A file of a tar; a json without the time."""
-    if not file.startswith(b"{"):
-        return file
-    return {name: value for name, value in json.loads(file).items() if name not in TIMED}
+    if path.parts[0] == "images" and path.suffix == ".parquet":
+        return repr(pq.read_table(store / path).drop_columns(["requested_at"]).to_pylist()).encode()
+    return (store / path).read_bytes()

@@ -2,7 +2,7 @@
 
 Each row proves itself: ``row_sha256`` is a digest of its values and of its stored picture. Thus it doesn't matter which
 file of a shard is damaged, nor whether its manifest can still be read. A picture's row is both in the table and, as
-json, in the tar; one of them is enough.
+json, in the tar; one of them is enough, but for the time of its request.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ from laion_people.storage.origin import json_object
 from laion_people.vision import images
 from laion_people.vision.images import ImageError
 
+# In the table alone: the same pictures give the same tar whenever they were asked for, and what follows stays as it is.
+TIME = "requested_at"
+
 
 def row_sha256(row: Row, picture: bytes) -> str:
-    """Hex digest of a row's values, without ``row_sha256``, and of its stored picture (empty if it has none)."""
-    values = {name: value for name, value in row.items() if name != "row_sha256"}
-    return sha256(_text(values) + picture).hexdigest()
+    """Hex digest of a row's values, but ``row_sha256`` and TIME, and of its stored picture (empty if it has none)."""
+    return sha256(_text(row) + picture).hexdigest()
 
 
 class EarlierRows:
@@ -57,7 +59,7 @@ class EarlierRows:
         if not wanted["status"]:
             self.pictures += bool(picture) or listed.get("status") == "success"
             self.unknown += not (picture or listed)
-        for row, twin, stored in ((packed, listed, picture), (listed, packed, picture), (listed, packed, b"")):
+        for row, twin, stored in ((listed, packed, picture), (packed, listed, picture), (listed, packed, b"")):
             if row.get("key") == key and row.get("url") == wanted["url"] and _is_whole(row, twin, stored):
                 return row, stored
         return None
@@ -118,5 +120,6 @@ def _places(path: Path) -> dict[str, tuple[int, int]]:
     return places
 
 
-def _text(values: Row) -> bytes:
+def _text(row: Row) -> bytes:
+    values = {name: value for name, value in row.items() if name not in ("row_sha256", TIME)}
     return json.dumps(values, sort_keys=True).encode()

@@ -27,7 +27,7 @@ from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError, UsageError, coded, one_line
 from laion_people.settings import Settings
-from laion_people.steps.download.earlier import EarlierRows, row_sha256
+from laion_people.steps.download.earlier import TIME, EarlierRows, row_sha256
 from laion_people.steps.download.fetch import Fetcher, FetchError
 from laion_people.steps.download.hosts import Known
 from laion_people.steps.download.owners import LONGEST, SAID, opted_out
@@ -200,7 +200,8 @@ class Download(Step):
                 if row["reason"]:
                     shard.reject(row["reason"])
                 else:
-                    row["files"] = {"jpg": picture, "json": json.dumps(row).encode(), "txt": row["caption"].encode()}
+                    fields = json.dumps({name: value for name, value in row.items() if name != TIME}).encode()
+                    row["files"] = {"jpg": picture, "json": fields, "txt": row["caption"].encode()}
                 yield row
 
     def sidecars(self, shard: Shard, rows: int) -> dict[str, bytes]:
