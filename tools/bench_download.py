@@ -18,6 +18,7 @@ import statistics
 import subprocess
 import tarfile
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -148,7 +149,7 @@ class Run:
     megabytes: float
 
 
-class Program:
+class Program(ABC):
     """A program that downloads rows into shards below a folder."""
 
     pictures: str  # where its tars are, below the folder
@@ -156,9 +157,9 @@ class Program:
     def __init__(self, folder: Path):
         self.folder = folder
 
+    @abstractmethod
     def command(self, urls: Sequence[str], shard: int) -> list[str]:
         """Prepares the folder, and returns the command."""
-        raise NotImplementedError
 
     def run(self, urls: Sequence[str], shard: int, cores: Sequence[int] = ()) -> Run:
         """Raises BenchError if it fails. ``cores``: the only ones that it may use."""
