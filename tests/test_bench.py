@@ -139,9 +139,14 @@ def test_the_docs_say_what_was_measured() -> None:
 
 def test_a_new_measurement_is_written_wherever_numbers_are_told() -> None:
     measured = json.loads(bench_docs.MEASURED.read_text())
+    measured["steps"].pop("download", None)
     result = work.Result("a line of a test", "CPU-s", 1.25, 2.5, (0.5, 0.4, 0.7), 0.75, less=True)
     page = bench_docs.speed(measured | {"ratios": [work.rounded(asdict(result))]})
     assert "| a line of a test | 1.2 | 2.5 | CPU-s | 0.50 | 0.40 - 0.70 | <= 0.75 | reached |" in page
+    assert "| download |" not in page and "download's CPU seconds" not in page
+    steps = {"download": [{"rows": 100, "wall": 50.0, "cpu": 20.0}]}
+    page = bench_docs.speed(measured | {"steps": steps})
+    assert "| download | 100 | 50.0 | 20.0 | 20.0 - 20.0 |\n\nThe download's CPU seconds include those of " in page
     rate = {"value": 7.0, "measured": True, "source": "a test"}
     kept = bench_docs.rates({"any": {"cpu:mesh": rate}}, json.loads(capacity.RATES.read_text()))
     assert kept["any"]["cpu:mesh"] == rate and kept["any"]["cpu:download"]["value"] == 62.5

@@ -56,9 +56,8 @@ the rows a CPU second, which a busy machine doesn't change much: [capacity](capa
 | step | rows | rows a second | rows a CPU second | spread |
 |---|---|---|---|---|
 {steps}
-
-The download's CPU seconds include those of the server that it reads from.
 """
+DOWNLOAD = "\nThe download's CPU seconds include those of the server that it reads from.\n"
 
 
 def speed(measured: dict[str, Any]) -> str:
@@ -66,7 +65,8 @@ def speed(measured: dict[str, Any]) -> str:
     results = [Result(**result | {"ratios": tuple(result["ratios"])}) for result in measured["ratios"]]
     versions = ", ".join(f"{name} {version}" for name, version in measured["versions"].items())
     before, after = measured["load"]
-    return PAGE.format(
+    page = PAGE + (DOWNLOAD if "download" in measured["steps"] else "")
+    return page.format(
         before=before,
         after=after,
         **{name: measured[name] for name in ("machine", "rounds", "copies")},

@@ -24,6 +24,7 @@ from include.models.errors import ModelError
 from include.models.preprocessing import Preprocessing
 from include.models.runtime import Pool
 from include.models.sampling import MAX_TOKENS, Sampler, whole_sentences
+from include.models.statedict import SHORTAGES
 
 from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD  # isort: skip
 from open_clip.modified_resnet import ModifiedResNet  # isort: skip
@@ -142,7 +143,13 @@ class _Prefix(nn.Module):
 
 def _tokenizer(file: Path) -> Tokenizer:
     try:
-        tokenizer = Tokenizer.from_file(str(file))
+        content = file.read_bytes()  # not by tokenizers, whose errors don't say whether the machine is short of files
+    except OSError as error:
+        if error.errno in SHORTAGES:
+            raise
+        raise ModelError("wrong-weights", f"{file} can't be read ({error.strerror}): fetch it again") from None
+    try:
+        tokenizer = Tokenizer.from_buffer(content)
     except Exception as error:  # tokenizers knows no other class
         raise ModelError("wrong-weights", f"{file} is no tokenizer.json: {str(error).splitlines()[0][:300]}") from None
     if tokenizer.token_to_id(END_OF_TEXT) is None:

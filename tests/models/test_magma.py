@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -239,6 +240,21 @@ def test_files_that_are_something_else_are_one_readable_line(
         with pytest.raises(ModelError, match=r"\[wrong-weights\]$") as error:
             opened(*files)
         assert "\n" not in str(error.value)
+    with pytest.raises(ModelError, match=r"none.json can't be read \(No such file or directory\): fetch it again "):
+        opened(weights, tmp_path / "none.json")
+
+
+@pytest.mark.parametrize("shortage", [MemoryError(), OSError(errno.EMFILE, "Too many open files")])
+def test_the_machines_shortage_is_not_the_tokenizers_fault(
+    shortage: Exception, weights: Path, tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def short(_: Path) -> bytes:
+        raise shortage
+
+    monkeypatch.setattr(Path, "read_bytes", short)
+    with pytest.raises(type(shortage)) as error:
+        opened(weights, tokenizer)
+    assert error.value is shortage
 
 
 class Evil:
