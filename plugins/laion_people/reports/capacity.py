@@ -40,7 +40,8 @@ class Rate:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a step needs for the ``amount`` of rows that it reads: hours of GPUs and cores, and bytes of its table.
+    """What a step needs for the ``amount`` of rows that it reads: hours of GPUs and cores, and bytes of its table; None
+    where no rate is known.
 
     ``rates`` names the rates that the numbers are made from.
     """
@@ -48,10 +49,10 @@ class Cost:
     step: str
     amount: float
     unit: str
-    gpu_hours: float
-    cpu_hours: float
+    gpu_hours: float | None
+    cpu_hours: float | None
     table: str
-    bytes: float
+    bytes: float | None
     rates: tuple[str, ...]
 
 
@@ -59,7 +60,8 @@ class Cost:
 class Plan:
     """The costs of partitions (key -> rows of metadata), and the rates that they are made from, by name.
 
-    ``kept`` are the people of Subset A; ``writes`` and ``reads`` are requests to the store, were it S3.
+    ``kept`` are the people of Subset A; ``writes`` and ``reads`` are requests to the store, were it S3; ``unknown``
+    names the rates that the profile would need beside those.
     """
 
     profile: str
@@ -71,10 +73,11 @@ class Plan:
     writes: int
     reads: int
     rates: dict[str, Rate]
+    unknown: tuple[str, ...]
 
     def total(self, amount: str) -> float:
-        """The sum over the steps of ``gpu_hours``, ``cpu_hours`` or ``bytes``."""
-        return sum(getattr(cost, amount) for cost in self.steps)
+        """The sum of ``gpu_hours``, ``cpu_hours`` or ``bytes`` over the steps of which it is known."""
+        return sum(getattr(cost, amount) or 0 for cost in self.steps)
 
 
 def plan(store: Store, partitions: Sequence[str], settings: Settings, rates_file: Path | None = None) -> Plan:
@@ -88,20 +91,23 @@ def plan(store: Store, partitions: Sequence[str], settings: Settings, rates_file
 
 
 def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]) -> Plan:
-    """The costs of partitions with so many rows. Raises UsageError when a rate is missing."""
+    """The costs of partitions with so many rows, as far as the rates of their steps are known. Of the shares, some are
+    always known."""
+    unknown: list[str] = []
 
-    def rate(name: str) -> float:
+    def known(name: str) -> float | None:
         if name not in rates:
-            raise UsageError("no-rates", f"no rate {name} for the profile {settings.profile}: give it by --rates")
+            unknown.append(name)
+            return None
         return rates[name].value
 
-    images = sum(rows.values()) * rate("images_per_row")
-    people = images * rate("people_per_image")
+    images = sum(rows.values()) * rates["images_per_row"].value
+    people = images * rates["people_per_image"].value
     amounts = {
         "rows": sum(rows.values()),
         "images": images,
         "people": people,
-        "kept": people * rate("kept_per_person"),
+        "kept": people * rates["kept_per_person"].value,
         "sampled": min(people, settings.cluster_sample),
         "captions": KINDS_OF_CAPTION * people,
     }
@@ -110,20 +116,28 @@ def estimate(rows: dict[str, int], settings: Settings, rates: Mapping[str, Rate]
     for name, entry in STEPS.items():
         if not entry.amount or (entry.optional and not getattr(settings, entry.optional)):
             continue  # label works on clusters, a thousandth of the rest
-        gpu, cpu, size = f"gpu:{name}", f"cpu:{name}", ""
-        gpu_hours = amounts[entry.amount] / rate(gpu) / 3600 if gpu in rates else 0
-        written = 0.0
+        amount, gpu, cpu, size = amounts[entry.amount], f"gpu:{name}", f"cpu:{name}", ""
+        a_second = known(cpu)
+        cpu_hours = amount / a_second / 3600 if a_second else None
+        gpu_hours: float | None = 0.0  # a step with a rate of cores alone needs no GPU
+        if gpu in rates or not a_second:
+            on_gpu = known(gpu)
+            gpu_hours = amount / on_gpu / 3600 if on_gpu else None
+        written: float | None = 0.0
         if not entry.is_release:
             size = f"bytes:{entry.writes}"
-            written = rate(size) * amounts[entry.written or entry.amount]
-            writes += shards * (_uploads(written / shards) + entry.beside + 1) if shards else 0  # 1: the manifest
+            a_row = known(size)
+            written = a_row * amounts[entry.written or entry.amount] if a_row else None
+            writes += (
+                shards * (_uploads((written or 0) / shards) + entry.beside + 1) if shards else 0
+            )  # 1: the manifest
             reads += shards * 2 * len(entry.reads)  # a file, and the manifest that says what it must hash to
         used = tuple(n for n in (gpu, cpu, size) if n in rates)
-        cpu_hours = amounts[entry.amount] / rate(cpu) / 3600
-        costs.append(Cost(name, amounts[entry.amount], entry.amount, gpu_hours, cpu_hours, size[6:], written, used))
+        costs.append(Cost(name, amount, entry.amount, gpu_hours, cpu_hours, size[6:], written, used))
     named = ("images_per_row", "people_per_image", "kept_per_person", *(n for cost in costs for n in cost.rates))
     made_from = {n: rates[n] for n in named}
-    return Plan(settings.profile, rows, images, people, amounts["kept"], tuple(costs), writes, reads, made_from)
+    kept = amounts["kept"]
+    return Plan(settings.profile, rows, images, people, kept, tuple(costs), writes, reads, made_from, tuple(unknown))
 
 
 def _uploads(size: float) -> int:
@@ -199,18 +213,24 @@ def format_plan(plan: Plan) -> str:
     for cost in plan.steps:
         written = f"{cost.table:12}{_size(cost.bytes):>10}" if cost.table else " " * 22
         lines.append(
-            f"{cost.step:12}{cost.amount:>18,.0f} {cost.unit:9}{cost.gpu_hours:>12,.1f}{cost.cpu_hours:>12,.1f}"
+            f"{cost.step:12}{cost.amount:>18,.0f} {cost.unit:9}{_hours(cost.gpu_hours):>12}{_hours(cost.cpu_hours):>12}"
             f"   {written}   {notes(*cost.rates)}"
         )
     lines += [
         f"{'total':40}{plan.total('gpu_hours'):>12,.1f}{plan.total('cpu_hours'):>12,.1f}"
         f"   {'':12}{_size(plan.total('bytes')):>10}",
         "",
-        f"download: {rows:,} requests to the web, {download.cpu_hours / MACHINE_CORES:,.1f} hours on a machine of "
-        f"{MACHINE_CORES} cores",
+        f"download: {rows:,} requests to the web, {(download.cpu_hours or 0) / MACHINE_CORES:,.1f} hours on a machine "
+        f"of {MACHINE_CORES} cores",
         f"store, if it is S3: {plan.writes:,} writes (parts of 8 MiB), {plan.reads:,} reads at least",
         "",
     ]
+    if plan.unknown:
+        lines += [
+            f"not in the totals, since the profile {plan.profile} has no rate of it: {', '.join(plan.unknown)}; "
+            "what you have measured, give by --rates",
+            "",
+        ]
     for (measured, source), number in sources.items():
         used = [
             f"{n} {_number(r.value)}" for n, r in plan.rates.items() if (r.measured, r.source) == (measured, source)
@@ -219,11 +239,17 @@ def format_plan(plan: Plan) -> str:
     return "\n".join(lines)
 
 
+def _hours(hours: float | None) -> str:
+    return "no rate" if hours is None else f"{hours:,.1f}"
+
+
 def _number(value: float) -> str:
     return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
-def _size(count: float) -> str:
+def _size(count: float | None) -> str:
+    if count is None:
+        return "no rate"
     for unit in ("bytes", "kB", "MB", "GB"):
         if count < 1000:
             return f"{count:,.1f} {unit}"
