@@ -123,7 +123,12 @@ def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[in
             self._place, self._task = place, task
 
         def detect(self, image: Any) -> Any:
-            result = self._task.detect(image)
+            return self._noted(image, self._task.detect(image))
+
+        def faces(self, image: Any) -> Any:
+            return self._noted(image, self._task.faces(image))
+
+        def _noted(self, image: Any, result: Any) -> Any:
             calls[-1].append((self._place, image, faces(result)))
             return result
 
@@ -151,7 +156,9 @@ def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[in
 
 
 def faces(result: Any) -> int:
-    """The faces in a result of MediaPipe's detector or landmarker."""
+    """The faces in a result of MediaPipe's detector or landmarker, or in that of our landmarker: a list."""
+    if isinstance(result, list):
+        return len(result)
     return len(result.detections if hasattr(result, "detections") else result.face_landmarks)
 
 

@@ -12,10 +12,13 @@ import threading
 import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import mediapipe
 import numpy as np
+from mediapipe.python import packet_creator, packet_getter
 from mediapipe.tasks.python import BaseOptions, vision
 
 from include.models import Mesh, native_logs
@@ -34,6 +37,8 @@ SURE = 0.85  # score from which the landmarker nearly always finds the face at o
 MIN_SECOND_DETECTION = 0.1  # of the landmarker's own detector, which only has to locate the known face
 MIRRORED = 0.05  # of the head crop's side: the left of a head may lie this far left of its right, by chance
 TILTED = math.radians(40)  # the detector finds upright faces, within this angle
+OUTPUTS = ("norm_landmarks", "blendshapes", "face_geometry")  # of the landmarker's graph
+COORDINATES = attrgetter("x", "y", "z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,10 +62,50 @@ class _Tasks:
         self.landmarkers = [face_landmarker(bundle, min_presence, faces) for faces in FACES]
 
 
-def face_landmarker(bundle: Path, min_presence: float, faces: int) -> vision.FaceLandmarker:
+class _Landmarks(NamedTuple):
+    """What the landmarker finds of a face: x, y and z of its landmarks [478, 3], x and y from 0 to 1 in the image;
+    blendshapes float32 [52]; the matrix [4, 4] that moves the canonical face to the camera's space."""
+
+    points: np.ndarray
+    blendshapes: np.ndarray
+    transformation: np.ndarray
+
+
+class FaceLandmarker(vision.FaceLandmarker):
+    """MediaPipe's, which gives its results as arrays, too. ``detect`` makes an object of each landmark: that takes a
+    tenth of the networks' time, in Python, for which other threads have to wait."""
+
+    def faces(self, image: mediapipe.Image) -> list[_Landmarks]:
+        """What ``detect`` finds, from the same graph."""
+        whole = self.convert_to_normalized_rect(None, image, roi_allowed=False)
+        inputs = {
+            "image_in": packet_creator.create_image(image),
+            "norm_rect_in": packet_creator.create_proto(whole.to_pb2()),
+        }
+        outputs = self._process_image_data(inputs)
+        if outputs["norm_landmarks"].is_empty():
+            return []
+        parts = (packet_getter.get_proto_list(outputs[name]) for name in OUTPUTS)
+        return [
+            _Landmarks(
+                np.array(list(map(COORDINATES, landmarks.landmark))),
+                np.array([shape.score for shape in shapes.classification], np.float32),
+                _matrix(geometry.pose_transform_matrix),
+            )
+            for landmarks, shapes, geometry in zip(*parts, strict=True)
+        ]
+
+
+def _matrix(data: Any) -> np.ndarray:
+    """The matrix of a ``MatrixData``, which may hold it by rows or by columns."""
+    by_rows = data.layout == type(data).ROW_MAJOR
+    return np.array(data.packed_data).reshape(data.rows, data.cols, order="C" if by_rows else "F")
+
+
+def face_landmarker(bundle: Path, min_presence: float, faces: int) -> FaceLandmarker:
     """The landmarker for up to so many faces, for one thread."""
     with native_logs.hidden():
-        landmarker = vision.FaceLandmarker.create_from_options(
+        landmarker = FaceLandmarker.create_from_options(
             vision.FaceLandmarkerOptions(
                 base_options=BaseOptions(model_asset_path=str(bundle)),
                 num_faces=faces,
@@ -137,24 +182,26 @@ class FaceMesh:
 
     def _fit(self, image: np.ndarray, face: _Face, angle: float) -> Mesh | None:
         """The mesh of the face, or None if the landmarker sees none. For small faces, a second crop often helps."""
+        sure = face.score >= SURE
         for padding in FACE_PADDINGS:
             region = square(image, face.centre, padding * face.side, CROP, angle)
-            for landmarker in self._local.tasks.landmarkers[0 if face.score >= SURE else -1 :]:
-                mesh = _mesh(landmarker.detect(as_mediapipe(region.pixels)), region, face, angle)
+            for landmarker in self._local.tasks.landmarkers[0 if sure else -1 :]:
+                mesh = _mesh(landmarker.faces(as_mediapipe(region.pixels)), region, face, angle)
                 if mesh is not None:
                     return mesh
+            sure = False  # where nothing was found at once, a landmarker of one face finds a quarter
         return None
 
 
-def _mesh(result: vision.FaceLandmarkerResult, region: Region, face: _Face, angle: float) -> Mesh | None:
-    """The first mesh of a result that is near the face; others are a neighbour's."""
-    for index, points in enumerate(result.face_landmarks):
-        mesh = np.array([(point.x, point.y, point.z) for point in points]) * CROP
+def _mesh(found: list[_Landmarks], region: Region, face: _Face, angle: float) -> Mesh | None:
+    """The mesh of the first that is near the face; others are a neighbour's."""
+    for points, blendshapes, transformation in found:
+        mesh = points * CROP
         landmarks = np.column_stack([region.points_to_image(mesh[:, :2]), mesh[:, 2] * region.scale])
         if math.dist(landmarks[:, :2].mean(0), face.centre) <= MAX_OFFSET / 2 * face.side:
-            blendshapes = np.array([shape.score for shape in result.face_blendshapes[index]], np.float32)
-            rotation = result.facial_transformation_matrixes[index][:3, :3]
-            return Mesh(landmarks.astype(np.float32), blendshapes, *head_angles(rotation, angle), face.score)
+            return Mesh(
+                landmarks.astype(np.float32), blendshapes, *head_angles(transformation[:3, :3], angle), face.score
+            )
     return None
 
 

@@ -88,6 +88,24 @@ def test_the_mesh_is_that_of_a_landmarker_of_two_faces(mesh, monkeypatch: pytest
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.parametrize("most", facemesh.FACES)
+def test_faces_as_arrays_are_those_that_mediapipe_makes_objects_of(most: int):
+    landmarker = facemesh.face_landmarker(PROFILE.load("mesh")._options[0], 0.5, most)
+    seen = []
+    for truth in load()[:12]:
+        image = facemesh.as_mediapipe(truth.image)
+        result, faces = landmarker.detect(image), landmarker.faces(image)
+        seen.append(len(faces))
+        assert len(faces) == len(result.face_landmarks)
+        for index, face in enumerate(faces):
+            points = [(point.x, point.y, point.z) for point in result.face_landmarks[index]]
+            np.testing.assert_array_equal(face.points, points)
+            shapes = np.array([shape.score for shape in result.face_blendshapes[index]], np.float32)
+            np.testing.assert_array_equal(face.blendshapes, shapes)
+            np.testing.assert_array_equal(face.transformation, result.facial_transformation_matrixes[index])
+    assert {0, most} <= set(seen)
+
+
 def turn(axis: int, degrees: float) -> np.ndarray:
     """Rotation about x (right), y (up) or z (towards the camera), counter-clockwise seen from the axis' tip."""
     cos, sin = math.cos(math.radians(degrees)), math.sin(math.radians(degrees))
