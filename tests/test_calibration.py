@@ -236,7 +236,8 @@ def test_the_threshold_is_printed_drawn_and_kept_by_a_profile_that_the_report_sp
     assert 0 < threshold.value < 0.5 and (threshold.images, threshold.precision) == (IMAGES, 0.95)
     assert "calibrated" in printed and f"{threshold.value:.4f}" in printed
     figure = (tmp_path / "figure.svg").read_text()
-    assert f"threshold {threshold.value:.4f}" in figure and "nan" not in figure
+    assert f"calibrated threshold {threshold.value:.4f}, precision at least 0.95<" in figure and "nan" not in figure
+    assert "threshold in force 0.3<" in figure and "95 % interval" in figure
 
     mine = tmp_path / "mine.yaml"
     mine.write_text((FOLDER / "packaged.yaml").read_text() + lines)
@@ -303,7 +304,8 @@ def test_a_clip_that_knows_nothing_has_no_threshold(
         assert printed.err.splitlines()[-1].startswith("laion-people: no threshold")
         assert printed.err.splitlines()[-1].endswith("[no-threshold]")
     assert json.loads(printed.out)["threshold"] is None
-    assert "no threshold" in (tmp_path / "figure.svg").read_text()
+    figure = (tmp_path / "figure.svg").read_text()
+    assert "no threshold" in figure and "95 % interval" not in figure
 
 
 def test_what_is_the_same_is_no_false_pair(store: LocalStore, capsys: pytest.CaptureFixture[str]) -> None:

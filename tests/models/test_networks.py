@@ -10,7 +10,7 @@ import pytest
 import torch
 from onnxruntime.capi.onnxruntime_pybind11_state import Fail
 
-from include.models.networks import Network
+from include.models.networks import Graph, Network
 from include.models.placement import place
 from include.models.runtime import Pool
 
@@ -49,6 +49,24 @@ def test_any_number_of_inputs(layers, count: int):
     (outputs,) = network(layers)(given)
     with torch.inference_mode():
         torch.testing.assert_close(outputs, layers(given), atol=1e-6, rtol=0)
+
+
+def test_layers_are_the_same_after_a_graph_was_made_of_them():
+    """Graphs are made one after the other of parts that share layers; the exporter fuses convolutions and norms."""
+    torch.manual_seed(0)
+    norm = torch.nn.BatchNorm2d(8)
+    layers = InTuple(torch.nn.Sequential(torch.nn.Conv2d(3, 8, 3), norm, torch.nn.ReLU(inplace=True))).eval()
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        torch.nn.init.normal_(tensor)
+    before, given = copy.deepcopy(layers.state_dict()), inputs(2)
+    with torch.inference_mode():
+        (expected,) = layers(given)
+        (by_graph,) = Graph(layers, SHAPE)(given)
+        (after,) = layers(given)
+    torch.testing.assert_close(by_graph, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(after, expected, atol=0, rtol=0)
+    assert all(torch.equal(tensor, before[name]) for name, tensor in layers.state_dict().items())
+    assert not any(module.training for module in layers.modules())
 
 
 @pytest.mark.parametrize("value", [0.0, -2e4, 3e4, float("nan")])
