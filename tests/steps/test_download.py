@@ -38,6 +38,7 @@ from laion_people.storage.manifest import Manifest
 from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import LocalStore
 from laion_people.vision.images import samples
+from laion_people.vision.shrinking import shrunk  # noqa: F401 - compiled before tests take the time
 from tests.fakes import FakeModels, image_shard
 from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import aiohttp
@@ -280,16 +281,16 @@ class Fetcher:
         if not 200 <= status < 300:
             raise FetchError(_status_reason(status), f"HTTP {status} {(response.reason or '')[:200]}", status)
         limit = self._settings.url_max_bytes if is_image else ROBOTS_BYTES
-        received = bytearray()
+        received = BytesIO()  # gives its bytes without a copy
         if is_image and (response.content_length or 0) > limit:
             raise FetchError("too_large", f"more than {limit} bytes")
         async for chunk in response.content.iter_any():
-            received += chunk
-            if len(received) > limit:
-                body: bytes | bytearray = received
+            received.write(chunk)
+            if received.tell() > limit:
+                body: bytes | bytearray = received.getvalue()
                 break
         else:
-            body = _unpacked(received, response.headers.getall("Content-Encoding", ()), limit)
+            body = _unpacked(received.getvalue(), response.headers.getall("Content-Encoding", ()), limit)
         if is_image and len(body) > limit:
             raise FetchError("too_large", f"more than {limit} bytes")
         return bytes(body[:limit])
@@ -389,7 +390,7 @@ def host_of(url: URL) -> str:
     return (url.raw_host or "").rstrip(".").lower()
 
 
-def _unpacked(body: bytearray, encodings: Sequence[str], limit: int) -> bytes | bytearray:
+def _unpacked(body: bytes, encodings: Sequence[str], limit: int) -> bytes | bytearray:
     """The body without gzip or deflate, which some servers send unasked; at most one byte more than the limit.
 
     As browsers do, it accepts several layers, several members of gzip in a row, and deflate without zlib's header. If

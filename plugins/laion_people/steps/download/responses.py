@@ -44,9 +44,7 @@ class LenientHandler(ResponseHandler):
     def data_received(self, data: bytes) -> None:
         while self._head is not None and data:
             before = len(self._head)
-            self._head += data
-            if not before:
-                self._head = self._head.lstrip(b"\r\n")
+            self._head += data if before else data.lstrip(b"\r\n")
             begin = bytes(self._head[: len(BEGIN)])
             end = END.search(self._head, max(before - 3, 0))
             if not BEGIN.startswith(begin.upper()) or (not end and len(self._head) > MAX_HEAD):
@@ -54,7 +52,7 @@ class LenientHandler(ResponseHandler):
                 return
             if not end:
                 return
-            head, data = mended(bytes(self._head[: end.end()])), bytes(self._head[end.end() :])
+            head, data = mended(bytes(self._head[: end.end()])), bytes(memoryview(self._head)[end.end() :])
             self._interim += 1
             if INTERIM.match(head) and self._interim <= MAX_INTERIM:
                 self._head = bytearray()

@@ -418,8 +418,10 @@ def _store_image(body: bytes, settings: Settings) -> Row:
 
 
 def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
-    """Shrinks to the wanted size by area averaging, as img2dataset does. OpenCV releases Python's lock."""
+    """Shrinks to the wanted size by area averaging, as img2dataset does. All of it lets go of Python's lock."""
     import cv2
+
+    from laion_people.vision.shrinking import shrunk  # takes two seconds, which only a download needs
 
     width, height = picture.size
     pixels = images.to_array(picture, 2 * settings.image_size)
@@ -427,7 +429,7 @@ def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
         scale = settings.image_size / min(width, height)
         if scale < 1:
             size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
-            pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+            pixels = shrunk(pixels, size)
         options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
         jpg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     return {
