@@ -64,7 +64,7 @@ class Removal:
             return cls(**fields)
         except (ValueError, TypeError, KeyError, RecursionError) as error:
             raise LaionPeopleError(
-                "damaged-removal", f"{path} is damaged ({error!r}): nothing is made while it can't be heeded; restore it"
+                "damaged-removal", f"{path} is damaged ({error!r}): nothing is made until it is restored"
             ) from error
 
 
