@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from laion_people.engine.catalog import OF_IMAGES
 from laion_people.engine.runner import Runner
+from laion_people.reports.tables import columns, take
 from laion_people.settings import Settings
 from laion_people.steps.imagefields import of_image
 from laion_people.steps.registry import STEPS
@@ -73,6 +74,7 @@ def test_the_tables_of_people_and_subsets_have_the_same_columns() -> None:
         ({"punsafe": 1e300, "pwatermark": 10**400}, {}),
         ({"punsafe": "?", "pwatermark": [0.5]}, {}),
         ({"NSFW": True, "LICENSE": 0.93}, {"NSFW": "true", "LICENSE": "0.93"}),
+        ({"NSFW": None, "nsfw": "UNSURE", "Nsfw": None, "LICENSE": float("nan")}, {"NSFW": "UNSURE"}),
         ({"NSFW": "", "LICENSE": {"a": 1}, "x_robots_tag": ["noai"]}, {}),
         ({"LICENSE": "\ud800", "x_robots_tag": "y" * 9000}, {"LICENSE": "?", "x_robots_tag": "y" * 1000}),
         ({"robots_txt": "maybe"}, {}),
@@ -90,8 +92,8 @@ VALUES = SCALARS | st.lists(SCALARS, max_size=2) | st.dictionaries(st.text(), SC
 @settings(deadline=None)
 @given(st.dictionaries(st.sampled_from([*OF_IMAGES, *map(str.upper, OF_IMAGES)]), VALUES))
 def test_whatever_a_json_says_can_be_stored(fields: dict[str, Any]) -> None:
-    columns = [SCHEMAS["people"].field(name) for name in OF_IMAGES]
-    pa.Table.from_pylist([of_image(fields)], schema=pa.schema(columns)).validate(full=True)
+    schema = pa.schema([SCHEMAS["people"].field(name) for name in OF_IMAGES])
+    pa.Table.from_pylist([of_image(fields)], schema=schema).validate(full=True)
 
 
 def test_people_know_what_the_json_says_and_the_hash_of_a_picture_without_one(tmp_path: Path) -> None:
@@ -141,6 +143,9 @@ def test_tables_of_before_these_columns_stay_and_are_read_with_nulls(
     assert read_table(people, "people").schema == SCHEMAS["people"]
     assert read_table(people, "people", ["phash", "key"]).column_names == ["phash", "key"]
     assert read_table(people, "people", ["phash"]).num_rows == len(rows_of(store, "people"))
+    path = str(people.relative_to(store.root))
+    for shown in (columns(store, path, ["key", "phash"]), take(store, path, [0], ["key", "phash"])):
+        assert shown.column_names == ["key", "phash"] and set(shown["phash"].to_pylist()) == {None}
 
 
 def test_a_column_that_a_table_must_have_is_missed(tmp_path: Path) -> None:

@@ -99,7 +99,9 @@ def _parquet(store: Store, path: str, names: Sequence[str]) -> Iterator[pq.Parqu
     texts = [name for name in names if schema.field(name).type == pa.string()]
     with store.open(path, AHEAD) as source:
         try:
-            yield pq.ParquetFile(source, read_dictionary=texts)
+            metadata = pq.ParquetFile(source).metadata
+            there = {*metadata.schema.to_arrow_schema().names}  # a file of an earlier version lacks some
+            yield pq.ParquetFile(source, metadata=metadata, read_dictionary=[name for name in texts if name in there])
         except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
             raise LaionPeopleError(
                 "damaged-file", f"{path} is damaged ({error}): run again the step that writes it"

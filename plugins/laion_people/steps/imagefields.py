@@ -22,13 +22,14 @@ def of_image(fields: Mapping[str, Any]) -> dict[str, Any]:
 
     Names count in any case, as in `metadata.flagged`, and the table's own spelling before others.
     """
-    folded = {name.lower(): value for name, value in fields.items()}
-    return {name: READERS[name](fields.get(name, folded.get(name.lower()))) for name in OF_IMAGES}
+    folded = {name.lower(): value for name, value in fields.items() if value is not None}
+    folded |= {name.lower(): fields[name] for name in OF_IMAGES if fields.get(name) is not None}
+    return {name: READERS[name](folded.get(name.lower())) for name in OF_IMAGES}
 
 
 def _words(value: object) -> str | None:
-    """A text, or json's word for a number, true or false."""
-    if isinstance(value, bool | int | float):
+    """A text, or json's word for a number, true or false. NaN is null, which pandas makes of it."""
+    if isinstance(value, bool | int | float) and math.isfinite(number(value)):
         value = json.dumps(value)
     return text(value)[:LONGEST] or None
 
