@@ -35,6 +35,7 @@ CAPTIONS = {  # cluster -> caption -> its claims
     "face-0001": {"A person smiles.": "mouth=smiling", "Someone with a smile.": "mouth=smiling"},
     "head-0001": {"The head is turned to the left.": "turn=left", "Somebody looks around.": UNCHECKED},
 }
+KNOWN = {"sha256": "0f" * 32, "original_width": 1920, "NSFW": "UNLIKELY", "phash": None}  # of each person's image
 STANDS = {"base": "standing", "left_arm": "down", "right_arm": "bent", "mouth": "smiling_open", "turn": "far_left"}
 
 
@@ -82,7 +83,7 @@ def caption(
 
 def _person(person_id: str) -> Row:
     row = {"person_id": person_id, "sample_id": 1, "key": "0", "url": "http://x/", "caption": "", "bbox_score": 0.9}
-    return row | {"image_width": 200, "image_height": 160, "bbox": [20, 10, 80, 150]}
+    return row | {"image_width": 200, "image_height": 160, "bbox": [20, 10, 80, 150], **KNOWN}
 
 
 def _facts(person_id: str, facts: Mapping[str, str]) -> Row:
@@ -136,6 +137,7 @@ def test_of_candidates_that_say_most_of_what_is_true_the_best_is_the_caption(tmp
     rows, shard, _ = caption(tmp_path, [ALL, ("pose-0001", None, None), ALL, ALL])
     pa.Table.from_pylist(rows, schema=SCHEMAS["subset_c"])
     assert [r["kind"] for r in rows] == ["pose", "face", "head", "pose", *["pose", "face", "head"] * 2]
+    assert all(row.items() >= KNOWN.items() for row in rows)
     compared = {
         "pose-0001": ["Someone stands, the left arm down.", "Standing, a person has the left arm down."],
         "face-0001": ["A person smiles.", "Someone with a smile."],  # laughing people smile
