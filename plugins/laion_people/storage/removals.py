@@ -102,6 +102,11 @@ def path_of(removal_id: str) -> str:
     return f"{FOLDER}/{removal_id}.json"
 
 
+def request_path(request: str) -> str:
+    """Names that a removal was asked for by, a line each (``url https://...``), for as long as they are needed."""
+    return f"{FOLDER}/requests/{request}.txt"
+
+
 def read_removals(store: Store) -> list[Removal]:
     """All removals, oldest first. Raises LaionPeopleError for a damaged one."""
     paths = [path for path in store.list(FOLDER) if path.count("/") == 1 and path.endswith(".json")]
