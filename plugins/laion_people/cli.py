@@ -268,8 +268,8 @@ def _publish(args: argparse.Namespace) -> None:
         pictures=args.pictures and args.edition != "geometry",
         faces=args.faces,
         with_minors=args.with_minors,
-        nsfw=args.nsfw == "keep",
-        opt_outs=args.opt_outs == "keep",
+        nsfw=args.nsfw,
+        opt_outs=args.opt_outs,
         max_watermark=args.max_watermark,
         licences=tuple(args.licence),
     )

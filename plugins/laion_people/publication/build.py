@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import secrets
 from collections.abc import Sequence
@@ -10,8 +11,11 @@ from datetime import UTC, datetime
 
 from laion_people.errors import UsageError
 from laion_people.publication import release
+from laion_people.publication.card import card
+from laion_people.publication.checksums import CHECKSUMS, checksums
 from laion_people.publication.choice import Choice, Options
 from laion_people.publication.content import Content, FromStore
+from laion_people.publication.croissant import croissant
 from laion_people.publication.numbers import Tally, recorded
 from laion_people.publication.release import Publication
 from laion_people.publication.sources import Sources, chosen_partitions, chosen_version
@@ -24,7 +28,7 @@ from laion_people.storage.store import Store
 log = logging.getLogger(__name__)
 
 KEY = "keys/publications"  # what ids of the edition geometry are made with; not to be handed out
-TOMBSTONES = "tombstones.parquet"
+README, CROISSANT, TOMBSTONES = "README.md", "croissant.json", "tombstones.parquet"
 
 
 def publish(
@@ -99,6 +103,11 @@ def hand_out(staging: Staging, draft: Publication, content: Content) -> Publicat
         tombstones=0 if content.tombstones is None else len(content.tombstones),
     )
     publication = replace(publication, numbers=draft.numbers | tally.numbers(publication))
+    described = [
+        staging.write(README, card(publication).encode()),
+        staging.write(CROISSANT, json.dumps(croissant(publication), indent=1, ensure_ascii=False).encode()),
+    ]
+    staging.write(CHECKSUMS, checksums([*files, *described]))
     staging.write(release.RECORD, publication.to_json())
     staging.show()
     return publication

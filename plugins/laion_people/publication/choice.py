@@ -37,7 +37,8 @@ class Options:
     """What decides the content of a publication.
 
     edition: see `release.EDITIONS`. pictures: whether the pictures of Subset B are in it; faces: what becomes of faces
-    in them (keep, blur, drop). with_minors, nsfw, opt_outs: whether such images are kept. max_watermark: of
+    in them (keep, blur, drop). with_minors: whether images that speak of minors
+    are kept; nsfw, opt_outs: the same of those that the collection flags, or the owner reserves (keep, drop). max_watermark: of
     ``pwatermark``, what is more goes, and so does what is not known. licences: of ``LICENSE``, all others go.
     """
 
@@ -45,8 +46,8 @@ class Options:
     pictures: bool = True
     faces: str = "keep"
     with_minors: bool = False
-    nsfw: bool = False
-    opt_outs: bool = False
+    nsfw: str = "drop"
+    opt_outs: str = "drop"
     max_watermark: float | None = None
     licences: tuple[str, ...] = ()
 
@@ -89,9 +90,9 @@ class Choice:
         options = self._options
         if self._is_removed(row):
             return "removed"
-        if not options.nsfw and flagged({name: row[name] for name in ("NSFW", "punsafe") if row.get(name) is not None}):
+        if options.nsfw == "drop" and flagged({name: row[name] for name in ("NSFW", "punsafe") if row.get(name) is not None}):
             return "nsfw"
-        if not options.opt_outs and _reserved(row):
+        if options.opt_outs == "drop" and _reserved(row):
             return "opted_out"
         if options.max_watermark is not None and not _number(row.get("pwatermark")) <= options.max_watermark:
             return "watermark"
