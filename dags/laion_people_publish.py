@@ -40,9 +40,9 @@ with DAG(
         return publishing.planned(get_current_context())
 
     @task
-    def announce():
+    def announce(made):
         """Notifies of what was published. Clear it to notify again. Failures: docs/operations.md, "Publications"."""
-        return publishing.announce(get_current_context())
+        publishing.announce(get_current_context(), made)
 
     plan = check()
     publish = worker_task(
@@ -57,4 +57,5 @@ with DAG(
         execution_timeout=publishing.LIMIT,
         max_active_tis_per_dag=1,  # two of one name would not know of each other
     )
-    publishing.ApprovalOperator(task_id="approve", plan=plan, **NAMED) >> publish >> announce()
+    publishing.ApprovalOperator(task_id="approve", plan=plan, **NAMED) >> publish
+    announce(publish.output)

@@ -16,16 +16,15 @@ from laion_people.orchestration.questions import QuestionOperator, page
 from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, VERSION_SCHEMA, whole
 from laion_people.publication import release
 from laion_people.settings import from_environment
-from laion_people.storage import versions
-from laion_people.storage.layout import KEY_PART, shard_manifests_folder
-from laion_people.storage.store import Store, deployment_uri, open_store
+from laion_people.storage.layout import KEY_PART
+from laion_people.storage.store import deployment_uri, open_store
 from laion_people.storage.totals import TotalsReader
 
 LIMIT = timedelta(hours=48)  # of the task that reads every table, and uploads
 REPOSITORY = r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}"  # https://huggingface.co/docs/hub/repositories
 FACES = {
     "keep": "keep: as they are",
-    "blur": "blur: blurred wherever there are pixels",
+    "blur": "blur: made unrecognisable in these pictures",
     "drop": "drop: pictures with a face are left out",
 }
 FORM = {
@@ -69,7 +68,7 @@ FORM = {
         enum=list(FACES),
         values_display=FACES,
         title="Faces in these pictures",
-        description="What becomes of them.",
+        description="What becomes of them. Goes with the edition links.",
     ),
     "partitions": Param(
         [],
@@ -112,53 +111,36 @@ are left out.
 
 
 def planned(context: Any) -> dict[str, Any]:
-    """What the form means: the cluster version, the partitions, and the rows of each table in them.
+    """What the form means: the cluster version, the partitions, and the rows that the store has of them, by table.
 
     Raises AirflowFailException for a version that exists, and where there is nothing to publish.
     """
+    from laion_people.publication.sources import chosen_partitions, chosen_version  # and Arrow with it
+
     params = context["params"]
+    name, version = params["release"], params["version"]
     try:
         store = open_store(deployment_uri())
-        if before := release.read(store, params["release"], params["version"]):
+        if before := release.read(store, name, version):
             raise AirflowFailException(
                 coded(
                     "version-exists",
-                    f"{before.name} {before.version} was published at {before.at} and is never changed: trigger this "
+                    f"{name} {version} was published at {before.at}, and what is published never changes: trigger this "
                     "DAG with another version",
                 )
             )
-        clusters = params["clusters"] or versions.newest(store)
-        captioned = _captioned(store, clusters)
-        partitions = sorted(params["partitions"] or captioned)
-        if missing := sorted(set(partitions) - set(captioned)) or ([] if partitions else ["no partition"]):
-            raise AirflowFailException(
-                coded(
-                    "not-captioned",
-                    f"{missing[0]} has no captions of cluster version {clusters or 'v0001'}: let laion_people_caption "
-                    "run on it with that version, or leave it out",
-                )
-            )
+        clusters = chosen_version(store, params["clusters"] or from_environment().cluster_version)
+        partitions = chosen_partitions(store, clusters, params["partitions"])
         totals = TotalsReader(store).read()
-        known = release.published(store).get(params["release"], [])
+        known = release.published(store).get(name, [])
     except LaionPeopleError as error:
         raise AirflowFailException(str(error)) from error
     rows = {
         STEPS[step].writes: sum(totals[key][step].rows for key in partitions if step in totals.get(key, ()))
         for step in COUNTED
     }
-    chosen = {name: params[name] for name in ("edition", "pictures", "faces", "push")}
+    chosen = {option: params[option] for option in ("edition", "pictures", "faces", "push")}
     return chosen | {"clusters": clusters, "partitions": partitions, "rows": rows, "published": known}
-
-
-def _captioned(store: Store, clusters: str) -> list[str]:
-    """The partitions that have captions of a cluster version."""
-    if not clusters:
-        return []
-    return [
-        f"{collection}/{part}"
-        for collection in store.folders(shard_manifests_folder("caption", "", clusters))
-        for part in store.folders(shard_manifests_folder("caption", collection, clusters))
-    ]
 
 
 class ApprovalOperator(QuestionOperator):
@@ -191,7 +173,7 @@ class ApprovalOperator(QuestionOperator):
             lines="---|" * len(rows),
             partitions=len(plan["partitions"]),
             rows=" | ".join(f"{count:,}" for count in rows.values()),
-            pictures=f"faces {FACES[plan['faces']]}" if plan["pictures"] else "left out",
+            pictures="left out" if plan["edition"] == "geometry" or not plan["pictures"] else f"faces {plan['faces']}",
             push=plan["push"] or "nowhere",
             published=", ".join(plan["published"]) or "none",
         )
@@ -219,24 +201,16 @@ class ApprovalOperator(QuestionOperator):
         return f"{release.FOLDER}/{self.release}/approvals.json"
 
 
-def announce(context: Any) -> dict[str, Any]:
-    """Notifies of what was published; returns where it is and its rows by config."""
+def announce(context: Any, made: Mapping[str, Any]) -> None:
+    """Notifies of what was published; ``made`` is the result of `publish`."""
     name, version = context["params"]["release"], context["params"]["version"]
-    path = f"{release.folder(name, version)}/{release.RECORD}"
-    try:
-        store = open_store(deployment_uri())
-        publication = release.Publication.from_json(path, store.read(path))
-    except LaionPeopleError as error:
-        raise AirflowFailException(str(error)) from error
-    rows = {config: publication.rows(config) for config in publication.configs()}
     facts = {
         "DAG": context["ti"].dag_id,
-        "Publication": f"{name} {version}, edition {publication.edition}",
-        "Rows": _counts(rows),
+        "Publication": made["publication"],
+        "Rows": _counts(made["rows"]),
         "Next": f"look at {page(f'releases/{name}/{version}')}",
     }
     send(Notice("publication", f"Published: {name} {version}", facts, context["ti"].log_url))
-    return {"uri": f"{store.uri}/{release.folder(name, version)}", "rows": rows}
 
 
 def _counts(rows: Mapping[str, int]) -> str:
