@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import getpass
 import io
 import json
 import logging
@@ -319,6 +320,51 @@ def _shard_groups(args: argparse.Namespace) -> None:
     )
 
 
+def _remove(args: argparse.Namespace) -> None:
+    """Prints what leaves, by table. What was begun is finished first: a removal that is half done hides what it names."""
+    from laion_people.removal import remove, told
+    from laion_people.removal.find import partitions_of
+
+    store = _store(args)
+    if args.list:
+        print(told.listed(store))
+        return
+    if args.resume:
+        for removal in remove.resume(store):
+            print(told.done(removal))
+        return
+    names = _removed_names(args)
+    if not args.reason or not args.reason.strip():
+        raise UsageError("bad-argument", "--reason TEXT: a removal says why")
+    if not args.dry_run:
+        for removal in remove.resume(store):
+            log.info("%s", told.done(removal))
+    partitions = metadata.known(store, args.partition) or partitions_of(store)
+    by = one_line(args.by or _user(), 200)
+    plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
+    print(told.planned(plan))
+    if not args.dry_run:
+        print(told.done(remove.remove(store, plan)))
+
+
+def _removed_names(args: argparse.Namespace) -> Any:
+    from laion_people.removal import names
+
+    if args.file:
+        return names.of_file(args.file)
+    given = [(kind, value) for kind in names.KINDS if (value := getattr(args, kind)) is not None]
+    if not given:
+        raise UsageError("bad-argument", "name what is to be removed: --url, --sha256, --sample, --person or --file")
+    return names.of_value(*given[0])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # of a container whose user has no name
+        return "unknown"
+
+
 def _models(args: argparse.Namespace) -> int:
     from laion_people import weights
 
@@ -555,6 +601,19 @@ def _parser() -> argparse.ArgumentParser:
     groups.add_argument("--unfinished", action="store_true", help="only shards that some step has to make")
     groups.add_argument("--skip-finished", action="store_true", help="all shards, and those that each step has to make")
     groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
+    take_out = add("remove", _remove, store, "take images, with everybody in them, out of the store for good")
+    take_out.add_argument("partition", nargs="*", metavar="PARTITION", help="where to look; default everywhere")
+    what = take_out.add_mutually_exclusive_group()
+    what.add_argument("--url", metavar="URL", help="an image by its address")
+    what.add_argument("--sha256", metavar="H", help="by its body, as it was fetched")
+    what.add_argument("--sample", metavar="ID", help="by COLLECTION/PART/SHARD/KEY, or the collection's own number")
+    what.add_argument("--person", metavar="ID", help="the image that a person is in")
+    what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
+    what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
+    what.add_argument("--list", action="store_true", help="list the removals so far")
+    take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
+    take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
+    take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
     models.add_argument(

@@ -15,6 +15,7 @@ from laion_people.settings import Settings
 from laion_people.steps.download.step import REASONS
 from laion_people.steps.imagefields import of_image
 from laion_people.storage.metadata import flagged, sample_id, text
+from laion_people.storage.removals import REMOVED
 from laion_people.storage.tars import SAMPLE_REASONS
 from laion_people.vision import phash
 from laion_people.vision.batches import in_batches
@@ -71,6 +72,8 @@ def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
     for sample in samples(shard.path("images")):
         if sample.unusable:
             shard.reject(sample.unusable)
+        elif shard.removed.has_image(sample.fields):
+            shard.reject(REMOVED)
         elif shard.settings.nsfw_filter and flagged(sample.fields):
             shard.reject("nsfw")
         else:
