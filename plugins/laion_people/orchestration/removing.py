@@ -18,6 +18,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowRescheduleExcept
 from laion_people.errors import LaionPeopleError, coded
 from laion_people.orchestration.claims import ACTIVE, CAPTION, EXTRACT, claim_of
 from laion_people.orchestration.tasks import whole
+from laion_people.removal import names
 from laion_people.storage.removals import digest, request_path
 from laion_people.storage.store import deployment_uri, open_store
 
@@ -71,8 +72,9 @@ FORM = {
 
 def ask(context: Any) -> str:
     """Leaves what the form names as a request in the store; returns the request's id."""
-    params, request = context["params"], _request(context)
-    lines = [f"{params['kind']} {name}\n" for name in params["secret_names"]]
+    kind, given, request = context["params"]["kind"], context["params"]["secret_names"], _request(context)
+    _check(kind, given)
+    lines = [f"{kind} {name}\n" for name in given]
     try:
         open_store(deployment_uri()).write(request_path(request), "".join(lines).encode())
     except LaionPeopleError as error:
@@ -124,6 +126,16 @@ def forget(context: Any) -> None:
         open_store(deployment_uri()).delete(request_path(_request(context)))
     except LaionPeopleError as error:
         raise AirflowFailException(str(error)) from error
+
+
+def _check(kind: str, given: Sequence[str]) -> None:
+    """Raises AirflowFailException for the first that is no such name: the command would quote it in the task's log."""
+    for number, name in enumerate(given, 1):
+        try:
+            names.of_value(kind, name)
+        except LaionPeopleError:
+            message = f"line {number} of the form is no {kind}: {names.FORMS}"
+            raise AirflowFailException(coded("bad-argument", message)) from None  # which quotes it, too
 
 
 def _request(context: Any) -> str:
