@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
-from itertools import chain, groupby, repeat
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
