@@ -9,11 +9,12 @@ from typing import Any
 
 import numpy as np
 
+from laion_people.engine.catalog import OF_IMAGES
+from laion_people.language.minors import speaks_of_minors
 from laion_people.publication.sources import Shard, Sources
 from laion_people.steps.download.owners import opted_out
 from laion_people.storage.metadata import flagged
 from laion_people.storage.removals import Removed
-from laion_people.storage.schemas import SCHEMAS
 
 REASONS = {  # why a row is left out, the first that applies
     "removed": "somebody had the image removed",
@@ -21,15 +22,12 @@ REASONS = {  # why a row is left out, the first that applies
     "opted_out": "the owner reserves the image, though it was downloaded",
     "watermark": "the collection thinks a watermark more likely than the publication allows",
     "licence": "the collection names none of the licences that the publication is to have",
-    "minor": "the caption or the collection's flags speak of minors",
+    "minor": "the caption, or a description of Subset D, speaks of minors",
     "face": "a face is seen in the composed picture",
 }
 KEPT = ""
 CODES = (KEPT, *REASONS)
-OF_PEOPLE = (
-    "person_id", "key", "url", "caption", "sha256", "phash", "NSFW", "punsafe", "pwatermark", "LICENSE",
-    "x_robots_tag", "tdm_reservation", "robots_txt",
-)  # fmt: skip
+OF_PEOPLE = ("person_id", "key", "url", "caption", *OF_IMAGES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,9 +35,9 @@ class Options:
     """What decides the content of a publication.
 
     edition: see `release.EDITIONS`. pictures: whether the pictures of Subset B are in it; faces: what becomes of faces
-    in them (keep, blur, drop). with_minors: whether images that speak of minors
-    are kept; nsfw, opt_outs: the same of those that the collection flags, or the owner reserves (keep, drop). max_watermark: of
-    ``pwatermark``, what is more goes, and so does what is not known. licences: of ``LICENSE``, all others go.
+    in them (keep, blur, drop). with_minors: whether images that speak of minors are kept. nsfw, opt_outs: what becomes
+    of images that the collection flags, or the owner reserves (keep, drop). max_watermark: images of a higher
+    ``pwatermark`` go, and those without. licences: images of another ``LICENSE`` go.
     """
 
     edition: str = "links"
@@ -78,26 +76,30 @@ class Choice:
         return sum(int((codes == 0).sum()) for codes in self._codes.values())
 
     def _look(self, shard: Shard) -> Iterator[int]:
-        rows = self._sources.table("people", shard, _columns()).to_pylist()
+        rows = self._sources.table("people", shard, OF_PEOPLE).to_pylist()
+        described = self._sources.table("subset_d", shard, ("person_id", "caption")).to_pydict()
+        descriptions = dict(zip(described["person_id"], described["caption"], strict=True))
         of_images: dict[str, str] = {}
         for row in rows:
             if not of_images.get(row["key"]):
-                of_images[row["key"]] = self._reason(row)
+                of_images[row["key"]] = self._reason(row, descriptions.get(row["person_id"]))
         yield from (CODES.index(of_images[row["key"]]) for row in rows)
 
-    def _reason(self, row: Mapping[str, Any]) -> str:
+    def _reason(self, row: Mapping[str, Any], description: str | None) -> str:
         """Why the image of a person is left out; KEPT if nothing speaks against it."""
         options = self._options
         if self._is_removed(row):
             return "removed"
-        if options.nsfw == "drop" and flagged({name: row[name] for name in ("NSFW", "punsafe") if row.get(name) is not None}):
+        if options.nsfw == "drop" and _flagged(row):
             return "nsfw"
         if options.opt_outs == "drop" and _reserved(row):
             return "opted_out"
-        if options.max_watermark is not None and not _number(row.get("pwatermark")) <= options.max_watermark:
+        if options.max_watermark is not None and not _number(row["pwatermark"]) <= options.max_watermark:
             return "watermark"
-        if options.licences and row.get("LICENSE") not in options.licences:
+        if options.licences and row["LICENSE"] not in options.licences:
             return "licence"
+        if not options.with_minors and any(map(speaks_of_minors, (row["caption"], description))):
+            return "minor"
         return KEPT
 
     def _is_removed(self, row: Mapping[str, Any]) -> bool:
@@ -106,18 +108,19 @@ class Choice:
             removed.has_person(person)
             or removed.has_sample(person.rpartition("/")[0])
             or removed.has_url(row["url"])
-            or removed.has_picture(row.get("sha256"), row.get("phash"))
+            or removed.has_picture(row["sha256"], row["phash"])
         )
 
 
-def _columns() -> list[str]:
-    return [name for name in OF_PEOPLE if name in SCHEMAS["people"].names]
+def _flagged(row: Mapping[str, Any]) -> bool:
+    """Whether the collection flags the image. Of collections without such columns nothing is known."""
+    return flagged({name: row[name] for name in ("NSFW", "punsafe") if row[name] is not None})
 
 
 def _reserved(row: Mapping[str, Any]) -> bool:
     """Whether the owner reserved the image when it was downloaded."""
-    tags = (row.get("x_robots_tag") or "").splitlines()
-    return row.get("robots_txt") == "disallowed" or opted_out(tags, row.get("tdm_reservation") or "")
+    tags = (row["x_robots_tag"] or "").splitlines()
+    return row["robots_txt"] == "disallowed" or opted_out(tags, row["tdm_reservation"] or "")
 
 
 def _number(value: float | None) -> float:

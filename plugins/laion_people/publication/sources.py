@@ -17,7 +17,7 @@ from laion_people.storage import metadata
 from laion_people.storage.layout import PartitionKey, manifests_folder
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest
 from laion_people.storage.manifestindex import READERS, ManifestIndex
-from laion_people.storage.schemas import SCHEMAS
+from laion_people.storage.schemas import SCHEMAS, read_table
 from laion_people.storage.store import Store
 from laion_people.storage.versions import manifest_of, newest, versions
 
@@ -68,19 +68,18 @@ class Sources:
 
         Columns that the schema allows to be null are so where an earlier version of the step wrote none.
         """
-        schema = SCHEMAS[table]
-        chosen = pa.schema([schema.field(name) for name in columns]) if columns else schema
         file = self._files.get(((WRITERS | OPTIONAL)[table], *shard))
         if file is None:
-            return chosen.empty_table()
+            empty = SCHEMAS[table].empty_table()
+            return empty.select(columns) if columns else empty
         with LocalFiles(self.store) as files:
-            return _read(files.verified(file["parquet"]), file["parquet"].uri, chosen)
+            return _read(files.verified(file["parquet"]), file["parquet"].uri, table, columns)
 
     def clusters(self) -> pa.Table:
         """The clusters of the version, with their captions."""
         (entry,) = self.release["label"].shards
         with LocalFiles(self.store) as files:
-            return _read(files.verified(entry.files()[0]), entry.uri, SCHEMAS["clusters"])
+            return _read(files.verified(entry.files()[0]), entry.uri, "clusters")
 
     @contextmanager
     def pictures(self, shard: Shard) -> Iterator[Path]:
@@ -180,20 +179,17 @@ def _unaudited(step: str, partition: str, version: str) -> LaionPeopleError:
     )
 
 
-def _read(path: Path, uri: str, schema: pa.Schema) -> pa.Table:
-    """A table with the columns of a schema; nulls where the file lacks one that may be null."""
+def _read(path: Path, uri: str, name: str, columns: Sequence[str] = ()) -> pa.Table:
+    """Columns of a table, or all, as its schema has them; see `schemas.read_table`."""
+    wanted = [field for field in SCHEMAS[name] if not columns or field.name in columns]
     try:
-        file = pq.ParquetFile(path)
-        there = file.schema_arrow.names
-        if lacking := next((field.name for field in schema if not field.nullable and field.name not in there), None):
+        there = pq.read_schema(path).names
+        if lacking := next((field.name for field in wanted if not field.nullable and field.name not in there), None):
             raise LaionPeopleError(
                 "outdated", f"{uri} is of an earlier version, without {lacking}: run again the step that writes it"
             )
-        table = file.read(columns=[name for name in schema.names if name in there])
-        for field in schema:
-            if field.name not in there:
-                table = table.append_column(field, pa.nulls(len(table), field.type))
-        return table.select(schema.names).cast(schema)
+        names = [field.name for field in wanted]
+        return read_table(path, name, names).cast(pa.schema(wanted))
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
         check_shortage(error)
         raise LaionPeopleError(

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from laion_people.engine.catalog import OF_IMAGES
 from laion_people.errors import LaionPeopleError
 from laion_people.storage.schemas import SCHEMAS, box, i32, text
 
@@ -26,10 +27,8 @@ CONFIGS = {  # the table that each is made from
 GEOMETRY = ("poses", "meshes", "facts", "subset_c", "clusters")  # configs of the edition without addresses
 SIZED = ("poses", "meshes")  # which get the size of the image, to place their points in
 SIZE = ("image_width", "image_height")
-LEADS_BACK = {  # columns that tell of an image what leads to it, or to its row of the collection
-    "sample_id", "url", "key", "sha256", "phash", "original_width", "original_height", "NSFW", "LICENSE", "punsafe",
-    "pwatermark", "x_robots_tag", "tdm_reservation", "robots_txt",
-}  # fmt: skip
+# Columns that tell of an image what leads to it, or to its row of the collection.
+LEADS_BACK = {"sample_id", "url", "key", *OF_IMAGES}
 
 
 def configs(edition: str) -> list[str]:
