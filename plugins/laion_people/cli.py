@@ -288,7 +288,7 @@ def _shard_groups(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    """Prints what leaves, by table. What was begun is finished first: a removal that is half done hides what it names."""
+    """Prints what leaves, by table. What was begun is finished first: a half-done removal hides what it names."""
     from laion_people.removal import remove, told
     from laion_people.removal.find import partitions_of
 

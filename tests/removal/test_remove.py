@@ -202,4 +202,4 @@ def test_what_is_imported_once_more_is_refused(root: Path) -> None:
     ]
     assert left == [f"images/{ELSEWHERE}/00001.tar"]  # until it is removed once more
     assert remove(root, "--url", made.elsewhere_url(113)) == 0
-    assert made.faults(store) == [] and hunt(root, [b"elsewhere.example/113.jpg"]) == []
+    assert made.faults(store) == [] and hunt(root, [url]) == []
