@@ -1,4 +1,4 @@
-"""A small finished store of two partitions: one is fetched by `download`, the images of the other were made elsewhere."""
+"""A small finished store of two partitions: one is fetched by `download`, the other's images were made elsewhere."""
 
 from __future__ import annotations
 

@@ -197,9 +197,8 @@ def test_what_is_imported_once_more_is_refused(root: Path) -> None:
     for step in (*made.EXTRACT[1:], *made.CAPTION):
         works.run(step, ELSEWHERE)
     assert works.sum("detect", ELSEWHERE).rejected["removed"] == 1
-    left = [
-        hit.partition(":")[0] for hit in hunt(root, [b"other/00001/00001/000010003/", b"elsewhere.example/113.jpg"])
-    ]
+    url = b"elsewhere.example/113.jpg"
+    left = [hit.partition(":")[0] for hit in hunt(root, [b"other/00001/00001/000010003/", url])]
     assert left == [f"images/{ELSEWHERE}/00001.tar"]  # until it is removed once more
     assert remove(root, "--url", made.elsewhere_url(113)) == 0
     assert made.faults(store) == [] and hunt(root, [url]) == []
