@@ -50,6 +50,7 @@ from laion_people.storage.store import Store, open_store
 log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
+PROOF_STAGE = "removals"  # of the audit: beside those of steps
 MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
@@ -206,6 +207,10 @@ def _reference(chosen: settings.Settings, profile: Profile) -> Any:
 
 
 def _audit(args: argparse.Namespace) -> int:
+    if args.stage == PROOF_STAGE:
+        return _prove(args)
+    if not args.partition:
+        raise UsageError("bad-argument", f"the audit takes a partition; --stage {PROOF_STAGE} alone does without")
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
     if args.stage == RELEASE_STAGE:
@@ -231,6 +236,24 @@ def _audit(args: argparse.Namespace) -> int:
         _tell(runner.store, audited, args.stage)
     files = [_file(runner.store, manifest_path(step, audited)) for step in steps]
     _give(args, _result(runner.store, files, None, None))
+    return 0
+
+
+def _prove(args: argparse.Namespace) -> int:
+    """Looks in every file for what was removed."""
+    from laion_people.removal.proof import prove
+
+    store = _store(args)
+    partitions = metadata.known(store, args.partition) if args.partition else []
+    proof = prove(store, partitions, _chosen(args).threads)
+    for fault in proof.faults:
+        print(f"laion-people: {fault}", file=sys.stderr)
+    if proof.faults:
+        count = f"{len(proof.faults)} fault{'s' if len(proof.faults) > 1 else ''}, the first: {proof.faults[0]}"
+        print(f"laion-people: audit removals: {count}", file=sys.stderr)
+        return 1
+    print(f"nothing of {proof.removals} removals is found in {proof.files} files", file=sys.stderr)
+    _give(args, {"removals": proof.removals, "files": proof.files})
     return 0
 
 
@@ -481,12 +504,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw both distributions as an SVG")
     calibrate.add_argument("--json", action="store_true", help="for programs")
     check = add("audit", _audit, task, "recount every shard of a partition, or the files of a cluster version")
-    check.add_argument("partition", nargs="+", metavar="PARTITION")
+    check.add_argument("partition", nargs="*", metavar="PARTITION", help=f"--stage {PROOF_STAGE}: default all")
     check.add_argument(
         "--stage",
-        choices=STAGES,
+        choices=(*STAGES, PROOF_STAGE),
         default="extract",
-        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
+        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions; "
+        f"{PROOF_STAGE}: look in every file for what was removed",
     )
     check.add_argument("--deep", action="store_true", help="read every byte, not only files that may have changed")
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")

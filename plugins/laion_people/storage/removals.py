@@ -23,7 +23,7 @@ READERS = 16
 
 def digest(text: str) -> str:
     """What a removal keeps of a text: hex sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
