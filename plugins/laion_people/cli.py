@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import getpass
 import io
 import json
@@ -53,6 +54,7 @@ log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
 PROOF_STAGE = "removals"  # of the audit: beside those of steps
+MOST_BITS = 16  # of 64, in which what looks alike may differ: what has nothing in common differs in half
 MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
@@ -357,6 +359,8 @@ def _remove(args: argparse.Namespace) -> None:
             print(told.done(removal))
         return
     names = _removed_names(args)
+    if args.keep_out_near:
+        names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
     if not args.reason or not args.reason.strip():
         raise UsageError("bad-argument", "--reason TEXT: a removal says why")
     if not args.dry_run:
@@ -371,13 +375,17 @@ def _remove(args: argparse.Namespace) -> None:
 
 
 def _removed_names(args: argparse.Namespace) -> Any:
-    from laion_people.removal import names
+    from laion_people.removal import looks, names
 
     if args.file:
         return names.of_file(args.file)
+    if args.near:
+        return names.of_looks(looks.of_picture(args.near), args.bits)
     given = [(kind, value) for kind in names.KINDS if (value := getattr(args, kind)) is not None]
     if not given:
-        raise UsageError("bad-argument", "name what is to be removed: --url, --sha256, --sample, --person or --file")
+        raise UsageError(
+            "bad-argument", "name what is to be removed: --url, --sha256, --sample, --person, --near or --file"
+        )
     return names.of_value(*given[0])
 
 
@@ -501,6 +509,12 @@ def _images(text: str) -> int:
     if re.fullmatch(r"\d{1,4}", text) and 0 < int(text) <= MOST_IMAGES:
         return int(text)
     raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 1 to {MOST_IMAGES}"))
+
+
+def _bits(text: str) -> int:
+    if re.fullmatch(r"\d{1,2}", text) and int(text) <= MOST_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to {MOST_BITS}"))
 
 
 def _ranges(shards: Sequence[int]) -> str:
@@ -632,9 +646,20 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--sha256", metavar="H", help="by its body, as it was fetched")
     what.add_argument("--sample", metavar="ID", help="by COLLECTION/PART/SHARD/KEY, or the collection's own number")
     what.add_argument("--person", metavar="ID", help="the image that a person is in")
+    what.add_argument("--near", type=Path, metavar="PICTURE", help="all pictures that look like this one")
     what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
     what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
     what.add_argument("--list", action="store_true", help="list the removals so far")
+    take_out.add_argument(
+        "--bits",
+        type=_bits,
+        default=6,
+        metavar="N",
+        help="how many of 64 bits may differ in what looks alike; default 6",
+    )
+    take_out.add_argument(
+        "--keep-out-near", action="store_true", help="take out, and keep out, what looks like what is removed, too"
+    )
     take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
     take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
     take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")
