@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import getpass
 import io
 import json
@@ -53,6 +54,8 @@ from laion_people.storage.store import Store, open_store
 log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
+PROOF_STAGE = "removals"  # of the audit: beside those of steps
+MOST_BITS = 16  # of 64, in which what looks alike may differ: what has nothing in common differs in half
 MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
@@ -209,6 +212,10 @@ def _reference(chosen: settings.Settings, profile: Profile) -> Any:
 
 
 def _audit(args: argparse.Namespace) -> int:
+    if args.stage == PROOF_STAGE:
+        return _prove(args)
+    if not args.partition:
+        raise UsageError("bad-argument", f"the audit takes a partition; --stage {PROOF_STAGE} alone does without")
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
     if args.stage == RELEASE_STAGE:
@@ -234,6 +241,24 @@ def _audit(args: argparse.Namespace) -> int:
         _tell(runner.store, audited, args.stage)
     files = [_file(runner.store, manifest_path(step, audited)) for step in steps]
     _give(args, _result(runner.store, files, None, None))
+    return 0
+
+
+def _prove(args: argparse.Namespace) -> int:
+    """Looks in every file for what was removed."""
+    from laion_people.removal.proof import prove
+
+    store = _store(args)
+    partitions = metadata.known(store, args.partition) if args.partition else []
+    proof = prove(store, partitions, _chosen(args).threads)
+    for fault in proof.faults:
+        print(f"laion-people: {fault}", file=sys.stderr)
+    if proof.faults:
+        count = f"{len(proof.faults)} fault{'s' if len(proof.faults) > 1 else ''}, the first: {proof.faults[0]}"
+        print(f"laion-people: audit removals: {count}", file=sys.stderr)
+        return 1
+    print(f"nothing of {proof.removals} removals is found in {proof.files} files", file=sys.stderr)
+    _give(args, {"removals": proof.removals, "files": proof.files})
     return 0
 
 
@@ -322,7 +347,7 @@ def _shard_groups(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    """Prints what leaves, by table. What was begun is finished first: a removal that is half done hides what it names."""
+    """Prints what leaves, by table. What was begun is finished first: a half-done removal hides what it names."""
     from laion_people.removal import remove, told
     from laion_people.removal.find import partitions_of
 
@@ -335,6 +360,8 @@ def _remove(args: argparse.Namespace) -> None:
             print(told.done(removal))
         return
     names = _removed_names(args, store)
+    if args.keep_out_near:
+        names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
     if not args.reason or not args.reason.strip():
         raise UsageError("bad-argument", "--reason TEXT: a removal says why")
     if not args.dry_run:
@@ -343,15 +370,16 @@ def _remove(args: argparse.Namespace) -> None:
     partitions = metadata.known(store, args.partition) or partitions_of(store)
     by = one_line(args.by or _user(), 200)
     plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
-    print(told.planned(plan), file=sys.stderr if args.request else sys.stdout)
+    told_to = sys.stderr if args.request else sys.stdout  # whose result is JSON
+    print(told.planned(plan), file=told_to)
     if not args.dry_run:
-        print(told.done(remove.remove(store, plan)), file=sys.stderr if args.request else sys.stdout)
+        print(told.done(remove.remove(store, plan)), file=told_to)
     if args.request:
         _give(args, {"removal": plan.removal.id, "dry_run": args.dry_run, "rows": plan.rows()})
 
 
 def _removed_names(args: argparse.Namespace, store: Store) -> Any:
-    from laion_people.removal import names
+    from laion_people.removal import looks, names
 
     if args.request:
         if not store.exists(path := request_path(args.request)):
@@ -362,9 +390,13 @@ def _removed_names(args: argparse.Namespace, store: Store) -> Any:
             return names.of_file(file)
     if args.file:
         return names.of_file(args.file)
+    if args.near:
+        return names.of_looks(looks.of_picture(args.near), args.bits)
     given = [(kind, value) for kind in names.KINDS if (value := getattr(args, kind)) is not None]
     if not given:
-        raise UsageError("bad-argument", "name what is to be removed: --url, --sha256, --sample, --person or --file")
+        raise UsageError(
+            "bad-argument", "name what is to be removed: --url, --sha256, --sample, --person, --near or --file"
+        )
     return names.of_value(*given[0])
 
 
@@ -496,6 +528,12 @@ def _images(text: str) -> int:
     raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 1 to {MOST_IMAGES}"))
 
 
+def _bits(text: str) -> int:
+    if re.fullmatch(r"\d{1,2}", text) and int(text) <= MOST_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to {MOST_BITS}"))
+
+
 def _ranges(shards: Sequence[int]) -> str:
     """Ascending shards as ``--shards`` takes them: 0,3-5."""
     runs: list[list[int]] = []
@@ -583,12 +621,13 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw both distributions as an SVG")
     calibrate.add_argument("--json", action="store_true", help="for programs")
     check = add("audit", _audit, task, "recount every shard of a partition, or the files of a cluster version")
-    check.add_argument("partition", nargs="+", metavar="PARTITION")
+    check.add_argument("partition", nargs="*", metavar="PARTITION", help=f"--stage {PROOF_STAGE}: default all")
     check.add_argument(
         "--stage",
-        choices=STAGES,
+        choices=(*STAGES, PROOF_STAGE),
         default="extract",
-        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
+        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions; "
+        f"{PROOF_STAGE}: look in every file for what was removed",
     )
     check.add_argument("--deep", action="store_true", help="read every byte, not only files that may have changed")
     out = add("publish", _publish, task, "make a publication: tables, card and pictures to be handed out")
@@ -624,10 +663,21 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--sha256", metavar="H", help="by its body, as it was fetched")
     what.add_argument("--sample", metavar="ID", help="by COLLECTION/PART/SHARD/KEY, or the collection's own number")
     what.add_argument("--person", metavar="ID", help="the image that a person is in")
+    what.add_argument("--near", type=Path, metavar="PICTURE", help="all pictures that look like this one")
     what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
     what.add_argument("--request", type=_request, metavar="ID", help="names that a form of Airflow left in the store")
     what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
     what.add_argument("--list", action="store_true", help="list the removals so far")
+    take_out.add_argument(
+        "--bits",
+        type=_bits,
+        default=6,
+        metavar="N",
+        help="how many of 64 bits may differ in what looks alike; default 6",
+    )
+    take_out.add_argument(
+        "--keep-out-near", action="store_true", help="take out, and keep out, what looks like what is removed, too"
+    )
     take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
     take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
     take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")

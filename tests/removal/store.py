@@ -1,26 +1,34 @@
-"""A small finished store of two partitions: one that `download` has fetched, and one whose images were made elsewhere."""
+"""A small finished store of two partitions: one is fetched by `download`, the other's images were made elsewhere."""
 
 from __future__ import annotations
 
+import io
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from laion_people.engine.audit import audit
 from laion_people.engine.runner import Runner
+from laion_people.engine.step import Row
+from laion_people.engine.work import Shard
 from laion_people.settings import Settings
+from laion_people.steps.compose.step import Compose, _files
 from laion_people.steps.download import fetch
+from laion_people.steps.download.step import Download
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import Store
-from tests.fakes import FakeModels, jpeg, tar_of
+from laion_people.vision.images import TarImages, decode
+from tests.fakes import FakeModels, tar_of
 from tests.kill_driver import NOON
 
 FETCHED, ELSEWHERE = "sample/00000", "other/00001"
@@ -37,9 +45,24 @@ EXTRACT = ("download", "detect", "pose", "mesh", "clip_filter")
 CAPTION = ("assign", "compose", "embed", "caption", "describe")
 
 
+@cache
 def body(number: int) -> bytes:
-    """The picture of an address ``/<number>.jpg``."""
-    return jpeg((37 * (TWIN_OF if number == TWIN else number) + 20) % 250, (320, 240))
+    """The picture of an address ``/<number>.jpg``: of every fourth a scene without people, else of one person or two.
+    The fakes go by the brightness of the upper left corner."""
+    number = TWIN_OF if number == TWIN else number
+    rng = np.random.default_rng(number)
+    if number % 4 == 0 and number != TWIN_OF:
+        pixels = rng.integers(40, 160, (21, 32, 3), np.uint8)
+        picture = Image.fromarray(pixels).resize((640, 420), Image.Resampling.BICUBIC)
+        corner = 20
+    else:
+        pixels = rng.integers(0, 256, (42, 30), np.uint8)
+        picture = Image.fromarray(pixels).convert("RGB").resize((300, 420), Image.Resampling.NEAREST)
+        corner = (72, 73, 74, 141, 142, 143)[number % 6]
+    picture.paste((corner, corner, corner), (0, 0, 24, 24))
+    file = io.BytesIO()
+    picture.save(file, "JPEG", quality=90)
+    return file.getvalue()
 
 
 def body_sha256(number: int) -> str:
@@ -74,14 +97,39 @@ def picture_server() -> Iterator[str]:
         server.server_close()
 
 
+class Pairs(Compose):
+    """Composes two people after each other on the images without people, whether or not they are alike."""
+
+    def apply(self, shard: Shard) -> Iterator[Row]:
+        people, images = shard.table("people").to_pylist(), TarImages(shard.path("images"))
+        shard.rows_in = len(people)
+        grounds = sorted(set(images.keys()) - {person["key"] for person in people})
+        for number in range(len(people) // 2 if grounds else 0):
+            pair, ground = people[2 * number : 2 * number + 2], grounds[number % len(grounds)]
+            picture = decode(images.read(ground))
+            for place, person in enumerate(pair):
+                picture.paste(decode(images.read(person["key"])).crop((10, 10, 90, 90)), (100 * place, 50))
+            row = {
+                "composite_id": f"{shard.id}/{number:05d}", "caption": "Two people.", "aspect": "pose", "n_people": 2,
+                "n_similar": 0, "background_key": ground, "width": picture.width, "height": picture.height,
+                "people": [
+                    {"person_id": p["person_id"], "bbox": [0.0, 0, 9, 9], "cluster_id": "pose-0000", "claims": []}
+                    for p in pair
+                ],
+            }  # fmt: skip
+            yield row | {"files": _files(row, picture, 90)}
+        shard.reject("not_drawn", len(people) % 2 if grounds else len(people))
+
+
 SETTINGS = Settings(
     allow_private_addresses=True, shard_rows=ROWS, describe=True, threshold=-1.0, min_foil_margin=-1.0, composites=6,
-    pose_clusters=2, face_clusters=2, head_clusters=2, image_min_size=32,
+    image_size=512,
 )  # fmt: skip
 
 
-def runner(store: Store, models: FakeModels | None = None, **changed: object) -> Runner:
-    return Runner(store, replace(SETTINGS, **changed), models or FakeModels(), STEPS)  # type: ignore[arg-type]
+def runner(store: Store, models: FakeModels | None = None, retry_failed: bool = False) -> Runner:
+    steps = STEPS | {"compose": Pairs(), "download": Download(retry_failed)}
+    return Runner(store, SETTINGS, models or FakeModels(), steps)
 
 
 def fill(store: Store, server: str) -> None:

@@ -11,7 +11,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, one_line
+from laion_people.steps.imagefields import of_image
 from laion_people.storage import layout
+from laion_people.storage.metadata import sample_id, text
 from laion_people.storage.removals import REMOVED, trimmed
 from laion_people.storage.store import Store
 from laion_people.vision.images import TarImages
@@ -101,6 +103,7 @@ def _of_table(store: Store, path: str) -> Iterator[Image]:
 
 
 def _image(key: str, fields: dict[str, Any]) -> Image:
-    url, sha256 = (v if isinstance(v := fields.get(name), str) else "" for name in ("url", "sha256"))
-    given = fields.get("sample_id", fields.get("SAMPLE_ID"))
-    return Image(key, trimmed(url), sha256.lower(), given if type(given) is int else None)
+    """As `detect` reads the json of a sample, which anyone may have written."""
+    url, sha256 = trimmed(text(fields.get("url"))), of_image(fields)["sha256"] or ""
+    given = {"sample_id", "SAMPLE_ID", "hash"} & fields.keys()
+    return Image(key, url, sha256, sample_id(fields) if given else None)

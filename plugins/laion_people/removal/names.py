@@ -84,6 +84,11 @@ def of_value(kind: str, value: str) -> Names:
     return _names(gathered)
 
 
+def of_looks(looks: int, bits: int) -> Names:
+    """A picture, by its perceptual hash, and all that are within ``bits`` bits of it."""
+    return Names(phashes=frozenset({looks}), bits=bits)
+
+
 def of_file(path: Path) -> Names:
     """The names of a file, one a line, each after its kind (``url http://...``) or alone where that is plain.
 

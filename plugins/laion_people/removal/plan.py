@@ -36,6 +36,10 @@ class Plan:
     removal: Removal
     shards: tuple[ShardPlan, ...]
 
+    def images(self) -> list[str]:
+        """The ids of the images that leave, ``<partition>/<shard>/<key>``."""
+        return [sample_of((shard.partition, shard.index), key) for shard in self.shards for key in shard.keys]
+
     def rows(self) -> dict[str, int]:
         """How many rows leave, by table."""
         return added({path.partition("/")[0]: rows} for shard in self.shards for path, rows in shard.rows.items())
@@ -65,7 +69,7 @@ def planned(store: Store, scopes: Scopes, removal: Removal, names: Names, found:
     Reads the ids of the shards concerned. Raises LaionPeopleError for a file that is damaged.
     """
     shards, persons = [], set()
-    for place, images in sorted(found.items()):
+    for place, images in sorted(found.images.items()):
         keys = {image.key for image in images}
         rows = {}
         for table in tables_of(*place, scopes):
@@ -78,13 +82,17 @@ def planned(store: Store, scopes: Scopes, removal: Removal, names: Names, found:
             if table.entry.writes == "people":
                 persons |= {person for person in ids["person_id"].to_pylist() if key_of(person) in keys}
         shards.append(ShardPlan(*place, tuple(sorted(keys)), rows))
-    every = [image for images in found.values() for image in images]
+    every, near = found.every(), max(removal.near, names.bits if names.keep_out_near else -1)
     removal = replace(
         removal,
         urls=_digests(removal.urls, {*names.urls, *(image.url for image in every if image.url)}),
         pictures=_digests(removal.pictures, {*names.pictures, *(image.sha256 for image in every if image.sha256)}),
-        samples=_digests(removal.samples, {sample_of(place, i.key) for place, images in found.items() for i in images}),
+        samples=_digests(
+            removal.samples, {sample_of(place, i.key) for place, images in found.images.items() for i in images}
+        ),
         persons=_digests(removal.persons, persons),
+        phashes=tuple(sorted({*removal.phashes, *(f"{looks:016x}" for looks in found.looks)})),
+        near=near,
     )
     plan = Plan(removal, tuple(shards))
     return replace(plan, removal=replace(removal, rows=added([removal.rows, plan.rows()])))

@@ -12,6 +12,7 @@ from laion_people.removal.names import Names
 from laion_people.removal.plan import Plan, folder, plan_path, planned, read_plan, unfinished
 from laion_people.removal.rewrite import ShardRewriter
 from laion_people.removal.tables import Scopes, scopes
+from laion_people.removal.versions import rewrite_versions
 from laion_people.storage import layout
 from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.removals import Removal, RemovalsReader, path_of
@@ -50,6 +51,7 @@ def _carry_out(store: Store, plan: Plan) -> Removal:
     """From the record on no step brings back what is removed; the plan is deleted when nothing is left of it."""
     removal, of_store = plan.removal, scopes(store)
     store.write(path_of(removal.id), removal.to_json())
+    rewrite_versions(store, plan.images())  # while assignments tell of people's clusters
     for done, shard in enumerate(plan.shards, 1):
         label = f"{shard.partition} shard {shard.index:05d} ({done} of {len(plan.shards)})"
         log.info("remove %s: %s", removal.id, label)

@@ -136,7 +136,7 @@ def _nulled(table: pa.Table, leaves: Sequence[bool]) -> pa.Table:
             columns[name].append(value)
     mask = pa.array(list(leaves), pa.bool_())
     arrays = []
-    for field in table.schema:
-        new = pa.array(columns[field.name], field.type)
-        arrays.append(pc.if_else(mask, new, table[field.name].combine_chunks()))  # type: ignore[attr-defined]
+    for column in table.schema:
+        new = pa.array(columns[column.name], column.type)
+        arrays.append(pc.if_else(mask, new, table[column.name].combine_chunks()))  # type: ignore[attr-defined]
     return pa.Table.from_arrays(arrays, schema=table.schema)

@@ -55,6 +55,9 @@ class Detect(Step):
                 shard.reject(str(result))
                 continue
             people, image = result
+            if shard.removed.has_picture(None, image["phash"]):
+                shard.reject(REMOVED)
+                continue
             if not len(people.boxes):
                 shard.reject("no_people")
             for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
@@ -72,12 +75,12 @@ def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
     for sample in samples(shard.path("images")):
         if sample.unusable:
             shard.reject(sample.unusable)
-        elif shard.removed.has_image(sample.fields):
-            shard.reject(REMOVED)
         elif shard.settings.nsfw_filter and flagged(sample.fields):
             shard.reject("nsfw")
+        elif shard.removed.has_image(source := _source(sample)):
+            shard.reject(REMOVED)
         else:
-            yield _source(sample), sample.image
+            yield source, sample.image
             continue
         shard.rows_in += 1
 

@@ -289,10 +289,10 @@ def _with_kept_outcomes(
         if row["status"] or not kept or not OUTCOME.keys() - NEWER - {"row_sha256"} <= kept[0].keys():
             yield row
             continue
-        if shard.removed.has_picture(kept[0].get("sha256"), kept[0].get("phash")):
+        outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}
+        if shard.removed.has_picture(outcome["sha256"], outcome["phash"]):
             yield removed_row(row, row["key"])
             continue
-        outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}
         before = next((before for before in befores if _could_change(outcome, before, now)), None)
         if before is None:
             again = retry_failed and outcome["reason"] in PASSING
