@@ -75,7 +75,7 @@ with DAG(
         flags={"dry_run": "{{ params.dry_run }}"},
         execution_timeout=timedelta(hours=12),
     )
-    audit = audit_task("removals", partitions=None, trigger_rule="all_success")
+    audit = audit_task("removals", partitions=None, trigger_rule="all_success", execution_timeout=timedelta(days=7))
     found = at_work()
     remove >> found >> settle(found) >> audit
-    remove >> forget()
+    remove >> forget() >> audit  # which would find the request
