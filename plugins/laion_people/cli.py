@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import getpass
 import io
 import json
 import logging
@@ -52,6 +54,7 @@ log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
 PROOF_STAGE = "removals"  # of the audit: beside those of steps
+MOST_BITS = 16  # of 64, in which what looks alike may differ: what has nothing in common differs in half
 MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
@@ -342,6 +345,57 @@ def _shard_groups(args: argparse.Namespace) -> None:
     )
 
 
+def _remove(args: argparse.Namespace) -> None:
+    """Prints what leaves, by table. What was begun is finished first: a half-done removal hides what it names."""
+    from laion_people.removal import remove, told
+    from laion_people.removal.find import partitions_of
+
+    store = _store(args)
+    if args.list:
+        print(told.listed(store))
+        return
+    if args.resume:
+        for removal in remove.resume(store):
+            print(told.done(removal))
+        return
+    names = _removed_names(args)
+    if args.keep_out_near:
+        names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
+    if not args.reason or not args.reason.strip():
+        raise UsageError("bad-argument", "--reason TEXT: a removal says why")
+    if not args.dry_run:
+        for removal in remove.resume(store):
+            log.info("%s", told.done(removal))
+    partitions = metadata.known(store, args.partition) or partitions_of(store)
+    by = one_line(args.by or _user(), 200)
+    plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
+    print(told.planned(plan))
+    if not args.dry_run:
+        print(told.done(remove.remove(store, plan)))
+
+
+def _removed_names(args: argparse.Namespace) -> Any:
+    from laion_people.removal import looks, names
+
+    if args.file:
+        return names.of_file(args.file)
+    if args.near:
+        return names.of_looks(looks.of_picture(args.near), args.bits)
+    given = [(kind, value) for kind in names.KINDS if (value := getattr(args, kind)) is not None]
+    if not given:
+        raise UsageError(
+            "bad-argument", "name what is to be removed: --url, --sha256, --sample, --person, --near or --file"
+        )
+    return names.of_value(*given[0])
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # of a container whose user has no name
+        return "unknown"
+
+
 def _models(args: argparse.Namespace) -> int:
     from laion_people import weights
 
@@ -455,6 +509,12 @@ def _images(text: str) -> int:
     if re.fullmatch(r"\d{1,4}", text) and 0 < int(text) <= MOST_IMAGES:
         return int(text)
     raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 1 to {MOST_IMAGES}"))
+
+
+def _bits(text: str) -> int:
+    if re.fullmatch(r"\d{1,2}", text) and int(text) <= MOST_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to {MOST_BITS}"))
 
 
 def _ranges(shards: Sequence[int]) -> str:
@@ -579,6 +639,30 @@ def _parser() -> argparse.ArgumentParser:
     groups.add_argument("--unfinished", action="store_true", help="only shards that some step has to make")
     groups.add_argument("--skip-finished", action="store_true", help="all shards, and those that each step has to make")
     groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
+    take_out = add("remove", _remove, store, "take images, with everybody in them, out of the store for good")
+    take_out.add_argument("partition", nargs="*", metavar="PARTITION", help="where to look; default everywhere")
+    what = take_out.add_mutually_exclusive_group()
+    what.add_argument("--url", metavar="URL", help="an image by its address")
+    what.add_argument("--sha256", metavar="H", help="by its body, as it was fetched")
+    what.add_argument("--sample", metavar="ID", help="by COLLECTION/PART/SHARD/KEY, or the collection's own number")
+    what.add_argument("--person", metavar="ID", help="the image that a person is in")
+    what.add_argument("--near", type=Path, metavar="PICTURE", help="all pictures that look like this one")
+    what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
+    what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
+    what.add_argument("--list", action="store_true", help="list the removals so far")
+    take_out.add_argument(
+        "--bits",
+        type=_bits,
+        default=6,
+        metavar="N",
+        help="how many of 64 bits may differ in what looks alike; default 6",
+    )
+    take_out.add_argument(
+        "--keep-out-near", action="store_true", help="take out, and keep out, what looks like what is removed, too"
+    )
+    take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
+    take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
+    take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
     models.add_argument(
