@@ -33,7 +33,7 @@ from laion_people.publication.release import FOLDER as PUBLICATIONS
 from laion_people.removal.wanted import Wanted
 from laion_people.storage import removals, tars
 from laion_people.storage.layout import parse_shard
-from laion_people.storage.removals import read_removals
+from laion_people.storage.removals import REMOVED, read_removals
 from laion_people.storage.store import Store
 from laion_people.vision import phash
 from laion_people.vision.images import ImageError, decode
@@ -47,7 +47,6 @@ MOST_TEXT = 1 << 27  # bytes of a file, or of a file in a tar, that is looked at
 MOST_COLUMNS = 1 << 30  # bytes of texts of a row group
 AHEAD = 1 << 22  # bytes of a bucket's file in one request
 PROGRESS_SECONDS = 30.0
-REMOVED = "removed"
 IMAGES, COMPOSED = "images", "subset_b"
 PUBLICATION = re.compile(rf"{PUBLICATIONS}/[^/]+/[^/]+/")
 PUBLICATIONS_IN_MIND = 8
@@ -177,7 +176,8 @@ class _Hunt:
         keys: set[str] = set()
         folder = path.removesuffix(".tar").partition("/")[2]
         for member in tars.members(file, path, 0, self.store.size(path)):
-            key, _, suffix = member.name.rpartition("/")[2].partition(".")
+            stem, _, suffix = member.name.rpartition("/")[2].partition(".")
+            key = tars.printable(stem)
             if path.startswith(f"{IMAGES}/") and key not in keys:
                 keys.add(key)
                 if what := self.wanted.sample(f"{folder}/{key}"):

@@ -13,8 +13,7 @@ import logging
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,15 +23,15 @@ import pyarrow.parquet as pq
 from laion_people.engine.files import LocalFiles
 from laion_people.errors import LaionPeopleError, MissingError, OutsideError
 from laion_people.publication import release
-from laion_people.publication.build import KEY, TOMBSTONES, hand_out
-from laion_people.publication.content import Content
+from laion_people.publication.build import KEY, TOMBSTONES
 from laion_people.publication.release import Publication, PublishedFile
+from laion_people.publication.rewriting import rewritten
 from laion_people.publication.tables import Pseudonyms
-from laion_people.publication.writing import STAGING, Picture, Staging
+from laion_people.publication.writing import STAGING
+from laion_people.storage import removals
 from laion_people.storage.manifest import FileEntry
 from laion_people.storage.removals import Removed, digest
 from laion_people.storage.store import Store
-from laion_people.storage.tars import members
 
 log = logging.getLogger(__name__)
 
@@ -161,73 +160,29 @@ class _Search:
         return image in self.images or self.removed.has_sample(image)
 
 
-class _Without(Content):
-    """The rows of a publication, but for those that leave it."""
+def _make_anew(store: Store, old: Publication, found: Found, removed: Removed, version: str) -> None:
+    """Publishes ``version``, which is ``old`` without what was found."""
 
-    def __init__(self, store: Store, publication: Publication, found: Found, removed: Removed):
-        super().__init__()
-        self._store, self._publication, self._found = store, publication, found
-        self.left_out |= {config: Counter(reasons) for config, reasons in publication.left_out.items()}
-        self.tombstones = _tombstones(store, publication, found, removed)
+    def stays(config: str, table: pa.Table) -> list[bool]:
+        if "medoid_person_id" in table.column_names:
+            return [True] * len(table)
+        if "composite_id" in table.column_names:
+            return [composition not in found.compositions for composition in table["composite_id"].to_pylist()]
+        return [not found.has(person) for person in table["person_id"].to_pylist()]
 
-    def schemas(self) -> dict[str, pa.Schema]:
-        return {config: _schema(self._store, self._publication, config) for config in self._publication.configs()}
-
-    def tables(self, config: str) -> Iterator[pa.Table]:
-        for table in _tables(self._store, self._publication, config):
-            if "medoid_person_id" in table.column_names:
-                yield self._other_medoids(table)
-                continue
-            if "composite_id" in table.column_names:
-                stays = [
-                    composition not in self._found.compositions for composition in table["composite_id"].to_pylist()
-                ]
-            else:
-                stays = [not self._found.has(person) for person in table["person_id"].to_pylist()]
-            self.left_out[config]["removed"] += stays.count(False)
-            yield table.filter(pa.array(stays, pa.bool_()))
-
-    def pictures(self) -> Iterator[Picture]:
-        for file in self._publication.files:
-            if file.path.endswith(".tar"):
-                with _local(self._store, self._publication, file) as path:
-                    yield from self._pictures(path)
-
-    def _pictures(self, path: Path) -> Iterator[Picture]:
-        """The samples of a tar; the key is the composition's id, whose parts may have dots."""
-        key, files = "", dict[str, bytes]()
-        with path.open("rb") as tar:
-            for member in members(tar, path.name, 0, path.stat().st_size):
-                folder, slash, base = member.name.rpartition("/")
-                stem, _, suffix = base.partition(".")
-                if f"{folder}{slash}{stem}" != key:
-                    if files and key not in self._found.compositions:
-                        yield key, files
-                    key, files = f"{folder}{slash}{stem}", {}
-                start, size = member.place or (0, 0)
-                tar.seek(start)
-                files[suffix] = tar.read(size)
-        if files and key not in self._found.compositions:
-            yield key, files
-
-    def _other_medoids(self, table: pa.Table) -> pa.Table:
-        """Clusters whose medoid leaves name nobody in their stead: the people of a sheet are not in a publication."""
+    def changed(config: str, table: pa.Table) -> pa.Table:
+        """Clusters whose medoid leaves name nobody instead: others of their sheets may not be in a publication."""
+        if "medoid_person_id" not in table.column_names:
+            return table
         at = table.schema.get_field_index("medoid_person_id")
-        medoids = [None if self._found.has(medoid) else medoid for medoid in table["medoid_person_id"].to_pylist()]
-        schema = table.schema.field(at).with_nullable(True)
-        return table.set_column(at, schema, pa.array(medoids, pa.string()))
+        medoids = [None if found.has(medoid) else medoid for medoid in table["medoid_person_id"].to_pylist()]
+        return table.set_column(at, table.schema.field(at), pa.array(medoids, pa.string()))
 
-
-def _make_anew(store: Store, old: Publication, found: Found, removed: Removed, version: str) -> Publication:
-    now = datetime.now(UTC).isoformat(timespec="seconds")
-    images, persons = len(found.images), len(found.persons)
-    left = f"{images} images, {persons} persons" if images else f"{persons} persons"
-    change = {"version": version, "at": now, "text": f"{left} and what shows them were removed from {old.version}"}
-    draft = replace(old, version=version, at=now, files=(), changes=(*old.changes, change), replaces=old.version)
-    with Staging(store, old.name, version) as staging:
-        made = hand_out(staging, draft, _Without(store, old, found, removed))
-    log.info("published %s %s in the place of %s", made.name, made.version, old.version)
-    return made
+    images = f"{len(found.images)} images with " if found.images else ""
+    text = f"removed: {images}{len(found.persons)} persons, and whatever shows them"
+    tombstones = _tombstones(store, old, found, removed)
+    rewritten(store, old, version, stays, removals.REMOVED, text, tombstones, changed)
+    log.info("published %s %s in the place of %s", old.name, version, old.version)
 
 
 def _next_version(old: Publication, known: Sequence[Publication]) -> str:
@@ -262,12 +217,6 @@ def _tombstones(store: Store, publication: Publication, found: Found, removed: R
             rows.setdefault((each, kind), dates.get(each, latest))
     listed = [{"digest": each, "kind": kind, "removed_at": at} for (each, kind), at in sorted(rows.items())]
     return pa.Table.from_pylist(listed, schema=SCHEMA)
-
-
-def _schema(store: Store, publication: Publication, config: str) -> pa.Schema:
-    file = next(file for file in publication.files if file.config == config)
-    with _local(store, publication, file) as path:
-        return pq.read_schema(path)
 
 
 def _tables(store: Store, publication: Publication, config: str, columns: Sequence[str] = ()) -> Iterator[pa.Table]:
