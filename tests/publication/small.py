@@ -14,6 +14,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from laion_people.publication.card import card
+from laion_people.publication.checksums import CHECKSUMS, checksums
+from laion_people.publication.croissant import croissant_json
 from laion_people.publication.release import Publication, PublishedFile
 from laion_people.storage.schemas import SCHEMAS
 
@@ -56,6 +59,23 @@ def make_publication(folder: Path, **changes: Any) -> Publication:
         "contact": "removals@example.org",
     }
     return Publication(**fields | changes)
+
+
+def publish_small(root: Path, **changes: Any) -> Publication:
+    """Puts a small publication into the store at ``root``, as `publish` does."""
+    version = changes.get("version", "1.0.0")
+    home = root / "releases" / "people-of-the-sample" / version
+    publication = make_publication(home, **changes)
+    described = [
+        ("README.md", card(publication).encode()),
+        ("croissant.json", croissant_json(publication)),
+        ("release.json", publication.to_json()),
+    ]
+    for path, data in described:
+        write(home, path, data)
+    files = [*publication.files, *(_file(home, path) for path, _ in described)]
+    write(home, CHECKSUMS, checksums(files))
+    return publication
 
 
 def write(folder: Path, path: str, data: bytes) -> None:

@@ -5,6 +5,7 @@ https://github.com/mlcommons/croissant/blob/main/docs/croissant-spec-1.1.md
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
@@ -65,6 +66,11 @@ def croissant(publication: Publication) -> dict[str, Any]:
         "distribution": list(_distribution(publication)),
         "recordSet": list(_record_sets(publication)),
     }
+
+
+def croissant_json(publication: Publication) -> bytes:
+    """croissant.json of a publication."""
+    return (json.dumps(croissant(publication), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _purpose(publication: Publication) -> str:
