@@ -36,6 +36,7 @@ from laion_people.errors import (
     coded,
     one_line,
 )
+from laion_people.publication import release
 from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
@@ -254,6 +255,38 @@ def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"drift {partition}: {sentence}" for partition, sentences in flags.items() for sentence in sentences]
 
 
+def _publish(args: argparse.Namespace) -> None:
+    from laion_people.publication.build import publish
+    from laion_people.publication.choice import Options
+
+    if args.edition == "geometry" and args.faces != "keep":
+        raise UsageError("bad-argument", "--faces does not go with --edition geometry, which has no pictures")
+    chosen = _chosen(args)
+    store = open_store(chosen.store)
+    options = Options(
+        edition=args.edition,
+        pictures=args.pictures and args.edition != "geometry",
+        faces=args.faces,
+        with_minors=args.with_minors,
+        nsfw=args.nsfw,
+        opt_outs=args.opt_outs,
+        max_watermark=args.max_watermark,
+        licences=tuple(args.licence),
+    )
+    target = open_store(args.out) if args.out else store
+    made = publish(store, target, args.release, args.version, args.partition, options, chosen)
+    folder = release.folder(made.name, made.version)
+    record = f"{folder}/{release.RECORD}"
+    summary = {
+        "publication": f"{target.uri}/{folder}",
+        "rows": {config: made.rows(config) for config in made.configs()},
+        "left_out": made.left_out,
+        "files": len(made.files),
+        "bytes": sum(file.bytes for file in made.files),
+    }
+    _give(args, _result(target, [_file(target, record)], made.rows("people") or made.rows("poses"), None) | summary)
+
+
 def _partitions(args: argparse.Namespace) -> None:
     _give(args, progress(_runner(args).planner))
 
@@ -381,6 +414,13 @@ def _shards(text: str) -> list[int]:
     return [index for part in shards for index in part]
 
 
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to 1"))
+
+
 def _precision(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < 1:
@@ -489,6 +529,25 @@ def _parser() -> argparse.ArgumentParser:
         help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
     )
     check.add_argument("--deep", action="store_true", help="read every byte, not only files that may have changed")
+    out = add("publish", _publish, task, "make a publication: tables, card and pictures to be handed out")
+    out.add_argument("partition", nargs="*", metavar="PARTITION", help="default all with captions of the clusters")
+    out.add_argument("--release", required=True, metavar="NAME", help="what the data set is called")
+    out.add_argument("--version", required=True, metavar="X.Y.Z", help="a new one: what is published never changes")
+    out.add_argument(
+        "--edition", choices=list(release.EDITIONS), default="links", help="geometry: without addresses and pictures"
+    )
+    out.add_argument("--no-pictures", dest="pictures", action="store_false", help="leave out the pictures of Subset B")
+    out.add_argument("--faces", choices=("keep", "blur", "drop"), default="keep", help="what becomes of them in these")
+    out.add_argument("--with-minors", action="store_true", help="keep images whose caption or flags speak of minors")
+    out.add_argument("--nsfw", choices=("keep", "drop"), default="drop", help="images that the collection flags")
+    out.add_argument("--opt-outs", choices=("keep", "drop"), default="drop", help="images that their owner reserves")
+    out.add_argument("--max-watermark", type=_share, metavar="SHARE", help="leave out what is more likely to have one")
+    out.add_argument(
+        "--licence", action="append", default=[], metavar="TEXT", help="only images of this LICENSE; may be repeated"
+    )
+    out.add_argument(
+        "-o", "--out", metavar="URI", help="another folder or bucket than the store; below releases/ there"
+    )
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")

@@ -37,6 +37,7 @@ from laion_people.steps.registry import STEPS
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.origin import made_elsewhere
 from laion_people.storage.store import LocalStore
+from laion_people.vision import phash
 from laion_people.vision.images import samples
 from tests.fakes import FakeModels, image_shard
 from tests.hostile_server import UPRIGHT, HostileServer, encoded, hostile_server, picture
@@ -174,6 +175,20 @@ def test_a_shard_has_img2datasets_layout(store: LocalStore, server: HostileServe
     stats = json.loads((store.root / "images/test/part/00000_stats.json").read_bytes())
     assert (stats["count"], stats["successes"], stats["failed_to_download"], stats["failed_to_resize"]) == (2, 1, 1, 0)
     assert stats["status_dict"] == {"success": 1, "not_found": 1} and stats["made_by"] == "laion-people"
+
+
+def test_the_perceptual_hash_is_that_of_the_stored_picture_but_for_what_jpeg_changes(
+    store: LocalStore, server: HostileServer
+) -> None:
+    put_metadata(store, [server.url + path for path in (*UPRIGHT, "/large.jpg", "/missing")])
+    download(store)
+    *rows, missing = rows_of(store)
+    packed = list(samples(store.root / "images/test/part/00000.tar"))
+    assert missing["phash"] is None and len(packed) == len(rows)
+    for row, sample in zip(rows, packed, strict=True):
+        assert sample.fields["phash"] == row["phash"]
+        again = phash.text(np.asarray(Image.open(io.BytesIO(sample.image))))
+        assert (int(row["phash"], 16) ^ int(again, 16)).bit_count() <= 3
 
 
 def test_a_part_is_cut_into_shards_with_keys_that_never_meet(store: LocalStore, server: HostileServer) -> None:

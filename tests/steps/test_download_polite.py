@@ -25,7 +25,7 @@ from laion_people.steps.download import fetch, hosts, resolver
 from laion_people.steps.download.fetch import Fetcher, FetchError, host_of, user_agent
 from laion_people.steps.download.hosts import Hosts, Known, Recent, Turns, retry_after
 from laion_people.steps.download.owners import SAID, Robots
-from laion_people.steps.download.step import DECIDING, Download
+from laion_people.steps.download.step import DECIDING, NEWER, Download
 from laion_people.steps.download.urls import parse
 from laion_people.storage.store import LocalStore
 from tests.fakes import jpeg
@@ -659,7 +659,7 @@ def without_said(store: LocalStore) -> None:
     from laion_people.steps.download.earlier import row_sha256
 
     def older(row: dict[str, Any], picture: bytes) -> dict[str, Any]:
-        row = {name: value for name, value in row.items() if name not in SAID}
+        row = {name: value for name, value in row.items() if name not in NEWER}
         return row | {"row_sha256": row_sha256(row, picture)}
 
     folder = store.root / "images/test/part"
@@ -667,7 +667,7 @@ def without_said(store: LocalStore) -> None:
         files = {member.name: tar.extractfile(member).read() for member in tar}  # type: ignore[union-attr]
     table = pq.read_table(folder / "00000.parquet")
     rows = [older(row, files.get(f"{row['key']}.jpg", b"")) for row in table.to_pylist()]
-    schema = table.drop_columns(list(SAID)).schema
+    schema = table.drop_columns(list(NEWER)).schema
     pq.write_table(type(table).from_pylist(rows, schema), folder / "00000.parquet")
     with tarfile.open(folder / "00000.tar", "w") as tar:
         for row in rows:
@@ -691,7 +691,7 @@ def test_rows_from_before_these_columns_are_kept_without_a_request(
         web.requests.clear()
         assert download(store, SETTINGS).rejected == before.rejected and not web.requests
         assert {name: data for name, data in files_of_tar(store).items() if name.endswith("jpg")} == pictures
-        assert {row[name] for row in rows_of(store) for name in SAID} == {None}
+        assert {row[name] for row in rows_of(store) for name in NEWER} == {None}
         kept = image_files(store)
         store.delete("manifests/download/test/part/00000.json")
         assert download(store, SETTINGS).rejected == before.rejected and not web.requests

@@ -126,7 +126,12 @@ SHARDS_ONLY = "Clear it with its downstream tasks. Shards that are whole and up 
 ON_IMAGES, ON_CLUSTERS = "Images and people", "Clusters and captions"  # headings of docs/operations.md
 
 OF_PEOPLE = ("person_id", "key", "bbox")  # what is needed to look at people in their images
-OF_SUBSETS = ("sample_id", "url", "bbox", "image_width", "image_height")  # what subsets say of a person's image
+OF_IMAGES = (  # what is known of an image, as its table has it
+    "sha256", "original_width", "original_height", "phash", "NSFW", "LICENSE", "punsafe", "pwatermark", "x_robots_tag",
+    "tdm_reservation", "robots_txt",
+)  # fmt: skip
+# What subsets say of a person's image.
+OF_SUBSETS = ("sample_id", "url", "bbox", "image_width", "image_height", *OF_IMAGES)
 
 _ENTRIES = (
     StepEntry(

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from laion_people.settings import Settings
 from laion_people.storage.layout import cluster_path, shard_name
 from laion_people.storage.manifest import FileEntry, ShardManifest
+from laion_people.storage.schemas import read_table
 from laion_people.storage.store import Store
 
 
@@ -89,8 +89,8 @@ class Shard(Work):
             return self._model(role)
 
     def table(self, name: str, columns: Sequence[str] = ()) -> pa.Table:
-        """An input table: these columns, or those that the step declares."""
-        return pq.read_table(self.files[name], columns=list(columns or self.columns[name]) or None)
+        """An input table: these columns, or those that the step declares; see `schemas.read_table`."""
+        return read_table(self.files[name], name, columns or self.columns[name])
 
 
 class Release(Work):
@@ -115,7 +115,7 @@ class Release(Work):
     def table(self, name: str, partition: str, index: int, columns: Sequence[str] = ()) -> pa.Table:
         """A table of one of the release's ``shards``: these columns, or those that the step declares."""
         with self.local(name, partition, index) as path:
-            return pq.read_table(path, columns=list(columns or self.columns[name]) or None)
+            return read_table(path, name, columns or self.columns[name])
 
     def path(self, name: str) -> str:
         """Store path of a file of this cluster version."""

@@ -19,6 +19,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from laion_people.errors import one_line
 from laion_people.publication import statements
+from laion_people.publication.choice import REASONS
 from laion_people.publication.columns import COLUMNS, CONFIGS
 from laion_people.publication.release import EDITIONS, Publication, PublishedFile
 from laion_people.reports.templating import count, plain, size
@@ -152,7 +153,7 @@ def _body(publication: Publication) -> str:
         editions=EDITIONS,
         configs=CONFIGS,
         columns=COLUMNS,
-        reasons={reason: text for step in STEPS.values() for reason, text in step.reasons.items()},
+        reasons={reason: text for step in STEPS.values() for reason, text in step.reasons.items()} | REASONS,
         contact=_link(publication.contact),
         files=by_config,
         tars=[file for file in publication.files if file.path.endswith(".tar")],

@@ -18,7 +18,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -36,6 +35,7 @@ from laion_people.reports.separation import EDGES, FEWEST_IMAGES, Pairs, Separat
 from laion_people.reports.templating import environment
 from laion_people.steps.compose.cutouts import SAME_HASH
 from laion_people.steps.subset_a import THRESHOLD
+from laion_people.vision import phash
 from laion_people.vision.images import crop
 from laion_people.vision.people import boxes, by_people, rows_by_image
 
@@ -237,7 +237,7 @@ def _of_shard(
         crops = [crop(image, box, padding) for image, r in zip(images, rows, strict=True) for box in all_boxes[r]]
         ends = np.cumsum([r.stop - r.start for r in rows])[:-1]
         by_clip = [np.split(clip.encode_images(crops), ends) for clip in clips]
-        hashes = [cv2.img_hash.pHash(np.ascontiguousarray(image)) for image in images]
+        hashes = [phash.bits(image) for image in images]
         return [(of_image, list(vectors)) for of_image, *vectors in zip(hashes, *by_clip, strict=True)]
 
     looked = by_people(shard, people["key"].to_pylist(), look)

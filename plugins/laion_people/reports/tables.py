@@ -20,10 +20,7 @@ from laion_people.storage.store import Store
 AHEAD = 1 << 19  # bytes of a bucket's file in one request: some columns of a row group
 MOST_BYTES = 200_000_000  # of columns that are read at once: of a shard's captions, 1 MB is usual
 LONGEST = 2000  # characters of a text
-LATER = {
-    "subset_c": ("claims", "foil_margin"),
-    "clusters": ("claims",),
-}  # null in tables of release 0.1, which lack them
+LATER = {"subset_c": ("claims",), "clusters": ("claims",)}  # null in tables of release 0.1, which lack them
 
 
 def columns(store: Store, path: str, names: Sequence[str]) -> pa.Table:
@@ -65,8 +62,9 @@ def _sound(path: str, table: pa.Table, names: Sequence[str]) -> pa.Table:
     for what is no such table, lacks values, or has texts that are not UTF-8."""
     kind = path.partition("/")[0]
     schema, later = SCHEMAS[kind], LATER.get(kind, ())
-    for name in {*later} & {*names} - {*table.column_names}:
-        table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
+    for name in {*names} - {*table.column_names}:
+        if schema.field(name).nullable or name in later:
+            table = table.append_column(name, pa.nulls(len(table), schema.field(name).type))
     table = table.select(list(names))
     table.validate(full=True)
     for at, name in enumerate(names):

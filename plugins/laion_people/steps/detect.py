@@ -13,8 +13,10 @@ from laion_people.engine.step import Row, Step
 from laion_people.engine.work import Shard
 from laion_people.settings import Settings
 from laion_people.steps.download.step import REASONS
+from laion_people.steps.imagefields import of_image
 from laion_people.storage.metadata import flagged, sample_id, text
 from laion_people.storage.tars import SAMPLE_REASONS
+from laion_people.vision import phash
 from laion_people.vision.batches import in_batches
 from laion_people.vision.images import ImageError, Sample, samples
 
@@ -40,23 +42,25 @@ class Detect(Step):
     def apply(self, shard: Shard) -> Iterator[Row]:
         detector = shard.model("detector")
 
-        def find(_: Any, images: list[np.ndarray]) -> Iterator[tuple[Detections, tuple[int, ...]]]:
-            return zip(detector.detect(images), [image.shape for image in images], strict=True)
+        def find(sources: list[Row], images: list[np.ndarray]) -> Iterator[tuple[Detections, Row]]:
+            for source, people, image in zip(sources, detector.detect(images), images, strict=True):
+                height, width, _ = image.shape
+                looks = source["phash"] or phash.text(image)
+                yield people, {"image_width": width, "image_height": height, "phash": looks}
 
         for source, result in in_batches(shard, _usable(shard), find):
             shard.rows_in += 1
             if isinstance(result, ImageError):
                 shard.reject(str(result))
                 continue
-            people, (height, width, _) = result
+            people, image = result
             if not len(people.boxes):
                 shard.reject("no_people")
             for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
                 yield {
                     "person_id": f"{shard.id}/{source['key']}/{index}",
                     **source,
-                    "image_width": width,
-                    "image_height": height,
+                    **image,
                     "bbox": box,
                     "bbox_score": score,
                 }
@@ -81,4 +85,5 @@ def _source(sample: Sample) -> Row:
         "sample_id": sample_id(sample.fields, otherwise=sample.key),
         "url": text(sample.fields.get("url")),
         "caption": text(sample.fields.get("caption")),
+        **of_image(sample.fields),
     }

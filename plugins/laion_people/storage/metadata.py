@@ -461,16 +461,16 @@ def flagged(row: Mapping[str, Any]) -> bool:
             case "nsfw":
                 word = value.strip().lower() if isinstance(value, str) else ""
                 nested = isinstance(value, list | dict)  # nobody can tell what it means
-                if word in ("nsfw", "true") or _number(value) > UNSAFE_ABOVE or nested:
+                if word in ("nsfw", "true") or number(value) > UNSAFE_ABOVE or nested:
                     return True
             case "punsafe":
                 known = value is not None or "reason" not in row
-                if known and not _number(value) <= UNSAFE_ABOVE:  # NaN is unsafe
+                if known and not number(value) <= UNSAFE_ABOVE:  # NaN is unsafe
                     return True
     return False
 
 
-def _number(value: object) -> float:
+def number(value: object) -> float:
     """NaN for what is no number, nor the text of one."""
     try:
         return float(value) if isinstance(value, str | int | float) else math.nan

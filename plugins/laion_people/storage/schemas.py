@@ -2,11 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
+
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 text, f32, i32 = pa.string(), pa.float32(), pa.int32()
 box = pa.list_(f32, 4)  # x1, y1, x2, y2 in pixels of the stored image
 texts = pa.list_(text)
+# What is known of the image that a person was found in, called as in tables of images; null where nothing is, and in
+# files of before these columns.
+of_image = {
+    "sha256_": text,  # of the body as it was fetched
+    "original_width_": i32,
+    "original_height_": i32,
+    "phash_": text,
+    "NSFW_": text,
+    "LICENSE_": text,
+    "punsafe_": f32,
+    "pwatermark_": f32,
+    "x_robots_tag_": text,
+    "tdm_reservation_": text,
+    "robots_txt_": text,
+}
 
 
 def _schema(**columns: pa.DataType) -> pa.Schema:
@@ -25,6 +44,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         image_height=i32,
         bbox=box,
         bbox_score=f32,
+        **of_image,
     ),
     "pose": _schema(
         person_id=text,
@@ -59,6 +79,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         similarity=f32,
         clip_model=text,
         threshold=f32,
+        **of_image,
     ),
     "clusters": _schema(
         cluster_id=text,
@@ -109,6 +130,7 @@ SCHEMAS: dict[str, pa.Schema] = {
         foil_margin_=f32,
         candidates=texts,
         scores=pa.list_(f32),
+        **of_image,
     ),
     "subset_d": _schema(
         person_id=text,
@@ -126,5 +148,17 @@ SCHEMAS: dict[str, pa.Schema] = {
         threshold=f32,
         vqa_score_=f32,
         vqa_scores_=pa.list_(f32),  # of the candidates
+        **of_image,
     ),
 }
+
+
+def read_table(path: Path, name: str, columns: Sequence[str] = ()) -> pa.Table:
+    """Columns of a table, or all. What a file of an earlier version lacks is null where the schema allows that."""
+    schema, there = SCHEMAS[name], pq.read_schema(path).names
+    later = [f for f in schema if f.nullable and f.name not in there and f.name in (columns or schema.names)]
+    lacking = {field.name for field in later}
+    table = pq.read_table(path, columns=[c for c in columns if c not in lacking] if columns else None)
+    for field in later:
+        table = table.append_column(field, pa.nulls(len(table), field.type))
+    return table.select(columns) if columns else table

@@ -9,6 +9,7 @@ from PIL import Image
 
 from include.models import Detections
 from laion_people.steps.compose.collage import enlarged
+from laion_people.vision import phash
 
 STRANGER = 0.2  # score of a bystander: from here on, a box without a joint of the person is somebody else
 DARK = 90  # of 255: a tenth of a picture should have more luma; dark skin and black clothes have lights, too
@@ -62,7 +63,7 @@ def look_at(
         not covers_joints(matte, joints),
     ]
     unfit = str(np.select(faults, ["crowded", "dark", "blurred", "no_matte"], ""))
-    hashes = np.concatenate([cv2.img_hash.pHash(np.asarray(picture)) for picture in (image, person)])
+    hashes = np.concatenate([phash.bits(np.asarray(picture)) for picture in (image, person)])
     lab = cv2.cvtColor(np.asarray(person), cv2.COLOR_RGB2LAB)
     colours = cv2.calcHist([lab], [0, 1, 2], None, BINS, [0, 256] * 3).ravel()
     return Look(unfit, hashes, colours / colours.sum())

@@ -36,7 +36,7 @@ from laion_people.storage.layout import shard_manifests_folder, shard_name, shar
 from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
 from laion_people.storage.origin import MADE_BY, foreign_files, has_manifests, read_object
 from laion_people.storage.store import Store
-from laion_people.vision import images
+from laion_people.vision import images, phash
 from laion_people.vision.batches import timed
 from laion_people.vision.imagefiles import tags
 from laion_people.vision.images import ImageError, Picture
@@ -92,7 +92,8 @@ DECIDED_BY = {  # reason -> the setting that can change it
     "too_small": "image_min_size",
 }
 
-# img2dataset's columns, `reason`, what the owner said, and `row_sha256`, which says if the row is whole (earlier.py)
+# img2dataset's columns, `reason`, what the owner said, how the picture looks (vision/phash.py), and `row_sha256`, which
+# says if the row is whole (earlier.py)
 OUTCOME = {
     "status": pa.string(),
     "error_message": pa.string(),
@@ -104,8 +105,10 @@ OUTCOME = {
     "sha256": pa.string(),
     "reason": pa.string(),
     **SAID,
+    "phash": pa.string(),
     "row_sha256": pa.string(),
 }
+NEWER = {*SAID, "phash"}  # rows of before these are whole without them, and are kept with nulls
 PENDING: Row = dict.fromkeys(OUTCOME)
 
 _one_at_a_time = Lock()
@@ -282,10 +285,10 @@ def _with_kept_outcomes(
     ]
     for row in _metadata_rows(shard):
         kept = earlier.next(row)
-        if row["status"] or not kept or not OUTCOME.keys() - SAID.keys() - {"row_sha256"} <= kept[0].keys():
+        if row["status"] or not kept or not OUTCOME.keys() - NEWER - {"row_sha256"} <= kept[0].keys():
             yield row
             continue
-        outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}  # SAID is newer
+        outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}
         before = next((before for before in befores if _could_change(outcome, before, now)), None)
         if before is None:
             again = retry_failed and outcome["reason"] in PASSING
@@ -428,6 +431,7 @@ def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
         if scale < 1:
             size = max(round(width * scale), settings.image_size), max(round(height * scale), settings.image_size)
             pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
+        looks = phash.text(pixels)  # not of the JPEG, which would have to be decoded: four times the work
         options = [cv2.IMWRITE_JPEG_QUALITY, settings.jpeg_quality]
         jpg = cv2.imencode(".jpg", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR), options)[1].tobytes()
     return {
@@ -438,5 +442,6 @@ def _resized(picture: Picture, body: bytes, settings: Settings) -> Row:
         "original_height": height,
         "exif": json.dumps(tags(picture.exif)),
         "sha256": sha256(body).hexdigest(),
+        "phash": looks,
         "jpg": jpg,
     }
