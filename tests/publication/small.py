@@ -16,6 +16,7 @@ from PIL import Image
 
 from laion_people.publication.card import card
 from laion_people.publication.checksums import CHECKSUMS, checksums
+from laion_people.publication.choice import Options
 from laion_people.publication.croissant import croissant_json
 from laion_people.publication.release import Publication, PublishedFile
 from laion_people.storage.schemas import SCHEMAS
@@ -35,7 +36,7 @@ def make_publication(folder: Path, **changes: Any) -> Publication:
         "at": "2026-11-30T12:00:00+00:00",
         "clusters": "v0001",
         "partitions": ("sample/00000", "sample/00001"),
-        "options": {"pictures": True, "faces": "keep", "with_minors": False},
+        "options": Options().to_json(),
         "models": {"movenet-multipose": "0" * 64, "face-landmarker": "1" * 64},
         "files": tuple(files),
         "columns": {config: {f.name: str(f.type) for f in SCHEMAS[TABLES[config]]} for config in TABLES},

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Sequence
@@ -15,7 +14,7 @@ from laion_people.publication.card import card
 from laion_people.publication.checksums import CHECKSUMS, checksums
 from laion_people.publication.choice import Choice, Options
 from laion_people.publication.content import Content, FromStore
-from laion_people.publication.croissant import croissant
+from laion_people.publication.croissant import croissant_json
 from laion_people.publication.numbers import Tally, recorded
 from laion_people.publication.release import Publication
 from laion_people.publication.sources import Sources, chosen_partitions, chosen_version
@@ -105,7 +104,7 @@ def hand_out(staging: Staging, draft: Publication, content: Content) -> Publicat
     publication = replace(publication, numbers=draft.numbers | tally.numbers(publication))
     described = [
         staging.write(README, card(publication).encode()),
-        staging.write(CROISSANT, json.dumps(croissant(publication), indent=1, ensure_ascii=False).encode()),
+        staging.write(CROISSANT, croissant_json(publication)),
     ]
     staging.write(CHECKSUMS, checksums([*files, *described]))
     staging.write(release.RECORD, publication.to_json())

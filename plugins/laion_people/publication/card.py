@@ -20,10 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from laion_people.errors import one_line
 from laion_people.publication import statements
 from laion_people.publication.choice import REASONS
-from laion_people.publication.columns import COLUMNS, CONFIGS
+from laion_people.publication.columns import CONFIGS, meaning
 from laion_people.publication.release import EDITIONS, Publication, PublishedFile
 from laion_people.reports.templating import count, plain, size
-from laion_people.steps.registry import STEPS
 
 FOLDER = Path(__file__).parent
 TRUTH: dict[str, Any] = json.loads((FOLDER / "truth.json").read_text(encoding="utf-8"))
@@ -144,7 +143,6 @@ def _body(publication: Publication) -> str:
     for file in publication.files:
         if file.config:
             by_config[file.config].append(file)
-    stages = list(_funnel(publication))
     return environment.get_template("card.md.j2").render(
         p=publication,
         people=max(map(publication.rows, ("people", "poses")), default=0),
@@ -152,12 +150,12 @@ def _body(publication: Publication) -> str:
         collections=dict.fromkeys(partition.partition("/")[0] for partition in publication.partitions),
         editions=EDITIONS,
         configs=CONFIGS,
-        columns=COLUMNS,
-        reasons={reason: text for step in STEPS.values() for reason, text in step.reasons.items()} | REASONS,
+        meaning=meaning,
+        reasons=REASONS,
         contact=_link(publication.contact),
         files=by_config,
         tars=[file for file in publication.files if file.path.endswith(".tar")],
-        funnel=stages,
+        funnel=list(_funnel(publication)),
         others=[(name, n) for name, n in publication.numbers.items() if not name.startswith(FUNNEL)],
         left_out=[
             (config, reason, n) for config, reasons in publication.left_out.items() for reason, n in reasons.items()
