@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import json
+import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +14,7 @@ import pytest
 from laion_people.errors import LaionPeopleError, UsageError
 from laion_people.publication import push
 from laion_people.publication.release import Publication
-from laion_people.storage.store import LocalStore, Store, open_store
+from laion_people.storage.store import ROOT, LocalStore, Store, open_store
 from tests.bucket import bucket
 from tests.publication.hub import TOKEN, Hub, hub
 from tests.publication.small import publish_small
@@ -218,6 +221,18 @@ def test_without_a_token_nothing_is_asked(there: Hub, monkeypatch: pytest.Monkey
 def test_a_name_that_is_none(there: Hub, store: Store, name: str) -> None:
     with pytest.raises(UsageError, match="OWNER/NAME"):
         push.Hub(name).push(store, made(store))
+
+
+def test_the_command_sends_a_version_that_exists_to_the_hub_that_hf_endpoint_names(there: Hub, store: Store) -> None:
+    made(store)
+    assert isinstance(store, LocalStore)
+    environ = os.environ | {"HF_ENDPOINT": there.url, "LAION_PEOPLE_STORE": str(store.root)}
+    command = [ROOT / "bin" / "laion-people", "publish", "--release", "people-of-the-sample", "--version", "1.0.0"]
+    done = subprocess.run([*command, "--push", REPO], env=environ, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["pushed"] == f"{there.url}/datasets/{REPO}"
+    assert on_the_hub(there) == content(store.root / HOME)
+    assert "it/s" not in done.stderr, "no bars in a log"
 
 
 def test_from_a_bucket(there: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -46,6 +46,8 @@ def publish(
     when nothing would be published, LaionPeopleError when a table is not finished, not audited, outdated or damaged.
     """
     check_names(name, version)
+    if not settings.contact:
+        log.warning("nobody is named who takes people out of %s: set LAION_PEOPLE_CONTACT", name)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     clusters = chosen_version(store, settings.cluster_version)
     keys = chosen_partitions(store, clusters, partitions)
