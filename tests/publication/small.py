@@ -40,7 +40,7 @@ def make_publication(folder: Path, **changes: Any) -> Publication:
         "models": {"movenet-multipose": "0" * 64, "face-landmarker": "1" * 64},
         "files": tuple(files),
         "columns": {config: {f.name: str(f.type) for f in SCHEMAS[TABLES[config]]} for config in TABLES},
-        "left_out": {"people": {"minors": 3}, "subset_b": {"minors": 1}},
+        "left_out": {"people": {"minor": 3}, "subset_b": {"face": 1}},
         "numbers": {
             "funnel: rows of metadata": {
                 "value": 1200,
