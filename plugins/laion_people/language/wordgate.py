@@ -83,7 +83,7 @@ def blocked(caption: str) -> tuple[str, str] | None:
     Capitals, accents, invisible characters and compatibility forms of letters make no difference (Unicode NFKD).
     Plurals, possessives and the parts of a hyphenated word count as the word.
     """
-    for word in _LETTERS.findall(_plain(caption)):
+    for word in _LETTERS.findall(plain(caption)):
         if reason := _reasons().get(word):
             return word, reason
     return None
@@ -92,7 +92,8 @@ def blocked(caption: str) -> tuple[str, str] | None:
 _LETTERS = re.compile(r"[^\W\d_]+")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
+    """A text in small letters without accents, invisible characters and compatibility forms (Unicode NFKD)."""
     letters = unicodedata.normalize("NFKD", unicodedata.normalize("NFKD", text).casefold())
     return "".join(c for c in letters if not unicodedata.combining(c) and unicodedata.category(c) != "Cf")
 
@@ -100,10 +101,11 @@ def _plain(text: str) -> str:
 @cache
 def _reasons() -> dict[str, str]:
     """Every blocked form with its reason."""
-    return {form: reason for reason, words in WORDS.items() for word in words.split() for form in (word, _plural(word))}
+    return {form: reason for reason, words in WORDS.items() for word in words.split() for form in (word, plural(word))}
 
 
-def _plural(noun: str) -> str:
+def plural(noun: str) -> str:
+    """The regular plural."""
     if noun.endswith(("s", "x", "z", "ch", "sh")):
         return f"{noun}es"
     return f"{noun[:-1]}ies" if noun.endswith("y") and noun[-2] not in "aeo" else f"{noun}s"
