@@ -28,6 +28,7 @@ from laion_people.publication import release
 from laion_people.publication.build import KEY, publish
 from laion_people.publication.choice import Options
 from laion_people.publication.release import Publication
+from laion_people.publication.rewriting import rewritten
 from laion_people.publication.writing import STAGING, Limits, Staging
 from laion_people.settings import Settings
 from laion_people.storage.layout import manifest_path, shard_manifest_path
@@ -253,6 +254,7 @@ def test_a_removal_counts_however_it_names_the_image(one: LocalStore, of: str) -
 @pytest.mark.parametrize(
     ("column", "value", "reason", "keep"),
     [
+        ("caption", "A happy 8-year-old at school", "minor", {"with_minors": True}),
         ("NSFW", "NSFW", "nsfw", {"nsfw": "keep"}),
         ("punsafe", 0.9, "nsfw", {"nsfw": "keep"}),
         ("x_robots_tag", "noai, noimageai", "opted_out", {"opt_outs": "keep"}),
@@ -451,6 +453,7 @@ import sys, time
 from pathlib import Path
 from laion_people.publication.build import publish
 from laion_people.publication.choice import Options
+from laion_people.publication.rewriting import rewritten
 from laion_people.publication.writing import Staging
 from laion_people.settings import Settings
 from laion_people.storage.store import LocalStore
@@ -546,3 +549,60 @@ def test_a_store_in_a_bucket_is_published_there(bucket: Store) -> None:
     publication = made(bucket, "3.0.0")
     assert publication.rows("people") == len(rows_of(bucket, "people"))
     assert samples(bucket, publication) and release.published(bucket)["people"][-1] == "3.0.0"
+
+
+def test_a_composition_with_a_minor_goes_with_its_picture(one: LocalStore) -> None:
+    child = rows_of(one, "subset_b")[0]["people"][0]["person_id"]
+    key = child.rsplit("/", 2)[1]
+    change_table(one, "detect", lambda row: row | ({"caption": "Two toddlers"} if row["key"] == key else {}))
+    publication = made(one)
+    left = loaded(one, publication, "subset_b")
+    assert not [row for row in left for person in row["people"] if person["person_id"].rsplit("/", 2)[1] == key]
+    assert publication.left_out["subset_b"]["minor"] == len(rows_of(one, "subset_b")) - len(left) > 0
+    assert {name.rpartition(".")[0] for name in samples(one, publication)} == {row["composite_id"] for row in left}
+
+
+def test_a_publication_is_made_anew_without_some_rows(finished: LocalStore, tmp_path: Path) -> None:
+    target, limits = LocalStore(tmp_path), Limits(file=300_000, group=100_000)
+    old = made(finished, target=target, limits=limits)
+    gone = persons(loaded(target, old, "people"))[0]
+
+    def stays(config: str, table: pa.Table) -> list[bool]:
+        match config:
+            case "clusters":
+                return [True] * len(table)
+            case "subset_b":
+                return [all(p["person_id"] != gone for p in people) for people in table["people"].to_pylist()]
+        return [person != gone for person in table["person_id"].to_pylist()]
+
+    def change(config: str, table: pa.Table) -> pa.Table:
+        return table.slice(0, 5) if config == "clusters" else table
+
+    tombstones = pa.table({"digest": [digest(gone)]})
+    new = rewritten(target, old, "1.0.1", stays, "removed", "One image was removed", tombstones, change, limits)
+    for config in old.configs():
+        before = loaded(target, old, config)
+        after = loaded(target, new, config)
+        if config == "clusters":
+            assert after == before[:5]
+        else:
+            wanted = stays(config, pa.Table.from_pylist(before))
+            assert after == [row for row, stay in zip(before, wanted, strict=True) if stay]
+            assert new.left_out.get(config, {}).get("removed", 0) == wanted.count(False)
+    keys = {row["composite_id"] for row in loaded(target, new, "subset_b")}
+    assert samples(target, new) == {n: d for n, d in samples(target, old).items() if n.rpartition(".")[0] in keys}
+    assert len(samples(target, new)) < len(samples(target, old))
+    assert (new.version, new.replaces, new.tombstones) == ("1.0.1", "1.0.0", 1)
+    assert [change["text"] for change in new.changes][-1] == "One image was removed"
+    assert new.numbers["rows of people"]["value"] == old.numbers["rows of people"]["value"] - 1
+    assert new.columns == old.columns and new.options == old.options
+    assert release.published(target) == {"people": ["1.0.0", "1.0.1"]}
+
+
+def test_a_damaged_publication_is_not_made_anew(finished: LocalStore, tmp_path: Path) -> None:
+    target = LocalStore(tmp_path)
+    old = made(finished, target=target)
+    (tmp_path / "releases/people/1.0.0/facts/train-00000-of-00001.parquet").write_bytes(b"PAR1")
+    with pytest.raises(LaionPeopleError, match="is damaged"):
+        rewritten(target, old, "1.0.1", lambda _, table: [True] * len(table), "removed", "")
+    assert release.published(target) == {"people": ["1.0.0"]} and not target.list(STAGING)
