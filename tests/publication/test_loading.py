@@ -5,60 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import subprocess
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from laion_people.publication.build import publish
-from laion_people.publication.choice import Options
 from laion_people.publication.release import Publication
 from laion_people.publication.tables import GEOMETRY
-from laion_people.publication.writing import Limits
-from laion_people.settings import Settings
-from laion_people.storage.store import LocalStore
-from tests.publication.audited import make_audited
+from tests.publication.conftest import EDITIONS
 
-EDITIONS = {
-    "links": Options(),
-    "geometry": Options(edition="geometry", pictures=False),
-    "without-pictures": Options(pictures=False),
-}
-SMALL = Limits(file=12_000, group=4_000, pictures=3)  # several files of each table, and several tars
+pytestmark = pytest.mark.usefixtures("offline")
 CONFIGS = ["people", "poses", "meshes", "facts", "subset_a", "subset_b", "subset_c", "clusters"]
 WHERE = [("links", config) for config in CONFIGS] + [("geometry", config) for config in GEOMETRY if config in CONFIGS]
-
-
-@pytest.fixture(scope="module")
-def made(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Path, Publication]]:
-    """The folder and the record of a publication of each of the editions."""
-    store = LocalStore(tmp_path_factory.mktemp("store"))
-    make_audited(store, images=30)
-    out = LocalStore(tmp_path_factory.mktemp("out"))
-    settings = Settings(contact="removals@example.org", licence="cc-by-4.0")
-    published = {
-        name: publish(store, out, name, "1.0.0", (), options, settings, SMALL) for name, options in EDITIONS.items()
-    }
-    return {name: (out.root / "releases" / name / "1.0.0", record) for name, record in published.items()}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def offline(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """Nobody connects to anything, and nothing is kept from other tests. Set before `datasets` reads it, at import."""
-
-    def refuse(*where: object) -> None:
-        raise AssertionError(f"asks the network: {where[1:]}")
-
-    with pytest.MonkeyPatch.context() as patch:
-        cache = tmp_path_factory.mktemp("cache")
-        patch.setattr("socket.socket.connect", refuse)
-        patch.setattr("socket.getaddrinfo", refuse)
-        for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "HF_DATASETS_DISABLE_PROGRESS_BARS"):
-            patch.setenv(name, "1")
-        patch.setenv("HF_DATASETS_CACHE", str(cache / "datasets"))
-        patch.setenv("CROISSANT_CACHE", str(cache / "croissant"))
-        yield
 
 
 def rows(folder: Path, config: str) -> list[dict[str, Any]]:
