@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import shutil
 import tarfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -19,25 +17,6 @@ from laion_people.vision.images import decode
 from tests.fakes import FakeModels, tar_of
 from tests.removal import store as made
 from tests.removal.store import ELSEWHERE, FETCHED, TWIN, TWIN_OF
-
-
-@pytest.fixture(scope="session")
-def server() -> Iterator[str]:
-    with made.picture_server() as url:
-        yield url
-
-
-@pytest.fixture(scope="session")
-def finished(server: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("finished") / "store"
-    made.fill(LocalStore(root), server)
-    return root
-
-
-@pytest.fixture
-def root(finished: Path, tmp_path: Path) -> Path:
-    shutil.copytree(finished, tmp_path / "store")
-    return tmp_path / "store"
 
 
 def remove(root: Path, *args: str) -> int:
