@@ -109,7 +109,10 @@ def test_a_removal_killed_at_any_write_goes_on_where_it_was(
     expected, paths = removed
     first = next(number for number, path in enumerate(paths) if path.endswith("/plan.json"))
     places = range(first + 1, len(paths))
-    chosen = [place for place in places if place % 11 == (5 if again == "the same" else 0)] + [first + 1, len(paths) - 1]
+    chosen = [place for place in places if place % 11 == (5 if again == "the same" else 0)] + [
+        first + 1,
+        len(paths) - 1,
+    ]
     for place in chosen:
         root = tmp_path / str(place) / "store"
         shutil.copytree(finished, root)
