@@ -8,7 +8,7 @@ import json
 import shutil
 import tarfile
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,10 @@ def copy(finished: Path, tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path / "copy")
 
 
+def record(store: LocalStore, **fields: Any) -> None:
+    store.write(path_of("0123456789abcdef"), replace(GONE.removal(4), **fields).to_json())
+
+
 def change_row(store: LocalStore, path: str, values: Mapping[str, Any], row: int = 2) -> None:
     """Changes values of a row of a table."""
     table = pq.read_table(store.root / path)
@@ -166,6 +170,10 @@ LEFT: dict[str, Callable[[LocalStore], Any]] = {
     "a broken json in a tar": lambda s: add_members(s, TAR, {"a.json": f'{{"sha256": "{GONE.sha256}",'.encode()}),
     "the words of a text in a tar": lambda s: add_members(s, TAR, {"a.txt": f"from <{GONE.sample}>.".encode()}),
     "a file of another kind in a tar": lambda s: add_members(s, TAR, {"a.xyz": b"the body as it was fetched"}),
+    "a sample whose key cannot be printed": lambda s: (
+        add_members(s, TAR, {"a\x07b.jpg": picture(5)}),
+        record(s, samples=(digest(f"{PARTITION}/00000/a\\x07b"),)),
+    ),
     "the bytes of a picture": lambda s: add_members(s, TAR, {"a.jpg": picture(77)}),
     "a picture that was compressed again": lambda s: add_members(s, TAR, {"a.jpeg": picture(77, 60)}),
     "a medoid in the fit": lambda s: s.write("clusters/v0001/fit.json", json.dumps({"m": GONE.person}).encode()),

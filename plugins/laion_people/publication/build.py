@@ -98,7 +98,8 @@ def hand_out(staging: Staging, draft: Publication, content: Content) -> Publicat
     publication = replace(
         draft,
         files=tuple(files),
-        columns={config: {field.name: str(field.type) for field in schema} for config, schema in schemas.items()},
+        columns=draft.columns
+        or {config: {field.name: str(field.type) for field in schema} for config, schema in schemas.items()},
         left_out={config: dict(sorted(reasons.items())) for config, reasons in content.left_out.items() if reasons},
         tombstones=0 if content.tombstones is None else len(content.tombstones),
     )

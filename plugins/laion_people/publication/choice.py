@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from laion_people.engine.catalog import OF_IMAGES
+from laion_people.language.minors import speaks_of_minors
 from laion_people.publication.sources import Shard, Sources
 from laion_people.steps.download.owners import opted_out
 from laion_people.storage.metadata import flagged
@@ -21,7 +22,7 @@ REASONS = {  # why a row is left out, the first that applies
     "opted_out": "the owner reserves the image, though it was downloaded",
     "watermark": "the collection thinks a watermark more likely than the publication allows",
     "licence": "the collection names none of the licences that the publication is to have",
-    "minor": "the caption or the collection's flags speak of minors",
+    "minor": "the caption, or a description of Subset D, speaks of minors",
     "face": "a face is seen in the composed picture",
 }
 KEPT = ""
@@ -76,13 +77,15 @@ class Choice:
 
     def _look(self, shard: Shard) -> Iterator[int]:
         rows = self._sources.table("people", shard, OF_PEOPLE).to_pylist()
+        described = self._sources.table("subset_d", shard, ("person_id", "caption")).to_pydict()
+        descriptions = dict(zip(described["person_id"], described["caption"], strict=True))
         of_images: dict[str, str] = {}
         for row in rows:
             if not of_images.get(row["key"]):
-                of_images[row["key"]] = self._reason(row)
+                of_images[row["key"]] = self._reason(row, descriptions.get(row["person_id"]))
         yield from (CODES.index(of_images[row["key"]]) for row in rows)
 
-    def _reason(self, row: Mapping[str, Any]) -> str:
+    def _reason(self, row: Mapping[str, Any], description: str | None) -> str:
         """Why the image of a person is left out; KEPT if nothing speaks against it."""
         options = self._options
         if self._is_removed(row):
@@ -95,6 +98,8 @@ class Choice:
             return "watermark"
         if options.licences and row["LICENSE"] not in options.licences:
             return "licence"
+        if not options.with_minors and any(map(speaks_of_minors, (row["caption"], description))):
+            return "minor"
         return KEPT
 
     def _is_removed(self, row: Mapping[str, Any]) -> bool:

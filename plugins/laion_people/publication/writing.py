@@ -9,6 +9,7 @@ from __future__ import annotations
 import tarfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
@@ -19,12 +20,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.engine.files import describe
-from laion_people.errors import LaionPeopleError, UsageError
+from laion_people.errors import LaionPeopleError, StoreError, UsageError
 from laion_people.publication.release import FOLDER, RECORD, PublishedFile, folder
 from laion_people.storage.store import Store
 
-STAGING = f"{FOLDER}/.staging"
-ROWS = 256  # that are weighed at a time when row groups are made up
+STAGING, PROBE = f"{FOLDER}/.staging", "can-be-written"
+ROWS = 256  # that are weighed at a time, at most, when row groups are made up
 Item = TypeVar("Item")
 Picture = tuple[str, Mapping[str, bytes]]  # a sample of a tar: its key, and its files by suffix
 
@@ -56,14 +57,22 @@ class Staging:
 
     def __enter__(self) -> Self:
         self._check_free()
-        self.store.delete_folder(self._all)
-        self.store.delete_folder(self.target)
+        try:
+            self.store.delete_folder(self._all)
+            self.store.delete_folder(self.target)
+            self.store.write(f"{self.folder}/{PROBE}", b"")  # rather than after hours
+            self.store.delete(f"{self.folder}/{PROBE}")
+        except StoreError as error:
+            raise StoreError(
+                "cannot-write", f"nothing can be published there: {error.message}; choose another -o, or give rights"
+            ) from error
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.store.delete_folder(self.folder)
+        with suppress(StoreError):  # the next run of this version deletes it; what went wrong before is to be told
+            self.store.delete_folder(self.folder)
 
     def write(self, path: str, data: bytes) -> PublishedFile:
         """Writes a small file."""
@@ -155,7 +164,8 @@ def _groups(schema: pa.Schema, tables: Iterable[pa.Table], size: int) -> Iterato
     """The rows of tables in row groups of about ``size`` bytes at most."""
     waiting, have = list[pa.RecordBatch](), 0
     for table in tables:
-        for batch in table.cast(schema).to_batches(max_chunksize=ROWS):
+        weighed = max(1, min(ROWS, size * len(table) // (4 * max(1, table.nbytes))))  # rows at a time
+        for batch in table.cast(schema).to_batches(max_chunksize=weighed):
             if waiting and have + batch.nbytes > size:
                 yield pa.Table.from_batches(waiting)
                 waiting, have = [], 0

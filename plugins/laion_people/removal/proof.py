@@ -10,11 +10,14 @@ collection as it came, and ``removals/`` the records themselves.
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import logging
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -25,10 +28,12 @@ import pyarrow.parquet as pq
 from laion_people.engine.catalog import STEPS
 from laion_people.engine.concurrency import overlapped
 from laion_people.errors import LaionPeopleError, MissingError, OutsideError, check_shortage, coded, one_line
+from laion_people.publication.build import TOMBSTONES
+from laion_people.publication.release import FOLDER as PUBLICATIONS
 from laion_people.removal.wanted import Wanted
 from laion_people.storage import removals, tars
 from laion_people.storage.layout import parse_shard
-from laion_people.storage.removals import read_removals
+from laion_people.storage.removals import REMOVED, read_removals
 from laion_people.storage.store import Store
 from laion_people.vision import phash
 from laion_people.vision.images import ImageError, decode
@@ -42,8 +47,9 @@ MOST_TEXT = 1 << 27  # bytes of a file, or of a file in a tar, that is looked at
 MOST_COLUMNS = 1 << 30  # bytes of texts of a row group
 AHEAD = 1 << 22  # bytes of a bucket's file in one request
 PROGRESS_SECONDS = 30.0
-REMOVED = "removed"
 IMAGES, COMPOSED = "images", "subset_b"
+PUBLICATION = re.compile(rf"{PUBLICATIONS}/[^/]+/[^/]+/")
+PUBLICATIONS_IN_MIND = 8
 OTHER_IDS = {"composite_id"}  # columns of texts that look like ids of images and are none
 TABLES = {entry.writes for entry in STEPS.values() if not entry.is_release} | {"manifests", "totals"}
 
@@ -86,9 +92,23 @@ class _Hunt:
 
     def __init__(self, store: Store, wanted: Wanted):
         self.store, self.wanted = store, wanted
+        self._of_publication = lru_cache(PUBLICATIONS_IN_MIND)(self._with_tombstones)
 
     def faults(self, path: str) -> list[str]:
         """A line for each thing that is in a file and should not be, MOST_LINES at most."""
+        if publication := PUBLICATION.match(path):
+            return _Hunt(self.store, self._of_publication(publication[0]))._faults(path)
+        return self._faults(path)
+
+    def _with_tombstones(self, folder: str) -> Wanted:
+        """What is looked for in a publication: its ids may lead nobody back, and its tombstones tell of them."""
+        try:
+            table = pq.read_table(io.BytesIO(self.store.read(f"{folder}{TOMBSTONES}")), columns=["digest"])
+        except (MissingError, pa.ArrowException, KeyError, ValueError):  # which its own turn tells of
+            return self.wanted
+        return self.wanted.with_ids(filter(None, table["digest"].to_pylist()))
+
+    def _faults(self, path: str) -> list[str]:
         look: Callable[[str, BinaryIO], Iterator[str]]
         match path.rpartition(".")[2]:
             case "parquet":
@@ -156,7 +176,8 @@ class _Hunt:
         keys: set[str] = set()
         folder = path.removesuffix(".tar").partition("/")[2]
         for member in tars.members(file, path, 0, self.store.size(path)):
-            key, _, suffix = member.name.rpartition("/")[2].partition(".")
+            stem, _, suffix = member.name.rpartition("/")[2].partition(".")
+            key = tars.printable(stem)
             if path.startswith(f"{IMAGES}/") and key not in keys:
                 keys.add(key)
                 if what := self.wanted.sample(f"{folder}/{key}"):

@@ -10,12 +10,13 @@ from datetime import UTC, datetime
 from laion_people.removal.find import Finder
 from laion_people.removal.names import Names
 from laion_people.removal.plan import Plan, folder, plan_path, planned, read_plan, unfinished
+from laion_people.removal.publications import rewrite_publications
 from laion_people.removal.rewrite import ShardRewriter
 from laion_people.removal.tables import Scopes, scopes
 from laion_people.removal.versions import rewrite_versions
 from laion_people.storage import layout
 from laion_people.storage.manifestindex import ManifestIndex
-from laion_people.storage.removals import Removal, RemovalsReader, path_of
+from laion_people.storage.removals import Removal, RemovalsReader, path_of, read_removed
 from laion_people.storage.store import Store
 from laion_people.storage.totals import planned_shards, write_totals
 
@@ -58,6 +59,7 @@ def _carry_out(store: Store, plan: Plan) -> Removal:
         ShardRewriter(store, of_store, shard, folder(removal.id)).rewrite()
     for partition in dict.fromkeys(shard.partition for shard in plan.shards):
         _write_sums(store, partition, of_store)
+    rewrite_publications(store, read_removed(store), plan.images())
     removal = replace(removal, done=_now())
     store.write(path_of(removal.id), removal.to_json())
     for path in sorted(store.list(folder(removal.id)), key=lambda path: path == plan_path(removal.id)):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from typing import Any
+from copy import copy
+from typing import Any, Self
 
 import numpy as np
 
@@ -42,6 +43,12 @@ class Wanted:
         phashes.pop(0, None)  # of pictures of one colour, which look like nobody
         self._phashes = np.fromiter(phashes, np.uint64, len(phashes))
         self._near = np.fromiter(phashes.values(), np.int64, len(phashes))
+
+    def with_ids(self, digests: Iterable[str]) -> Self:
+        """All that, and what a publication's tombstones are digests of."""
+        wider = copy(self)
+        wider._digests = dict.fromkeys(digests, "an id which the publication lists as removed") | self._digests
+        return wider
 
     @property
     def has_looks(self) -> bool:

@@ -315,7 +315,7 @@ class LocalStore(Store):
     def delete_folder(self, folder: str, first: str = "") -> None:
         if first:
             self.delete(f"{folder}/{first}")
-        with self._errors(folder), suppress(FileNotFoundError):
+        with self._errors(folder), suppress(*MISSING):
             shutil.rmtree(self.root / folder)
 
     def _temporary_folder(self) -> Path:

@@ -192,7 +192,7 @@ def without(file: BinaryIO, end: int, name: str, keys: Collection[str], out: Bin
     for member in members(file, name, 0, end):
         if leaves:
             copied = member.header
-        stem = _printable(member.name.rpartition("/")[2].partition(".")[0])
+        stem = printable(member.name.rpartition("/")[2].partition(".")[0])
         if stem in keys and not leaves:
             _copy(file, copied, member.header, out)
         leaves = stem in keys
@@ -210,7 +210,7 @@ def _copy(file: BinaryIO, start: int, stop: int, out: BinaryIO) -> None:
         start += len(data)
 
 
-def _printable(stem: str) -> str:
+def printable(stem: str) -> str:
     """A key is part of ids, addresses and logs: what cannot be seen in it is written as Python writes it."""
     return stem if stem.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in stem)
 
@@ -221,7 +221,7 @@ class _Group:
     __slots__ = ("_found", "_several", "key", "unusable")
 
     def __init__(self, stem: str):
-        self.key = _printable(stem)
+        self.key = printable(stem)
         self.unusable = "" if 0 < len(self.key) <= LONGEST_KEY else "bad_key"
         self._found: dict[str, tuple[int, Place]] = {}
         self._several = False  # images of the rank that is the first so far
