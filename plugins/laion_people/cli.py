@@ -48,6 +48,7 @@ from laion_people.storage import metadata
 from laion_people.storage.layout import PartitionKey, manifest_path
 from laion_people.storage.manifest import FileEntry
 from laion_people.storage.origin import made_elsewhere
+from laion_people.storage.removals import request_path
 from laion_people.storage.store import Store, open_store
 
 log = logging.getLogger("laion_people")
@@ -358,7 +359,7 @@ def _remove(args: argparse.Namespace) -> None:
         for removal in remove.resume(store):
             print(told.done(removal))
         return
-    names = _removed_names(args)
+    names = _removed_names(args, store)
     if args.keep_out_near:
         names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
     if not args.reason or not args.reason.strip():
@@ -369,14 +370,24 @@ def _remove(args: argparse.Namespace) -> None:
     partitions = metadata.known(store, args.partition) or partitions_of(store)
     by = one_line(args.by or _user(), 200)
     plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
-    print(told.planned(plan))
+    told_to = sys.stderr if args.request else sys.stdout  # whose result is JSON
+    print(told.planned(plan), file=told_to)
     if not args.dry_run:
-        print(told.done(remove.remove(store, plan)))
+        print(told.done(remove.remove(store, plan)), file=told_to)
+    if args.request:
+        _give(args, {"removal": plan.removal.id, "dry_run": args.dry_run, "rows": plan.rows()})
 
 
-def _removed_names(args: argparse.Namespace) -> Any:
+def _removed_names(args: argparse.Namespace, store: Store) -> Any:
     from laion_people.removal import looks, names
 
+    if args.request:
+        if not store.exists(path := request_path(args.request)):
+            raise UsageError(
+                "bad-argument", f"there is no request {path}: in Airflow clear `ask`, with its downstream tasks"
+            )
+        with store.local(path) as file:
+            return names.of_file(file)
     if args.file:
         return names.of_file(args.file)
     if args.near:
@@ -387,6 +398,12 @@ def _removed_names(args: argparse.Namespace) -> Any:
             "bad-argument", "name what is to be removed: --url, --sha256, --sample, --person, --near or --file"
         )
     return names.of_value(*given[0])
+
+
+def _request(text: str) -> str:
+    if re.fullmatch("[0-9a-f]{1,64}", text):
+        return text
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be hex digits"))
 
 
 def _user() -> str:
@@ -648,6 +665,7 @@ def _parser() -> argparse.ArgumentParser:
     what.add_argument("--person", metavar="ID", help="the image that a person is in")
     what.add_argument("--near", type=Path, metavar="PICTURE", help="all pictures that look like this one")
     what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
+    what.add_argument("--request", type=_request, metavar="ID", help="names that a form of Airflow left in the store")
     what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
     what.add_argument("--list", action="store_true", help="list the removals so far")
     take_out.add_argument(
@@ -663,6 +681,7 @@ def _parser() -> argparse.ArgumentParser:
     take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
     take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
     take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")
+    take_out.add_argument("--result", type=Path, metavar="FILE", help="of --request: write the result to a file too")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
     models.add_argument(

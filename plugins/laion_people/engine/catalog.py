@@ -363,6 +363,8 @@ TASKS: dict[str, Mapping[str, Resources]] = {
     "count": {"": Resources()},
     "plan": {"": Resources()},
     "relabel": {"": SMALL},
+    "publish": {"": Resources(4, "16Gi", ephemeral_storage="20Gi")},
+    "remove": {"": Resources(4, "8Gi", ephemeral_storage="8Gi")},
     "audit": {
         "": Resources(1, "4Gi"),
         **dict.fromkeys(("large", "vlm"), Resources(1, "4Gi", ephemeral_storage=LARGE_WEIGHTS)),

@@ -126,6 +126,11 @@ def path_of(removal_id: str) -> str:
     return f"{FOLDER}/{removal_id}.json"
 
 
+def request_path(request: str) -> str:
+    """Names that a removal was asked for by, a line each (``url https://...``), for as long as they are needed."""
+    return f"{FOLDER}/requests/{request}.txt"
+
+
 class RemovalsReader:
     """The removals of a store; what has not changed since the last reading is not read again."""
 

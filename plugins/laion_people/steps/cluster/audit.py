@@ -18,6 +18,7 @@ from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
 from laion_people.steps.cluster.contactsheets import RECORD
 from laion_people.steps.label import entry_faults
+from laion_people.storage import answers
 from laion_people.storage.layout import RELEASE_FILES, cluster_path, clusters_folder, contact_sheet, manifest_path
 from laion_people.storage.manifest import Manifest, ReleaseManifest
 from laion_people.storage.store import Store
@@ -172,6 +173,6 @@ def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken:
 def _review_faults(store: Store, path: str) -> Iterator[str]:
     """What is wrong with the answers of those who reviewed the captions, if there are any."""
     try:
-        captions.answers(path, store.read(path) if store.exists(path) else b"[]")
+        answers.parse(path, store.read(path) if store.exists(path) else b"[]")
     except LaionPeopleError as error:
         yield str(error)
