@@ -10,8 +10,8 @@ all, with a card, Parquet files, checksums and, unless they are left out, the pi
 | publish | all tables, removals -> the publication, the hub | CPU |
 | announce | the publication -> a notification | Airflow |
 
-A version is never changed: a run for one that exists fails in its first task. A removal makes a new patch version by
-itself, and needs no run of this DAG.
+A version is never changed: a run for one that exists uploads it, where the form says whereto, or fails in its first
+task. A removal makes a new patch version by itself; run this DAG to upload it.
 """
 
 from __future__ import annotations

@@ -16,7 +16,7 @@ from airflow.sdk.exceptions import AirflowFailException, AirflowSkipException, P
 
 from laion_people.orchestration import publishing
 from laion_people.orchestration.publishing import FORM, ApprovalOperator, announce, planned
-from laion_people.publication.release import RECORD, Publication, folder
+from laion_people.publication.release import RECORD, Publication, PublishedFile, folder
 from laion_people.storage.layout import manifest_path
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import LocalStore
@@ -44,10 +44,18 @@ def context(**filled: Any) -> dict[str, Any]:
 
 
 def published(store: LocalStore, version: str) -> None:
-    texts = dict.fromkeys(("edition", "at", "clusters"), "2026-11-30T20:00:00+00:00")
-    lists: dict[str, Any] = dict.fromkeys(("partitions", "files"), ())
-    maps: dict[str, Any] = {name: {} for name in ("options", "models", "columns", "left_out", "numbers")}
-    record = Publication(name="laion-people", version=version, **texts, **lists, **maps)
+    maps: dict[str, Any] = {name: {} for name in ("models", "columns", "left_out", "numbers")}
+    record = Publication(
+        name="laion-people",
+        version=version,
+        edition="geometry",
+        at="2026-11-30T20:00:00+00:00",
+        clusters="v0007",
+        partitions=("a/00000", "a/00001"),
+        options={"pictures": False, "faces": "keep"},
+        files=(PublishedFile("poses/train-00000-of-00001.parquet", 100, "0" * 64, "poses", 1234),),
+        **maps,
+    )
     store.write(f"{folder('laion-people', version)}/{RECORD}", record.to_json())
 
 
@@ -69,10 +77,21 @@ def test_an_empty_form_means_all_partitions_that_have_captions(store: LocalStore
 
 def test_a_version_that_exists_ends_in_one_line(store: LocalStore) -> None:
     published(store, "1.0.0")
-    message = r"^laion-people 1.0.0 was published at 2026-11-30\S+, .* another version \[version-exists\]$"
+    message = r"^laion-people 1.0.0 was published at 2026-11-30\S+, .* with another version, .*\[version-exists\]$"
     with pytest.raises(AirflowFailException, match=message):
         planned(context())
     assert planned(context(version="1.0.1"))["published"] == ["1.0.0"]
+
+
+def test_a_version_that_exists_can_be_uploaded_as_it_is(store: LocalStore) -> None:
+    published(store, "1.0.0")
+    plan = planned(context(push="laion/people", clusters="v0001", partitions=[PARTITION]))
+    assert (plan["clusters"], plan["partitions"]) == ("v0007", ["a/00000", "a/00001"])
+    assert (plan["edition"], plan["pictures"], plan["rows"]) == ("geometry", False, {"poses": 1234})
+    task = ApprovalOperator(task_id="approve", release="laion-people", version="1.0.0", plan=plan)
+    body, _ = task.question(context())
+    assert "**laion-people 1.0.0** would be uploaded, as it was published of cluster version v0007" in body
+    assert "| 2 | 1,234 |" in body and "it is uploaded as it is" in body
 
 
 @pytest.mark.parametrize(

@@ -40,7 +40,7 @@ FORM = {
         type="string",
         pattern=whole(release.VERSION.pattern),
         title="Version",
-        description="For example 1.2.0 (https://semver.org). A version that exists is never changed.",
+        description="For example 1.2.0 (https://semver.org). One that exists is never changed, and can be uploaded.",
     ),
     "clusters": Param(
         None,
@@ -95,7 +95,7 @@ FORM = {
 }
 COUNTED = ("detect", "subset_a", "compose", "caption", "describe")
 BODY = """\
-**{release} {version}** would be published of cluster version {clusters}, in the edition {edition}: {content}.
+**{release} {version}** would be {done} of cluster version {clusters}, in the edition {edition}: {content}.
 
 | partitions | {tables} |
 |---|{lines}
@@ -103,44 +103,54 @@ BODY = """\
 
 Pictures of Subset B: {pictures}. Uploaded to: {push}. Versions of this name so far: {published}.
 
-These are the rows that the store has. What is published is less: images that were removed, or that speak of minors,
-are left out.
+{remark}
 
-**Approve** publishes it. **Reject** fails this run, and nothing is published.
+**Approve** does it. **Reject** fails this run, and nothing is published or uploaded.
 """
+
+ANEW = """\
+These are the rows that the store has. What is published is less: images that were removed, or that speak of minors, are
+left out."""
+AGAIN = "This version exists: it is uploaded as it is, whatever the form says of its content."
 
 
 def planned(context: Any) -> dict[str, Any]:
-    """What the form means: the cluster version, the partitions, and the rows that the store has of them, by table.
+    """What the form means: the cluster version, the partitions, and the rows that the store has of them, by table. Of a
+    version that exists, which can only be uploaded, it is what that version has.
 
-    Raises AirflowFailException for a version that exists, and where there is nothing to publish.
+    Raises AirflowFailException for a version that exists and is not to be uploaded, and where there is nothing to
+    publish.
     """
     from laion_people.publication.sources import chosen_partitions, chosen_version  # and Arrow with it
 
     params = context["params"]
-    name, version = params["release"], params["version"]
+    name, version, push = params["release"], params["version"], params["push"]
+    chosen = {option: params[option] for option in ("edition", "pictures", "faces", "push")}
     try:
         store = open_store(deployment_uri())
+        chosen["published"] = release.published(store).get(name, [])
         if before := release.read(store, name, version):
-            raise AirflowFailException(
-                coded(
-                    "version-exists",
-                    f"{name} {version} was published at {before.at}, and what is published never changes: trigger this "
-                    "DAG with another version",
+            if not push:
+                raise AirflowFailException(
+                    coded(
+                        "version-exists",
+                        f"{name} {version} was published at {before.at}, and what is published never changes: trigger "
+                        "this DAG with another version, or say where this one is to be uploaded",
+                    )
                 )
-            )
+            was = {option: before.options[option] for option in ("pictures", "faces")} | {"edition": before.edition}
+            rows = {config: before.rows(config) for config in before.configs()}
+            return chosen | was | {"clusters": before.clusters, "partitions": list(before.partitions), "rows": rows}
         clusters = chosen_version(store, params["clusters"] or from_environment().cluster_version)
         partitions = chosen_partitions(store, clusters, params["partitions"])
         totals = TotalsReader(store).read()
-        known = release.published(store).get(name, [])
     except LaionPeopleError as error:
         raise AirflowFailException(str(error)) from error
     rows = {
         STEPS[step].writes: sum(totals[key][step].rows for key in partitions if step in totals.get(key, ()))
         for step in COUNTED
     }
-    chosen = {option: params[option] for option in ("edition", "pictures", "faces", "push")}
-    return chosen | {"clusters": clusters, "partitions": partitions, "rows": rows, "published": known}
+    return chosen | {"clusters": clusters, "partitions": partitions, "rows": rows}
 
 
 class ApprovalOperator(QuestionOperator):
@@ -163,7 +173,10 @@ class ApprovalOperator(QuestionOperator):
                 coded("nothing-to-do", "this run asks for no approval: see its parameter approval")
             )
         plan, rows = self.plan, self.plan["rows"]
+        exists = self.version in plan["published"]
         body = BODY.format(
+            done="uploaded, as it was published" if exists else "published",
+            remark=AGAIN if exists else ANEW,
             release=self.release,
             version=self.version,
             clusters=plan["clusters"],
