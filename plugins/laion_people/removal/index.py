@@ -148,6 +148,6 @@ def _spans(file: File, names: np.ndarray) -> Iterator[tuple[int, int]]:
         return
     first = np.maximum(np.searchsorted(firsts, names, "left") - 1, 0)  # the same name may begin in the block before
     last = np.maximum(np.searchsorted(firsts, names, "right") - 1, 0)
-    blocks = np.unique(np.concatenate([first, last]))
+    blocks = np.unique(np.concatenate([np.arange(a, b + 1) for a, b in zip(first, last, strict=True)]))
     for run in np.split(blocks, np.flatnonzero(np.diff(blocks) > 1) + 1):
         yield int(run[0]) * BLOCK, min((int(run[-1]) + 1) * BLOCK, file.records)

@@ -34,10 +34,12 @@ from laion_people.engine.files import LocalFiles
 from laion_people.errors import LaionPeopleError, MissingError, OutsideError, check_shortage, coded, one_line
 from laion_people.reports.tables import columns
 from laion_people.steps.cluster.contactsheets import RECORD, Pictured, blank, record_from_json, record_to_json
+from laion_people.steps.label import to_parquet
 from laion_people.storage import layout
 from laion_people.storage.layout import RELEASE_FILES, PartitionKey, cluster_path, contact_sheet
 from laion_people.storage.manifest import FileEntry, ReleaseManifest, ShardManifest
 from laion_people.storage.manifestindex import READERS, ManifestIndex
+from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
 from laion_people.storage.versions import folders, manifest_of
@@ -190,16 +192,14 @@ class _Version:
         return (json.dumps(fit, indent=1, allow_nan=False) + "\n").encode() if gone else None
 
     def _changed_clusters(self, data: bytes) -> bytes | None:
-        """The table of clusters with other medoids; None where it stays as it is."""
+        """The table of clusters with other medoids, as `label` would write it; None where it stays as it is."""
         table = pq.read_table(io.BytesIO(data))
-        at = table.schema.get_field_index("medoid_person_id")
-        pairs = list(zip(table["cluster_id"].to_pylist(), table["medoid_person_id"].to_pylist(), strict=True))
-        if not any(self._is_gone(medoid) for _, medoid in pairs):
-            return None
-        medoids = [self._successor(cluster_id) if self._is_gone(medoid) else medoid for cluster_id, medoid in pairs]
-        file = io.BytesIO()
-        pq.write_table(table.set_column(at, table.schema.field(at), [medoids]), file, compression="zstd")
-        return file.getvalue()
+        rows = table.to_pylist()
+        gone = [row for row in rows if self._is_gone(row["medoid_person_id"])]
+        for row in gone:
+            row["medoid_person_id"] = self._successor(row["cluster_id"])
+        schema = SCHEMAS["clusters"] if table.schema.equals(SCHEMAS["clusters"]) else table.schema
+        return to_parquet(rows, schema) if gone else None
 
     def _successor(self, cluster_id: str) -> str:
         """The person nearest to a cluster's centre, of those on its sheet who stay."""
