@@ -274,7 +274,8 @@ def _publish(args: argparse.Namespace) -> None:
         licences=tuple(args.licence),
     )
     target = open_store(args.out) if args.out else store
-    made = publish(store, target, args.release, args.version, args.partition, options, chosen)
+    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
+    made = publish(store, target, args.release, args.version, args.partition, options, chosen, run_id=run_id)
     folder = release.folder(made.name, made.version)
     record = f"{folder}/{release.RECORD}"
     summary = {
