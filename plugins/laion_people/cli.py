@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
+import getpass
 import io
 import json
 import logging
@@ -36,6 +38,7 @@ from laion_people.errors import (
     coded,
     one_line,
 )
+from laion_people.publication import release
 from laion_people.reports import drift, funnel
 from laion_people.steps.cluster import audit as release_audit
 from laion_people.steps.download.step import Download
@@ -45,11 +48,14 @@ from laion_people.storage import metadata
 from laion_people.storage.layout import PartitionKey, manifest_path
 from laion_people.storage.manifest import FileEntry
 from laion_people.storage.origin import made_elsewhere
+from laion_people.storage.removals import request_path
 from laion_people.storage.store import Store, open_store
 
 log = logging.getLogger("laion_people")
 
 RELEASE_STAGE = "cluster"  # of the audit: beside those of a partition
+PROOF_STAGE = "removals"  # of the audit: beside those of steps
+MOST_BITS = 16  # of 64, in which what looks alike may differ: what has nothing in common differs in half
 MOST_IMAGES = 3000  # of a calibration: all people are compared with all captions
 
 
@@ -206,6 +212,10 @@ def _reference(chosen: settings.Settings, profile: Profile) -> Any:
 
 
 def _audit(args: argparse.Namespace) -> int:
+    if args.stage == PROOF_STAGE:
+        return _prove(args)
+    if not args.partition:
+        raise UsageError("bad-argument", f"the audit takes a partition; --stage {PROOF_STAGE} alone does without")
     runner = _runner(args)
     partitions = metadata.known(runner.store, args.partition)
     if args.stage == RELEASE_STAGE:
@@ -234,6 +244,24 @@ def _audit(args: argparse.Namespace) -> int:
     return 0
 
 
+def _prove(args: argparse.Namespace) -> int:
+    """Looks in every file for what was removed."""
+    from laion_people.removal.proof import prove
+
+    store = _store(args)
+    partitions = metadata.known(store, args.partition) if args.partition else []
+    proof = prove(store, partitions, _chosen(args).threads)
+    for fault in proof.faults:
+        print(f"laion-people: {fault}", file=sys.stderr)
+    if proof.faults:
+        count = f"{len(proof.faults)} fault{'s' if len(proof.faults) > 1 else ''}, the first: {proof.faults[0]}"
+        print(f"laion-people: audit removals: {count}", file=sys.stderr)
+        return 1
+    print(f"nothing of {proof.removals} removals is found in {proof.files} files", file=sys.stderr)
+    _give(args, {"removals": proof.removals, "files": proof.files})
+    return 0
+
+
 def _record_statistics(store: Store, partition: str) -> None:
     """Writes the numbers that drift is judged by."""
     try:
@@ -252,6 +280,48 @@ def _tell(store: Store, partition: str, stage: str) -> None:
 
 def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
     return [f"drift {partition}: {sentence}" for partition, sentences in flags.items() for sentence in sentences]
+
+
+def _publish(args: argparse.Namespace) -> None:
+    from laion_people.publication.build import check_names, publish
+    from laion_people.publication.choice import Options
+
+    if args.edition == "geometry" and args.faces != "keep":
+        raise UsageError("bad-argument", "--faces does not go with --edition geometry, which has no pictures")
+    chosen = _chosen(args)
+    store = open_store(chosen.store)
+    options = Options(
+        edition=args.edition,
+        pictures=args.pictures and args.edition != "geometry",
+        faces=args.faces,
+        with_minors=args.with_minors,
+        nsfw=args.nsfw,
+        opt_outs=args.opt_outs,
+        max_watermark=args.max_watermark,
+        licences=tuple(args.licence),
+    )
+    target = open_store(args.out) if args.out else store
+    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
+    check_names(args.release, args.version)
+    hub = made = None
+    if args.push:
+        from laion_people.publication.push import Hub
+
+        hub = Hub(args.push)  # first: without a token nothing need be made
+        made = release.read(target, args.release, args.version)
+    if not made:
+        made = publish(store, target, args.release, args.version, args.partition, options, chosen, run_id=run_id)
+    pushed = {"pushed": hub.push(target, made)} if hub else {}
+    folder = release.folder(made.name, made.version)
+    record = f"{folder}/{release.RECORD}"
+    summary = {
+        "publication": f"{target.uri}/{folder}",
+        "rows": {config: made.rows(config) for config in made.configs()},
+        "left_out": made.left_out,
+        "files": len(made.files),
+        "bytes": sum(file.bytes for file in made.files),
+    } | pushed
+    _give(args, _result(target, [_file(target, record)], made.rows("people") or made.rows("poses"), None) | summary)
 
 
 def _partitions(args: argparse.Namespace) -> None:
@@ -284,6 +354,73 @@ def _shard_groups(args: argparse.Namespace) -> None:
             for group in groups
         ],
     )
+
+
+def _remove(args: argparse.Namespace) -> None:
+    """Prints what leaves, by table. What was begun is finished first: a half-done removal hides what it names."""
+    from laion_people.removal import remove, told
+    from laion_people.removal.find import partitions_of
+
+    store = _store(args)
+    if args.list:
+        print(told.listed(store))
+        return
+    if args.resume:
+        for removal in remove.resume(store):
+            print(told.done(removal))
+        return
+    names = _removed_names(args, store)
+    if args.keep_out_near:
+        names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
+    if not args.reason or not args.reason.strip():
+        raise UsageError("bad-argument", "--reason TEXT: a removal says why")
+    if not args.dry_run:
+        for removal in remove.resume(store):
+            log.info("%s", told.done(removal))
+    partitions = metadata.known(store, args.partition) or partitions_of(store)
+    by = one_line(args.by or _user(), 200)
+    plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
+    told_to = sys.stderr if args.request else sys.stdout  # whose result is JSON
+    print(told.planned(plan), file=told_to)
+    if not args.dry_run:
+        print(told.done(remove.remove(store, plan)), file=told_to)
+    if args.request:
+        _give(args, {"removal": plan.removal.id, "dry_run": args.dry_run, "rows": plan.rows()})
+
+
+def _removed_names(args: argparse.Namespace, store: Store) -> Any:
+    from laion_people.removal import looks, names
+
+    if args.request:
+        if not store.exists(path := request_path(args.request)):
+            raise UsageError(
+                "bad-argument", f"there is no request {path}: in Airflow clear `ask`, with its downstream tasks"
+            )
+        with store.local(path) as file:
+            return names.of_file(file)
+    if args.file:
+        return names.of_file(args.file)
+    if args.near:
+        return names.of_looks(looks.of_picture(args.near), args.bits)
+    given = [(kind, value) for kind in names.KINDS if (value := getattr(args, kind)) is not None]
+    if not given:
+        raise UsageError(
+            "bad-argument", "name what is to be removed: --url, --sha256, --sample, --person, --near or --file"
+        )
+    return names.of_value(*given[0])
+
+
+def _request(text: str) -> str:
+    if re.fullmatch("[0-9a-f]{1,64}", text):
+        return text
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be hex digits"))
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # of a container whose user has no name
+        return "unknown"
 
 
 def _models(args: argparse.Namespace) -> int:
@@ -381,6 +518,13 @@ def _shards(text: str) -> list[int]:
     return [index for part in shards for index in part]
 
 
+def _share(text: str) -> float:
+    with suppress(ValueError):
+        if 0 <= float(text) <= 1:
+            return float(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to 1"))
+
+
 def _precision(text: str) -> float:
     with suppress(ValueError):
         if 0 < float(text) < 1:
@@ -392,6 +536,12 @@ def _images(text: str) -> int:
     if re.fullmatch(r"\d{1,4}", text) and 0 < int(text) <= MOST_IMAGES:
         return int(text)
     raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 1 to {MOST_IMAGES}"))
+
+
+def _bits(text: str) -> int:
+    if re.fullmatch(r"\d{1,2}", text) and int(text) <= MOST_BITS:
+        return int(text)
+    raise argparse.ArgumentTypeError(coded("bad-argument", f"{text!r} should be a number from 0 to {MOST_BITS}"))
 
 
 def _ranges(shards: Sequence[int]) -> str:
@@ -481,14 +631,39 @@ def _parser() -> argparse.ArgumentParser:
     calibrate.add_argument("-o", "--out", type=Path, metavar="FILE", help="draw both distributions as an SVG")
     calibrate.add_argument("--json", action="store_true", help="for programs")
     check = add("audit", _audit, task, "recount every shard of a partition, or the files of a cluster version")
-    check.add_argument("partition", nargs="+", metavar="PARTITION")
+    check.add_argument("partition", nargs="*", metavar="PARTITION", help=f"--stage {PROOF_STAGE}: default all")
     check.add_argument(
         "--stage",
-        choices=STAGES,
+        choices=(*STAGES, PROOF_STAGE),
         default="extract",
-        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions",
+        help=f"{RELEASE_STAGE}: the newest cluster version, or that of --clusters, whatever the partitions; "
+        f"{PROOF_STAGE}: look in every file for what was removed",
     )
     check.add_argument("--deep", action="store_true", help="read every byte, not only files that may have changed")
+    out = add("publish", _publish, task, "make a publication: tables, card and pictures to be handed out")
+    out.add_argument("partition", nargs="*", metavar="PARTITION", help="default all with captions of the clusters")
+    out.add_argument("--release", required=True, metavar="NAME", help="what the data set is called")
+    out.add_argument("--version", required=True, metavar="X.Y.Z", help="a new one: what is published never changes")
+    out.add_argument(
+        "--edition", choices=list(release.EDITIONS), default="links", help="geometry: without addresses and pictures"
+    )
+    out.add_argument("--no-pictures", dest="pictures", action="store_false", help="leave out the pictures of Subset B")
+    out.add_argument("--faces", choices=("keep", "blur", "drop"), default="keep", help="what becomes of them in these")
+    out.add_argument("--with-minors", action="store_true", help="keep images whose caption or flags speak of minors")
+    out.add_argument("--nsfw", choices=("keep", "drop"), default="drop", help="images that the collection flags")
+    out.add_argument("--opt-outs", choices=("keep", "drop"), default="drop", help="images that their owner reserves")
+    out.add_argument("--max-watermark", type=_share, metavar="SHARE", help="leave out what is more likely to have one")
+    out.add_argument(
+        "--licence", action="append", default=[], metavar="TEXT", help="only images of this LICENSE; may be repeated"
+    )
+    out.add_argument(
+        "-o", "--out", metavar="URI", help="another folder or bucket than the store; below releases/ there"
+    )
+    out.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="then send it to this data set of the Hugging Face hub; a version that exists is sent as it is",
+    )
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")
     groups.add_argument("partition", metavar="PARTITION")
@@ -496,6 +671,32 @@ def _parser() -> argparse.ArgumentParser:
     groups.add_argument("--unfinished", action="store_true", help="only shards that some step has to make")
     groups.add_argument("--skip-finished", action="store_true", help="all shards, and those that each step has to make")
     groups.add_argument("--retry-failed", action="store_true", help="shards with rows to retry count as unfinished")
+    take_out = add("remove", _remove, store, "take images, with everybody in them, out of the store for good")
+    take_out.add_argument("partition", nargs="*", metavar="PARTITION", help="where to look; default everywhere")
+    what = take_out.add_mutually_exclusive_group()
+    what.add_argument("--url", metavar="URL", help="an image by its address")
+    what.add_argument("--sha256", metavar="H", help="by its body, as it was fetched")
+    what.add_argument("--sample", metavar="ID", help="by COLLECTION/PART/SHARD/KEY, or the collection's own number")
+    what.add_argument("--person", metavar="ID", help="the image that a person is in")
+    what.add_argument("--near", type=Path, metavar="PICTURE", help="all pictures that look like this one")
+    what.add_argument("--file", type=Path, metavar="LIST", help="names, one a line: `url http://...`, `sha256 ...`")
+    what.add_argument("--request", type=_request, metavar="ID", help="names that a form of Airflow left in the store")
+    what.add_argument("--resume", action="store_true", help="finish what a process that ended has begun")
+    what.add_argument("--list", action="store_true", help="list the removals so far")
+    take_out.add_argument(
+        "--bits",
+        type=_bits,
+        default=6,
+        metavar="N",
+        help="how many of 64 bits may differ in what looks alike; default 6",
+    )
+    take_out.add_argument(
+        "--keep-out-near", action="store_true", help="take out, and keep out, what looks like what is removed, too"
+    )
+    take_out.add_argument("--reason", metavar="TEXT", help="why; kept in the record")
+    take_out.add_argument("--by", metavar="NAME", help="who asks for it; default the user's name")
+    take_out.add_argument("--dry-run", action="store_true", help="tell what would leave, and leave it")
+    take_out.add_argument("--result", type=Path, metavar="FILE", help="of --request: write the result to a file too")
     models = add("models", _models, debug, "list, fetch or verify the weights of models")
     models.add_argument("action", choices=("list", "fetch", "verify"), help="verify: exit code 1 if any is not right")
     models.add_argument(

@@ -118,6 +118,12 @@ class Settings:
         pattern=r"(https?://[!-'*-?A-\[\]-~]{1,200}|(?a:[\w.+-]{1,100}@[\w.-]{1,100}))?",
         like="https://example.org/crawler or crawler@example.org, of ASCII characters without parentheses",
     )
+    licence: str = _data(
+        "",
+        "licence of publications (of the annotations: images have their own), by its SPDX name or address; empty: none",
+        pattern=r"([!-;=?-~]{1,200})?",
+        like="cc-by-4.0 or https://example.org/licence",
+    )
     respect_robots_txt: bool = _data(False, "fetch robots.txt of each host first, and what it allows alone")
     allow_private_addresses: bool = _data(False, "fetch from loopback, private and link-local addresses too")
     respect_opt_out: bool = _data(True, "refuse images whose owner says noai, noindex and the like, or TDM-Reservation")

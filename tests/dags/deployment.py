@@ -7,8 +7,9 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from itertools import chain, repeat
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ PARTITION = "tiny/00000"
 EXTRACT = "laion_people_extract"
 IMAGES = 8
 MOST_SECONDS = 300
+ENDED = ("success", "failed")
 
 TINY_PART = """
 import sys, pyarrow as pa, pyarrow.parquet as pq
@@ -82,6 +84,38 @@ class Deployment:
         self.airflow._pid_file.write_text(json.dumps(pids | {str(started.pid): started.create_time()}))
         return killed
 
+    def start_run(self, dag: str, partition_key: str | None = None, **conf: Any) -> str:
+        """Triggers a run of a DAG with these parameters; returns its id."""
+        body = {"logical_date": None, "partition_key": partition_key, "conf": conf}
+        return str(self.airflow.request("POST", f"/dags/{dag}/dagRuns", body)["dag_run_id"])
+
+    def question(self, dag: str, run_id: str) -> dict[str, Any]:
+        """What a run asks people, as soon as it does."""
+        path = f"/dags/{dag}/dagRuns/{run_id}/hitlDetails"
+        (detail,) = wait("question", lambda: self.airflow.request("GET", path)["hitl_details"])
+        return dict(detail)
+
+    def answer(self, dag: str, task: str, run_id: str, option: str) -> str:
+        """Answers at once, later if that answer is lost, and returns the state in which the run ends."""
+        path = f"/dags/{dag}/dagRuns/{run_id}"
+        delays = chain([0], repeat(5))
+
+        def over() -> bool:
+            if self.tasks(dag)[task]["state"] == "awaiting_input":
+                time.sleep(next(delays))
+                details = f"{path}/taskInstances/{task}/-1/hitlDetails"
+                self.airflow.request("PATCH", details, {"chosen_options": [option], "params_input": {}})
+            return self.airflow.request("GET", path)["state"] in ENDED
+
+        wait("end", over)
+        return self.ended(dag, run_id)
+
+    def ended(self, dag: str, run_id: str) -> str:
+        """The state in which a run ends, as soon as it does."""
+        path = f"/dags/{dag}/dagRuns/{run_id}"
+        run = wait("end", lambda: (r := self.airflow.request("GET", path))["state"] in ENDED and r)
+        return str(run["state"])
+
     def clear(self, task: str, downstream: bool = False) -> dict[str, dict[str, Any]]:
         """Clears a task (with those after it) and returns all tasks when the run has ended again."""
         before = self.tasks(EXTRACT)[task]["try_number"]
@@ -110,6 +144,16 @@ class Deployment:
     def tables(self) -> dict[str, str]:
         """Path -> sha256 of every table and tar of the store."""
         return tables(self.store)
+
+
+def wait(what: str, look: Callable[[], Any]) -> Any:
+    """What ``look`` returns, as soon as that is something."""
+    deadline = time.monotonic() + MOST_SECONDS
+    while time.monotonic() < deadline:
+        if result := look():
+            return result
+        time.sleep(1)
+    raise AssertionError(f"no {what} after {MOST_SECONDS} s")
 
 
 def tables(store: Path) -> dict[str, str]:

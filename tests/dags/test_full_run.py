@@ -1,15 +1,20 @@
-"""The four DAGs in a real Airflow, with the real worker, on a few images of the built-in sample."""
+"""The DAGs in a real Airflow, with the real worker, on a few images of the built-in sample: from metadata to captions,
+then to a publication, and without somebody who wants to be out."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 
 from tests.dags.deployment import EXTRACT, IMAGES, PARTITION, Deployment
 from tools.demo import DAGS, run_dags, serve_sample
 from tools.local_airflow import free_port
+
+PUBLISH, REMOVE = "laion_people_publish", "laion_people_remove"
 
 
 @pytest.fixture(scope="module")
@@ -75,3 +80,60 @@ def test_the_audit_turns_a_shard_red_that_is_gone_behind_a_green_task(deployment
     deployment.clear("shards.pose")
     assert deployment.clear("audit")["audit"]["state"] == "success"
     assert deployment.tables() == before
+
+
+def test_a_person_approves_what_is_published(deployment: Deployment) -> None:
+    run_id = deployment.start_run(PUBLISH, release="tiny-people", version="1.0.0")
+    asked = deployment.question(PUBLISH, run_id)
+    assert asked["subject"] == "Publish tiny-people 1.0.0?"
+    assert "would be published of cluster version v0001" in asked["body"]
+    assert not (deployment.store / "releases/tiny-people/1.0.0").exists()
+    assert deployment.answer(PUBLISH, "approve", run_id, "Approve") == "success"
+    (kept,) = json.loads((deployment.store / "releases/tiny-people/approvals.json").read_bytes())
+    assert (kept["answer"], kept["by"], kept["run_id"]) == ("Approve", "admin", run_id)
+    assert kept["rows"]["people"] == deployment.manifest("detect")["rows"]
+    assert published(deployment) == {"1.0.0"}
+
+
+def test_a_version_that_exists_is_not_published_again(deployment: Deployment) -> None:
+    run_id = deployment.start_run(PUBLISH, release="tiny-people", version="1.0.0", approval=False)
+    assert deployment.ended(PUBLISH, run_id) == "failed"
+    tasks = deployment.tasks(PUBLISH)
+    assert (tasks["check"]["state"], tasks["publish"]["state"]) == ("failed", "upstream_failed")
+    assert "tiny-people 1.0.0 was published at" in deployment.log(tasks["check"])
+
+
+def test_who_wants_to_be_out_is_out_and_airflow_repeats_no_address(deployment: Deployment) -> None:
+    before = urls(deployment)
+    url = before[0]
+    run_id = deployment.start_run(REMOVE, reason="asked for by mail", kind="url", secret_names=[url])
+    assert deployment.ended(REMOVE, run_id) == "success"
+    assert url not in urls(deployment) and set(urls(deployment)) == set(before) - {url}
+    (record,) = (json.loads(path.read_bytes()) for path in (deployment.store / "removals").glob("*.json"))
+    assert (record["by"], record["reason"], record["asked"]) == ("admin", "asked for by mail", {"url": 1})
+    assert record["done"]
+    assert not list((deployment.store / "removals").rglob("*.txt"))
+    assert published(deployment) == {"1.0.1"}
+
+    repeated = [path for path in (deployment.airflow.home / "logs").rglob("*") if path.is_file() and said(path, url)]
+    assert repeated == []
+    path = f"/dags/{REMOVE}/dagRuns/{run_id}"
+    assert url not in json.dumps(deployment.airflow.request("GET", f"{path}/taskInstances"))
+    assert url not in json.dumps(deployment.airflow.request("GET", f"/eventLogs?dag_id={REMOVE}&limit=100"))
+    deployment.airflow.request("DELETE", path)  # as docs/removals.md says: the run has kept its form
+    assert url not in json.dumps(deployment.airflow.request("GET", f"/dags/{REMOVE}/dagRuns"))
+
+
+def published(deployment: Deployment) -> set[str]:
+    """The versions that are whole."""
+    return {path.parent.name for path in (deployment.store / "releases/tiny-people").glob("*/release.json")}
+
+
+def urls(deployment: Deployment) -> list[str]:
+    """The addresses that people are known by, in the order of the tables."""
+    paths = sorted((deployment.store / "people").rglob("*.parquet"))
+    return [url for path in paths for url in pq.read_table(path, columns=["url"])["url"].to_pylist()]
+
+
+def said(path: Path, text: str) -> bool:
+    return text.encode() in path.read_bytes()

@@ -108,6 +108,18 @@ def test_parameters_of_a_run_are_single_arguments_and_those_that_are_not_set_are
     assert not list(command_line.rglob("*pwned*"))
 
 
+@pytest.mark.parametrize("text", HOSTILE)
+def test_options_of_a_form_are_single_arguments_and_those_that_are_empty_are_left_out(
+    command_line: Path, text: str
+) -> None:
+    values = {"release": "people", "reason": text, "push": ""}
+    run(worker_task("publish", "publish", values=values, clusters="v0001", partitions=["a/1", "a/2"]))
+    assert argv(command_line) == [
+        *("publish", "--clusters=v0001", "--release=people", f"--reason={text}", "--", "a/1", "a/2")
+    ]
+    assert not list(command_line.rglob("*pwned*"))
+
+
 def test_a_task_that_is_killed_outright_leaves_no_process(command_line: Path) -> None:
     """Its next try would find the same shards being made."""
     script = "import os, time; open('pid', 'w').write(str(os.getpid())); print(file=sys.stderr, flush=True)"

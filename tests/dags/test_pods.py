@@ -43,7 +43,7 @@ PROFILES = sorted(path.stem for path in (ROOT / "include" / "models").glob("*.ya
 EXTRACT = ("download", "detect", "pose", "mesh", "clip_filter")
 CLUSTER = ("cluster", "label")
 CAPTION = ("assign", "compose", "embed", "caption", "describe")
-OTHERS = ("list_metadata", "count", "plan", "audit", "relabel")
+OTHERS = ("list_metadata", "count", "plan", "audit", "relabel", "publish", "remove")
 CLUSTER_SETTINGS = {
     "RUNNER": "kubernetes",
     "STORE": "s3://bucket/laion",

@@ -26,7 +26,9 @@ from tests.dags.conftest import ROOT
 from tools.local_airflow import POOLS
 
 HEAVY = {"torch", "numpy", "pyarrow", "cv2", "PIL", "mediapipe", "sklearn", "open_clip", "mmdet", "mmpose", "boto3"}
-DAG_IDS = {f"laion_people_{name}" for name in ("discover", "backfill", "extract", "cluster", "caption")}
+DAG_IDS = {
+    f"laion_people_{name}" for name in ("discover", "backfill", "extract", "cluster", "caption", "publish", "remove")
+}
 
 
 class NoHeavyImports(MetaPathFinder):
@@ -67,7 +69,7 @@ def test_a_dag_says_what_it_is_for(dag: DAG) -> None:
     assert dag.doc_md.startswith("### ")
     assert "laion-people" in dag.tags
     assert dag.catchup is False
-    waits = dag.dag_id in ("laion_people_cluster", "laion_people_backfill")  # for a person, for other runs
+    waits = dag.dag_id.removeprefix("laion_people_") in ("cluster", "backfill", "publish")  # for a person, other runs
     assert dag.max_active_runs <= (16 if waits else 2)
 
 
@@ -281,7 +283,7 @@ KEYS = [f"{collection}/{part}" for collection in PARTS for part in PARTS] + PART
 def test_forms_take_the_partition_keys_that_the_worker_takes_and_no_others(bag: DagBag) -> None:
     valid = {key for key in KEYS if PartitionKey.pattern.fullmatch(key)}
     assert {f"{LONG}/{LONG}", "laion2B-en/00042", "a/b"} <= valid < set(KEYS)
-    for dag_id in ("discover", "backfill", "cluster"):
+    for dag_id in ("discover", "backfill", "cluster", "publish"):
         assert {key for key in KEYS if accepts(bag, dag_id, "partitions", [key])} == valid
 
 

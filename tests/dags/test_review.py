@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
 from datetime import UTC, datetime
-from itertools import chain, groupby, repeat
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,7 @@ from laion_people.orchestration.review import ReviewOperator
 from laion_people.storage.manifest import Manifest
 from laion_people.storage.store import LocalStore
 from tests.dags.conftest import ROOT
-from tests.dags.deployment import MOST_SECONDS, PARTITION, Deployment
+from tests.dags.deployment import PARTITION, Deployment, wait
 from tools.demo import serve_sample
 from tools.local_airflow import free_port
 
@@ -52,47 +51,12 @@ def deployment(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Deployment]
 
 def start(deployment: Deployment, **conf: Any) -> str:
     """Starts a cluster run of the collection; returns its id."""
-    body = {"logical_date": None, "partition_key": "tiny", "conf": conf}
-    return deployment.airflow.request("POST", f"/dags/{CLUSTER}/dagRuns", body)["dag_run_id"]
-
-
-def wait(what: str, look: Callable[[], Any]) -> Any:
-    deadline = time.monotonic() + MOST_SECONDS
-    while time.monotonic() < deadline:
-        if result := look():
-            return result
-        time.sleep(1)
-    raise AssertionError(f"no {what} after {MOST_SECONDS} s")
-
-
-def question(deployment: Deployment, run_id: str) -> dict[str, Any]:
-    """What the run asks, as soon as it does."""
-    path = f"/dags/{CLUSTER}/dagRuns/{run_id}/hitlDetails"
-    (detail,) = wait("question", lambda: deployment.airflow.request("GET", path)["hitl_details"])
-    return detail
+    return deployment.start_run(CLUSTER, "tiny", **conf)
 
 
 def answer(deployment: Deployment, run_id: str, option: str) -> str:
-    """Answers at once, later if that answer is lost, and returns the state in which the run ends."""
-    path = f"/dags/{CLUSTER}/dagRuns/{run_id}"
-    delays = chain([0], repeat(5))
-
-    def over() -> bool:
-        if deployment.tasks(CLUSTER)["review"]["state"] == "awaiting_input":
-            time.sleep(next(delays))
-            details = f"{path}/taskInstances/review/-1/hitlDetails"
-            deployment.airflow.request("PATCH", details, {"chosen_options": [option], "params_input": {}})
-        return deployment.airflow.request("GET", path)["state"] in ("success", "failed")
-
-    wait("end", over)
-    return ended(deployment, run_id)
-
-
-def ended(deployment: Deployment, run_id: str) -> str:
-    path = f"/dags/{CLUSTER}/dagRuns/{run_id}"
-    states = ("success", "failed")
-    run = wait("end", lambda: (r := deployment.airflow.request("GET", path))["state"] in states and r)
-    return str(run["state"])
+    """The state in which the run ends."""
+    return deployment.answer(CLUSTER, "review", run_id, option)
 
 
 def captioned(deployment: Deployment, runs: int) -> None:
@@ -231,7 +195,7 @@ def test_parameters_that_make_no_sense_are_refused_by_the_form(dag: DAG, conf: d
 
 def test_a_run_waits_for_a_person_and_takes_up_what_she_edits(deployment: Deployment) -> None:
     run_id = start(deployment)
-    asked = question(deployment, run_id)
+    asked = deployment.question(CLUSTER, run_id)
     assert asked["subject"] == "Are the captions of cluster version v0001 good?"
     assert asked["options"] == ["Approve", "Reject"]
     assert "(/laion-people/clusters/v0001)" in asked["body"]
@@ -254,7 +218,7 @@ def test_edits_after_that_are_taken_up_by_a_run_with_the_version_and_no_image_is
     images = {path: path.read_bytes() for path in (deployment.store / "images").rglob("*.tar")}
     for path in images:
         path.write_bytes(b"whoever reads this would say that it is damaged")
-    assert ended(deployment, start(deployment, clusters="v0001", review=False)) == "success"
+    assert deployment.ended(CLUSTER, start(deployment, clusters="v0001", review=False)) == "success"
     captioned(deployment, 2)
     for path, data in images.items():
         path.write_bytes(data)

@@ -69,7 +69,7 @@ def test_the_pictures_are_in_their_places_undistorted_and_on_neutral_ground() ->
         ImageDraw.Draw(picture).ellipse((x - 40, y - 40, x + 40, y + 40), fill=(0, 255, 0))
         pictures.append(picture)
     slots = arrange([picture.width / picture.height for picture in pictures])
-    sheet = np.asarray(Image.open(io.BytesIO(_sheet(pictures)))).astype(int)
+    sheet = np.asarray(Image.open(io.BytesIO(_sheet(pictures, slots)))).astype(int)
     assert sheet.shape == (slots[-1].top + slots[-1].height, WIDTH, 3)
     assert np.abs(sheet[:, 2] - GROUND).max() < 12  # five slim people are too few for the width
     for i, slot in enumerate(slots):

@@ -161,14 +161,14 @@ class _Audit:
             return str(error)
 
     def _input_rows(self, manifest: ShardManifest) -> int | None:
-        """How many rows a step has to read; None where only images made elsewhere or a damaged manifest could tell."""
+        """How many rows a step had to read; None where only images made elsewhere or a damaged manifest could tell."""
         step, index = STEPS[manifest.step], manifest.shard.index
         if step.amount == "rows":
             size = self.runner.settings.shard_rows
             return min(size, self.metadata_rows - index * size)
         writer = self.planner.writer(COUNTED_IN[step.amount])
         before = self.manifests[writer].get(index) if writer else None
-        return before.rows * step.rows_per_person if isinstance(before, ShardManifest) else None
+        return before.rows * step.rows_per_person + manifest.removed_in if isinstance(before, ShardManifest) else None
 
     def _count_fault(self, manifest: ShardManifest, contents: Contents) -> str | None:
         """Which of a manifest's counts is not what the files, the input and the step say, or None."""

@@ -238,12 +238,13 @@ _ENTRIES = (
         stage="cluster",
         reads={"images": (), "people": ("key", "bbox"), "pose": (), "mesh": (), "facts": ("facts",)},
         writes="fit",
-        files=("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg"),
+        files=("clusters/<version>/fit.json", "clusters/<version>/contact-*.jpg", "clusters/<version>/sheets.json"),
         is_release=True,
         amount="sampled",
         pods={"": Resources(4, "16Gi")},
         cleared="Clear it with its downstream tasks. The same people and parameters give the version that is there; "
-        "others, or `force`, make a new one, and no version is ever changed.",
+        "others, or `force`, make a new one; no version is ever changed, but where a removal takes people off its "
+        "sheets.",
         failures=ON_CLUSTERS,
         remark="Reads a sample (`LAION_PEOPLE_CLUSTER_SAMPLE` people): its cost does not grow with the release.",
     ),
@@ -362,6 +363,8 @@ TASKS: dict[str, Mapping[str, Resources]] = {
     "count": {"": Resources()},
     "plan": {"": Resources()},
     "relabel": {"": SMALL},
+    "publish": {"": Resources(4, "16Gi", ephemeral_storage="20Gi")},
+    "remove": {"": Resources(4, "8Gi", ephemeral_storage="8Gi")},
     "audit": {
         "": Resources(1, "4Gi"),
         **dict.fromkeys(("large", "vlm"), Resources(1, "4Gi", ephemeral_storage=LARGE_WEIGHTS)),

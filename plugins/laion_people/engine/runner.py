@@ -22,6 +22,7 @@ from laion_people.errors import LaionPeopleError, coded
 from laion_people.settings import Settings
 from laion_people.storage.layout import RELEASE_FILES
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest
+from laion_people.storage.removals import RemovalsReader
 from laion_people.storage.store import Store
 from laion_people.storage.totals import write_totals
 
@@ -43,6 +44,7 @@ class Runner:
         self.planner = Planner(store, settings, models, steps, run_id or uuid.uuid4().hex)
         self.model = cache(models.load)
         self.metrics = Metrics(settings.statsd)
+        self._removals = RemovalsReader(store)
 
     @property
     def settings(self) -> Settings:
@@ -149,6 +151,7 @@ class Runner:
                 columns=step.entry.reads,
                 earlier=earlier,
                 force=force,
+                removed=self._removals.read,
             )
             works.append(shard)
             entry, contents = write_shard(step, shard, planner.shard_stem(name, partition, index), files, label)

@@ -21,12 +21,14 @@ from laion_people.errors import LaionPeopleError, coded
 from laion_people.settings import Settings
 from laion_people.storage.layout import parse_shard, shards_in, table_folder
 from laion_people.storage.manifest import ShardManifest
+from laion_people.storage.removals import REMOVED
 from laion_people.storage.schemas import SCHEMAS
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
 
 Row = dict[str, Any]
+REMOVED_REASON = {REMOVED: "the image was removed, with everybody in it"}  # of every step: see `storage.removals`
 
 
 class Step(ABC):
@@ -41,6 +43,9 @@ class Step(ABC):
     irreplaceable: ClassVar[bool] = False  # what it wrote may not be had again: no shard is deleted without ``force``
     reasons: ClassVar[Mapping[str, str]] = {}  # why rows are rejected, each with what that means in a few words
     reworks: bool = False  # whether `needs_rework` may find something
+
+    def __init_subclass__(cls) -> None:
+        cls.reasons = {**cls.reasons, **REMOVED_REASON}
 
     def params(self, settings: Settings) -> dict[str, Any]:
         """The settings that decide the output: a shard made with others is redone."""
@@ -105,6 +110,9 @@ class ReleaseStep(ABC):
 
     entry: ClassVar[StepEntry]
     reasons: ClassVar[Mapping[str, str]] = {}  # as of a `Step`
+
+    def __init_subclass__(cls) -> None:
+        cls.reasons = {**cls.reasons, **REMOVED_REASON}
 
     @property
     def opens_version(self) -> bool:

@@ -6,6 +6,7 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pyarrow as pa
 from laion_people.settings import Settings
 from laion_people.storage.layout import cluster_path, shard_name
 from laion_people.storage.manifest import FileEntry, ShardManifest
+from laion_people.storage.removals import Removed, read_removed
 from laion_people.storage.schemas import read_table
 from laion_people.storage.store import Store
 
@@ -50,7 +52,8 @@ class Shard(Work):
 
     ``files`` and ``inputs`` have the local file and the record of each of the step's ``reads``, but for metadata, which
     is read from ``store``. ``columns`` has those that the step declares for each table. ``earlier`` is the manifest of
-    the shard as it is, if that can be read; with ``force`` nothing of that shard is to be kept.
+    the shard as it is, if that can be read; with ``force`` nothing of that shard is to be kept. ``removed`` is what
+    must not come in.
     """
 
     def __init__(
@@ -66,8 +69,10 @@ class Shard(Work):
         columns: Mapping[str, tuple[str, ...]],
         earlier: ShardManifest | None = None,
         force: bool = False,
+        removed: Callable[[], Removed] | None = None,
     ):
         super().__init__()
+        self._removed = removed or partial(read_removed, store)
         self.partition, self.index, self.columns = partition, index, columns
         self.settings, self.store = settings, store
         self.files, self.inputs, self._model = files, inputs or {}, model
@@ -78,6 +83,11 @@ class Shard(Work):
     def id(self) -> str:
         """``<partition>/<shard>``, the start of every person_id."""
         return f"{self.partition}/{shard_name(self.index)}"
+
+    @cached_property
+    def removed(self) -> Removed:
+        """What all removals name by now: what was removed is left out."""
+        return self._removed()
 
     def path(self, name: str) -> Path:
         """A local file with an input (a name of the step's ``reads``)."""

@@ -18,7 +18,6 @@ A caption is a text, or one of several texts that claim the same facts (see `lai
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -44,7 +43,6 @@ LONGEST_TEXT = 10_000  # letters of any text: YAML reads long numbers in quadrat
 MERGE = "tag:yaml.org,2002:merge"
 TEXTS = ("by", "at", "note", "made")  # fields of an entry that are texts
 FIELDS = {"reviewed", *TEXTS, "captions"}
-ANSWER = {"answer", "by", "at", "run_id"}  # fields of each answer of a review, beside counts
 LONGEST = 300  # letters of a caption: about the 77 tokens that CLIP reads
 Claims = tuple[str, ...]
 HEADER = f"""\
@@ -216,23 +214,6 @@ def put(store: Store, version: str, entries: Mapping[str, Entry], seen: Mapping[
         ).encode()
 
     store.update(path, with_entries)
-
-
-def answers(path: str, data: bytes) -> list[dict[str, Any]]:
-    """The content of a version's ``reviews.json``: who approved the captions or did not, oldest first.
-
-    Raises LaionPeopleError, naming the file, when it is damaged.
-    """
-    try:
-        listed = json.loads(data)
-        if not isinstance(listed, list) or not all(
-            isinstance(answer, dict) and answer.keys() >= ANSWER for answer in listed
-        ):
-            raise ValueError("it should list answers")
-    except (ValueError, RecursionError) as error:
-        advice = "mend it, or move it away; a review writes a new one"
-        raise LaionPeopleError("damaged-reviews", f"{path} is damaged ({one_line(error)}): {advice}") from error
-    return listed
 
 
 def _text(path: str, data: bytes | None) -> str:

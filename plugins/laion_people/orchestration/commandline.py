@@ -14,15 +14,16 @@ class CommandLineMixin:
     """What a task that runs ``bin/laion-people`` is given, and the arguments that it makes of that.
 
     ``command`` is the DAG author's: a subcommand with its options. ``partitions`` (a key, or a list of keys),
-    ``shards``, ``clusters``, and the values of ``overrides`` (settings by name) and ``flags`` (on or off, by name) may
-    come from a run's key, its parameters or another task: they are passed as single arguments, never through a shell.
+    ``shards``, ``clusters``, and the values of ``values`` (options by name), ``overrides`` (settings by name) and
+    ``flags`` (on or off, by name) may come from a run's key, its parameters or another task: they are passed as single
+    arguments, never through a shell.
     ``shards`` may be a group as `plan` gives it: all its ``shards``, and by step those that it has to make.
 
     It comes before the operator among the bases of a class, which has a constructor of its own: Airflow wraps only
     constructors that an operator class defines.
     """
 
-    template_fields: Sequence[str] = ("partitions", "shards", "clusters", "overrides", "flags")
+    template_fields: Sequence[str] = ("partitions", "shards", "clusters", "values", "overrides", "flags")
 
     def __init__(
         self,
@@ -31,13 +32,14 @@ class CommandLineMixin:
         partitions: Any = None,
         shards: Any = None,
         clusters: Any = None,
+        values: Any = None,
         overrides: Any = None,
         flags: Any = None,
         **kwargs: Any,
     ):
         super().__init__(**kwargs)
         self.command, self.partitions, self.shards, self.clusters = command, partitions, shards, clusters
-        self.overrides, self.flags = overrides, flags
+        self.values, self.overrides, self.flags = values, overrides, flags
 
     @property
     def has_nothing_to_make(self) -> bool:
@@ -67,7 +69,7 @@ class CommandLineMixin:
                     "laion2B-en/00042, or trigger laion_people_discover with the partitions as its parameter",
                 )
             )
-        options = {"shards": self.chosen_shards, "clusters": self.clusters} | options
+        options = {"shards": self.chosen_shards, "clusters": self.clusters} | (self.values or {}) | options
         overrides, flags = self.overrides or {}, self.flags or {}
         return [
             *self.command,

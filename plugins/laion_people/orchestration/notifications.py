@@ -38,7 +38,7 @@ class Notice:
     Texts may quote what others wrote; each is made one line without control characters, and shortened.
     """
 
-    event: str  # failure, deadline, drift or review
+    event: str  # failure, deadline, drift, review or publication
     title: str
     facts: Mapping[str, str]
     link: str

@@ -37,12 +37,31 @@ Reads the whole metadata part once, to record its checksum (extract), or the nam
 manifests of what is done where only the rest is asked for. Seconds, a minute or two on S3. It is also what refuses a \
 run without a partition key or without metadata. Clear it with its downstream tasks after shards have been added. \
 Failures: docs/operations.md, "Runs and their parameters" and "Metadata".""",
-    "audit_release": """\
+    "audit_cluster": """\
 Recounts the cluster version, whatever the tasks say: manifests, fit, contact sheets, the clusters with their \
 captions, and what people have written into `captions.yaml` and `reviews.json`.
 
 Reads the files of the version alone: seconds. Captions that were edited since `label` ran are no fault, and are said. \
 Clear the step that a fault names, with its downstream tasks. Faults: docs/operations.md, "Audit".""",
+    "publish": """\
+Writes the publication: Parquet files of at most 500 MB joined from shards, the pictures of Subset B unless they are \
+left out, card, Croissant, checksums; then uploads it, where the run says whereto.
+
+Reads every table of the partitions, and what was removed. Writes `releases/<name>/<version>`, which is there whole or \
+not at all: clear it after a failure, and it begins anew. A publication that is there is never written over. Failures: \
+docs/operations.md, "Publications".""",
+    "remove": """\
+Records the removal, then takes what it names out of tables, pictures, cluster versions and publications.
+
+Reads the request that `ask` has left and the index of the partitions; rewrites the files of the shards concerned, and \
+no others. No model runs. Clear `ask` with its downstream tasks: it goes on where it was. Failures: \
+docs/operations.md, "Removals".""",
+    "audit_removals": """\
+Looks for everything that was ever removed in every file of the store but the metadata: addresses, checksums, ids, \
+near-equal pictures, contact sheets, publications.
+
+Reads every file: hours, days of a whole collection. Writes nothing. What it finds, it names with its file. Clear the \
+step that wrote that file, then this task. Failures: docs/operations.md, "Removals".""",
     "audit": """\
 Recounts every shard, whatever the tasks say: manifests, files, sha256, rows, reasons, inputs, the same people in the \
 same order.

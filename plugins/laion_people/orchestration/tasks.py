@@ -144,7 +144,7 @@ def step_task(step: str, *, clusters: Any = None, hours: float = 12, **options: 
 
 def audit_task(stage: str, **options: Any) -> BaseOperator:
     """The task that recounts the run's partition, also when some of its shards have failed, so as to name them all; or,
-    as stage ``cluster``, the cluster version.
+    as stage ``cluster``, the cluster version; or, as ``removals``, that looks for what was removed.
 
     It is tried again once, soon, because a pod or worker may be lost; what is missing doesn't come back by counting
     again. Airflow's rules that want a success as well would skip it whenever `describe` is skipped.
@@ -153,8 +153,8 @@ def audit_task(stage: str, **options: Any) -> BaseOperator:
     options |= {"retries": 1, "retry_delay": timedelta(seconds=10)}
     if stage == "extract":
         options["on_success_callback"] = notify_drift
-    if stage == "cluster":
-        options["doc_md"] = task_doc("audit_release")
+    if stage in ("cluster", "removals"):
+        options["doc_md"] = task_doc(f"audit_{stage}")
     return worker_task("audit", "audit", "--stage", stage, **options)
 
 

@@ -15,6 +15,7 @@ from laion_people.settings import Settings
 from laion_people.steps.download.step import REASONS
 from laion_people.steps.imagefields import of_image
 from laion_people.storage.metadata import flagged, sample_id, text
+from laion_people.storage.removals import REMOVED
 from laion_people.storage.tars import SAMPLE_REASONS
 from laion_people.vision import phash
 from laion_people.vision.batches import in_batches
@@ -54,6 +55,9 @@ class Detect(Step):
                 shard.reject(str(result))
                 continue
             people, image = result
+            if shard.removed.has_picture(None, image["phash"]):
+                shard.reject(REMOVED)
+                continue
             if not len(people.boxes):
                 shard.reject("no_people")
             for index, (box, score) in enumerate(zip(people.boxes, people.scores, strict=True)):
@@ -73,8 +77,10 @@ def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
             shard.reject(sample.unusable)
         elif shard.settings.nsfw_filter and flagged(sample.fields):
             shard.reject("nsfw")
+        elif shard.removed.has_image(source := _source(sample)):
+            shard.reject(REMOVED)
         else:
-            yield _source(sample), sample.image
+            yield source, sample.image
             continue
         shard.rows_in += 1
 

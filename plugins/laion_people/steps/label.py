@@ -58,7 +58,7 @@ class Label(ReleaseStep):
             captions.put(release.store, release.version, new, seen=before)
             entries = captions.read(release.store, release.version)
         _check(path, entries, clusters)
-        release.store.write(release.path("clusters.parquet"), _table(clusters, entries))
+        release.store.write(release.path("clusters.parquet"), to_parquet(_rows(clusters, entries)))
         release.rows_in = len(clusters)
         return len(clusters), ["clusters.parquet"]  # captions.yaml is not listed: a person may change it
 
@@ -154,8 +154,15 @@ def _inherited(store: Store, version: str, clusters: Mapping[str, tuple[str, Clu
     return taken
 
 
-def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> bytes:
-    rows = [
+def to_parquet(rows: list[dict[str, Any]], schema: pa.Schema = SCHEMAS["clusters"]) -> bytes:
+    """clusters.parquet: the same rows are the same bytes."""
+    file = io.BytesIO()
+    pq.write_table(pa.Table.from_pylist(rows, schema=schema), file, compression="zstd")
+    return file.getvalue()
+
+
+def _rows(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, Entry]) -> list[dict[str, Any]]:
+    return [
         {
             "cluster_id": cluster_id,
             "kind": kind,
@@ -168,6 +175,3 @@ def _table(clusters: Mapping[str, tuple[str, Cluster]], entries: Mapping[str, En
         }
         for cluster_id, (kind, cluster) in sorted(clusters.items())
     ]
-    file = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMAS["clusters"]), file, compression="zstd")
-    return file.getvalue()

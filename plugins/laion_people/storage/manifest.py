@@ -37,7 +37,8 @@ class FileEntry:
 class ShardEntry:
     """A shard's main file and its rows; ``sidecars`` are the files that belong to it (a tar's Parquet, ...).
 
-    In a partition manifest, ``manifest`` is the shard's own, ``made_from`` its digest of that name, and ``inputs`` are
+    ``made_sha256`` is what the main file's was when the step made it, where a removal has changed the file since. In a
+    partition manifest, ``manifest`` is the shard's own, ``made_from`` its digest of that name, and ``inputs`` are
     places in the list of the partition's.
     """
 
@@ -51,6 +52,7 @@ class ShardEntry:
     manifest: FileEntry | None = field(default=None, compare=False)
     made_from: str = field(default="", compare=False)
     inputs: tuple[int, ...] = field(default=(), compare=False)
+    made_sha256: str = field(default="", compare=False)
 
     def files(self) -> tuple[FileEntry, ...]:
         return (FileEntry(self.uri, self.bytes, self.sha256, self.tag), *self.sidecars)
@@ -79,7 +81,8 @@ class Manifest:
     """What all manifests record.
 
     ``rows_in`` counts rows read, ``rows`` rows written, ``rejected`` rows lost by reason; ``seconds`` is work time;
-    ``timings`` splits it (model, decode, write, ...). ``models`` maps weights to their sha256.
+    ``timings`` splits it (model, decode, write, ...). ``models`` maps weights to their sha256. ``removed_in`` counts
+    rows of ``rows_in`` that a removal has taken out of the input since.
     """
 
     step: str
@@ -94,6 +97,7 @@ class Manifest:
     rejected: dict[str, int] = field(default_factory=dict)
     seconds: float = 0.0
     timings: dict[str, float] = field(default_factory=dict)
+    removed_in: int = 0
 
     def to_json(self) -> bytes:
         fields = {"checksum": ""} | _without_defaults(asdict(self))  # first in the order of names, too
@@ -140,9 +144,12 @@ class Manifest:
         """Raises ValueError for a wrong type or range: manifests of version 0.1 have no checksum."""
         files = (*self.inputs, *(f for s in self.shards for f in s.files()))
         check_values(
-            texts=[self.step, self.partition, self.run_id, *(t for f in files for t in (f.uri, f.sha256, f.tag))],
+            texts=[
+                *(self.step, self.partition, self.run_id, *(s.made_sha256 for s in self.shards)),
+                *(t for f in files for t in (f.uri, f.sha256, f.tag)),
+            ],
             counts=[
-                *(self.rows_in, self.rows, *self.rejected.values(), *(f.bytes for f in files)),
+                *(self.rows_in, self.rows, self.removed_in, *self.rejected.values(), *(f.bytes for f in files)),
                 *(n for s in self.shards for n in (s.index, s.rows)),
             ],
             times=[self.seconds, *self.timings.values()],
@@ -211,14 +218,17 @@ class PartitionManifest(Manifest):
             rejected=added([m.rejected for m in every]),
             seconds=round(sum(m.seconds for m in every), 3),
             timings={k: round(v, 3) for k, v in added([m.timings for m in every]).items()},
+            removed_in=sum(m.removed_in for m in every),
         )
 
     def inputs_of(self, shard: ShardEntry) -> tuple[FileEntry, ...]:
         return tuple(self.inputs[place] for place in shard.inputs)
 
     def contents_digest(self) -> str:
-        """A digest of what was made: the same for the same files, whenever and by whichever run they were made."""
-        return _digest([self.step, self.params, self.models, [(s.uri, s.sha256) for s in self.shards]])
+        """A digest of what was made: the same for the same files, whenever and by whichever run they were made, and
+        whatever was removed from them since."""
+        files = [(s.uri, s.made_sha256 or s.sha256) for s in self.shards]
+        return _digest([self.step, self.params, self.models, files])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -264,12 +274,14 @@ def _shard_entry(fields: dict[str, Any]) -> ShardEntry:
 
 def _without_defaults(fields: dict[str, Any]) -> dict[str, Any]:
     """Without the optional parts of files and shards that are empty: a partition has thousands of them."""
-    optional = ("tag", "manifest", "made_from", "inputs", "sidecars")
+    optional = ("tag", "manifest", "made_from", "inputs", "sidecars", "made_sha256")
 
     def short(entry: dict[str, Any]) -> dict[str, Any]:
         kept = {name: value for name, value in entry.items() if value or name not in optional}
         return kept | {name: [short(f) for f in kept[name]] for name in ("sidecars",) if name in kept}
 
+    if not fields["removed_in"]:  # of nearly all, and unknown to earlier programs
+        del fields["removed_in"]
     return fields | {name: [short(entry) for entry in fields[name]] for name in ("inputs", "shards")}
 
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
@@ -19,11 +20,27 @@ from laion_people.storage.store import Store
 
 FOLDER = "removals"
 READERS = 16
+REMOVED = "removed"  # the reason under which each step counts rows that are removed
+PHASH = re.compile("[0-9a-f]{16}")
+PATH = re.compile(rf"{FOLDER}/[0-9a-f]+\.json")
 
 
 def digest(text: str) -> str:
     """What a removal keeps of a text: hex sha256."""
-    return hashlib.sha256(text.encode()).hexdigest()
+    return hashlib.sha256(text.encode(errors="replace")).hexdigest()
+
+
+def trimmed(url: str) -> str:
+    """A URL as it is fetched, which is how removals know it."""
+    return url.strip()
+
+
+def removed_row(columns: Iterable[str], key: Any) -> dict[str, Any]:
+    """The row of a removed image in a table of images (img2dataset's has no ``reason``): nothing but its key, and that
+    it was removed."""
+    names = list(columns)
+    said = {"key": key, "status": "failed_to_download", "reason" if "reason" in names else "error_message": REMOVED}
+    return {name: said.get(name) for name in names}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -83,13 +100,20 @@ class Removed:
         return bool(self.removals)
 
     def has_url(self, url: str | None) -> bool:
-        return bool(url and self._urls) and digest(url) in self._urls
+        return bool(url and self._urls) and digest(trimmed(url or "")) in self._urls
 
     def has_picture(self, sha256: str | None, phash: str | None = None) -> bool:
         """Whether the picture of a body with this hex sha256, or (16 hex digits) a near-equal one, was removed."""
-        if sha256 and self._pictures and digest(sha256) in self._pictures:
+        if sha256 and self._pictures and digest(sha256.lower()) in self._pictures:
             return True
-        return bool(phash and self._near) and any((int(phash, 16) ^ p).bit_count() <= near for p, near in self._near)
+        if not (phash and self._near and PHASH.fullmatch(phash)):
+            return False
+        return any((int(phash, 16) ^ each).bit_count() <= near for each, near in self._near)
+
+    def has_image(self, fields: Mapping[str, Any]) -> bool:
+        """Whether the image of a sample was removed, by its json, which may come from anyone."""
+        url, sha256, phash = (v if isinstance(v := fields.get(n), str) else None for n in ("url", "sha256", "phash"))
+        return self.has_url(url) or self.has_picture(sha256, phash)
 
     def has_sample(self, sample: str) -> bool:
         return bool(self._samples) and digest(sample) in self._samples
@@ -102,12 +126,41 @@ def path_of(removal_id: str) -> str:
     return f"{FOLDER}/{removal_id}.json"
 
 
+def request_path(request: str) -> str:
+    """Names that a removal was asked for by, a line each (``url https://...``), for as long as they are needed."""
+    return f"{FOLDER}/requests/{request}.txt"
+
+
+class RemovalsReader:
+    """The removals of a store; what has not changed since the last reading is not read again."""
+
+    def __init__(self, store: Store):
+        self.store = store
+        self._read: dict[str, tuple[str, Removal]] = {}  # path -> tag, removal
+        self._removed = Removed([])
+
+    def removals(self) -> list[Removal]:
+        """All removals, oldest first. Raises LaionPeopleError for a damaged one."""
+        tags = {path: tag for path, tag in self.store.tags(FOLDER).items() if PATH.fullmatch(path)}
+        stale = [path for path, tag in tags.items() if path not in self._read or self._read[path][0] != tag]
+        with ThreadPoolExecutor(READERS) as pool:
+            fresh = dict(zip(stale, pool.map(self.store.read, stale), strict=True))
+        read = {p: Removal.from_json(p, fresh[p]) if p in fresh else self._read[p][1] for p in tags}
+        self._read = {path: (tags[path], removal) for path, removal in read.items()}
+        return sorted(read.values(), key=lambda removal: (removal.at, removal.id))
+
+    def read(self) -> Removed:
+        """What they name together."""
+        removals = self.removals()
+        if tuple(removals) != self._removed.removals:
+            self._removed = Removed(removals)
+        return self._removed
+
+
 def read_removals(store: Store) -> list[Removal]:
     """All removals, oldest first. Raises LaionPeopleError for a damaged one."""
-    paths = [path for path in store.list(FOLDER) if path.count("/") == 1 and path.endswith(".json")]
-    with ThreadPoolExecutor(READERS) as pool:
-        return [Removal.from_json(path, data) for path, data in zip(paths, pool.map(store.read, paths), strict=True)]
+    return RemovalsReader(store).removals()
 
 
 def read_removed(store: Store) -> Removed:
-    return Removed(read_removals(store))
+    return RemovalsReader(store).read()

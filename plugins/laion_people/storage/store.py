@@ -12,6 +12,7 @@ import io
 import os
 import random
 import re
+import shutil
 import stat
 import tempfile
 import time
@@ -98,6 +99,19 @@ class Store(ABC):
     @abstractmethod
     def put(self, local: Path, path: str) -> Placed:
         """Moves a `temporary` file into the store, replacing what is there in one go."""
+
+    @abstractmethod
+    def move(self, source: str, target: str) -> None:
+        """Gives a file another path, replacing what is there; its bytes stay where they are kept."""
+
+    @abstractmethod
+    def move_folder(self, source: str, target: str, last: str) -> None:
+        """Moves all files of a folder to one that has none. The file ``last`` (a path in the folder) is there when all
+        others are. Raises StoreError where the target has files."""
+
+    @abstractmethod
+    def delete_folder(self, folder: str, first: str = "") -> None:
+        """Deletes all files below a folder if it exists, the file ``first`` (a path in it) before all others."""
 
     @abstractmethod
     def _temporary_folder(self) -> Path:
@@ -287,6 +301,23 @@ class LocalStore(Store):
             local.replace(target)
         return Placed(target, tag)
 
+    def move(self, source: str, target: str) -> None:
+        with self._errors(source):
+            self._make((self.root / target).parent)
+            (self.root / source).rename(self.root / target)
+
+    def move_folder(self, source: str, target: str, last: str) -> None:
+        """In one go: the system renames the folder, which it refuses where the target is no empty folder."""
+        with self._errors(target):
+            self._make((self.root / target).parent)
+            (self.root / source).rename(self.root / target)
+
+    def delete_folder(self, folder: str, first: str = "") -> None:
+        if first:
+            self.delete(f"{folder}/{first}")
+        with self._errors(folder), suppress(*MISSING):
+            shutil.rmtree(self.root / folder)
+
     def _temporary_folder(self) -> Path:
         folder = self.root / ".writing"
         self._make(folder)
@@ -433,6 +464,23 @@ class S3Store(Store):
             with local.open("rb") as body:
                 answer = self.client.put_object(Bucket=self.bucket, Key=self.prefix + path, Body=body)
         return Placed(local, _s3_tag(size, answer["ETag"]))
+
+    def move(self, source: str, target: str) -> None:
+        """The service copies; of a large file in parts, which boto3 sees to."""
+        with self._errors(source):
+            self.client.copy({"Bucket": self.bucket, "Key": self.prefix + source}, self.bucket, self.prefix + target)
+        self.delete(source)
+
+    def move_folder(self, source: str, target: str, last: str) -> None:
+        if self.list(target):
+            raise StoreError("store-away", f"{self.uri}/{target}: there are files already")
+        paths = [path for path in self.list(source) if path != f"{source}/{last}"]
+        for path in [*paths, f"{source}/{last}"]:
+            self.move(path, target + path.removeprefix(source))
+
+    def delete_folder(self, folder: str, first: str = "") -> None:
+        for path in [*filter(None, [first and f"{folder}/{first}"]), *self.list(folder)]:
+            self.delete(path)
 
     def _temporary_folder(self) -> Path:
         return Path(tempfile.gettempdir())

@@ -11,7 +11,7 @@ from __future__ import annotations
 import re
 import sys
 import tarfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import BinaryIO, NamedTuple
 
 from laion_people.errors import LaionPeopleError, check_shortage
@@ -182,14 +182,46 @@ class Contents:
             yield group, end
 
 
+def without(file: BinaryIO, end: int, name: str, keys: Collection[str], out: BinaryIO) -> None:
+    """Copies a tar of ``end`` bytes without the samples of these keys; the bytes of all others stay what they are.
+
+    Raises TarError as ``members`` does.
+    """
+    copied = stop = 0
+    leaves = False
+    for member in members(file, name, 0, end):
+        if leaves:
+            copied = member.header
+        stem = printable(member.name.rpartition("/")[2].partition(".")[0])
+        if stem in keys and not leaves:
+            _copy(file, copied, member.header, out)
+        leaves = stem in keys
+        start, size = member.place or (end, 0)  # of links and files with holes it is not known where they end
+        stop = start + -(-size // BLOCK) * BLOCK
+    if not leaves:
+        _copy(file, copied, stop, out)
+    out.write(bytes(2 * BLOCK + -(out.tell() + 2 * BLOCK) % tarfile.RECORDSIZE))  # as `tarfile` ends its archives
+
+
+def _copy(file: BinaryIO, start: int, stop: int, out: BinaryIO) -> None:
+    file.seek(start)
+    while start < stop and (data := file.read(min(stop - start, 1 << 20))):
+        out.write(data)
+        start += len(data)
+
+
+def printable(stem: str) -> str:
+    """A key is part of ids, addresses and logs: what cannot be seen in it is written as Python writes it."""
+    return stem if stem.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in stem)
+
+
 class _Group:
     """The files of a sample so far: of each kind, the one whose suffix ranks first."""
 
     __slots__ = ("_found", "_several", "key", "unusable")
 
     def __init__(self, stem: str):
-        # The key is part of ids, addresses and logs: what cannot be seen in it is written as Python writes it.
-        self.key = stem if stem.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in stem)
+        self.key = printable(stem)
         self.unusable = "" if 0 < len(self.key) <= LONGEST_KEY else "bad_key"
         self._found: dict[str, tuple[int, Place]] = {}
         self._several = False  # images of the rank that is the first so far

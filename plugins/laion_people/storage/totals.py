@@ -73,6 +73,18 @@ def has_totals(store: Store, manifest: Manifest, planned: int) -> bool:
     return replace(totals, ended="") == replace(totals_of(manifest, planned), ended="")
 
 
+def planned_shards(store: Store, step: str, partition: str) -> int | None:
+    """How many shards there should be, by the totals; None where there are none, or damaged ones."""
+    try:
+        return _read(store, totals_path(step, partition)).planned
+    except MissingError:
+        return None
+    except OutsideError:
+        raise
+    except LaionPeopleError:
+        return None
+
+
 def added_up(several: Sequence[Totals]) -> Totals:
     """The totals of a step over several partitions (at least one)."""
     last = several[-1]

@@ -25,6 +25,8 @@ from laion_people.web import (
     partition,
     people,
     pictures,
+    publications,
+    removals,
     source,
 )
 from laion_people.web.pages import compile_templates, render
@@ -77,7 +79,8 @@ app = FastAPI(
     openapi_url=None,
     dependencies=[Depends(auth.reader)],  # of every route, so that none can be forgotten
 )
-for module in (overview, partition, people, clusters, cluster, composites, captioned, pictures, handbook):
+PAGES = (overview, partition, people, clusters, cluster, composites, captioned, pictures)
+for module in (*PAGES, publications, removals, handbook):
     app.include_router(module.router)
 PACKAGES = [("laion_people.web", "static"), ("laion_people.reports", "shared/static")]
 app.mount("/static", StaticFiles(packages=PACKAGES), name="static")  # style and script, the same for everyone

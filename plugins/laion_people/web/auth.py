@@ -1,11 +1,12 @@
 """Who may see and change what, by Airflow's own sign-in and permissions, and the protection of forms.
 
-``Reader`` and ``Editor`` are FastAPI dependencies that give the signed-in user. They answer 401 when nobody is signed
-in, 403 when somebody is who may not, or when a form was not made by one of our pages for this user.
+``Reader``, ``Editor`` and ``Remover`` are FastAPI dependencies that give the signed-in user. They answer 401 when
+nobody is signed in, 403 when somebody is who may not, or when a form was not made by one of our pages for this user.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -24,7 +25,9 @@ TO_SEE = (
     requires_access_view(AccessView.PLUGINS),
     *(requires_access_dag("GET", DagAccessEntity.RUN, dag) for dag in DAGS),
 )
+REMOVE = "laion_people_remove"
 TO_CHANGE = requires_access_dag("POST", DagAccessEntity.RUN, CLUSTER)  # the right to trigger a run: its label step
+TO_REMOVE = requires_access_dag("POST", DagAccessEntity.RUN, REMOVE)
 FORM_SECONDS = 12 * 3600  # a working day with a form open
 STALE_FORM = "This form is stale or was not made for you: reload the page and send it again."
 
@@ -50,10 +53,28 @@ def editor(request: Request, user: Reader, csrf: Annotated[str, Form()] = "") ->
 Editor = Annotated[BaseUser, Depends(editor)]
 
 
+def remover(request: Request, user: Reader) -> BaseUser:
+    """A reader who may also start removals, and so may see who asked for which, and why."""
+    TO_REMOVE(request, user)
+    return user
+
+
+Remover = Annotated[BaseUser, Depends(remover)]
+
+
 def may_change(request: Request, user: BaseUser) -> bool:
     """Whether forms are shown to the user."""
+    return _passes(TO_CHANGE, request, user)
+
+
+def may_remove(request: Request, user: BaseUser) -> bool:
+    """Whether the way to the removals is shown to the user."""
+    return _passes(TO_REMOVE, request, user)
+
+
+def _passes(check: Callable[[Request, BaseUser], None], request: Request, user: BaseUser) -> bool:
     try:
-        TO_CHANGE(request, user)
+        check(request, user)
     except HTTPException:
         return False
     return True

@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from itertools import pairwise
 from pathlib import Path as File
 from typing import Annotated
 
 from fastapi import APIRouter, HTTPException, Path, Request
 from fastapi.responses import HTMLResponse
-from markdown_it import MarkdownIt
 from markupsafe import Markup
 
 from laion_people.errors import coded
 from laion_people.storage.store import ROOT
-from laion_people.web.pages import render, web_link
+from laion_people.web.markdown import rendered
+from laion_people.web.pages import render
 
 router = APIRouter()
 
@@ -38,25 +36,12 @@ def _page(request: Request, file: File) -> HTMLResponse:
 
 
 def html(file: File) -> tuple[str, str]:
-    """The first heading and the HTML of a Markdown file; headings have the ids that links on GitHub lead to.
+    """The first heading and the HTML of a document; links to files that are no documents are text."""
 
-    What is HTML in the text is shown as text. Mermaid's graphs are left out: Airflow draws the same. Links to files
-    that are no documents are text too, and those to the web open another window: this one is a frame of Airflow's.
-    """
-    markdown = MarkdownIt("commonmark", {"html": False}).enable("table")
-    tokens = [token for token in markdown.parse(file.read_text()) if token.info != "mermaid"]
-    title = ""
-    for heading, inline in pairwise(tokens):
-        if heading.type == "heading_open":
-            title = title or inline.content
-            heading.attrSet("id", re.sub(r"[^\w -]", "", inline.content.lower()).replace(" ", "-"))
-    for link in (child for token in tokens for child in token.children or () if child.type == "link_open"):
-        address = str(link.attrGet("href"))
-        if web_link(address):
-            link.attrs |= {"target": "_blank", "rel": "noreferrer"}
-        elif not _is_document((file.parent / address.partition("#")[0]) if address[:1] != "#" else file):
-            del link.attrs["href"]
-    return title, markdown.renderer.render(tokens, markdown.options, {})
+    def is_followed(address: str) -> bool:
+        return _is_document((file.parent / address.partition("#")[0]) if address[:1] != "#" else file)
+
+    return rendered(file.read_text(), is_followed)
 
 
 def _is_document(file: File) -> bool:

@@ -114,6 +114,21 @@ def test_members_are_of_a_partition_that_has_been_assigned(client: TestClient, s
     assert "11 in shard 00000 of demo/00000." in client.get(PAGE).text
 
 
+def test_a_cluster_whose_sheet_and_medoid_were_removed_still_has_a_page(client: TestClient, store: LocalStore) -> None:
+    make_browsed(store)
+    assert "The person in the middle" in client.get(PAGE).text
+    rows = table(store, f"clusters/{VERSION}/clusters.parquet")
+    at = rows.schema.get_field_index("medoid_person_id")
+    with store.writer(f"clusters/{VERSION}/clusters.parquet") as local:
+        pq.write_table(rows.set_column(at, "medoid_person_id", pa.array([""] * len(rows))), local)
+    for path in store.list(f"clusters/{VERSION}"):
+        if path.endswith(".jpg"):
+            store.delete(path)
+    page = client.get(PAGE).text
+    assert "11 in shard 00000 of demo/00000." in page and "The person in the middle" not in page
+    assert len(listed(client, "")) == 12
+
+
 def test_members_with_faces_come_from_few_row_groups(
     client: TestClient, store: LocalStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -16,7 +16,9 @@ from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, 
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.steps.cluster.clusters import Cluster, load_fit
+from laion_people.steps.cluster.contactsheets import RECORD
 from laion_people.steps.label import entry_faults
+from laion_people.storage import answers
 from laion_people.storage.layout import RELEASE_FILES, cluster_path, clusters_folder, contact_sheet, manifest_path
 from laion_people.storage.manifest import Manifest, ReleaseManifest
 from laion_people.storage.store import Store
@@ -112,8 +114,10 @@ def _content_faults(store: Store, version: str, manifests: dict[str, Manifest]) 
             ),
         )
     sheets = {cluster_path(version, contact_sheet(cluster_id)) for cluster_id in clusters}
-    listed = {file.uri for file in fitted.shards[0].sidecars} - {cluster_path(version, TAKEN)}  # 0.1 had no such file
-    if other := sorted(sheets ^ listed):
+    beside = {cluster_path(version, name) for name in (TAKEN, RECORD)}  # which older versions lack
+    listed = {file.uri for file in fitted.shards[0].sidecars} - beside
+    unlisted = {sheet for sheet in sheets - listed if store.exists(sheet)}  # of others, a removal took the sheet
+    if other := sorted(unlisted | (listed - sheets)):
         yield (
             "cluster",
             coded("damaged-version", f"{other[0]} is not in its manifest, or of no cluster: run `cluster` again"),
@@ -169,6 +173,6 @@ def _caption_faults(store: Store, version: str, clusters: dict[str, Any], taken:
 def _review_faults(store: Store, path: str) -> Iterator[str]:
     """What is wrong with the answers of those who reviewed the captions, if there are any."""
     try:
-        captions.answers(path, store.read(path) if store.exists(path) else b"[]")
+        answers.parse(path, store.read(path) if store.exists(path) else b"[]")
     except LaionPeopleError as error:
         yield str(error)

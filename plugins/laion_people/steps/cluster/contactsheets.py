@@ -1,18 +1,24 @@
-"""Contact sheets: what the people of each cluster look like."""
+"""Contact sheets: what the people of each cluster look like, and who is where on each sheet.
+
+``sheets.json`` says the latter, so that somebody who wants to be out of the data can be taken off a sheet.
+"""
 
 from __future__ import annotations
 
 import io
+import json
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from math import inf, log
+from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, ImageOps
 
 from laion_people.engine.work import Release
-from laion_people.errors import LaionPeopleError
+from laion_people.errors import LaionPeopleError, check_shortage, one_line
+from laion_people.storage.layout import contact_sheet
 from laion_people.vision.images import ImageError, TarImages, crop, decode
 from laion_people.vision.people import boxes, face_boxes
 
@@ -24,8 +30,17 @@ SLIMMEST = 1 / 24  # width to height, or height to width, of a picture; of slimm
 GROUND = (148, 153, 160)  # between the pictures: a grey that is neither light nor dark
 PADDING = {"pose": 0.05, "face": 0.5, "head": 0.5}  # share of the box that is shown around it
 QUALITY = 85
+RECORD = "sheets.json"  # who is where on each sheet: written before the sheets
+EDGE = 16  # pixels on which a JPEG of half as many colours spreads what is beside them
 
-Place = tuple[str, int, int]  # partition, shard, row: where a person is
+
+class Place(NamedTuple):
+    """Where a person is in the store."""
+
+    person_id: str
+    partition: str
+    shard: int
+    row: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +53,13 @@ class Slot:
     height: int
 
 
+@dataclass(frozen=True, slots=True)
+class Pictured(Slot):
+    """A person's picture on a sheet."""
+
+    person_id: str
+
+
 def pick(members: np.ndarray, distances: np.ndarray) -> np.ndarray:
     """The members that stand for a cluster: the medoid first, then evenly from near its centre to far from it."""
     nearest = members[np.argsort(distances[members], kind="stable")]
@@ -45,23 +67,78 @@ def pick(members: np.ndarray, distances: np.ndarray) -> np.ndarray:
 
 
 def write_sheets(release: Release, sheets: Mapping[str, Sequence[Place]]) -> list[str]:
-    """Writes ``contact-<cluster_id>.jpg`` for each cluster id and its people; returns the names of the files.
+    """Writes sheets.json, and ``contact-<cluster_id>.jpg`` for each cluster id and its people; returns the names of
+    the files. Who is killed in between leaves no sheet that sheets.json does not tell of.
 
     Raises LaionPeopleError when a person's image cannot be read.
     """
     wanted: dict[tuple[str, int], list[tuple[str, int, int]]] = defaultdict(list)
     for cluster_id, places in sheets.items():
-        for slot, (partition, index, row) in enumerate(places):
-            wanted[partition, index].append((cluster_id, slot, row))
+        for slot, place in enumerate(places):
+            wanted[place.partition, place.shard].append((cluster_id, slot, place.row))
     pictures: dict[str, dict[int, Image.Image]] = defaultdict(dict)
     for (partition, index), people in sorted(wanted.items()):
         for cluster_id, slot, pixels in _cut_out(release, partition, index, people):
             pictures[cluster_id][slot] = Image.fromarray(pixels)
-    names = []
-    for cluster_id, by_slot in sorted(pictures.items()):
-        names.append(f"contact-{cluster_id}.jpg")
-        release.store.write(release.path(names[-1]), _sheet([by_slot[slot] for slot in sorted(by_slot)]))
-    return names
+    in_order = {
+        contact_sheet(c): [by_slot[slot] for slot in sorted(by_slot)] for c, by_slot in sorted(pictures.items())
+    }
+    slots = {name: arrange([picture.width / picture.height for picture in each]) for name, each in in_order.items()}
+    ids = {contact_sheet(cluster_id): [place.person_id for place in places] for cluster_id, places in sheets.items()}
+    record = {
+        name: [Pictured(**asdict(slot), person_id=person) for slot, person in zip(slots[name], ids[name], strict=True)]
+        for name in in_order
+    }
+    release.store.write(release.path(RECORD), record_to_json(record))
+    for name, each in in_order.items():
+        release.store.write(release.path(name), _sheet(each, slots[name]))
+    return [*in_order, RECORD]
+
+
+def record_to_json(record: Mapping[str, Sequence[Pictured]]) -> bytes:
+    """The content of sheets.json: people by the name of their sheet, the medoid first."""
+    return (json.dumps({n: [asdict(p) for p in people] for n, people in record.items()}, indent=1) + "\n").encode()
+
+
+def record_from_json(path: str, data: bytes) -> dict[str, list[Pictured]]:
+    """Raises LaionPeopleError, naming the file, when ``data`` is no such content."""
+    try:
+        record = {name: [Pictured(**person) for person in people] for name, people in json.loads(data).items()}
+        for person in (person for people in record.values() for person in people):
+            place = (person.left, person.top, person.width, person.height)
+            if not isinstance(person.person_id, str) or not all(type(n) is int and abs(n) <= 1 << 16 for n in place):
+                raise ValueError(f"{person} is nowhere")
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise LaionPeopleError(
+            "damaged-version", f"{path} is damaged ({one_line(repr(error), 200)}): run `cluster` with force"
+        ) from error
+    return record
+
+
+def blank(sheet: bytes, slots: Sequence[Slot]) -> bytes:
+    """The JPEG of a sheet with the ground's colour where these pictures were; the same bytes where that is done.
+
+    Raises LaionPeopleError when ``sheet`` is no picture.
+    """
+    try:
+        with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as file:
+            picture = file.convert("RGB")
+    except Exception as error:
+        check_shortage(error)
+        raise LaionPeopleError("damaged-file", f"is no picture ({one_line(repr(error), 200)})") from error
+    if all(_is_blank(picture, slot) for slot in slots):
+        return sheet
+    for slot in slots:  # with the gap around it, into which a JPEG spreads it
+        box = (slot.left - GAP, slot.top - GAP, slot.left + slot.width + GAP, slot.top + slot.height + GAP)
+        picture.paste(GROUND, box)
+    return _jpeg(picture)
+
+
+def _is_blank(picture: Image.Image, slot: Slot) -> bool:
+    """Whether there is nothing but ground, as far as the pictures around have no part in it."""
+    pixels = np.asarray(picture, np.int16)[slot.top : slot.top + slot.height, slot.left : slot.left + slot.width]
+    inside = pixels[EDGE:-EDGE, EDGE:-EDGE]
+    return inside.size > 0 and int(abs(inside - GROUND).max()) <= 2
 
 
 def _cut_out(
@@ -128,13 +205,16 @@ def _height(row: Sequence[float]) -> float:
     return (WIDTH - GAP * (len(row) - 1)) / sum(row)
 
 
-def _sheet(pictures: Sequence[Image.Image]) -> bytes:
-    """A JPEG with the pictures in rows, the first at the upper left."""
-    slots = arrange([picture.width / picture.height for picture in pictures])
+def _sheet(pictures: Sequence[Image.Image], slots: Sequence[Slot]) -> bytes:
+    """A JPEG with the pictures in their places, the first at the upper left."""
     sheet = Image.new("RGB", (WIDTH, slots[-1].top + slots[-1].height), GROUND)
     for picture, slot in zip(pictures, slots, strict=True):
         size = slot.width, slot.height
         sheet.paste(ImageOps.fit(picture, size, Image.Resampling.LANCZOS), (slot.left, slot.top))
+    return _jpeg(sheet)
+
+
+def _jpeg(sheet: Image.Image) -> bytes:
     file = io.BytesIO()
     sheet.save(file, "JPEG", quality=QUALITY)
     return file.getvalue()

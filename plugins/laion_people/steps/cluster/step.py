@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 
 class Cluster(ReleaseStep):
-    """Writes ``fit.json`` and one contact sheet a cluster; its rows are the clusters.
+    """Writes ``fit.json``, one contact sheet a cluster, and who is where on these; its rows are the clusters.
 
     Reads shards in random order until the sample is full: memory and time don't grow with the release.
     """
@@ -40,7 +40,8 @@ class Cluster(ReleaseStep):
         return {n: getattr(settings, n) for n in ("cluster_sample", *(f"{k}_clusters" for k in FEATURE_SPACES), "seed")}
 
     def apply(self, release: Release) -> tuple[int, list[str]]:
-        places, ids, features, facts = _sample(release)
+        places, features, facts = _sample(release)
+        ids = [place.person_id for place in places]
         previous = _previous(release)
         cluster_sets, sheets = {}, {}
         for name, space in FEATURE_SPACES.items():
@@ -59,35 +60,34 @@ class Cluster(ReleaseStep):
         return len(sheets), ["fit.json", *write_sheets(release, sheets)]
 
 
-def _sample(release: Release) -> tuple[list[Place], list[str], dict[str, np.ndarray], list[dict[str, str]]]:
-    """The places of the sample's people, their ids, features by feature space, and facts. Counts the rows it reads."""
+def _sample(release: Release) -> tuple[list[Place], dict[str, np.ndarray], list[dict[str, str]]]:
+    """The places of the sample's people, their features by feature space, and facts. Counts the rows it reads."""
     size, rng = release.settings.cluster_sample, np.random.default_rng(release.settings.seed)
     columns = {
         table: sorted({c for space in FEATURE_SPACES.values() for c in getattr(space, f"{table}_columns")})
         for table in ("pose", "mesh")
     }
     places: list[Place] = []
-    ids: list[str] = []
     facts: list[dict[str, str]] = []
     features: dict[str, list[np.ndarray]] = {name: [] for name in FEATURE_SPACES}
     for shard in rng.permutation(len(release.shards)):
-        if len(ids) >= size:
+        if len(places) >= size:
             break
         partition, index = release.shards[shard]
         pose = release.table("pose", partition, index, ["person_id", *columns["pose"]])
         mesh = release.table("mesh", partition, index, columns["mesh"])
         release.rows_in += len(pose)
-        rows = np.sort(rng.permutation(len(pose))[: size - len(ids)])
+        rows = np.sort(rng.permutation(len(pose))[: size - len(places)])
         seen = np.zeros(len(rows), bool)
         for name, space in FEATURE_SPACES.items():
             shown = space.extract(pose, mesh)[rows]
             features[name].append(shown)
             seen |= space.part(shown) != ""
         release.rejected += Counter(not_sampled=len(pose) - len(rows), too_little_seen=int((~seen).sum()))
-        places += [(partition, index, int(row)) for row in rows]
-        ids += pose["person_id"].take(rows).to_pylist()
+        ids = pose["person_id"].take(rows).to_pylist()
+        places += [Place(person, partition, index, int(row)) for person, row in zip(ids, rows, strict=True)]
         facts += read_facts(release.table("facts", partition, index).take(rows))
-    return places, ids, {name: np.concatenate(blocks) for name, blocks in features.items()}, facts
+    return places, {name: np.concatenate(blocks) for name, blocks in features.items()}, facts
 
 
 def _previous(release: Release) -> Fit | None:

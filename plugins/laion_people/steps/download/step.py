@@ -35,6 +35,7 @@ from laion_people.storage import metadata
 from laion_people.storage.layout import shard_manifests_folder, shard_name, shard_stem
 from laion_people.storage.manifest import FileEntry, Manifest, ShardManifest
 from laion_people.storage.origin import MADE_BY, foreign_files, has_manifests, read_object
+from laion_people.storage.removals import removed_row
 from laion_people.storage.store import Store
 from laion_people.vision import images, phash
 from laion_people.vision.batches import timed
@@ -289,6 +290,9 @@ def _with_kept_outcomes(
             yield row
             continue
         outcome = {name: kept[0].get(name) for name in OUTCOME if name != "row_sha256"}
+        if shard.removed.has_picture(outcome["sha256"], outcome["phash"]):
+            yield removed_row(row, row["key"])
+            continue
         before = next((before for before in befores if _could_change(outcome, before, now)), None)
         if before is None:
             again = retry_failed and outcome["reason"] in PASSING
@@ -339,7 +343,9 @@ def _metadata_rows(shard: Shard) -> Iterator[Row]:
     for place, row in enumerate(metadata.rows(shard.store, path, start, start + settings.shard_rows)):
         fields = {"sample_id": row.sample_id, "url": row.url, "caption": row.caption, **row.collection}
         fields |= {"key": f"{shard_name(shard.index)}{place:0{digits}d}", **PENDING}
-        if row.flagged and settings.nsfw_filter:
+        if shard.removed.has_url(row.url):
+            yield removed_row(fields, fields["key"])
+        elif row.flagged and settings.nsfw_filter:
             yield fields | _failure("nsfw", REASONS["nsfw"])
         elif not row.url or not row.url.strip():
             yield fields | _failure("no_url", REASONS["no_url"])
@@ -374,6 +380,8 @@ def _with_outcomes(shard: Shard, rows: Iterator[Row], known: Known) -> Generator
                     outcome = _failure(error.reason, str(error))
                 except ImageError as error:
                     outcome = _failure(str(error), REASONS[str(error)])
+            if shard.removed.has_picture(outcome.get("sha256"), outcome.get("phash")):
+                return removed_row(row, row["key"])
             return row | visit.said | outcome
 
         def first() -> Row:
