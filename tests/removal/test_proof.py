@@ -279,6 +279,11 @@ def test_what_cannot_be_read_is_a_fault(copy: LocalStore, broken: str) -> None:
     assert fault.startswith(f"{path}: cannot be read") and fault.endswith("[unread-file]") and "\n" not in fault
 
 
+def test_what_is_being_written_may_be_half_there(copy: LocalStore) -> None:
+    copy.write(".writing/tmp1-00000.parquet", b"PAR1 half")
+    assert prove(copy).faults == []
+
+
 def test_of_a_file_full_of_it_a_few_lines_are_enough(copy: LocalStore) -> None:
     publish(copy, {"url": [GONE.url] * 1000})
     faults = prove(copy).faults

@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,8 @@ from laion_people.publication.writing import Limits, Picture, Staging
 from laion_people.removal.proof import prove
 from laion_people.removal.publications import rewrite_publications
 from laion_people.storage.removals import Removal, Removed, digest, path_of
-from laion_people.storage.store import LocalStore
+from laion_people.storage.store import LocalStore, Store, open_store
+from tests.s3 import moto_server
 
 NAME, SHARD = "some-people", "demo/part.x/00000"  # names of partitions may have dots
 IMAGES = [f"{SHARD}/{i:09d}" for i in range(6)]
@@ -97,7 +99,7 @@ def sha256_of(person: str) -> str:
     return hashlib.sha256(url_of(person).encode()).hexdigest()
 
 
-def publish(store: LocalStore, version: str, edition: str = "links", name: str = NAME) -> Publication:
+def publish(store: Store, version: str, edition: str = "links", name: str = NAME) -> Publication:
     draft = Publication(
         name=name,
         version=version,
@@ -372,3 +374,17 @@ def test_versions_go_on_counting_where_some_were_deleted(store: LocalStore) -> N
     store.write(path, replace(made, changes=(earlier, *made.changes)).to_json())
     rewrite_publications(store, without(IMAGES[0]))
     assert release.published(store) == {NAME: ["1.0.9"]}
+
+
+def test_in_a_bucket(monkeypatch: pytest.MonkeyPatch) -> None:
+    with moto_server() as port:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{port}")
+        boto3.client("s3").create_bucket(Bucket="people")
+        store = open_store("s3://people/store")
+        publish(store, "1.0.0")
+        store.write(path_of("00ff"), without(IMAGES[1]).removals[0].to_json())
+        assert any("1.0.0/people/" in fault for fault in prove(store, threads=4).faults)
+        assert rewrite_publications(store, without(IMAGES[1])) == {"publications": 1, "deleted": 1}
+        assert release.published(store) == {NAME: ["1.0.1"]}
+        assert prove(store, threads=4).faults == []
+        assert not [path for path in store.list(release.FOLDER) if "/1.0.1/" not in path]

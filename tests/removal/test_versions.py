@@ -286,7 +286,7 @@ def test_what_was_damaged_before_stays_so_to_the_audit_and_a_sheet_that_is_no_pi
     copy.write(path, b"no picture")
     copy.write(f"{FOLDER}/fit.json", copy.read(f"{FOLDER}/fit.json").replace(b'"size"', b'"size" '))
     rewrite_versions(copy, {image})
-    assert path not in copy.list(FOLDER) and "no picture" in caplog.text
+    assert path not in copy.list(FOLDER) and "no contact sheet" in caplog.text
     assert said(copy, image) == []
     assert any("fit.json is damaged" in fault for fault in audit_release(runner(copy), "v0001"))
 

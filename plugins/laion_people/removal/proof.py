@@ -50,6 +50,7 @@ PROGRESS_SECONDS = 30.0
 IMAGES, COMPOSED = "images", "subset_b"
 PUBLICATION = re.compile(rf"{PUBLICATIONS}/[^/]+/[^/]+/")
 PUBLICATIONS_IN_MIND = 8
+UNFINISHED = ".writing/"  # of a store that is a folder
 OTHER_IDS = {"composite_id"}  # columns of texts that look like ids of images and are none
 TABLES = {entry.writes for entry in STEPS.values() if not entry.is_release} | {"manifests", "totals"}
 
@@ -131,6 +132,9 @@ class _Hunt:
         except Exception as error:  # whatever a parser raises about what anybody may have written
             check_shortage(error)
             reason = error.message if isinstance(error, LaionPeopleError) else repr(error)
+            if path.startswith(UNFINISHED):  # somebody is writing it just now, or was killed
+                log.info("%s is not whole: %s", path, one_line(reason, 300))
+                return lines
             lines.append(coded("unread-file", f"{path}: cannot be read to its end: {one_line(reason, 300)}"))
         return lines + [coded("found-removed", f"{path}: and {more} more")] * (more > 0)
 
@@ -170,7 +174,7 @@ class _Hunt:
         if what := self.wanted.looks(looks):
             yield f"{where}{what}"
         elif self.wanted.nearly_looks(looks):
-            log.info("%slooks nearly like a removed picture; near ones were not asked for", where)
+            log.info("%slooks nearly like a removed picture, and nobody asked for near ones", where)
 
     def _in_tar(self, path: str, file: BinaryIO) -> Iterator[str]:
         keys: set[str] = set()

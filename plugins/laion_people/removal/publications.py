@@ -139,7 +139,7 @@ class _Search:
             if gone or background in found.images:
                 found.compositions.add(composition)
                 found.persons |= gone
-                found.images |= set(map(image_of, gone))
+                found.images |= set(map(image_of, gone)) - {""}
         elif (medoid := row.get("medoid_person_id")) and self._is_person(medoid):
             found.persons.add(medoid)
 

@@ -23,7 +23,6 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import cached_property, partial
-from itertools import groupby
 from typing import Any
 
 import pyarrow as pa
@@ -76,7 +75,7 @@ class _Version:
     def __init__(self, store: Store, version: str, names: set[str], images: frozenset[str]):
         self.store, self.version, self.names, self.images = store, version, names, images
         self.counts: Counter[str] = Counter()
-        self.begun: list[str] = self._parsed(REMOVING, json.loads) or []
+        self.begun: list[str] = self._parsed(REMOVING, lambda data: list(map(str, json.loads(data)))) or []
         self.sheets = self._parsed(RECORD, partial(record_from_json, self._path(RECORD)))
         self.changed = self._sheets_without_record() if self.sheets is None else self._blanked_sheets()
         for name, change in (
@@ -102,7 +101,7 @@ class _Version:
         now = self._described(self._path(name) for name in ours)
         renamed = {old: now[old.uri] for old in recorded.values() if old.uri in now and now[old.uri] != old}
         _rename_inputs(self.store, self.version, renamed)
-        lost = {self._path(name) for name in ours} - now.keys()
+        lost = {self._path(name) for name in ours if SHEET.fullmatch(name)} - now.keys()
         for manifest in sorted(self.manifests, key=lambda m: m.step == "cluster"):  # last: it knows the old sha256
             _record(self.store, manifest, renamed, lost)
         self.store.delete(self._path(REMOVING))
@@ -156,20 +155,21 @@ class _Version:
 
     def _sheets_without_record(self) -> dict[str, bytes | None]:
         """The sheets that must go where nothing says who is on them."""
-        clusters: set[str] = set()
         sheets = {match[1]: name for name in sorted(self.names) if (match := SHEET.fullmatch(name))}
-        for shard, images in groupby(sorted(self.images), key=lambda image: image.rsplit("/", 1)[0]):
-            partition, _, index = shard.rpartition("/")
-            if sheets and all(partition in m.params.get("partitions", [partition]) for m in self.manifests):
-                of_images = self._clusters_of(partition, int(index), frozenset(images))
-                clusters |= sheets.keys() if of_images is None else of_images
+        shards = sorted({image.rpartition("/")[0] for image in self.images}) if sheets else []
+        with ThreadPoolExecutor(READERS) as pool:
+            of_shards = list(pool.map(self._clusters_of, shards))
+        clusters = set().union(*(sheets.keys() if known is None else known for known in of_shards))
         lost = [name for cluster, name in sheets.items() if cluster in clusters]
         self.counts["sheets"] += len(lost)
         return dict.fromkeys(lost)
 
-    def _clusters_of(self, partition: str, index: int, images: Collection[str]) -> set[str] | None:
-        """The clusters of the people in images of a shard; None where that is not known."""
-        path = layout.shard_file("assignments", partition, index, self.version)
+    def _clusters_of(self, shard: str) -> set[str] | None:
+        """The clusters of the people who leave a shard (``<partition>/<shard>``); None where that is not known."""
+        partition, _, index = shard.rpartition("/")
+        if not all(partition in m.params.get("partitions", [partition]) for m in self.manifests):
+            return set()
+        path = layout.shard_file("assignments", partition, int(index), self.version)
         try:
             rows = columns(self.store, path, ["person_id", *ASSIGNED]).to_pylist()
         except MissingError:

@@ -31,6 +31,7 @@ GROUND = (148, 153, 160)  # between the pictures: a grey that is neither light n
 PADDING = {"pose": 0.05, "face": 0.5, "head": 0.5}  # share of the box that is shown around it
 QUALITY = 85
 RECORD = "sheets.json"  # who is where on each sheet: written before the sheets
+MOST_PIXELS = 1 << 25  # of a sheet that is opened again
 EDGE = 16  # pixels on which a JPEG of half as many colours spreads what is beside them
 
 
@@ -118,14 +119,16 @@ def record_from_json(path: str, data: bytes) -> dict[str, list[Pictured]]:
 def blank(sheet: bytes, slots: Sequence[Slot]) -> bytes:
     """The JPEG of a sheet with the ground's colour where these pictures were; the same bytes where that is done.
 
-    Raises LaionPeopleError when ``sheet`` is no picture.
+    Raises LaionPeopleError when ``sheet`` is no such picture.
     """
     try:
         with Image.open(io.BytesIO(sheet), formats=["JPEG"]) as file:
+            if file.width * file.height > MOST_PIXELS:
+                raise ValueError(f"it has {file.width} x {file.height} pixels")
             picture = file.convert("RGB")
     except Exception as error:
         check_shortage(error)
-        raise LaionPeopleError("damaged-file", f"is no picture ({one_line(repr(error), 200)})") from error
+        raise LaionPeopleError("damaged-file", f"is no contact sheet ({one_line(repr(error), 200)})") from error
     if all(_is_blank(picture, slot) for slot in slots):
         return sheet
     for slot in slots:  # with the gap around it, into which a JPEG spreads it
