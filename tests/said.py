@@ -22,6 +22,7 @@ OF_OTHERS = {  # errors of libraries, whose text ends with the code
 }
 REASONS = ("FetchError", "ImageError", "reading")  # whose first argument is the reason that a lost row is counted under
 STEP_OF = {  # of modules that are no step's
+    "removals": "",  # of every step
     "funnel": "mesh",  # people without a mesh are counted when the funnel is shown
     "images": "detect",
     "tars": "detect",
@@ -99,6 +100,8 @@ class Module:
                 return [key for key in keys if key]
             case ast.AugAssign(target=ast.Attribute(attr="rejected"), value=ast.Call(keywords=counts)):
                 return [ast.Constant(count.arg) for count in counts]
+            case ast.Assign(targets=[ast.Name(id="REMOVED")], value=ast.Constant() as reason):
+                return [reason]
             case ast.Assign(
                 targets=[ast.Name(id="PASSING" | "LASTING" | "UNUSABLE" | "SAMPLE_REASONS")],
                 value=ast.Dict(keys=[*keys]),

@@ -355,7 +355,7 @@ def _shard_groups(args: argparse.Namespace) -> None:
 
 
 def _remove(args: argparse.Namespace) -> None:
-    """Prints what leaves, by table. What was begun is finished first: a half-done removal hides what it names."""
+    """Prints what leaves, by table."""
     from laion_people.removal import remove, told
     from laion_people.removal.find import partitions_of
 
@@ -372,16 +372,16 @@ def _remove(args: argparse.Namespace) -> None:
         names = dataclasses.replace(names, bits=args.bits, keep_out_near=True)
     if not args.reason or not args.reason.strip():
         raise UsageError("bad-argument", "--reason TEXT: a removal says why")
-    if not args.dry_run:
-        for removal in remove.resume(store):
-            log.info("%s", told.done(removal))
     partitions = metadata.known(store, args.partition) or partitions_of(store)
     by = one_line(args.by or _user(), 200)
-    plan = remove.plan_removal(store, partitions, names, by, one_line(args.reason))
+    work = remove.plan_removal if args.dry_run else remove.remove
+    plan = work(store, partitions, names, by, one_line(args.reason))
     told_to = sys.stderr if args.request else sys.stdout  # whose result is JSON
     print(told.planned(plan), file=told_to)
     if not args.dry_run:
-        print(told.done(remove.remove(store, plan)), file=told_to)
+        print(told.done(plan.removal), file=told_to)
+    elif not args.request:  # whose log stays
+        print(told.images(plan))
     if args.request:
         _give(args, {"removal": plan.removal.id, "dry_run": args.dry_run, "rows": plan.rows()})
 

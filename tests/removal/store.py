@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import json
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from functools import cache
 from hashlib import sha256
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,9 +130,9 @@ SETTINGS = Settings(
 )  # fmt: skip
 
 
-def runner(store: Store, models: FakeModels | None = None, retry_failed: bool = False) -> Runner:
+def runner(store: Store, models: FakeModels | None = None, retry_failed: bool = False, clusters: str = "") -> Runner:
     steps = STEPS | {"compose": Pairs(), "download": Download(retry_failed)}
-    return Runner(store, SETTINGS, models or FakeModels(), steps)
+    return Runner(store, replace(SETTINGS, cluster_version=clusters), models or FakeModels(), steps)
 
 
 def fill(store: Store, server: str) -> None:
@@ -162,19 +165,36 @@ def import_shard(store: Store, index: int) -> None:
     }
     with store.writer(f"images/{ELSEWHERE}/{index:05d}.tar") as path:
         tar_of(pictures, path, **more)
+    rows = [
+        {"url": fields["url"], "caption": f"picture {key}", "key": key, "status": "success", "error_message": None}
+        | {"width": 300, "height": 420, "sha256": fields["sha256"]}
+        for key, fields in more.items()
+    ]
+    gone = {"url": gone_url(index), "key": f"{index:05d}9999", "status": "failed_to_download"}
+    rows.append(dict.fromkeys(rows[0]) | gone | {"error_message": f"HTTP Error 404: {gone_url(index)}"})
+    with store.writer(f"images/{ELSEWHERE}/{index:05d}.parquet") as path:
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    counts: dict[str, Any] = {"count": ROWS + 1, "successes": ROWS, "failed_to_download": 1, "failed_to_resize": 0}
+    counts["status_dict"] = {"success": ROWS, rows[-1]["error_message"]: 1}
+    store.write(f"images/{ELSEWHERE}/{index:05d}_stats.json", json.dumps(counts, indent=4).encode())
+
+
+def gone_url(index: int) -> str:
+    """Of a picture that img2dataset could not fetch."""
+    return f"http://elsewhere.example/gone-{index}.jpg"
 
 
 def elsewhere_url(number: int) -> str:
     return f"http://elsewhere.example/{number}.jpg"
 
 
-def faults(store: Store) -> list[str]:
+def faults(store: Store, clusters: str = "") -> list[str]:
     """What the audits of both partitions find."""
     return [
         fault
         for partition in PARTITIONS
         for stage in STAGES
-        for fault in audit(runner(store), partition, stage, deep=True)
+        for fault in audit(runner(store, clusters=clusters), partition, stage, deep=True)
     ]
 
 

@@ -4,19 +4,26 @@ from __future__ import annotations
 
 import json
 import tarfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import boto3
 import pyarrow.parquet as pq
 import pytest
 
 from laion_people.cli import main
+from laion_people.errors import LaionPeopleError
+from laion_people.removal import lock
+from laion_people.removal import remove as removing
+from laion_people.removal.names import of_value
 from laion_people.removal.proof import prove
 from laion_people.storage.removals import digest, read_removals
-from laion_people.storage.store import LocalStore
+from laion_people.storage.store import LocalStore, open_store
 from laion_people.vision.images import decode
 from tests.fakes import FakeModels, tar_of
 from tests.removal import store as made
 from tests.removal.store import ELSEWHERE, FETCHED, TWIN, TWIN_OF
+from tests.s3 import flaky, moto_server
 
 
 def remove(root: Path, *args: str) -> int:
@@ -181,7 +188,10 @@ def test_what_is_imported_once_more_is_refused(root: Path) -> None:
     assert works.sum("detect", ELSEWHERE).rejected["removed"] == 1
     url = b"elsewhere.example/113.jpg"
     left = [hit.partition(":")[0] for hit in hunt(root, [b"other/00001/00001/000010003/", url])]
-    assert left == [f"images/{ELSEWHERE}/00001.tar"]  # until it is removed once more
+    assert left == [
+        f"images/{ELSEWHERE}/00001.parquet",
+        f"images/{ELSEWHERE}/00001.tar",
+    ]  # until it is removed once more
     assert remove(root, "--url", made.elsewhere_url(113)) == 0
     assert made.faults(store) == [] and hunt(root, [url]) == []
 
@@ -261,7 +271,9 @@ def test_a_look_changes_nothing_but_the_index(root: Path, server: str, capsys: p
     assert all(path.startswith("removals/index/") for path in now.keys() - before.keys())
     assert not any(server.encode() in data for path, data in now.items() if path.startswith("removals/"))
     assert remove(root, "--url", f"{server}/{TWIN_OF}.jpg") == 0
-    assert capsys.readouterr().out.startswith(told)
+    *table, first, second = told.splitlines()
+    assert [first, second] == [f"  {FETCHED}/00000/000000004", f"  {FETCHED}/00002/000020005"]
+    assert capsys.readouterr().out.splitlines()[: len(table)] == table
 
 
 def test_a_removal_says_why_and_the_list_says_all(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -282,3 +294,88 @@ def test_the_proof_finds_nothing(root: Path, server: str) -> None:
     assert remove(root, "--url", made.elsewhere_url(113)) == 0
     proof = prove(store)
     assert before.faults == [] and proof.faults == [] and proof.files > 100
+
+
+def test_what_another_program_could_not_fetch_leaves_its_table_and_summary(root: Path, finished: Path) -> None:
+    assert remove(root, "--url", made.gone_url(1)) == 0
+    assert hunt(root, [made.gone_url(1).encode()]) == [] and made.faults(LocalStore(root)) == []
+    path = f"images/{ELSEWHERE}/00001"
+    *others, last = pq.read_table(root / f"{path}.parquet").to_pylist()
+    assert others == pq.read_table(finished / f"{path}.parquet").to_pylist()[:-1]
+    said = {"key": "000019999", "status": "failed_to_download", "error_message": "removed"}
+    assert last == dict.fromkeys(last) | said
+    assert (root / f"{path}.tar").read_bytes() == (finished / f"{path}.tar").read_bytes()
+    stats = json.loads((root / f"{path}_stats.json").read_text())
+    assert stats["status_dict"] == {"success": 10, "removed": 1} and stats["failed_to_download"] == 1
+
+
+def test_the_summaries_of_images_count_what_was_removed(root: Path, server: str) -> None:
+    assert remove(root, "--url", f"{server}/{TWIN_OF}.jpg") == 0
+    assert remove(root, "--url", made.elsewhere_url(113)) == 0
+    for partition, index in ((FETCHED, "00000"), (ELSEWHERE, "00001")):
+        stats = json.loads((root / f"images/{partition}/{index}_stats.json").read_text())
+        assert (stats["successes"], stats["status_dict"]["success"], stats["status_dict"]["removed"]) == (9, 9, 1)
+        assert stats["count"] == stats["successes"] + stats["failed_to_download"] + stats["failed_to_resize"]
+
+
+def test_a_person_of_an_image_who_is_not_in_it_is_wrong_usage(root: Path) -> None:
+    assert remove(root, "--person", f"{ELSEWHERE}/00001/000010003/77") == 2
+    assert remove(root, "--person", f"{ELSEWHERE}/00001/000010003/0") == 0
+
+
+@pytest.mark.parametrize("number", ["987654321", "-5"])
+def test_a_number_that_no_image_has_is_wrong_usage(root: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert remove(root, f"--sample={number}") == 2
+    assert capsys.readouterr().err.splitlines()[-1].endswith("[nothing-to-remove]")
+
+
+def test_two_at_once_wait_for_each_other(root: Path, caplog: pytest.LogCaptureFixture) -> None:
+    store = LocalStore(root)
+    with ThreadPoolExecutor(4) as pool:
+        urls = [made.elsewhere_url(number) for number in (111, 113, 115, 117)]
+        list(pool.map(lambda url: removing.remove(store, made.PARTITIONS, of_value("url", url), "Ada", "mail"), urls))
+    assert hunt(root, [url.encode() for url in urls]) == [] and made.faults(store) == []
+    assert [removal.done != "" for removal in read_removals(store)] == [True] * 4
+    assert len(pq.read_table(root / f"people/{ELSEWHERE}/00001.parquet")) > 0
+
+
+def test_who_was_taken_for_dead_rewrites_nothing_more(root: Path) -> None:
+    store = LocalStore(root)
+    with pytest.raises(LaionPeopleError, match=r"\[removed-meanwhile\]"), lock.alone(store) as check:
+        check()
+        store.write(lock.PATH, b"of somebody else")
+        check()
+    assert store.read(lock.PATH) == b"of somebody else"
+
+
+def test_a_store_of_several_scopes_loses_it_in_all(root: Path, server: str) -> None:
+    """Other cluster versions, other captioners: their tables are other tables."""
+    store = LocalStore(root)
+    works = made.runner(store)
+    works.run_release("cluster", [FETCHED])
+    works.run_release("label", [FETCHED])
+    for step in ("assign", "compose", "caption"):
+        works.run(step, FETCHED)
+    for table, scope in (("subset_c", "v0002"), ("subset_b", "v0001"), ("subset_b", "v0002")):
+        assert pq.read_metadata(root / f"{table}/{scope}/{FETCHED}/00000.parquet").num_rows
+    wanted = needles(root, server)
+    assert remove(root, "--url", f"{server}/{TWIN_OF}.jpg") == 0
+    assert hunt(root, wanted) == [] and made.faults(store, clusters="v0001") == []
+    assert [fault for fault in made.faults(store, clusters="v0002") if FETCHED in fault] == []
+
+
+def test_in_a_bucket(finished: Path, server: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    with moto_server() as port, flaky(port, fail_every=11) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
+        boto3.client("s3").create_bucket(Bucket="people")
+        store = open_store("s3://people/some/prefix")
+        for path, data in made.content(finished).items():
+            store.write(path, data)
+        arguments = ["--reason", "mail", "--url", f"{server}/{TWIN_OF}.jpg", "--store", store.uri]
+        assert main(["remove", *arguments]) == 0
+        assert made.faults(store) == [] and prove(store).faults == []
+        for path in store.list(""):
+            target = tmp_path / "copy" / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(store.read(path))
+    assert hunt(tmp_path / "copy", needles(finished, server)) == []

@@ -29,13 +29,13 @@ def remove(store: LocalStore, *arguments: str, request: str = REQUEST) -> int:
 def test_the_result_is_json_and_names_nothing(
     store: LocalStore, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    store.write(request_path(REQUEST), f"url {URL}\nsample 1234567\n".encode())
+    store.write(request_path(REQUEST), f"url {URL}\n{URL}2\n".encode())
     assert remove(store, f"--result={tmp_path / 'result.json'}") == 0
     said = capsys.readouterr()
     (removal,) = read_removals(store)
     assert json.loads(said.out) == {"removal": removal.id, "dry_run": False, "rows": {}}
     assert json.loads((tmp_path / "result.json").read_text()) == json.loads(said.out)
-    assert (removal.by, removal.reason, removal.asked) == ("anna", "asked for by mail", {"url": 1, "sample": 1})
+    assert (removal.by, removal.reason, removal.asked) == ("anna", "asked for by mail", {"url": 2})
     assert URL not in said.out + said.err
 
 

@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from laion_people.errors import UsageError
-from laion_people.removal.images import Image, ShardFiles, images_in, shard_files
+from laion_people.removal.images import Image, ShardFiles, columns, images_in, shard_files
 from laion_people.removal.index import Entries, Index
 from laion_people.removal.looks import looks_in, near
 from laion_people.removal.names import PERSON, SAMPLE, Names
@@ -54,10 +54,16 @@ class Finder:
         """The images that are named, and those of the same address or body as one of them; where it is asked for, also
         those that look like them. Raises UsageError for an id or a picture that is like nothing in the store."""
         found = Found()
-        for sample in [*names.samples, *(PERSON.sub(r"\1", person) for person in names.persons)]:
+        for sample in names.samples:
             place, images = self._sample(sample)
             found.images[place] |= images
+        for person in names.persons:
+            place, images = self._sample(PERSON.sub(r"\1", person))
+            self._check_person(place, person)
+            found.images[place] |= images
         self._add_same(found, names)
+        if missing := names.sample_ids - {image.sample_id for image in found.every()}:
+            raise UsageError("nothing-to-remove", f"sample {min(missing)}: there is no such image in the store")
         found.looks = {looks for place, images in found.images.items() for looks in self._looks(place, images)}
         wanted = names.phashes | (found.looks if names.keep_out_near else set())
         if wanted:
@@ -126,6 +132,11 @@ class Finder:
         if not images:
             raise UsageError("nothing-to-remove", f"{sample}: there is no such image in the store, or no longer")
         return (partition, index), images
+
+    def _check_person(self, place: Place, person: str) -> None:
+        people = self.files(place[0])[place[1]].people
+        if not people or person not in columns(self.store, people, ["person_id"])["person_id"].to_pylist():
+            raise UsageError("nothing-to-remove", f"{person}: there is no such person in the store, or no longer")
 
     def _places(self, wanted: Collection[str]) -> Iterator[Place]:
         """The shards in which something of this may be."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, one_line
-from laion_people.steps.imagefields import of_image
+from laion_people.steps.imagefields import READERS, of_image
 from laion_people.storage import layout
 from laion_people.storage.metadata import sample_id, text
 from laion_people.storage.removals import REMOVED, trimmed
@@ -76,7 +76,7 @@ def images_in(store: Store, shard: ShardFiles) -> list[Image]:
         with store.local(shard.tar) as local:
             tar = TarImages(local)
             keys = tar.keys()
-            found |= dict.fromkeys(_image(key, tar.fields(key)) for key in keys)
+            found |= dict.fromkeys(_image(key, _folded(tar.fields(key))) for key in keys)
     return list(found)
 
 
@@ -102,8 +102,13 @@ def _of_table(store: Store, path: str) -> Iterator[Image]:
                 yield _image(str(row["key"]), row)
 
 
-def _image(key: str, fields: dict[str, Any]) -> Image:
+def _image(key: str, fields: Mapping[str, Any]) -> Image:
     """As `detect` reads the json of a sample, which anyone may have written."""
-    url, sha256 = trimmed(text(fields.get("url"))), of_image(fields)["sha256"] or ""
+    sha256 = READERS["sha256"](fields.get("sha256")) or ""
     given = {"sample_id", "SAMPLE_ID", "hash"} & fields.keys()
-    return Image(key, url, sha256, sample_id(fields) if given else None)
+    return Image(key, trimmed(text(fields.get("url"))), sha256, sample_id(dict(fields)) if given else None)
+
+
+def _folded(fields: dict[str, Any]) -> dict[str, Any]:
+    """With ``sha256``, whose name may have other letters there."""
+    return fields if "sha256" in fields else fields | {"sha256": of_image(fields)["sha256"]}

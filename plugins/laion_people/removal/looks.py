@@ -50,10 +50,12 @@ def looks_in(store: Store, shard: ShardFiles, keys: Collection[str] | None = Non
             for key, looks in zip(table["key"].to_pylist(), table["phash"].to_pylist(), strict=True):
                 if looks and PHASH.fullmatch(looks):
                     found[str(key)] = int(looks, 16)
-    if shard.tar and not _tells_all(store, shard, found):
+    complete = _tells_all(store, shard, found) if keys is None else set(keys) <= found.keys()
+    if shard.tar and not complete:
         with store.local(shard.tar) as local:
             tar = TarImages(local)
-            for key in set(tar.keys() if keys is None else keys) & set(tar.keys()) - found.keys():
+            wanted = set(tar.keys()) - found.keys()
+            for key in sorted(wanted if keys is None else wanted & set(keys)):
                 try:
                     found[key] = int(phash.text(np.asarray(decode(tar.read(key), limited=False))), 16)
                 except ImageError:

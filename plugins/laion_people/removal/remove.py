@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
 from laion_people.removal.find import Finder
+from laion_people.removal.lock import alone
 from laion_people.removal.names import Names
 from laion_people.removal.plan import Plan, folder, plan_path, planned, read_plan, unfinished
 from laion_people.removal.publications import rewrite_publications
@@ -36,19 +37,32 @@ def plan_removal(store: Store, partitions: Sequence[str], names: Names, by: str,
     return planned(store, scopes(store), replace(removal, done=""), names, found)
 
 
-def remove(store: Store, plan: Plan) -> Removal:
-    """Does what a plan says; returns the record. A process that is killed is gone on with by `resume`."""
-    store.write(plan_path(plan.removal.id), plan.to_json())
-    return _carry_out(store, plan)
+def remove(store: Store, partitions: Sequence[str], names: Names, by: str, reason: str) -> Plan:
+    """Removes what is named; returns what was planned. Waits for other removals, and finishes what was begun: a removal
+    that is half done hides what it names."""
+    with alone(store) as check:
+        _resume(store, check)
+        plan = plan_removal(store, partitions, names, by, reason)
+        check()
+        store.write(plan_path(plan.removal.id), plan.to_json())
+        _carry_out(store, plan, check)
+    return plan
 
 
-def resume(store: Store, removal_ids: Iterable[str] | None = None) -> list[Removal]:
-    """Finishes removals of which something is left to do, by default all."""
-    plans = [read_plan(store, each) for each in (unfinished(store) if removal_ids is None else removal_ids)]
-    return [_carry_out(store, plan) for plan in plans if plan]
+def resume(store: Store) -> list[Removal]:
+    """Finishes the removals of which something is left to do."""
+    if not unfinished(store):
+        return []
+    with alone(store) as check:
+        return _resume(store, check)
 
 
-def _carry_out(store: Store, plan: Plan) -> Removal:
+def _resume(store: Store, check: Callable[[], None]) -> list[Removal]:
+    plans = [read_plan(store, each) for each in unfinished(store)]
+    return [_carry_out(store, plan, check) for plan in plans if plan]
+
+
+def _carry_out(store: Store, plan: Plan, check: Callable[[], None]) -> Removal:
     """From the record on no step brings back what is removed; the plan is deleted when nothing is left of it."""
     removal, of_store = plan.removal, scopes(store)
     store.write(path_of(removal.id), removal.to_json())
@@ -56,6 +70,7 @@ def _carry_out(store: Store, plan: Plan) -> Removal:
     for done, shard in enumerate(plan.shards, 1):
         label = f"{shard.partition} shard {shard.index:05d} ({done} of {len(plan.shards)})"
         log.info("remove %s: %s", removal.id, label)
+        check()
         ShardRewriter(store, of_store, shard, folder(removal.id)).rewrite()
     for partition in dict.fromkeys(shard.partition for shard in plan.shards):
         _write_sums(store, partition, of_store)
@@ -64,6 +79,7 @@ def _carry_out(store: Store, plan: Plan) -> Removal:
     store.write(path_of(removal.id), removal.to_json())
     for path in sorted(store.list(folder(removal.id)), key=lambda path: path == plan_path(removal.id)):
         store.delete(path)
+    log.info("removal %s is done", removal.id)
     return removal
 
 

@@ -59,7 +59,8 @@ class ShardRewriter:
             uri: Change(each["before"], FileEntry(**each["after"])) for uri, each in state.get("changes", {}).items()
         }
         with LocalFiles(self.store) as files:
-            made = [each for table in self.tables for each in self._new_files(table, files)]
+            # Images and people last: as long as they are there, what is left can be found by any of its names.
+            made = [each for table in reversed(self.tables) for each in self._new_files(table, files)]
             if made:
                 self._write_state(done=False)
             for local, entry in made:

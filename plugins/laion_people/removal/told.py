@@ -6,6 +6,7 @@ from laion_people.removal.plan import Plan, unfinished
 from laion_people.storage.removals import Removal, read_removals
 from laion_people.storage.store import Store
 
+MOST_IDS = 50  # that a look at what would leave tells
 PROOF = "bin/laion-people audit --stage removals reads every file, and proves it"
 
 
@@ -14,9 +15,16 @@ def planned(plan: Plan) -> str:
     images = sum(len(shard.keys) for shard in plan.shards)
     asked = _asked(plan.removal)
     if not images:
-        return f"{asked}: nothing of it is in the store; it is recorded, and never comes in"
+        return f"{asked}: nothing of it is in the store; a removal keeps it out all the same"
     lines = [f"{asked}: {images:,} images in {len(plan.shards):,} shards, with everybody in them"]
     return "\n".join([*lines, *(f"  {table:12} {count:,}" for table, count in plan.rows().items())])
+
+
+def images(plan: Plan) -> str:
+    """The ids of the images that would leave, to be looked at on the page People: MOST_IDS of them."""
+    ids = plan.images()
+    more = [f"  and {len(ids) - MOST_IDS:,} more"] if len(ids) > MOST_IDS else []
+    return "\n".join([*(f"  {each}" for each in ids[:MOST_IDS]), *more])
 
 
 def done(removal: Removal) -> str:
