@@ -301,6 +301,7 @@ def _publish(args: argparse.Namespace) -> None:
         licences=tuple(args.licence),
     )
     target = open_store(args.out) if args.out else store
+    run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
     check_names(args.release, args.version)
     hub = made = None
     if args.push:
@@ -308,7 +309,8 @@ def _publish(args: argparse.Namespace) -> None:
 
         hub = Hub(args.push)  # first: without a token nothing need be made
         made = release.read(target, args.release, args.version)
-    made = made or publish(store, target, args.release, args.version, args.partition, options, chosen)
+    if not made:
+        made = publish(store, target, args.release, args.version, args.partition, options, chosen, run_id=run_id)
     pushed = {"pushed": hub.push(target, made)} if hub else {}
     folder = release.folder(made.name, made.version)
     record = f"{folder}/{release.RECORD}"

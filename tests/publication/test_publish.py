@@ -21,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from PIL import Image
 
 from laion_people.cli import main
 from laion_people.errors import LaionPeopleError, StoreError, UsageError
@@ -140,6 +141,46 @@ def test_without_pictures_the_table_of_subset_b_stays(finished: LocalStore, tmp_
     publication = made(finished, target=target, pictures=False)
     assert not samples(target, publication) and loaded(target, publication, "subset_b")
     assert not [file for file in publication.files if file.path.endswith((".tar", ".jpg"))]
+
+
+def faces_of(store: LocalStore) -> set[str]:
+    """People with a face mesh."""
+    return {row["person_id"] for row in rows_of(store, "mesh") if row["face_score"] is not None}
+
+
+def test_pictures_in_which_a_face_is_seen_can_be_left_out(one: LocalStore) -> None:
+    change_table(one, "pose", lambda row: row | {"keypoints": [0.0] * 51})  # who has no mesh is seen from behind
+    faces, rows = faces_of(one), rows_of(one, "subset_b")
+    faceless = [row for row in rows if not faces & {person["person_id"] for person in row["people"]}]
+    publication = made(one, faces="drop")
+    assert loaded(one, publication, "subset_b") == faceless
+    assert publication.left_out == {"subset_b": {"face": len(rows) - len(faceless)}}
+    assert len(samples(one, publication)) == 3 * len(faceless)
+    assert publication.rows("meshes") == len(rows_of(one, "mesh"))  # who is measured stays measured
+
+
+def test_faces_in_pictures_can_be_blurred(one: LocalStore) -> None:
+    kept, blurred = made(one), made(one, "1.0.1", faces="blur")
+    assert loaded(one, blurred, "subset_b") == loaded(one, kept, "subset_b")
+    boxes = {row["person_id"]: row["bbox"] for row in rows_of(one, "people")}
+    before, after = samples(one, kept), samples(one, blurred)
+    assert before.keys() == after.keys()
+    shown = 0
+    for row in loaded(one, blurred, "subset_b"):
+        names = [f"{row['composite_id']}.{suffix}" for suffix in ("jpg", "txt", "json")]
+        assert [after[name] for name in names[1:]] == [before[name] for name in names[1:]]
+        old, new = (np.asarray(Image.open(io.BytesIO(m[names[0]])).convert("L"), float) for m in (before, after))
+        assert old.shape == new.shape
+        assert np.abs(old[:, :25] - new[:, :25]).mean() < 8  # packed anew, and otherwise as it was
+        for person in row["people"]:
+            if person["person_id"] in faces_of(one):  # the mesh lies 25 pixels below the top of the box, in its middle
+                x1, y1, x2, y2 = person["bbox"]
+                _, top, _, bottom = boxes[person["person_id"]]
+                y, x = round(y1 + 25 * (y2 - y1) / (bottom - top)), round((x1 + x2) / 2)
+                eyes = slice(y - 2, y + 3), slice(x - 2, x + 3)
+                assert new[eyes].std() < old[eyes].std() / 4
+                shown += 1
+    assert shown > 3
 
 
 def test_every_file_is_in_the_record_with_its_checksum(finished: LocalStore, tmp_path: Path) -> None:
@@ -344,6 +385,29 @@ def test_numbers_name_the_manifest_or_file_that_they_are_from(finished: LocalSto
     assert both.numbers["funnel: people"]["value"] > len(people)
 
 
+def test_a_removal_that_is_asked_for_meanwhile_stops_a_publication(
+    one: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show_pictures = Staging.write_pictures
+
+    def removes(self: Staging, config: str, pictures: Any) -> Any:
+        one.write(path_of("r2"), Removal(id="r2", at="", by="", reason="", asked={}).to_json())
+        return show_pictures(self, config, pictures)
+
+    monkeypatch.setattr(Staging, "write_pictures", removes)
+    with pytest.raises(LaionPeopleError) as error:
+        made(one)
+    assert error.value.code == "removed-meanwhile" and not release.published(one)
+
+
+def test_what_has_left_earlier_versions_is_told_on(finished: LocalStore, tmp_path: Path) -> None:
+    target, tombstones = LocalStore(tmp_path), pa.table({"digest": ["ab", "cd"]})
+    stays = lambda _, table: [True] * len(table)  # noqa: E731
+    rewritten(target, made(finished, target=target), "1.0.1", stays, "removed", "", tombstones)
+    assert made(finished, "1.1.0", target).tombstones == 2
+    assert pq.read_table(tmp_path / "releases/people/1.1.0/tombstones.parquet").equals(tombstones)
+
+
 def test_changes_of_earlier_versions_are_told_on(finished: LocalStore, tmp_path: Path) -> None:
     target = LocalStore(tmp_path)
     for version in ("1.0.0", "1.1.0"):
@@ -437,6 +501,18 @@ def test_the_command_says_what_it_made(finished: LocalStore, tmp_path: Path, cap
     ]
     assert main([*args, OTHER]) == 2
     assert "exists, and is never changed: give another --version [version-exists]" in capfd.readouterr().err
+
+
+def test_a_task_that_is_tried_again_finds_what_its_run_has_published(
+    finished: LocalStore, tmp_path: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    args = ["publish", "--store", str(finished.root), "--release", "x", "--version", "1.0.0", "-o", str(tmp_path)]
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__1")
+    assert main(args) == 0
+    first = capfd.readouterr().out
+    assert main(args) == 0 and capfd.readouterr().out == first
+    monkeypatch.setenv("AIRFLOW_CTX_DAG_RUN_ID", "manual__2")
+    assert main(args) == 2
 
 
 def test_an_unwritable_target_is_one_line(

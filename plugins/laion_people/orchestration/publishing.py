@@ -15,9 +15,10 @@ from laion_people.orchestration.notifications import Notice, send
 from laion_people.orchestration.questions import QuestionOperator, page
 from laion_people.orchestration.tasks import PARTITIONS_SCHEMA, VERSION_SCHEMA, whole
 from laion_people.publication import release
+from laion_people.publication.release import Publication
 from laion_people.settings import from_environment
 from laion_people.storage.layout import KEY_PART
-from laion_people.storage.store import deployment_uri, open_store
+from laion_people.storage.store import Store, deployment_uri, open_store
 from laion_people.storage.totals import TotalsReader
 
 LIMIT = timedelta(hours=48)  # of the task that reads every table, and uploads
@@ -121,36 +122,48 @@ def planned(context: Any) -> dict[str, Any]:
     Raises AirflowFailException for a version that exists and is not to be uploaded, and where there is nothing to
     publish.
     """
-    from laion_people.publication.sources import chosen_partitions, chosen_version  # and Arrow with it
-
     params = context["params"]
-    name, version, push = params["release"], params["version"], params["push"]
-    chosen = {option: params[option] for option in ("edition", "pictures", "faces", "push")}
+    name, version = params["release"], params["version"]
     try:
         store = open_store(deployment_uri())
-        chosen["published"] = release.published(store).get(name, [])
+        known = {"push": params["push"], "published": release.published(store).get(name, [])}
         if before := release.read(store, name, version):
-            if not push:
-                raise AirflowFailException(
-                    coded(
-                        "version-exists",
-                        f"{name} {version} was published at {before.at}, and what is published never changes: trigger "
-                        "this DAG with another version, or say where this one is to be uploaded",
-                    )
-                )
-            was = {option: before.options[option] for option in ("pictures", "faces")} | {"edition": before.edition}
-            rows = {config: before.rows(config) for config in before.configs()}
-            return chosen | was | {"clusters": before.clusters, "partitions": list(before.partitions), "rows": rows}
-        clusters = chosen_version(store, params["clusters"] or from_environment().cluster_version)
-        partitions = chosen_partitions(store, clusters, params["partitions"])
-        totals = TotalsReader(store).read()
+            return known | _as_published(before, params["push"])
+        return known | _as_chosen(store, params)
     except LaionPeopleError as error:
         raise AirflowFailException(str(error)) from error
-    rows = {
+
+
+def _as_published(before: Publication, push: str | None) -> dict[str, Any]:
+    if not push:
+        raise AirflowFailException(
+            coded(
+                "version-exists",
+                f"{before.name} {before.version} was published at {before.at}, and what is published never changes: "
+                "trigger this DAG with another version, or say where this one is to be uploaded",
+            )
+        )
+    return {
+        "edition": before.edition,
+        **{option: before.options[option] for option in ("pictures", "faces")},
+        "clusters": before.clusters,
+        "partitions": list(before.partitions),
+        "rows": {config: before.rows(config) for config in before.configs()},
+    }
+
+
+def _as_chosen(store: Store, params: Mapping[str, Any]) -> dict[str, Any]:
+    from laion_people.publication.sources import chosen_partitions, chosen_version  # and Arrow with it
+
+    clusters = chosen_version(store, params["clusters"] or from_environment().cluster_version)
+    partitions = chosen_partitions(store, clusters, params["partitions"])
+    totals = TotalsReader(store).read()
+    counts = {
         STEPS[step].writes: sum(totals[key][step].rows for key in partitions if step in totals.get(key, ()))
         for step in COUNTED
     }
-    return chosen | {"clusters": clusters, "partitions": partitions, "rows": rows}
+    chosen = {option: params[option] for option in ("edition", "pictures", "faces")}
+    return chosen | {"clusters": clusters, "partitions": partitions, "rows": counts}
 
 
 class ApprovalOperator(QuestionOperator):

@@ -7,6 +7,10 @@ import secrets
 from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from io import BytesIO
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from laion_people.errors import UsageError
 from laion_people.publication import release
@@ -39,13 +43,19 @@ def publish(
     options: Options,
     settings: Settings,
     limits: Limits = LIMITS,
+    run_id: str = "",
 ) -> Publication:
     """Publishes partitions of a store (none given: all with captions of the cluster version) in ``target``.
+
+    What the run ``run_id`` (of an Airflow DAG) has published is left as it is when its task is tried again.
 
     Raises UsageError for a name, version, partition or cluster version that cannot be, for a version that exists and
     when nothing would be published, LaionPeopleError when a table is not finished, not audited, outdated or damaged.
     """
     check_names(name, version)
+    if run_id and (before := release.read(target, name, version)) and before.extra.get("run_id") == run_id:
+        log.info("%s %s: published before by this run", name, version)
+        return before
     if not settings.contact:
         log.warning("nobody is named who takes people out of %s: set LAION_PEOPLE_CONTACT", name)
     now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -59,7 +69,9 @@ def publish(
                 "nothing-to-publish", f"nobody in {', '.join(keys[:3])} is left: other partitions, or other options"
             )
         pseudonyms = Pseudonyms(_key(store)) if options.edition == "geometry" else None
-        content = FromStore(sources, options, choice, pseudonyms)
+        content = FromStore(sources, options, choice, pseudonyms, settings.jpeg_quality)
+        last = _last(target, name, version)
+        content.tombstones = _tombstones(target, last) if last else None
         draft = Publication(
             name=name,
             version=version,
@@ -73,11 +85,13 @@ def publish(
             columns={},
             left_out={},
             numbers=recorded(sources),
-            changes=_changes(
-                target, name, version, now, f"cluster version {clusters}, {_counted(len(keys), 'partition')}"
+            changes=(
+                *(last.changes if last else ()),
+                {"version": version, "at": now, "text": f"cluster version {clusters}, partitions: {len(keys)}"},
             ),
             licence=settings.licence,
             contact=settings.contact,
+            extra={"run_id": run_id} if run_id else {},
         )
         return hand_out(staging, draft, content)
 
@@ -111,6 +125,7 @@ def hand_out(staging: Staging, draft: Publication, content: Content) -> Publicat
     ]
     staging.write(CHECKSUMS, checksums([*files, *described]))
     staging.write(release.RECORD, publication.to_json())
+    content.check()
     staging.show()
     return publication
 
@@ -123,17 +138,18 @@ def check_names(name: str, version: str) -> None:
         raise UsageError("bad-argument", f"--version {version!r} should look like 1.2.0")
 
 
-def _changes(target: Store, name: str, version: str, at: str, text: str) -> tuple[dict[str, str], ...]:
-    """A line for each version before this one, as the last of them tells, and one for this."""
+def _last(target: Store, name: str, version: str) -> Publication | None:
+    """The publication of this name before this version, if any."""
     earlier = [v for v in release.published(target).get(name, []) if release.ordered(v) < release.ordered(version)]
-    last = release.read(target, name, earlier[-1]) if earlier else None
-    return (*(last.changes if last else ()), {"version": version, "at": at, "text": text})
+    return release.read(target, name, earlier[-1]) if earlier else None
+
+
+def _tombstones(target: Store, publication: Publication) -> pa.Table | None:
+    """What has left a publication and those before it."""
+    path = f"{release.folder(publication.name, publication.version)}/{TOMBSTONES}"
+    return pq.read_table(BytesIO(target.read(path))) if publication.tombstones else None
 
 
 def _key(store: Store) -> bytes:
     """The store's key, made when it is first needed."""
     return store.update(KEY, lambda before: before or secrets.token_bytes(32))
-
-
-def _counted(number: int, of: str) -> str:
-    return f"{number} {of}{'' if number == 1 else 's'}"

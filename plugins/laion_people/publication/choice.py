@@ -54,10 +54,14 @@ class Options:
 
 
 class Choice:
-    """Who is in a publication: one look at the people of each shard, a byte for each of them in memory."""
+    """Who is in a publication: one look at the people of each shard, a byte for each of them in memory.
+
+    ``removals`` are the ids of those that were heeded.
+    """
 
     def __init__(self, sources: Sources, options: Options, removed: Removed):
         self._sources, self._options, self._removed = sources, options, removed
+        self.removals = {removal.id for removal in removed.removals}
         self._codes: dict[Shard, np.ndarray] = {}
         for shard in sources.shards:
             self._codes[shard] = np.fromiter(self._look(shard), np.uint8)

@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import time
 from abc import ABC, abstractmethod
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pyarrow as pa
@@ -19,10 +18,11 @@ import pyarrow as pa
 from laion_people.errors import LaionPeopleError
 from laion_people.publication import tables
 from laion_people.publication.choice import KEPT, Choice, Options
+from laion_people.publication.pictures import Faces, Pictures
 from laion_people.publication.sources import Shard, Sources
 from laion_people.publication.tables import Pseudonyms
 from laion_people.publication.writing import Picture
-from laion_people.vision.images import TarImages
+from laion_people.storage.removals import read_removals
 
 log = logging.getLogger(__name__)
 
@@ -52,14 +52,26 @@ class Content(ABC):
     def pictures(self) -> Iterator[Picture]:
         """The samples of Subset B: key (the composite_id), and jpg, txt and json."""
 
+    def check(self) -> None:
+        """Called before the publication is shown; raises LaionPeopleError when it must not be."""
+        return
+
 
 class FromStore(Content):
     """The rows of a store's audited tables that were chosen, shard by shard."""
 
-    def __init__(self, sources: Sources, options: Options, choice: Choice, pseudonyms: Pseudonyms | None):
-        """pseudonyms: of the edition that leads nobody back."""
+    def __init__(
+        self,
+        sources: Sources,
+        options: Options,
+        choice: Choice,
+        pseudonyms: Pseudonyms | None = None,
+        quality: int = 92,
+    ):
+        """pseudonyms: of the edition that leads nobody back. quality: of JPEG files in which faces are blurred."""
         super().__init__()
-        self._sources, self._options, self._choice, self._pseudonyms = sources, options, choice, pseudonyms
+        self._sources, self._options, self._choice = sources, options, choice
+        self._pseudonyms, self._quality = pseudonyms, quality
 
     def schemas(self) -> dict[str, pa.Schema]:
         edition = self._options.edition
@@ -67,69 +79,74 @@ class FromStore(Content):
         return {config: tables.schema(config, edition) for config in made}
 
     def tables(self, config: str) -> Iterator[pa.Table]:
-        rows: Callable[[Shard], pa.Table]
-        match config:
-            case "clusters":
-                yield self._clusters().select(self.schemas()[config].names)
-                return
-            case "subset_b":
-                rows = self._compositions
-            case _:
-                rows = lambda shard: self._persons(config, shard)  # noqa: E731 - which of the two is all that differs
         names = self.schemas()[config].names
+        if config == "clusters":
+            yield self._clusters().select(names)
+            return
         for shard in _told(self._sources.shards, config):
-            yield rows(shard).select(names)
+            table, reasons = self._compositions(shard) if config == "subset_b" else self._persons(config, shard)
+            self.left_out[config].update(filter(None, reasons))
+            yield table.select(names)
 
     def pictures(self) -> Iterator[Picture]:
         if not self._options.pictures or "subset_b" not in self.schemas():
             return
         names = self.schemas()["subset_b"].names
         for shard in _told(self._sources.shards, "pictures of subset_b"):
-            rows = self._chosen(shard).select(names).to_pylist()
+            rows = self._compositions(shard)[0].select(names).to_pylist()
             if not rows:
                 continue
+            faces = self._faces(shard) if self._options.faces == "blur" else None
             with self._sources.pictures(shard) as path:
-                images = TarImages(path)
+                shown = Pictures(path, faces, self._quality)
                 for row in rows:
-                    yield row["composite_id"], _sample(row, images)
+                    yield row["composite_id"], shown.sample(row)
 
-    def _persons(self, config: str, shard: Shard) -> pa.Table:
-        """The rows of a shard's table that are of people who are kept; counts the others."""
+    def check(self) -> None:
+        if {removal.id for removal in read_removals(self._sources.store)} != self._choice.removals:
+            raise LaionPeopleError(
+                "removed-meanwhile", "somebody was removed while this was made: run `publish` again, without them"
+            )
+
+    def _persons(self, config: str, shard: Shard) -> tuple[pa.Table, list[str]]:
+        """The rows of a shard's table that are of people who are kept; of all, why they are not."""
         table, people = self._sources.table(tables.CONFIGS[config], shard), self._choice.people(shard)
         reasons = [people[person] for person in tables.known(table["person_id"].to_pylist(), people)]
-        self.left_out[config].update(filter(None, reasons))
-        table = table.filter(pa.array([reason == KEPT for reason in reasons], pa.bool_()))
+        table = _kept(table, reasons)
         if config in tables.SIZED:
             table = tables.with_sizes(table, self._sources.table("people", shard, ["person_id", *tables.SIZE]))
         if "bbox" in table.schema.names:
             table = tables.with_normalized(table)
         if self._pseudonyms:  # sorted, lest the order tell what the ids don't
             table = self._pseudonyms.in_column(table, "person_id").sort_by("person_id")
-        return table
+        return table, reasons
 
-    def _compositions(self, shard: Shard) -> pa.Table:
-        """The compositions of a shard that are kept; counts the others."""
-        return self._chosen(shard, self.left_out["subset_b"])
-
-    def _chosen(self, shard: Shard, left_out: Counter[str] | None = None) -> pa.Table:
+    def _compositions(self, shard: Shard) -> tuple[pa.Table, list[str]]:
+        """The compositions of a shard that are kept; of all, why they are not."""
         table, people = self._sources.table("subset_b", shard), self._choice.people(shard)
-        reasons = [self._reason(row, shard, people) for row in table.select(["people", "background_key"]).to_pylist()]
-        if left_out is not None:
-            left_out.update(filter(None, reasons))
-        return table.filter(pa.array([reason == KEPT for reason in reasons], pa.bool_()))
+        faces = self._faces(shard) if self._options.faces == "drop" else None
+        rows = table.select(["people", "background_key"]).to_pylist()
+        reasons = [self._reason(row, shard, people, faces) for row in rows]
+        return _kept(table, reasons), reasons
 
-    def _reason(self, row: dict[str, Any], shard: Shard, people: dict[str, str]) -> str:
-        """Why a composition is left out: its background, or the first of its people who is."""
+    def _reason(self, row: dict[str, Any], shard: Shard, people: dict[str, str], faces: Faces | None) -> str:
+        """Why a composition is left out: its background, the first of its people who is, or a face."""
         partition, index = shard
         if self._choice.is_removed(f"{partition}/{index:05d}/{row['background_key']}"):
             return "removed"
         persons = tables.known((person["person_id"] for person in row["people"]), people)
-        return next((people[person] for person in persons if people[person]), KEPT)
+        reason = next((people[person] for person in persons if people[person]), KEPT)
+        return reason or ("face" if faces and faces.are_seen(row) else KEPT)
+
+    def _faces(self, shard: Shard) -> Faces:
+        """The faces of a shard's people."""
+        columns = {"people": ("person_id", "bbox"), "pose": ("keypoints",), "mesh": ("face_landmarks",)}
+        return Faces(*(self._sources.table(table, shard, names) for table, names in columns.items()))
 
     def _clusters(self) -> pa.Table:
         """The clusters; a medoid who is not in the publication is not named."""
         table = self._sources.clusters()
-        named = self._kept(set(table["medoid_person_id"].to_pylist()))
+        named = self._in_it(set(table["medoid_person_id"].to_pylist()))
         ids = [person if person in named else None for person in table["medoid_person_id"].to_pylist()]
         at = table.schema.get_field_index("medoid_person_id")
         table = table.set_column(
@@ -137,22 +154,15 @@ class FromStore(Content):
         )
         return self._pseudonyms.in_column(table, "medoid_person_id") if self._pseudonyms else table
 
-    def _kept(self, persons: set[str]) -> set[str]:
+    def _in_it(self, persons: set[str]) -> set[str]:
         """Those of some persons who are in the publication."""
         wanted = {tuple(person.rsplit("/", 3)[:2]) for person in persons}
         shards = [shard for shard in self._sources.shards if (shard[0], f"{shard[1]:05d}") in wanted]
         return {p for shard in shards for p, reason in self._choice.people(shard).items() if not reason} & persons
 
 
-def _sample(row: dict[str, Any], images: TarImages) -> dict[str, bytes]:
-    """A composed picture as webdataset has it: the picture, its caption, and its row."""
-    key = row["composite_id"].rpartition("/")[2]
-    if key not in images.keys():  # noqa: SIM118 - no dict
-        raise LaionPeopleError(
-            "mismatched-tables", f"{row['composite_id']} is in a table, and not in the tar beside it: run the audit"
-        )
-    fields = json.dumps(row, ensure_ascii=False)
-    return {"jpg": images.read(key), "txt": row["caption"].encode(), "json": fields.encode()}
+def _kept(table: pa.Table, reasons: list[str]) -> pa.Table:
+    return table.filter(pa.array([reason == KEPT for reason in reasons], pa.bool_()))
 
 
 def _told(shards: list[Shard], what: str) -> Iterator[Shard]:

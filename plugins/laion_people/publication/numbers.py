@@ -18,8 +18,7 @@ from laion_people.publication.release import Publication
 from laion_people.publication.sources import Sources
 from laion_people.reports import funnel
 from laion_people.storage.layout import manifest_path
-from laion_people.storage.manifest import PartitionManifest
-from laion_people.storage.totals import added_up, totals_of
+from laion_people.storage.totals import Totals, added_up
 
 Numbers = dict[str, dict[str, Any]]
 STAGES = {  # of the funnel: the step whose manifests tell
@@ -37,19 +36,18 @@ STAGES = {  # of the funnel: the step whose manifests tell
     "Subset D": "describe",
 }
 
-MADE_WITH: dict[str, tuple[str, Callable[[PartitionManifest], Any]]] = {  # the step whose manifests tell, and how
-    "threshold of Subset A": ("subset_a", lambda manifest: manifest.params["threshold"]),
-    "CLIP of Subset A": ("clip_filter", lambda manifest: " and ".join(manifest.models)),
-    "CLIP of Subset C": ("caption", lambda manifest: " and ".join(manifest.models)),
+MADE_WITH: dict[str, tuple[str, Callable[[Totals], Any]]] = {  # the step that tells, and how
+    "threshold of Subset A": ("subset_a", lambda totals: totals.params["threshold"]),
+    "CLIP of Subset A": ("clip_filter", lambda totals: " and ".join(totals.models)),
+    "CLIP of Subset C": ("caption", lambda totals: " and ".join(totals.models)),
 }
 
 
 def recorded(sources: Sources) -> Numbers:
     """The funnel of the partitions, before anything is left out of them for a publication, and what they were made
     with."""
-    partitions = sources.partitions
-    made = {key: sources.manifests[key] | sources.behind[key] for key in partitions}
-    done = {key: {step: totals_of(manifest) for step, manifest in steps.items()} for key, steps in made.items()}
+    partitions = list(sources.partitions)
+    done = {key: partition.totals for key, partition in sources.partitions.items()}
     steps = {
         s: added_up(its) for s in PARTITION_STEPS if (its := [totals[s] for totals in done.values() if s in totals])
     }
@@ -65,8 +63,8 @@ def recorded(sources: Sources) -> Numbers:
             "source": _source(step, [key for key in partitions if step in done[key]]),
         }
     for name, (step, value) in MADE_WITH.items():
-        of = [key for key in partitions if step in made[key]]
-        values = sorted({value(made[key][step]) for key in of})
+        of = [key for key in partitions if step in done[key]]
+        values = sorted({value(done[key][step]) for key in of})
         if values:
             one = values[0] if len(values) == 1 else ", ".join(map(str, values))
             numbers[name] = {"value": one, "source": _source(step, of)}

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -16,64 +18,71 @@ from laion_people.errors import LaionPeopleError, UsageError, check_shortage
 from laion_people.storage import metadata
 from laion_people.storage.layout import PartitionKey, manifests_folder
 from laion_people.storage.manifest import FileEntry, PartitionManifest, ReleaseManifest
-from laion_people.storage.manifestindex import READERS, ManifestIndex
+from laion_people.storage.manifestindex import ManifestIndex
 from laion_people.storage.schemas import SCHEMAS, read_table
 from laion_people.storage.store import Store
+from laion_people.storage.totals import Totals, totals_of
 from laion_people.storage.versions import manifest_of, newest, versions
 
 # By table; what describe makes is published where it is there.
 WRITERS = {STEPS[name].writes: name for name in ("detect", "pose", "mesh", "facts", "subset_a", "compose", "caption")}
 OPTIONAL = {"subset_d": "describe"}
+BEHIND = ("download", "clip_filter", "assign", "embed")  # steps whose tables are not published, only their sums
+PARTITIONS_AT_ONCE = 4
+MANIFESTS_IN_MIND = 8  # of some megabytes each: those of one partition
 Shard = tuple[str, int]  # partition and index
+
+
+class Partition(NamedTuple):
+    """What is kept in mind of an audited partition, whose manifests can have megabytes: the sums of all steps, the
+    digest of what each table's step made, and the shards."""
+
+    totals: dict[str, Totals]
+    digests: dict[str, str]
+    shards: tuple[int, ...]
 
 
 class Sources:
     """The audited tables of partitions, with one cluster version.
 
-    ``manifests`` are the partition manifests by partition and step, ``behind`` those of steps whose tables are not
-    published, ``release`` those of cluster and label, ``shards`` all shards, in their order.
+    ``partitions`` is what they were when they were looked at; ``release`` are the manifests of cluster and label.
     """
 
     def __init__(self, store: Store, version: str, partitions: Sequence[str]):
         """Raises LaionPeopleError when a table is not finished, not audited or outdated."""
         self.store, self.version = store, version
         self.release = _release(store, version)
-        self._index = ManifestIndex(store)
-        with ThreadPoolExecutor(READERS) as pool:
-            self.manifests = dict(zip(partitions, pool.map(self._audited, partitions), strict=True))
-            self.behind = dict(zip(partitions, pool.map(self._behind, partitions), strict=True))
-        self.shards = [(key, shard.index) for key in partitions for shard in self.manifests[key]["detect"].shards]
-        self._files = {
-            (step, key, shard.index): {file.uri.rpartition(".")[2]: file for file in shard.files()}
-            for key, steps in self.manifests.items()
-            for step, manifest in steps.items()
-            for shard in manifest.shards
-        }
+        with ThreadPoolExecutor(PARTITIONS_AT_ONCE) as pool:
+            self.partitions = dict(zip(partitions, pool.map(self._audited, partitions), strict=True))
+        self._entries = lru_cache(MANIFESTS_IN_MIND)(self._read_entries)
 
     @property
-    def partitions(self) -> list[str]:
-        return list(self.manifests)
+    def shards(self) -> list[Shard]:
+        """All shards, in their order."""
+        return [(key, index) for key, partition in self.partitions.items() for index in partition.shards]
 
     def models(self) -> dict[str, str]:
         """The sha256 of the weights that all of it was made with."""
-        made = [m for steps in (*self.manifests.values(), *self.behind.values()) for m in steps.values()]
-        return dict(sorted(model for manifest in (*made, *self.release.values()) for model in manifest.models.items()))
+        made = [totals.models for partition in self.partitions.values() for totals in partition.totals.values()]
+        made += [manifest.models for manifest in self.release.values()]
+        return dict(sorted(model for models in made for model in models.items()))
 
     def has(self, table: str) -> bool:
         """Whether some partition has the table; only optional ones can be missing."""
-        return table in WRITERS or any(OPTIONAL[table] in steps for steps in self.manifests.values())
+        return table in WRITERS or any(OPTIONAL[table] in partition.digests for partition in self.partitions.values())
 
     def table(self, table: str, shard: Shard, columns: Sequence[str] = ()) -> pa.Table:
         """A shard's table as its schema has it, or some columns; empty where an optional one was not made.
 
         Columns that the schema allows to be null are so where an earlier version of the step wrote none.
         """
-        file = self._files.get(((WRITERS | OPTIONAL)[table], *shard))
-        if file is None:
+        step, (partition, index) = (WRITERS | OPTIONAL)[table], shard
+        if step not in self.partitions[partition].digests:
             empty = SCHEMAS[table].empty_table()
             return empty.select(columns) if columns else empty
+        file = self._entries(step, partition)[index]["parquet"]
         with LocalFiles(self.store) as files:
-            return _read(files.verified(file["parquet"]), file["parquet"].uri, table, columns)
+            return _read(files.verified(file), file.uri, table, columns)
 
     def clusters(self) -> pa.Table:
         """The clusters of the version, with their captions."""
@@ -85,14 +94,24 @@ class Sources:
     def pictures(self, shard: Shard) -> Iterator[Path]:
         """The tar of a shard's composed pictures, as a local file."""
         with LocalFiles(self.store) as files:
-            yield files.verified(self._files["compose", *shard]["tar"])
+            yield files.verified(self._entries("compose", shard[0])[shard[1]]["tar"])
 
-    def _audited(self, partition: str) -> dict[str, PartitionManifest]:
-        """The manifests of a partition, if they fit what is there now and each other."""
-        made = {step: self._manifest(step, partition) for step in WRITERS.values()}
-        optional = {s: self._manifest(s, partition) for s in OPTIONAL.values() if self._index.partition(s, partition)}
-        made |= optional
-        shards = {shard.index for shard in made["detect"].shards}
+    def _read_entries(self, step: str, partition: str) -> dict[int, dict[str, FileEntry]]:
+        """The files of a partition's table, by shard and the ends of their names, if it still is what it was."""
+        manifest = ManifestIndex(self.store).partition(step, partition)
+        if manifest is None or manifest.contents_digest() != self.partitions[partition].digests[step]:
+            raise LaionPeopleError(
+                "outdated", f"{step} {partition} has been made again meanwhile: run the audit and `publish` again"
+            )
+        return {s.index: {file.uri.rpartition(".")[2]: file for file in s.files()} for s in manifest.shards}
+
+    def _audited(self, partition: str) -> Partition:
+        """A partition, if its manifests fit what is there now and each other."""
+        index = ManifestIndex(self.store)
+        made = {step: self._manifest(index, step, partition) for step in WRITERS.values()}
+        optional = [step for step in OPTIONAL.values() if index.partition(step, partition)]
+        made |= {step: self._manifest(index, step, partition) for step in optional}
+        shards = sorted(shard.index for shard in made["detect"].shards)
         recorded: dict[str, FileEntry] = {
             file.uri: file
             for manifest in (*made.values(), *self.release.values())
@@ -100,7 +119,7 @@ class Sources:
             for file in shard.files()
         }
         for step, manifest in made.items():
-            if {shard.index for shard in manifest.shards} != shards:
+            if sorted(shard.index for shard in manifest.shards) != shards:
                 raise _unaudited(step, partition, self.version)
             for file in manifest.inputs:
                 if recorded.get(file.uri, file) != file:
@@ -108,20 +127,19 @@ class Sources:
                         "outdated",
                         f"{step} {partition} was made from an earlier {file.uri}: run `{step}` and the audit again",
                     )
-        return made
+        behind = {step: index.partition(step, partition) for step in BEHIND}
+        every = made | {step: manifest for step, manifest in behind.items() if manifest}
+        totals = {step: totals_of(manifest) for step, manifest in every.items()}
+        return Partition(totals, {s: manifest.contents_digest() for s, manifest in made.items()}, tuple(shards))
 
-    def _behind(self, partition: str) -> dict[str, PartitionManifest]:
-        made = {step: self._index.partition(step, partition) for step in ("download", "clip_filter", "assign", "embed")}
-        return {step: manifest for step, manifest in made.items() if manifest}
-
-    def _manifest(self, step: str, partition: str) -> PartitionManifest:
+    def _manifest(self, index: ManifestIndex, step: str, partition: str) -> PartitionManifest:
         """A partition manifest, if it is that of this cluster version and of the shards as they are now."""
-        entry, whole = STEPS[step], self._index.partition(step, partition)
+        entry, whole = STEPS[step], index.partition(step, partition)
         if whole is None or not whole.shards:
             raise _unaudited(step, partition, self.version)
         folder = whole.shards[0].uri.rpartition("/")[0]
         scope = folder.removeprefix(f"{entry.writes}/").removesuffix(partition).rstrip("/")
-        if (entry.versioned and scope != self.version) or self._index.sum(step, partition, scope) != whole:
+        if (entry.versioned and scope != self.version) or index.sum(step, partition, scope) != whole:
             raise _unaudited(step, partition, self.version)
         return whole
 
