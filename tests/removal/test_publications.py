@@ -21,6 +21,7 @@ import yaml
 from laion_people.errors import LaionPeopleError
 from laion_people.publication import release
 from laion_people.publication.build import KEY, hand_out
+from laion_people.publication.choice import Options
 from laion_people.publication.content import Content
 from laion_people.publication.release import Publication
 from laion_people.publication.tables import Pseudonyms, configs, schema
@@ -107,7 +108,7 @@ def publish(store: Store, version: str, edition: str = "links", name: str = NAME
         at="2026-01-01T00:00:00+00:00",
         clusters="v0001",
         partitions=("demo/part.x",),
-        options={"edition": edition, "pictures": True, "faces": "keep", "with_minors": False},
+        options=Options(edition=edition).to_json(),
         models={},
         files=(),
         columns={},

@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, BinaryIO
+from typing import BinaryIO
 
 import numpy as np
 import pyarrow as pa
@@ -144,15 +144,15 @@ class _Hunt:
             raise ValueError(f"it has more than {MOST_TEXT >> 20} MiB")
         if path.endswith(".json"):
             json.loads(data)  # what is none is cut off
-        yield from self._in_data("", path.rpartition(".")[2].lower(), data)
+        yield from self._in_data(path, "", path.rpartition(".")[2].lower(), data)
 
-    def _in_data(self, where: str, suffix: str, data: bytes, fields: Any = None) -> Iterator[str]:
+    def _in_data(self, path: str, where: str, suffix: str, data: bytes) -> Iterator[str]:
         """What is found in the content of a file, or of one in a tar."""
         if what := self.wanted.text(hashlib.sha256(data).hexdigest()):
             yield f"{where}its bytes have {what}"
         kind = tars.KINDS.get(suffix, ("",))[0]
         if kind == "image":
-            yield from self._in_picture(where, data)
+            yield from self._in_picture(path, where, data)
             return
         try:
             value = json.loads(data) if kind == "json" else data.decode("utf-8", errors="replace")
@@ -163,18 +163,18 @@ class _Hunt:
         if isinstance(looks, str) and (what := self.wanted.looks(looks)):
             yield f"{where}{what}"
 
-    def _in_picture(self, where: str, data: bytes) -> Iterator[str]:
+    def _in_picture(self, path: str, where: str, data: bytes) -> Iterator[str]:
         if not self.wanted.has_looks:
             return
         try:
             looks = phash.text(np.asarray(decode(data)))
         except ImageError as error:
-            log.debug("%scannot be decoded: %s", where, error)
+            log.debug("%s: %scannot be decoded: %s", path, where, error)
             return
         if what := self.wanted.looks(looks):
             yield f"{where}{what}"
         elif self.wanted.nearly_looks(looks):
-            log.info("%slooks nearly like a removed picture, and nobody asked for near ones", where)
+            log.info("%s: %slooks nearly like a removed picture, and nobody asked for near ones", path, where)
 
     def _in_tar(self, path: str, file: BinaryIO) -> Iterator[str]:
         keys: set[str] = set()
@@ -193,7 +193,7 @@ class _Hunt:
                 if size > MOST_TEXT:
                     raise ValueError(f"{member.name} has more than {MOST_TEXT >> 20} MiB")
                 file.seek(start)
-                yield from self._in_data(f"{member.name}: ", suffix.rpartition(".")[2].lower(), file.read(size))
+                yield from self._in_data(path, f"{member.name}: ", suffix.rpartition(".")[2].lower(), file.read(size))
 
     def _in_table(self, path: str, file: BinaryIO) -> Iterator[str]:
         with pq.ParquetFile(file) as table:

@@ -58,7 +58,7 @@ class Store(ABC):
 
     @abstractmethod
     def list(self, folder: str) -> list[str]:
-        """Paths of all files below ``folder``, sorted; empty when there is none."""
+        """Paths of all files below ``folder`` ("" is the whole store), sorted; empty when there is none."""
 
     @abstractmethod
     def folders(self, folder: str) -> Sequence[str]:
@@ -372,7 +372,7 @@ class S3Store(Store):
     def folders(self, folder: str) -> Sequence[str]:
         with self._errors(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/", Delimiter="/"
+                Bucket=self.bucket, Prefix=self._below(folder), Delimiter="/"
             )
             prefixes = [entry["Prefix"] for page in pages for entry in page.get("CommonPrefixes", [])]
         return sorted(prefix.rstrip("/").rsplit("/", 1)[-1] for prefix in prefixes)
@@ -380,13 +380,17 @@ class S3Store(Store):
     def tags(self, folder: str) -> dict[str, str]:
         with self._errors(folder):
             pages = self.client.get_paginator("list_objects_v2").paginate(
-                Bucket=self.bucket, Prefix=f"{self.prefix}{folder}/"
+                Bucket=self.bucket, Prefix=self._below(folder)
             )
             return {
                 o["Key"][len(self.prefix) :]: _s3_tag(o["Size"], o["ETag"])
                 for page in pages
                 for o in page.get("Contents", [])
             }
+
+    def _below(self, folder: str) -> str:
+        """How the keys of a folder's files begin; "" is the whole store."""
+        return f"{self.prefix}{folder}/" if folder else self.prefix
 
     def open(self, path: str, ahead: int = AHEAD) -> BinaryIO:
         return io.BufferedReader(_Ranges(self, path, ahead), ahead)
