@@ -10,6 +10,7 @@ from laion_people.engine.work import Shard
 from laion_people.errors import LaionPeopleError
 from laion_people.settings import Settings
 from laion_people.steps.compose.step import Compose
+from laion_people.storage import removals
 from laion_people.storage.removals import Removal, RemovalsReader, Removed, digest, path_of, read_removed
 from laion_people.storage.store import LocalStore
 from tests.counting import CountingStore
@@ -45,7 +46,8 @@ def test_a_removed_image_is_no_background(tmp_path: Path, store: LocalStore) -> 
     assert grounds(files, store, Removed([removal("a", f"http://example.org/{gone}.jpg")])) == keys - {gone}
 
 
-def test_removals_are_read_once_until_they_change(tmp_path: Path) -> None:
+def test_removals_are_read_once_until_they_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(removals, "FRESH_SECONDS", -1.0)
     store = CountingStore(tmp_path)
     reader = RemovalsReader(store)
     assert not reader.read()
@@ -60,6 +62,14 @@ def test_removals_are_read_once_until_they_change(tmp_path: Path) -> None:
     store.paths = []
     assert reader.read().has_url("http://c.example/")
     assert store.requests == {"list": 1, "get": 1}
+
+
+def test_shards_that_are_done_in_no_time_look_once(tmp_path: Path) -> None:
+    store = CountingStore(tmp_path)
+    reader = RemovalsReader(store)
+    for _ in range(5):
+        reader.read()
+    assert store.requests == {"list": 1}
 
 
 @pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"id": 1}'])

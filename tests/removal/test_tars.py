@@ -50,7 +50,7 @@ def test_other_samples_keep_their_bytes(tmp_path: Path, format: str, prefix: str
     assert content(target) == {name: both for name, both in before.items() if Path(name).name[:4] not in gone}
     assert list(content(target)) == [name for name in before if Path(name).name[:4] not in gone]
     assert target.stat().st_size % tarfile.RECORDSIZE == 0
-    for key in gone:
+    for key in {*gone} & {*KEYS}:
         assert f"{key} jpg".encode() not in target.read_bytes()
     with target.open("rb") as file:
         left = [f.key for f in tars.Contents("new.tar").walk(file, target.stat().st_size)]

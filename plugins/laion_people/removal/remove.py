@@ -51,8 +51,6 @@ def remove(store: Store, partitions: Sequence[str], names: Names, by: str, reaso
 
 def resume(store: Store) -> list[Removal]:
     """Finishes the removals of which something is left to do."""
-    if not unfinished(store):
-        return []
     with alone(store) as check:
         return _resume(store, check)
 

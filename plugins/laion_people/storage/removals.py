@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
+import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -20,6 +22,7 @@ from laion_people.storage.store import Store
 
 FOLDER = "removals"
 READERS = 16
+FRESH_SECONDS = 10.0  # for which what was read of the store counts
 REMOVED = "removed"  # the reason under which each step counts rows that are removed
 PHASH = re.compile("[0-9a-f]{16}")
 PATH = re.compile(rf"{FOLDER}/[0-9a-f]+\.json")
@@ -137,7 +140,7 @@ class RemovalsReader:
     def __init__(self, store: Store):
         self.store = store
         self._read: dict[str, tuple[str, Removal]] = {}  # path -> tag, removal
-        self._removed = Removed([])
+        self._removed, self._looked = Removed([]), -math.inf
 
     def removals(self) -> list[Removal]:
         """All removals, oldest first. Raises LaionPeopleError for a damaged one."""
@@ -150,10 +153,12 @@ class RemovalsReader:
         return sorted(read.values(), key=lambda removal: (removal.at, removal.id))
 
     def read(self) -> Removed:
-        """What they name together."""
-        removals = self.removals()
-        if tuple(removals) != self._removed.removals:
-            self._removed = Removed(removals)
+        """What they name together, as it was FRESH_SECONDS ago at most: shards that are done in less look once."""
+        if time.monotonic() - self._looked > FRESH_SECONDS:
+            looked, removals = time.monotonic(), self.removals()
+            if tuple(removals) != self._removed.removals:
+                self._removed = Removed(removals)
+            self._looked = looked
         return self._removed
 
 
