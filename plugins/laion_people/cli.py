@@ -256,7 +256,7 @@ def _flag_lines(flags: Mapping[str, Sequence[str]]) -> list[str]:
 
 
 def _publish(args: argparse.Namespace) -> None:
-    from laion_people.publication.build import publish
+    from laion_people.publication.build import check_names, publish
     from laion_people.publication.choice import Options
 
     if args.faces != "keep" and (args.edition == "geometry" or not args.pictures):
@@ -275,7 +275,16 @@ def _publish(args: argparse.Namespace) -> None:
     )
     target = open_store(args.out) if args.out else store
     run_id = os.environ.get("AIRFLOW_CTX_DAG_RUN_ID", "")
-    made = publish(store, target, args.release, args.version, args.partition, options, chosen, run_id=run_id)
+    check_names(args.release, args.version)
+    hub = made = None
+    if args.push:
+        from laion_people.publication.push import Hub
+
+        hub = Hub(args.push)  # first: without a token nothing need be made
+        made = release.read(target, args.release, args.version)
+    if not made:
+        made = publish(store, target, args.release, args.version, args.partition, options, chosen, run_id=run_id)
+    pushed = {"pushed": hub.push(target, made)} if hub else {}
     folder = release.folder(made.name, made.version)
     record = f"{folder}/{release.RECORD}"
     summary = {
@@ -284,7 +293,7 @@ def _publish(args: argparse.Namespace) -> None:
         "left_out": made.left_out,
         "files": len(made.files),
         "bytes": sum(file.bytes for file in made.files),
-    }
+    } | pushed
     _give(args, _result(target, [_file(target, record)], made.rows("people") or made.rows("poses"), None) | summary)
 
 
@@ -548,6 +557,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     out.add_argument(
         "-o", "--out", metavar="URI", help="another folder or bucket than the store; below releases/ there"
+    )
+    out.add_argument(
+        "--push",
+        metavar="OWNER/NAME",
+        help="then send it to this data set of the Hugging Face hub; a version that exists is sent as it is",
     )
     add("partitions", _partitions, task, "list the metadata's partitions, extracted and pending, as JSON")
     groups = add("shard-groups", _shard_groups, task, "list a partition's shards in groups, as JSON, for mapped tasks")

@@ -14,6 +14,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from PIL import Image
 
+from laion_people.publication.card import card
+from laion_people.publication.checksums import CHECKSUMS, checksums
+from laion_people.publication.choice import Options
+from laion_people.publication.croissant import croissant_json
 from laion_people.publication.release import Publication, PublishedFile
 from laion_people.storage.schemas import SCHEMAS
 
@@ -32,11 +36,11 @@ def make_publication(folder: Path, **changes: Any) -> Publication:
         "at": "2026-11-30T12:00:00+00:00",
         "clusters": "v0001",
         "partitions": ("sample/00000", "sample/00001"),
-        "options": {"pictures": True, "faces": "keep", "with_minors": False},
+        "options": Options().to_json(),
         "models": {"movenet-multipose": "0" * 64, "face-landmarker": "1" * 64},
         "files": tuple(files),
         "columns": {config: {f.name: str(f.type) for f in SCHEMAS[TABLES[config]]} for config in TABLES},
-        "left_out": {"people": {"minors": 3}, "subset_b": {"minors": 1}},
+        "left_out": {"people": {"minor": 3}, "subset_b": {"face": 1}},
         "numbers": {
             "funnel: rows of metadata": {
                 "value": 1200,
@@ -56,6 +60,23 @@ def make_publication(folder: Path, **changes: Any) -> Publication:
         "contact": "removals@example.org",
     }
     return Publication(**fields | changes)
+
+
+def publish_small(root: Path, **changes: Any) -> Publication:
+    """Puts a small publication into the store at ``root``, as `publish` does."""
+    version = changes.get("version", "1.0.0")
+    home = root / "releases" / "people-of-the-sample" / version
+    publication = make_publication(home, **changes)
+    described = [
+        ("README.md", card(publication).encode()),
+        ("croissant.json", croissant_json(publication)),
+        ("release.json", publication.to_json()),
+    ]
+    for path, data in described:
+        write(home, path, data)
+    files = [*publication.files, *(_file(home, path) for path, _ in described)]
+    write(home, CHECKSUMS, checksums(files))
+    return publication
 
 
 def write(folder: Path, path: str, data: bytes) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import secrets
 from collections.abc import Sequence
@@ -19,7 +18,7 @@ from laion_people.publication.card import card
 from laion_people.publication.checksums import CHECKSUMS, checksums
 from laion_people.publication.choice import Choice, Options
 from laion_people.publication.content import Content, FromStore
-from laion_people.publication.croissant import croissant
+from laion_people.publication.croissant import croissant_json
 from laion_people.publication.numbers import Tally, recorded
 from laion_people.publication.release import Publication
 from laion_people.publication.sources import Sources, chosen_partitions, chosen_version
@@ -57,6 +56,8 @@ def publish(
     if run_id and (before := release.read(target, name, version)) and before.extra.get("run_id") == run_id:
         log.info("%s %s: published before by this run", name, version)
         return before
+    if not settings.contact:
+        log.warning("nobody is named who takes people out of %s: set LAION_PEOPLE_CONTACT", name)
     now = datetime.now(UTC).isoformat(timespec="seconds")
     clusters = chosen_version(store, settings.cluster_version)
     keys = chosen_partitions(store, clusters, partitions)
@@ -120,7 +121,7 @@ def hand_out(staging: Staging, draft: Publication, content: Content) -> Publicat
     publication = replace(publication, numbers=draft.numbers | tally.numbers(publication))
     described = [
         staging.write(README, card(publication).encode()),
-        staging.write(CROISSANT, json.dumps(croissant(publication), indent=1, ensure_ascii=False).encode()),
+        staging.write(CROISSANT, croissant_json(publication)),
     ]
     staging.write(CHECKSUMS, checksums([*files, *described]))
     staging.write(release.RECORD, publication.to_json())

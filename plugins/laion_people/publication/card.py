@@ -20,10 +20,9 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from laion_people.errors import one_line
 from laion_people.publication import statements
 from laion_people.publication.choice import REASONS
-from laion_people.publication.columns import COLUMNS, CONFIGS
+from laion_people.publication.columns import CONFIGS, meaning
 from laion_people.publication.release import EDITIONS, Publication, PublishedFile
 from laion_people.reports.templating import count, plain, size
-from laion_people.steps.registry import STEPS
 
 FOLDER = Path(__file__).parent
 TRUTH: dict[str, Any] = json.loads((FOLDER / "truth.json").read_text(encoding="utf-8"))
@@ -63,8 +62,7 @@ def card(publication: Publication) -> str:
 
 def front_matter(publication: Publication) -> dict[str, Any]:
     """What the hub reads. The Parquet files say the columns' types themselves, so that there are no features here."""
-    collections = {partition.partition("/")[0] for partition in publication.partitions}
-    languages = ["en"] + ["multilingual"] * any("multi" in c or "nolang" in c for c in collections)
+    languages = ["en"] + ["multilingual"] * any("multi" in c or "nolang" in c for c in _collections(publication))
     return {
         **_licence(publication.licence),
         "pretty_name": f"{publication.name} {publication.version}",
@@ -94,13 +92,14 @@ def size_category(rows: int) -> str:
 
 def bibtex(publication: Publication) -> str:
     """How to cite a publication."""
-    safe = re.sub(r"[^A-Za-z0-9 .,-]", "", publication.name)
+    name, version = _safe(publication.name), _safe(publication.version)
+    collections = ", ".join(map(_safe, _collections(publication)))
     return "\n".join(
         [
-            f"@misc{{{safe.replace(' ', '-')}-{publication.version},",
-            f"  title = {{{safe}: people, poses, faces and captions, version {publication.version}}},",
-            f"  year = {{{publication.at[:4]}}},",
-            f"  note = {{Made with LAION-People from {_collections_note(publication)}}}",
+            f"@misc{{{name.replace(' ', '-').replace(',', '')}-{version.replace(' ', '-').replace(',', '')},",
+            f"  title = {{{name}: people, poses, faces and captions, version {version}}},",
+            f"  year = {{{_safe(publication.at[:4])}}},",
+            f"  note = {{Made with LAION-People from {collections}}}",
             "}",
         ]
     )
@@ -129,9 +128,13 @@ def _licence(licence: str) -> dict[str, str]:
     return {"license": "other", "license_name": re.sub(r"[^a-z0-9.]+", "-", licence.lower()).strip("-")} | link
 
 
-def _collections_note(publication: Publication) -> str:
-    collections = dict.fromkeys(partition.partition("/")[0] for partition in publication.partitions)
-    return re.sub(r"[^A-Za-z0-9 .,-]", "", ", ".join(collections))
+def _safe(text: str) -> str:
+    """What BibTeX, in a block of code, takes as text."""
+    return re.sub(r"[^A-Za-z0-9 .,-]", "", text)
+
+
+def _collections(publication: Publication) -> list[str]:
+    return list(dict.fromkeys(partition.partition("/")[0] for partition in publication.partitions))
 
 
 def _body(publication: Publication) -> str:
@@ -144,20 +147,19 @@ def _body(publication: Publication) -> str:
     for file in publication.files:
         if file.config:
             by_config[file.config].append(file)
-    stages = list(_funnel(publication))
     return environment.get_template("card.md.j2").render(
         p=publication,
         people=max(map(publication.rows, ("people", "poses")), default=0),
         said=statements,
-        collections=dict.fromkeys(partition.partition("/")[0] for partition in publication.partitions),
+        collections=_collections(publication),
         editions=EDITIONS,
         configs=CONFIGS,
-        columns=COLUMNS,
-        reasons={reason: text for step in STEPS.values() for reason, text in step.reasons.items()} | REASONS,
+        meaning=meaning,
+        reasons=REASONS,
         contact=_link(publication.contact),
         files=by_config,
         tars=[file for file in publication.files if file.path.endswith(".tar")],
-        funnel=stages,
+        funnel=list(_funnel(publication)),
         others=[(name, n) for name, n in publication.numbers.items() if not name.startswith(FUNNEL)],
         left_out=[
             (config, reason, n) for config, reasons in publication.left_out.items() for reason, n in reasons.items()

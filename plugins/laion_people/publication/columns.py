@@ -84,6 +84,23 @@ COLUMNS = {
     "vqa_scores": "that of each candidate, in the same order",
 }
 
+FIELDS = {  # of columns that hold structs
+    **{name: COLUMNS[name] for name in ("person_id", "cluster_id", "claims")},
+    "bbox": "box of the person in pixels of the picture: x1, y1, x2, y2",
+    "name": "of the fact, for example left_arm",
+    "value": "for example overhead",
+    "confidence": "0 to 1; 0.5 is at the edge of the rule",
+}
+OWN_IDS = {  # what is otherwise in the edition geometry, whose ids lead back to nothing
+    "person_id": "this publication's own id of the person, the same in all its tables",
+    "medoid_person_id": "the person in the middle of the cluster, if she is in the publication",
+}
+
+
+def meaning(column: str, edition: str) -> str:
+    """What a column means, in an edition."""
+    return (OWN_IDS if edition == "geometry" else {}).get(column) or COLUMNS[column]
+
 
 @dataclass(frozen=True, slots=True)
 class ColumnType:

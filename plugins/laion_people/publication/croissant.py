@@ -5,12 +5,13 @@ https://github.com/mlcommons/croissant/blob/main/docs/croissant-spec-1.1.md
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from typing import Any
 
 from laion_people.publication import statements
 from laion_people.publication.card import bibtex, licence_url
-from laion_people.publication.columns import COLUMNS, CONFIGS, ColumnType, parse_type
+from laion_people.publication.columns import CONFIGS, FIELDS, ColumnType, meaning, parse_type
 from laion_people.publication.release import EDITIONS, Publication, PublishedFile
 
 CONFORMS_TO = ["http://mlcommons.org/croissant/1.1", "http://mlcommons.org/croissant/RAI/1.0"]
@@ -39,7 +40,7 @@ FORMATS = {".parquet": PARQUET, ".tar": TAR, ".json": "application/json", ".md":
 NUMBERS = ("float", "double", "halffloat")
 KINDS = {"string": "sc:Text", "bool": "sc:Boolean"} | dict.fromkeys(NUMBERS, "sc:Float")
 KINDS |= {f"{sign}int{bits}": "sc:Integer" for sign in ("", "u") for bits in (8, 16, 32, 64)}
-PEOPLE = "people/person_id"  # what person_id refers to in the other configs
+KEYS = {"subset_c": ("person_id", "kind"), "subset_d": ("person_id", "captioner")}  # of others the first column
 
 
 def croissant(publication: Publication) -> dict[str, Any]:
@@ -54,7 +55,7 @@ def croissant(publication: Publication) -> dict[str, Any]:
         "datePublished": publication.at,
         "license": licence_url(publication.licence) or statements.NO_LICENCE,
         "url": "./",
-        "creator": {"@type": "sc:Organization", "name": publication.name}
+        "creator": {"@type": "sc:Organization", "name": f"The publisher of {publication.name}"}
         | ({"email" if "@" in publication.contact else "url": publication.contact} if publication.contact else {}),
         "keywords": ["people", "human pose", "face mesh", "facial expression", "head position", "captions", "LAION"],
         "inLanguage": ["en"],
@@ -65,6 +66,11 @@ def croissant(publication: Publication) -> dict[str, Any]:
         "distribution": list(_distribution(publication)),
         "recordSet": list(_record_sets(publication)),
     }
+
+
+def croissant_json(publication: Publication) -> bytes:
+    """croissant.json of a publication."""
+    return (json.dumps(croissant(publication), indent=1, ensure_ascii=False) + "\n").encode()
 
 
 def _purpose(publication: Publication) -> str:
@@ -81,9 +87,9 @@ def _responsibility(publication: Publication) -> dict[str, Any]:
         "rai:dataCollectionType": ["Web Scraping", "Secondary Data analysis", "Software Collection"],
         "rai:dataCollectionRawData": "Addresses of images and alt texts, which LAION found on web pages of Common "
         "Crawl.",
-        "rai:dataPreprocessingProtocol": [statements.STEPS["detect"], statements.minors(publication)],
-        "rai:dataManipulationProtocol": statements.faces(publication),
-        "rai:dataAnnotationProtocol": [text for step, text in statements.STEPS.items() if step not in FETCHING],
+        "rai:dataPreprocessingProtocol": [statements.STEPS["detect"], *statements.choices(publication)],
+        "rai:dataManipulationProtocol": f"{statements.STEPS['compose']} {statements.faces(publication)}",
+        "rai:dataAnnotationProtocol": list(statements.steps(publication).values())[2:],
         "rai:annotationsPerItem": "0 by people",
         "rai:machineAnnotationTools": [f"{name} (sha256 {digest})" for name, digest in publication.models.items()],
         "rai:dataBiases": list(statements.BIASES),
@@ -93,9 +99,6 @@ def _responsibility(publication: Publication) -> dict[str, Any]:
         "rai:personalSensitiveInformation": [statements.PERSONAL],
         "rai:dataReleaseMaintenancePlan": f"{plan} {who}",
     }
-
-
-FETCHING = ("download", "detect")
 
 
 def _provenance(publication: Publication) -> dict[str, Any]:
@@ -121,7 +124,11 @@ def _provenance(publication: Publication) -> dict[str, Any]:
 
 
 def _distribution(publication: Publication) -> Iterator[dict[str, Any]]:
-    """Every file with its checksum, and for each config the set of its tables."""
+    """Every file with its checksum, and for each config the set of its tables.
+
+    The pictures in the tars are no FileSet: mlcroissant unpacks an archive into a cache by its path alone, so that of
+    two versions, or publications, side by side it would give the pictures of the first.
+    """
     for file in publication.files:
         yield _file_object(file)
     for config in publication.configs():
@@ -133,19 +140,6 @@ def _distribution(publication: Publication) -> Iterator[dict[str, Any]]:
             "encodingFormat": PARQUET,
             "includes": f"{config}/train-*.parquet",
         }
-    if tars := [file for file in publication.files if file.path.endswith(".tar")]:
-        yield {
-            "@type": "cr:FileSet",
-            "@id": PICTURES,
-            "name": PICTURES,
-            "description": "The composed pictures of Subset B in their tars.",
-            "containedIn": [{"@id": file.path} for file in tars],
-            "encodingFormat": "image/jpeg",
-            "includes": "*.jpg",
-        }
-
-
-PICTURES = "subset_b-pictures"
 
 
 def _file_object(file: PublishedFile) -> dict[str, Any]:
@@ -162,59 +156,40 @@ def _file_object(file: PublishedFile) -> dict[str, Any]:
 
 
 def _record_sets(publication: Publication) -> Iterator[dict[str, Any]]:
-    configs = publication.configs()
-    for config in configs:
+    for config in publication.configs():
         columns = publication.columns[config]
-        key = next(iter(columns)) if config in CONFIGS else ""
+        keys = KEYS.get(config, tuple(columns)[:1])
         yield {
             "@type": "cr:RecordSet",
             "@id": config,
             "name": config,
             "description": f"A row is {CONFIGS[config]}." if config in CONFIGS else config,
-            "key": {"@id": f"{config}/{key}"},
-            "field": [_field(config, name, parse_type(kind)) for name, kind in columns.items()],
-        }
-    if any(file.path.endswith(".tar") for file in publication.files):
-        yield {
-            "@type": "cr:RecordSet",
-            "@id": PICTURES + "-records",
-            "name": PICTURES + "-records",
-            "description": "The composed pictures; key is the last part of composite_id.",
+            "key": [{"@id": f"{config}/{key}"} for key in keys],
             "field": [
-                _picture_field("key", "sc:Text", "filename", {"transform": {"regex": r"^(.+)\.jpg$"}}),
-                _picture_field("picture", "sc:ImageObject", "content", {}),
+                _field(config, name, meaning(name, publication.edition), parse_type(kind))
+                for name, kind in columns.items()
             ],
         }
 
 
-def _picture_field(name: str, kind: str, what: str, more: dict[str, Any]) -> dict[str, Any]:
-    return {
-        "@type": "cr:Field",
-        "@id": f"{PICTURES}-records/{name}",
-        "name": f"{PICTURES}-records/{name}",
-        "dataType": kind,
-        "source": {"fileSet": {"@id": PICTURES}, "extract": {"fileProperty": what}} | more,
-    }
-
-
-def _field(config: str, column: str, kind: ColumnType) -> dict[str, Any]:
+def _field(config: str, column: str, means: str, kind: ColumnType) -> dict[str, Any]:
     """A column; of structs, with a field for each of theirs."""
     source = {"fileSet": {"@id": f"{config}-tables"}, "extract": {"column": column}}
-    field = _typed(f"{config}/{column}", COLUMNS.get(column, column), kind)
+    field = _typed(f"{config}/{column}", means, kind)
     if not kind.fields:
         return field | {"source": source}
     return field | {
         "subField": [
-            _typed(f"{config}/{column}/{name}", COLUMNS.get(name, name), of)
+            _typed(f"{config}/{column}/{name}", FIELDS[name], of)
             | {"source": source | {"transform": {"jsonPath": name}}}
             for name, of in kind.fields
         ]
     }
 
 
-def _typed(path: str, meaning: str, kind: ColumnType) -> dict[str, Any]:
+def _typed(path: str, means: str, kind: ColumnType) -> dict[str, Any]:
     shape = ",".join(map(str, kind.shape))
-    return {"@type": "cr:Field", "@id": path, "name": path, "description": meaning} | (
+    return {"@type": "cr:Field", "@id": path, "name": path, "description": means} | (
         ({} if kind.fields else {"dataType": KINDS[kind.kind]})
         | ({"isArray": True, "arrayShape": shape} if shape else {})
     )

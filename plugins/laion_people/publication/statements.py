@@ -9,7 +9,7 @@ STEPS = {  # what was done, in order, by the step of the software
     "download": "Images were fetched from the addresses of the collection, scaled down (the shorter side to 384 pixels "
     "unless set otherwise) and kept with the sha256 of the file as it came. Rows that the collection flags as "
     "unsafe, and "
-    "images whose owner's headers refuse such use, were left out unless the options below say otherwise.",
+    "images whose owner's headers refuse such use, are not fetched unless that is switched off.",
     "detect": "A detector looked for people; each box is a row.",
     "pose": "A pose model estimated 17 joints of each person, and where it can, joints in three dimensions.",
     "mesh": "A face model laid a mesh of 478 points over each face that can be seen.",
@@ -83,27 +83,40 @@ NO_CONTACT = (
 NO_LICENCE = "No licence was stated by whoever published it. Ask before you use it."
 
 
-def minors(publication: Publication) -> str:
-    """How children were left out, and how surely."""
-    if publication.options["with_minors"]:
-        return "Images whose caption or flags speak of minors were not left out: children can be in it."
-    return (
-        "Images whose caption or collection flags speak of minors were left out. That goes by words alone, mostly "
-        "English "
-        "ones: nobody's age was estimated, and children whose caption does not say so are still in it."
-    )
+def steps(publication: Publication) -> dict[str, str]:
+    """What was done, in order, as far as the publication has something of it."""
+    return {step: text for step, text in STEPS.items() if step != "describe" or "subset_d" in publication.configs()}
+
+
+def choices(publication: Publication) -> list[str]:
+    """Which images were left out, how surely, and which were not."""
+    options = publication.options
+    return [
+        "Images whose caption or flags speak of minors were not left out: children can be in it."
+        if options["with_minors"]
+        else "Images whose caption or collection flags speak of minors were left out. That goes by words alone, mostly "
+        "English ones: nobody's age was estimated, and children whose caption does not say so are still in it.",
+        "Images that the collection flags as unsafe were not left out here."
+        if options["nsfw"] == "keep"
+        else "Images that the collection flags as unsafe were left out. Its flags miss some: nudity and violence "
+        "can be "
+        "in the images that addresses lead to.",
+        "Images were not left out for what their owners say of such use."
+        if options["opt_outs"] == "keep"
+        else "Images whose owner refused such use in the headers or robots.txt of the site were left out, as far as "
+        "the "
+        "answers were kept when the images were downloaded. What owners said elsewhere, or since, is not known.",
+    ]
 
 
 def faces(publication: Publication) -> str:
-    """What became of faces in pictures."""
+    """What became of faces in pictures; "" where there are none."""
+    if not publication.options["pictures"]:
+        return ""
     return {
         "keep": "Faces in the pictures of Subset B are as they were.",
-        "blur": "Faces in the pictures of Subset B were blurred where the face model or the joints show one; a face "
-        "that "
-        "neither found is not.",
-        "drop": "Pictures of Subset B in which a face can be seen were left out, as far as the face model or the "
-        "joints "
-        "show one.",
+        "blur": "Faces in the pictures of Subset B were blurred where models find one; what they miss is not.",
+        "drop": "Pictures of Subset B in which models find a face were left out; what they miss is still there.",
     }[publication.options["faces"]]
 
 
@@ -118,4 +131,4 @@ def edition(publication: Publication) -> str:
 
 def caveats(publication: Publication) -> list[str]:
     """All that is known to be wrong with it, or missing."""
-    return [minors(publication), faces(publication), *BIASES, *LIMITS]
+    return [*choices(publication), *filter(None, [faces(publication)]), *BIASES, *LIMITS]
