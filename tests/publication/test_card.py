@@ -39,12 +39,21 @@ def test_the_hub_reads_licence_configs_and_size(publication: Publication) -> Non
     head, _ = split(card(publication))
     assert head["license"] == "cc-by-4.0"
     assert head["size_categories"] == ["n<1K"]
-    assert [c["config_name"] for c in head["configs"]] == publication.configs()
+    assert [c["config_name"] for c in head["configs"]] == [c for c in publication.configs() if c != "subset_d"]
     assert head["configs"][0]["default"]
     assert all(
         c["data_files"] == [{"split": "train", "path": f"{c['config_name']}/train-*.parquet"}] for c in head["configs"]
     )
     assert "en" in head["language"]
+
+
+def test_a_config_without_rows_is_told_and_not_loaded(publication: Publication) -> None:
+    assert publication.rows("subset_d") == 0
+    head, body = split(card(publication))
+    assert "subset_d" not in {c["config_name"] for c in head["configs"]}
+    assert 'load_dataset("OWNER/NAME", "subset_d"' not in body
+    assert "| `subset_d` | 0 |" in body
+    assert "What has no row" in body
 
 
 @pytest.mark.parametrize(

@@ -87,9 +87,15 @@ def front_matter(publication: Publication) -> dict[str, Any]:
         "configs": [
             {"config_name": config, "data_files": [{"split": "train", "path": f"{config}/train-*.parquet"}]}
             | ({"default": True} if i == 0 else {})
-            for i, config in enumerate(map(one_line, publication.configs()))
+            for i, config in enumerate(map(one_line, loadable(publication)))
         ],
     }
+
+
+def loadable(publication: Publication) -> list[str]:
+    """The configs that have rows: `datasets` fails for one that has none
+    (https://github.com/huggingface/datasets/pull/8401)."""
+    return [config for config in publication.configs() if publication.rows(config)]
 
 
 def size_category(rows: int) -> str:
@@ -161,6 +167,7 @@ def _body(publication: Publication) -> str:
         collections=_collections(publication),
         editions=EDITIONS,
         configs=CONFIGS,
+        loadable=loadable(publication),
         meaning=meaning,
         reasons=REASONS,
         contact=_link(publication.contact),
