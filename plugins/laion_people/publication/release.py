@@ -42,8 +42,8 @@ class Publication:
     files: all but the record, README.md, croissant.json and checksums.sha256. left_out: rows by config and reason.
     columns: name -> Arrow type, by config. numbers: those that the card states, each with the file that it is from
     (``{"value": 143, "source": "manifests/detect/sample/00000.json"}``; see `numbers`). changes: ``version``, ``at``
-    and ``text`` for each version so far. replaces: the version of which this one is what stayed. extra: ``run_id``, if a
-    run of an Airflow DAG has made it.
+    and ``text`` for each version so far. replaces: the version of which this one is what stayed. extra: ``run_id``, if
+    a run of an Airflow DAG has made it.
     """
 
     name: str
