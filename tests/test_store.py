@@ -18,7 +18,7 @@ import boto3
 import pytest
 
 from laion_people.engine.runner import Runner
-from laion_people.errors import LaionPeopleError, ShortageError, UsageError
+from laion_people.errors import LaionPeopleError, ShortageError, StoreError, UsageError
 from laion_people.language import captions
 from laion_people.language.captions import Entry
 from laion_people.settings import Settings
@@ -47,6 +47,31 @@ def s3(moto: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[S
 @pytest.fixture(params=["folder", "s3"])
 def any_store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     return request.getfixturevalue("s3") if request.param == "s3" else open_store(str(tmp_path / "data"))
+
+
+def test_a_file_and_a_folder_get_other_paths(any_store: Store) -> None:
+    any_store.write("new/.hidden/a.parquet", b"a")
+    any_store.write("new/.hidden/deep/b.tar", b"b")
+    any_store.move("new/.hidden/a.parquet", "new/.hidden/deep/c.parquet")
+    any_store.move_folder("new/.hidden", "new/shown", last="deep/b.tar")
+    assert any_store.list("new") == ["new/shown/deep/b.tar", "new/shown/deep/c.parquet"]
+    assert any_store.read("new/shown/deep/c.parquet") == b"a"
+    any_store.write("other/x", b"x")
+    with pytest.raises(StoreError):
+        any_store.move_folder("other", "new/shown", last="x")
+    assert any_store.read("other/x") == b"x" and len(any_store.list("new/shown")) == 2
+    with pytest.raises(StoreError):
+        any_store.move("not/there", "new/there")
+
+
+def test_a_folder_is_deleted_and_no_other(any_store: Store) -> None:
+    for name in ("a", "deep/b", "record"):
+        any_store.write(f"old/{name}", b"x")
+    any_store.write("older/a", b"x")
+    any_store.delete_folder("old", first="record")
+    assert any_store.list("old") == [] and any_store.list("older") == ["older/a"]
+    any_store.delete_folder("old")
+    any_store.delete_folder("never/there", first="record")
 
 
 def test_what_is_written_is_read_back(any_store: Store) -> None:

@@ -286,8 +286,8 @@ def _publish(args: argparse.Namespace) -> None:
     from laion_people.publication.build import check_names, publish
     from laion_people.publication.choice import Options
 
-    if args.edition == "geometry" and args.faces != "keep":
-        raise UsageError("bad-argument", "--faces does not go with --edition geometry, which has no pictures")
+    if args.faces != "keep" and (args.edition == "geometry" or not args.pictures):
+        raise UsageError("bad-argument", f"--faces {args.faces} goes with pictures, and there are none")
     chosen = _chosen(args)
     store = open_store(chosen.store)
     options = Options(

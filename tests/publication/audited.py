@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -53,6 +53,17 @@ def change_table(
     entry = ShardEntry(0, path, len(rows), store.size(path), store.sha256(path), old.sidecars)
     index.write(at, dataclasses.replace(made, shards=(entry,), rows=len(rows)))
     _sum(store, step, partition, scope)
+
+
+def tell_of_images(store: Store, rows: Sequence[dict[str, Any]], partition: str = PARTITION) -> None:
+    """Puts a table of images beside the tar, as `download` does."""
+    path, at = f"images/{partition}/00000.parquet", manifest_path("download", partition)
+    with store.writer(path) as local:
+        pq.write_table(pa.Table.from_pylist(list(rows)), local)
+    made = Manifest.from_json(store.read(at))
+    beside = FileEntry(path, store.size(path), store.sha256(path))
+    shard = dataclasses.replace(made.shards[0], sidecars=(beside,))
+    store.write(at, dataclasses.replace(made, shards=(shard,)).to_json())
 
 
 def rows_of(store: Store, table: str, partition: str = PARTITION) -> list[dict[str, Any]]:

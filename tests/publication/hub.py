@@ -96,7 +96,7 @@ class Handler(BaseHTTPRequestHandler):
     def _route(self, path: str, body: bytes) -> tuple[int, Any]:
         for part, status in self.server.refuse.items():
             if part in path:
-                return status, {"error": "You are not to do that."}
+                return status, {"error": "You are not to do that."} if status >= 400 else b"<html>a web page</html>"
         if path.startswith("/storage/"):
             return self._stored(path, body)
         if self.headers.get("Authorization") != f"Bearer {TOKEN}":

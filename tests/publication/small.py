@@ -136,4 +136,4 @@ def _tar(folder: Path) -> PublishedFile:
                 member = tarfile.TarInfo(f"{i:09d}.{suffix}")
                 member.size = len(data)
                 tar.addfile(member, io.BytesIO(data))
-    return _file(folder, path)
+    return _file(folder, path, rows=ROWS["subset_b"])

@@ -39,12 +39,21 @@ def test_the_hub_reads_licence_configs_and_size(publication: Publication) -> Non
     head, _ = split(card(publication))
     assert head["license"] == "cc-by-4.0"
     assert head["size_categories"] == ["n<1K"]
-    assert [c["config_name"] for c in head["configs"]] == publication.configs()
+    assert [c["config_name"] for c in head["configs"]] == [c for c in publication.configs() if c != "subset_d"]
     assert head["configs"][0]["default"]
     assert all(
         c["data_files"] == [{"split": "train", "path": f"{c['config_name']}/train-*.parquet"}] for c in head["configs"]
     )
     assert "en" in head["language"]
+
+
+def test_a_config_without_rows_is_told_and_not_loaded(publication: Publication) -> None:
+    assert publication.rows("subset_d") == 0
+    head, body = split(card(publication))
+    assert "subset_d" not in {c["config_name"] for c in head["configs"]}
+    assert 'load_dataset("OWNER/NAME", "subset_d"' not in body
+    assert "| `subset_d` | 0 |" in body
+    assert "What has no row" in body
 
 
 @pytest.mark.parametrize(
@@ -87,7 +96,7 @@ def test_every_number_has_its_source_beside_it(publication: Publication) -> None
     for name, number in publication.numbers.items():
         (line,) = [x for x in body.splitlines() if x.startswith(f"| {name.removeprefix('funnel: ')}")]
         assert f"`{number['source']}`" in line
-        assert f"{number['value']:,}" in line
+        assert f"| {number['value']:,} |" in line
     assert "700 `http_404`, 200 `timeout`" in section(body, "What was lost on the way")
     left_out = section(body, "Left out when it was published")
     assert "| `people` | `minor` | 3 |" in left_out
@@ -187,6 +196,8 @@ def hostile(publication: Publication, text: str) -> Publication:
         partitions=(f"{text}/00000",),
         options=publication.options | {text: text},
         models={text: text},
+        files=tuple(replace(f, config=f.config and f"{f.config}{text}") for f in publication.files),
+        columns={f"{config}{text}": columns for config, columns in publication.columns.items()},
         left_out={"people": {text: 3}},
         numbers={f"funnel: {text}": number, text: number},
         changes=({"version": text, "at": text, "text": text},),
@@ -203,7 +214,8 @@ def test_hostile_records_stay_text(publication: Publication, text: str) -> None:
     plain, body = split(card(publication))
     head, attacked = split(card(hostile(publication, text)))
     assert head.keys() - plain.keys() <= {"license_name", "license_link"}
-    assert head["configs"] == plain["configs"]
+    assert len(head["configs"]) == len(plain["configs"])
+    assert head["license"] == "other"
 
     def outline(markdown: str) -> list[str]:
         shown = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(markdown)

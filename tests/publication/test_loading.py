@@ -14,6 +14,7 @@ import pytest
 from laion_people.publication.release import Publication
 from laion_people.publication.tables import GEOMETRY
 from tests.publication.conftest import EDITIONS
+from tests.publication.small import publish_small
 
 pytestmark = pytest.mark.usefixtures("offline")
 CONFIGS = ["people", "poses", "meshes", "facts", "subset_a", "subset_b", "subset_c", "clusters"]
@@ -47,6 +48,17 @@ def test_datasets_loads_each_config(
     assert len(loaded) == publication.rows(config) > 0
     assert ids(loaded) == ids(rows(folder, config))
     assert list(loaded[0]) == list(publication.columns[config])
+
+
+def test_datasets_loads_the_others_where_a_config_is_empty(tmp_path: Path) -> None:
+    from datasets import get_dataset_config_names, load_dataset
+
+    publication = publish_small(tmp_path)
+    folder = tmp_path / "releases" / publication.name / publication.version
+    assert publication.rows("subset_d") == 0
+    found = get_dataset_config_names(str(folder))
+    assert found == [config for config in publication.configs() if config != "subset_d"]
+    assert load_dataset(str(folder), "subset_c", split="train").num_rows == publication.rows("subset_c")
 
 
 def test_datasets_finds_the_configs_and_has_people_for_the_default(made: dict[str, tuple[Path, Publication]]) -> None:

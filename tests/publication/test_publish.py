@@ -35,7 +35,7 @@ from laion_people.settings import Settings
 from laion_people.storage.layout import manifest_path, shard_manifest_path
 from laion_people.storage.removals import Removal, digest, path_of
 from laion_people.storage.store import LocalStore, Store, open_store
-from tests.publication.audited import PARTITION, change_table, make_audited, rows_of
+from tests.publication.audited import PARTITION, change_table, make_audited, rows_of, tell_of_images
 from tests.s3 import moto_server
 from tests.synthetic_store import VERSION, forget
 
@@ -373,7 +373,7 @@ def test_numbers_name_the_manifest_or_file_that_they_are_from(finished: LocalSto
     meshes = sum(row["face_score"] is not None for row in rows_of(finished, "mesh"))
     assert numbers["people with a face mesh"]["value"] == meshes == numbers["funnel: face meshes"]["value"]
     better = sum(row["foil_margin"] > 0 for row in rows_of(finished, "subset_c"))
-    assert [n["value"] for name, n in numbers.items() if "false of the person" in name] == [better]
+    assert numbers["captions of subset_c that CLIP scores above all false ones"]["value"] == better
     for number in numbers.values():
         path = number["source"].partition(",")[0]
         if not path.startswith("manifests/"):
@@ -432,6 +432,22 @@ def test_a_shard_that_was_made_again_since_the_audit_is_refused(one: LocalStore)
         made(one)
 
 
+def test_tables_that_change_while_they_are_published_are_no_publication(
+    one: LocalStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_tables = Staging.write_tables
+
+    def meanwhile(self: Staging, config: str, *of: Any) -> Any:
+        if config == "meshes":
+            change_table(one, "mesh", lambda row: row | {"head_yaw": 3.0})
+        return write_tables(self, config, *of)
+
+    monkeypatch.setattr(Staging, "write_tables", meanwhile)
+    with pytest.raises(LaionPeopleError, match="mesh demo/00000 has been made again meanwhile"):
+        made(one)
+    assert not release.published(one)
+
+
 def test_a_file_that_is_not_what_its_manifest_says_is_refused(one: LocalStore) -> None:
     one.write(f"mesh/{PARTITION}/00000.parquet", b"PAR1 nothing PAR1")
     with pytest.raises(LaionPeopleError, match=f"mesh/{PARTITION}/00000.parquet is damaged") as error:
@@ -462,6 +478,7 @@ def test_when_the_options_leave_nobody_there_is_no_publication(one: LocalStore) 
         (["--release", "x", "--version", "1.0.0", "--clusters", "../v0001"], 2, "[bad-setting]"),
         (["--release", "x", "--version", "1.0.0", "--max-watermark", "nan"], 2, "[bad-argument]"),
         (["--release", "x", "--version", "1.0.0", "--edition", "geometry", "--faces", "blur"], 2, "[bad-argument]"),
+        (["--release", "x", "--version", "1.0.0", "--no-pictures", "--faces", "drop"], 2, "[bad-argument]"),
         (["--release", "x", "--version", "1.0.0", "-o", "ftp://x"], 2, "[bad-setting]"),
         (
             ["--release", "x", "--version", "1.0.0", "-o", "/proc/nothing"],
@@ -625,6 +642,29 @@ def test_a_store_in_a_bucket_is_published_there(bucket: Store) -> None:
     publication = made(bucket, "3.0.0")
     assert publication.rows("people") == len(rows_of(bucket, "people"))
     assert samples(bucket, publication) and release.published(bucket)["people"][-1] == "3.0.0"
+
+
+@pytest.mark.parametrize(
+    ("fields", "reason"),
+    [
+        ({"url": "http://example.org/scene.jpg"}, "removed"),
+        ({"sha256": "cd" * 32}, "removed"),
+        ({"NSFW": "NSFW"}, "nsfw"),
+        ({"x_robots_tag": "noai"}, "opted_out"),
+    ],
+)
+def test_a_composition_goes_with_its_background(one: LocalStore, fields: Row, reason: str) -> None:
+    rows = rows_of(one, "subset_b")
+    change_table(one, "compose", lambda row: row | ({"background_key": "scene"} if row == rows[0] else {}))
+    tell_of_images(one, [{"key": "scene", "url": "x", "caption": "A beach"} | fields, {"key": "000000000", "url": "y"}])
+    named = {"urls": (digest("http://example.org/scene.jpg"),), "pictures": (digest("cd" * 32),)}
+    one.write(path_of("r1"), Removal(id="r1", at="", by="", reason="", asked={}, **named).to_json())
+    publication = made(one)
+    assert publication.left_out == {"subset_b": {reason: 1}}
+    assert [row["composite_id"] for row in loaded(one, publication, "subset_b")] == [
+        row["composite_id"] for row in rows[1:]
+    ]
+    assert len(samples(one, publication)) == 3 * (len(rows) - 1)
 
 
 def test_a_composition_with_a_minor_goes_with_its_picture(one: LocalStore) -> None:

@@ -171,6 +171,14 @@ def test_another_publication_of_the_same_version_is_refused_and_nothing_is_sent(
     assert on_the_hub(there) == before
 
 
+def test_an_older_version_does_not_follow_a_newer_one(there: Hub, store: Store) -> None:
+    push.Hub(REPO).push(store, made(store, version="1.10.0"))
+    before = on_the_hub(there)
+    with pytest.raises(UsageError, match=r"has version 1\.10\.0"):
+        push.Hub(REPO).push(store, made(store, version="1.9.0"))
+    assert on_the_hub(there) == before
+
+
 def test_a_file_that_is_damaged_is_not_sent(there: Hub, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(push, "IN_GIT", 3000)
     publication = made(store)
@@ -188,6 +196,7 @@ def test_a_file_that_is_damaged_is_not_sent(there: Hub, store: Store, monkeypatc
         ("/api/repos/create", 401, "hub-refuses", "answers 401 for somebody/people"),
         ("/commit/", 403, "hub-refuses", "You are not to do that"),
         ("/preupload/", 404, "hub-refuses", "HF_TOKEN"),
+        ("/storage/", 403, "hub-refuses", "answers 403 for somebody/people"),
         ("/refs", 502, "hub-away", "push again later"),
         ("/objects/batch", 429, "hub-away", "push again later"),
     ],
@@ -208,6 +217,17 @@ def test_a_hub_that_is_away(there: Hub, store: Store, monkeypatch: pytest.Monkey
     with pytest.raises(LaionPeopleError, match="does not answer") as told:
         push.Hub(REPO).push(store, made(store))
     assert told.value.code == "hub-away"
+
+
+@pytest.mark.parametrize("endpoint", ["nonsense", "http://[", "http://127.0.0.1:{port}/web"])
+def test_an_endpoint_that_is_no_hub(there: Hub, store: Store, monkeypatch: pytest.MonkeyPatch, endpoint: str) -> None:
+    port = there.server_address[1]
+    there.refuse["/web/"] = 200
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", endpoint.format(port=port))
+    with pytest.raises(LaionPeopleError, match="somebody/people") as told:
+        push.Hub(REPO).push(store, made(store))
+    assert told.value.code == "hub-refuses"
+    assert "\n" not in told.value.message
 
 
 def test_without_a_token_nothing_is_asked(there: Hub, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,18 +27,26 @@ from laion_people.reports.templating import count, plain, size
 FOLDER = Path(__file__).parent
 TRUTH: dict[str, Any] = json.loads((FOLDER / "truth.json").read_text(encoding="utf-8"))
 SPECIAL = re.compile(r"([\\`*_{}\[\]<>|~#!&$@]|(?<=www)\.|:(?=//))")  # of Markdown, and of what the hub makes links of
+SHOWN = ("rows of ", "pictures of ")  # of numbers that stand in the table of configs
 FUNNEL = "funnel: "  # how the names of those numbers begin that are stages of the funnel
 TASKS = {
     "links": ["text-to-image", "image-to-text", "object-detection", "keypoint-detection"],
     "geometry": ["keypoint-detection", "text-generation"],
 }
 SIZES = ("1K", "10K", "100K", "1M", "10M", "100M", "1B", "10B", "100B", "1T")
-# Those of https://huggingface.co/docs/hub/repositories-licenses that data sets have; any other is "other", with a name.
-LICENCES = {"cc0-1.0", "pddl", "odc-by", "odbl", "apache-2.0", "mit", "cdla-permissive-2.0", "cdla-sharing-1.0"}
-LICENCES |= {f"cc-by{terms}-4.0" for terms in ("", "-sa", "-nc", "-nd", "-nc-sa", "-nc-nd")}
-SPDX = {"pddl": "PDDL-1.0", "odc-by": "ODC-By-1.0", "odbl": "ODbL-1.0", "apache-2.0": "Apache-2.0", "mit": "MIT"} | {
-    f"cdla-{kind}-{version}": f"CDLA-{kind.title()}-{version}"
-    for kind, version in (("permissive", "2.0"), ("sharing", "1.0"))
+LICENCES = {  # of https://huggingface.co/docs/hub/repositories-licenses; any other is "other", with a name
+    "cc0-1.0": "https://creativecommons.org/publicdomain/zero/1.0/",
+    "pddl": "https://opendatacommons.org/licenses/pddl/1-0/",
+    "odc-by": "https://opendatacommons.org/licenses/by/1-0/",
+    "odbl": "https://opendatacommons.org/licenses/odbl/1-0/",
+    "cdla-permissive-2.0": "https://cdla.dev/permissive-2-0/",
+    "cdla-sharing-1.0": "https://cdla.dev/sharing-1-0/",
+    "apache-2.0": "https://www.apache.org/licenses/LICENSE-2.0",
+    "mit": "https://opensource.org/license/mit",
+    **{
+        f"cc-{terms}-4.0": f"https://creativecommons.org/licenses/{terms}/4.0/"
+        for terms in ("by", "by-sa", "by-nc", "by-nd", "by-nc-sa", "by-nc-nd")
+    },
 }
 ADDRESS = re.compile(r"https?://[!-'*-;=?-Z_a-z~]{1,200}", re.ASCII)
 MAIL = re.compile(r"[\w.+-]{1,100}@[\w.-]{1,100}", re.ASCII)
@@ -61,11 +69,14 @@ def card(publication: Publication) -> str:
 
 
 def front_matter(publication: Publication) -> dict[str, Any]:
-    """What the hub reads. The Parquet files say the columns' types themselves, so that there are no features here."""
+    """What the hub reads. The Parquet files say the columns' types themselves, so that there are no features here.
+
+    Each text is one line: readers look for the line ``---`` that ends it before they read it as YAML.
+    """
     languages = ["en"] + ["multilingual"] * any("multi" in c or "nolang" in c for c in _collections(publication))
     return {
         **_licence(publication.licence),
-        "pretty_name": f"{publication.name} {publication.version}",
+        "pretty_name": one_line(plain(f"{publication.name} {publication.version}")),
         "language": languages,
         "task_categories": TASKS[publication.edition],
         "size_categories": [size_category(max(map(publication.rows, publication.configs()), default=0))],
@@ -76,9 +87,15 @@ def front_matter(publication: Publication) -> dict[str, Any]:
         "configs": [
             {"config_name": config, "data_files": [{"split": "train", "path": f"{config}/train-*.parquet"}]}
             | ({"default": True} if i == 0 else {})
-            for i, config in enumerate(publication.configs())
+            for i, config in enumerate(map(one_line, loadable(publication)))
         ],
     }
+
+
+def loadable(publication: Publication) -> list[str]:
+    """The configs that have rows: `datasets` fails for one that has none
+    (https://github.com/huggingface/datasets/pull/8401)."""
+    return [config for config in publication.configs() if publication.rows(config)]
 
 
 def size_category(rows: int) -> str:
@@ -112,11 +129,7 @@ def with_same_models(publication: Publication) -> bool:
 
 def licence_url(licence: str) -> str:
     """Where a licence can be read; "" for one that is not known here."""
-    if match := re.fullmatch(r"cc-(by[a-z-]*)-4\.0", licence.lower()):
-        return f"https://creativecommons.org/licenses/{match[1]}/4.0/"
-    if licence.lower() in LICENCES:
-        return f"https://spdx.org/licenses/{SPDX.get(licence.lower(), licence.upper())}"
-    return licence if ADDRESS.fullmatch(licence) else ""
+    return LICENCES.get(licence.lower(), licence if ADDRESS.fullmatch(licence) else "")
 
 
 def _licence(licence: str) -> dict[str, str]:
@@ -141,7 +154,7 @@ def _body(publication: Publication) -> str:
     environment = Environment(  # noqa: S701 - Markdown: the filters below escape
         loader=FileSystemLoader(FOLDER), undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
-    filters = (md, code, amount, rate, count, total)
+    filters = (md, code, word, amount, rate, count, total)
     environment.filters |= {text.__name__: text for text in filters} | {"json": json.dumps, "html": _html, "size": size}
     by_config: dict[str, list[PublishedFile]] = {config: [] for config in publication.configs()}
     for file in publication.files:
@@ -154,13 +167,15 @@ def _body(publication: Publication) -> str:
         collections=_collections(publication),
         editions=EDITIONS,
         configs=CONFIGS,
+        loadable=loadable(publication),
         meaning=meaning,
         reasons=REASONS,
         contact=_link(publication.contact),
         files=by_config,
-        tars=[file for file in publication.files if file.path.endswith(".tar")],
+        tars=(tars := [file for file in publication.files if file.path.endswith(".tar")]),
+        pictures=sum(tar.rows for tar in tars),
         funnel=list(_funnel(publication)),
-        others=[(name, n) for name, n in publication.numbers.items() if not name.startswith(FUNNEL)],
+        others=[(name, n) for name, n in publication.numbers.items() if not name.startswith((FUNNEL, *SHOWN))],
         left_out=[
             (config, reason, n) for config, reasons in publication.left_out.items() for reason, n in reasons.items()
         ],
@@ -188,6 +203,11 @@ def code(text: object) -> str:
     return md(line) if not line or re.search(r"[`|\\]", line) else f"`{line}`"
 
 
+def word(text: str) -> str:
+    """Text as a name in a program."""
+    return re.sub(r"\W", "_", text, flags=re.ASCII)
+
+
 def amount(value: object) -> str:
     """A number for people, other values as text."""
     return count(value) if isinstance(value, int) and not isinstance(value, bool) else md(value)
@@ -205,7 +225,7 @@ def rate(pair: Sequence[int]) -> str:
     middle = (share + z * z / (2 * whole)) / (1 + z * z / whole)
     half = z * math.sqrt(share * (1 - share) / whole + z * z / (4 * whole**2)) / (1 + z * z / whole)
     low, high = max(0.0, middle - half), min(1.0, middle + half)
-    return f"{part} of {whole}, {100 * share:.1f} % ({100 * low:.1f} to {100 * high:.1f})"
+    return f"{part} of {whole}, {100 * share:.1f}\N{NO-BREAK SPACE}% ({100 * low:.1f} to {100 * high:.1f})"
 
 
 def _html(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -27,7 +27,8 @@ REASONS = {  # why a row is left out, the first that applies
 }
 KEPT = ""
 CODES = (KEPT, *REASONS)
-OF_PEOPLE = ("person_id", "key", "url", "caption", *OF_IMAGES)
+OF_IMAGE = ("url", "caption", *OF_IMAGES)
+OF_PEOPLE = ("person_id", "key", *OF_IMAGE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +72,17 @@ class Choice:
         ids = self._sources.table("people", shard, ["person_id"])["person_id"].to_pylist()
         return dict(zip(ids, (CODES[code] for code in self._codes[shard]), strict=True))
 
-    def is_removed(self, sample: str) -> bool:
-        """Whether an image (``<partition>/<shard>/<key>``), such as a background, was removed."""
-        return self._removed.has_sample(sample)
+    def images(self, shard: Shard, keys: Iterable[str]) -> dict[str, str]:
+        """Images of a shard without people, such as backgrounds: key -> KEPT, or why they are left out."""
+        partition, index = shard
+        known, reasons = self._sources.images(shard, keys := set(keys), OF_IMAGE), dict[str, str]()
+        for key in keys:
+            sample = f"{partition}/{index:05d}/{key}"
+            if key in known:
+                reasons[key] = self._reason(sample, known[key])
+            else:  # made elsewhere, or of a folder of backgrounds
+                reasons[key] = "removed" if self._removed.has_sample(sample) else KEPT
+        return reasons
 
     def count(self) -> int:
         """How many people are kept."""
@@ -86,34 +95,28 @@ class Choice:
         of_images: dict[str, str] = {}
         for row in rows:
             if not of_images.get(row["key"]):
-                of_images[row["key"]] = self._reason(row, descriptions.get(row["person_id"]))
+                reason = self._reason(row["person_id"].rpartition("/")[0], row, descriptions.get(row["person_id"]))
+                of_images[row["key"]] = "removed" if self._removed.has_person(row["person_id"]) else reason
         yield from (CODES.index(of_images[row["key"]]) for row in rows)
 
-    def _reason(self, row: Mapping[str, Any], description: str | None) -> str:
-        """Why the image of a person is left out; KEPT if nothing speaks against it."""
-        options = self._options
-        if self._is_removed(row):
+    def _reason(self, sample: str, image: Mapping[str, Any], description: str | None = None) -> str:
+        """Why an image (``<partition>/<shard>/<key>``) is left out; KEPT if nothing speaks against it."""
+        options, removed = self._options, self._removed
+        if removed.has_sample(sample) or removed.has_url(image["url"]):
             return "removed"
-        if options.nsfw == "drop" and _flagged(row):
+        if removed.has_picture(image["sha256"], image["phash"]):
+            return "removed"
+        if options.nsfw == "drop" and _flagged(image):
             return "nsfw"
-        if options.opt_outs == "drop" and _reserved(row):
+        if options.opt_outs == "drop" and _reserved(image):
             return "opted_out"
-        if options.max_watermark is not None and not _number(row["pwatermark"]) <= options.max_watermark:
+        if options.max_watermark is not None and not _number(image["pwatermark"]) <= options.max_watermark:
             return "watermark"
-        if options.licences and row["LICENSE"] not in options.licences:
+        if options.licences and image["LICENSE"] not in options.licences:
             return "licence"
-        if not options.with_minors and any(map(speaks_of_minors, (row["caption"], description))):
+        if not options.with_minors and any(map(speaks_of_minors, (image["caption"], description))):
             return "minor"
         return KEPT
-
-    def _is_removed(self, row: Mapping[str, Any]) -> bool:
-        removed, person = self._removed, row["person_id"]
-        return bool(removed) and (
-            removed.has_person(person)
-            or removed.has_sample(person.rpartition("/")[0])
-            or removed.has_url(row["url"])
-            or removed.has_picture(row["sha256"], row["phash"])
-        )
 
 
 def _flagged(row: Mapping[str, Any]) -> bool:

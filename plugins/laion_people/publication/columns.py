@@ -98,8 +98,8 @@ OWN_IDS = {  # what is otherwise in the edition geometry, whose ids lead back to
 
 
 def meaning(column: str, edition: str) -> str:
-    """What a column means, in an edition."""
-    return (OWN_IDS if edition == "geometry" else {}).get(column) or COLUMNS[column]
+    """What a column means, in an edition; "" for one of another version of the software."""
+    return (OWN_IDS if edition == "geometry" else {}).get(column) or COLUMNS.get(column, "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,17 +126,17 @@ class FromStore(Content):
         table, people = self._sources.table("subset_b", shard), self._choice.people(shard)
         faces = self._faces(shard) if self._options.faces == "drop" else None
         rows = table.select(["people", "background_key"]).to_pylist()
-        reasons = [self._reason(row, shard, people, faces) for row in rows]
-        return _kept(table, reasons), reasons
+        backgrounds = self._choice.images(shard, (row["background_key"] for row in rows))
 
-    def _reason(self, row: dict[str, Any], shard: Shard, people: dict[str, str], faces: Faces | None) -> str:
-        """Why a composition is left out: its background, the first of its people who is, or a face."""
-        partition, index = shard
-        if self._choice.is_removed(f"{partition}/{index:05d}/{row['background_key']}"):
-            return "removed"
-        persons = tables.known((person["person_id"] for person in row["people"]), people)
-        reason = next((people[person] for person in persons if people[person]), KEPT)
-        return reason or ("face" if faces and faces.are_seen(row) else KEPT)
+        def reason(row: dict[str, Any]) -> str:
+            """Why a composition is left out: its background, the first of its people who is, or a face."""
+            persons = tables.known((person["person_id"] for person in row["people"]), people)
+            of_people = next((people[person] for person in persons if people[person]), KEPT)
+            face = "face" if faces and faces.are_seen(row) else KEPT
+            return backgrounds[row["background_key"]] or of_people or face
+
+        reasons = [reason(row) for row in rows]
+        return _kept(table, reasons), reasons
 
     def _faces(self, shard: Shard) -> Faces:
         """The faces of a shard's people."""

@@ -180,7 +180,7 @@ def _field(config: str, column: str, means: str, kind: ColumnType) -> dict[str, 
         return field | {"source": source}
     return field | {
         "subField": [
-            _typed(f"{config}/{column}/{name}", FIELDS[name], of)
+            _typed(f"{config}/{column}/{name}", FIELDS.get(name, ""), of)
             | {"source": source | {"transform": {"jsonPath": name}}}
             for name, of in kind.fields
         ]

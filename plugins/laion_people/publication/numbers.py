@@ -96,34 +96,24 @@ class Tally:
         }
         if tars := [file for file in publication.files if file.path.endswith(".tar")]:
             numbers["pictures of subset_b"] = {"value": sum(tar.rows for tar in tars), "source": "subset_b/train-*.tar"}
-        for (config, column), name in COUNTED.items():
+        for name, (config, column, _) in COUNTED.items():
             if config in publication.configs():
                 source = f"{config}/train-*.parquet, column {column}"
                 numbers[name] = {"value": self._counts[name], "source": source}
         return numbers
 
     def _count(self, config: str, table: pa.Table) -> None:
-        for (of, column), name in COUNTED.items():
+        for name, (of, column, weigh) in COUNTED.items():
             if of == config:
-                self._counts[name] += int(np.nansum(_weights(table, column)))
+                self._counts[name] += int(weigh(table[column].to_numpy()).sum())
 
 
-def _weights(table: pa.Table, column: str) -> np.ndarray:
-    """What each row counts for."""
-    values = table[column].to_numpy()
-    match column:
-        case "foil_margin":
-            return values > 0
-        case "face_score":
-            return ~np.isnan(values)
-    return values
-
-
-COUNTED = {  # of a config and its column
-    ("meshes", "face_score"): "people with a face mesh",
-    ("subset_b", "n_people"): "people in pictures of subset_b, as often as they are shown",
-    ("subset_c", "foil_margin"): "captions of subset_c that CLIP scores above the best one that is false of the person",
-    ("clusters", "reviewed"): "clusters whose captions a person has reviewed",
+COUNTED: dict[str, tuple[str, str, Callable[[np.ndarray], np.ndarray]]] = {  # config, column, what a row counts for
+    "people with a face mesh": ("meshes", "face_score", lambda scores: ~np.isnan(scores)),
+    "people in pictures of subset_b, as often as they are shown": ("subset_b", "n_people", lambda people: people),
+    "captions of subset_c that were compared with false ones": ("subset_c", "foil_margin", lambda m: ~np.isnan(m)),
+    "captions of subset_c that CLIP scores above all false ones": ("subset_c", "foil_margin", lambda m: m > 0),
+    "clusters whose captions a person has reviewed": ("clusters", "reviewed", lambda reviewed: reviewed),
 }
 
 

@@ -32,6 +32,7 @@ TYPE = "dataset"
 BESIDE = ("README.md", "croissant.json", CHECKSUMS, RECORD)  # the files of the record
 KEPT = ".gitattributes"  # the repository's own
 AT_A_TIME = 8  # files: so many of a bucket's, of up to 500 MB each, are on this machine's disk
+AGAIN = "push again later, it goes on where it was"
 IN_GIT = 10_000_000  # bytes up to which the hub may want a file in the commit itself
 
 
@@ -56,12 +57,14 @@ class Hub:
         older versions that the store has no more are taken from the hub, too. It may be called again at any time, and
         goes on.
 
-        Raises UsageError for a version that is there with other content, and LaionPeopleError when the hub refuses or
-        does not answer.
+        Raises UsageError for a version that is there with other content, or that a newer one is there of, and
+        LaionPeopleError when the hub refuses or does not answer.
         """
         with self._errors():
             self.api.create_repo(self.repo, repo_type=TYPE, private=True, exist_ok=True)
             tags = {tag.name for tag in self.api.list_repo_refs(self.repo, repo_type=TYPE).tags}
+            if newer := _newest(tags, publication.version):
+                raise UsageError("version-exists", f"{self.repo} has version {newer}: what is older cannot follow it")
             there = self._files("main")
             small, large = _missing(store, publication, there)
             gone = there.keys() - _paths(publication) - {KEPT}
@@ -74,7 +77,7 @@ class Hub:
             withdrawn = _withdrawn(tags, store, publication)
             for version in withdrawn:
                 self.api.delete_tag(self.repo, tag=version, repo_type=TYPE)
-            if publication.tombstones:
+            if publication.tombstones and publication.version not in tags:
                 # What was there before is to be seen no more.
                 self.api.super_squash_history(self.repo, commit_message=_title(publication), repo_type=TYPE)
             self.api.create_tag(self.repo, tag=publication.version, repo_type=TYPE, exist_ok=True)
@@ -127,24 +130,31 @@ class Hub:
         """Says in one line what goes wrong with the hub within the block."""
         try:
             yield
-        except HFValidationError as error:
-            raise UsageError("bad-argument", f"{self.repo!r} is no OWNER/NAME of the hub: {one_line(error)}") from error
-        except HfHubHTTPError as error:
-            status = error.response.status_code if error.response is not None else 0
-            reason = f"{self.api.endpoint} answers {status} for {self.repo}: {one_line(error.server_message or error)}"
-            if status >= 500 or status == 429:
-                raise LaionPeopleError("hub-away", f"{reason}: push again later, it goes on where it was") from error
-            advice = ": the token (HF_TOKEN) needs the right to write there" if status in (401, 403, 404) else ""
-            raise LaionPeopleError("hub-refuses", f"{reason}{advice}") from error
-        except requests.RequestException as error:
+        except (requests.RequestException, ValueError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and type(error) is not RuntimeError:
+                raise  # as huggingface_hub raises none
             check_shortage(error)
-            raise LaionPeopleError(
-                "hub-away", f"{self.api.endpoint} does not answer ({type(error).__name__}): push again later"
-            ) from error
-        except ValueError as error:  # what huggingface_hub says of answers that make no sense to it
-            raise LaionPeopleError(
-                "hub-refuses", f"{self.api.endpoint} answers strangely for {self.repo}: {one_line(error)}"
-            ) from error
+            raise self._said(error) from error
+
+    def _said(self, error: BaseException) -> LaionPeopleError:
+        match error:
+            case HFValidationError():
+                return UsageError("bad-argument", f"{self.repo!r} is no OWNER/NAME of the hub: {one_line(error)}")
+            case HfHubHTTPError(response=requests.Response(status_code=status)):
+                said = (
+                    f"{self.api.endpoint} answers {status} for {self.repo}: {one_line(error.server_message or error)}"
+                )
+                if status >= 500 or status == 429:
+                    return LaionPeopleError("hub-away", f"{said}: {AGAIN}")
+                rights = ": the token (HF_TOKEN) needs the right to write there" if status in (401, 403, 404) else ""
+                return LaionPeopleError("hub-refuses", f"{said}{rights}")
+            case RuntimeError(__cause__=BaseException() as cause):  # of a file that is being sent
+                return self._said(cause)
+            case ValueError():  # huggingface_hub of an answer, requests of an address, that makes no sense
+                return LaionPeopleError(
+                    "hub-refuses", f"{self.api.endpoint} answers strangely for {self.repo}: {one_line(error)}"
+                )
+        return LaionPeopleError("hub-away", f"{self.api.endpoint} does not answer ({one_line(error)}): {AGAIN}")
 
 
 def _title(publication: Publication) -> str:
@@ -179,6 +189,12 @@ def _is_same(remote: RepoFile | None, data: bytes) -> bool:
     if remote.lfs:
         return bool(remote.lfs.sha256 == hashlib.sha256(data).hexdigest())
     return bool(remote.blob_id == hashlib.sha1(b"blob %d\0" % len(data) + data, usedforsecurity=False).hexdigest())
+
+
+def _newest(tags: set[str], version: str) -> str:
+    """The newest of the tags that are newer versions; "" for none."""
+    newer = [tag for tag in tags if VERSION.fullmatch(tag) and ordered(tag) > ordered(version)]
+    return max(newer, key=ordered, default="")
 
 
 def _withdrawn(tags: set[str], store: Store, publication: Publication) -> set[str]:

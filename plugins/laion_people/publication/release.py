@@ -41,7 +41,9 @@ class Publication:
     at: ISO 8601, UTC. clusters: the cluster version. options: the settings of `publish` that decided the content.
     files: all but the record, README.md, croissant.json and checksums.sha256. left_out: rows by config and reason.
     columns: name -> Arrow type, by config. numbers: those that the card states, each with the file that it is from
-    (``{"value": 143, "source": "manifests/detect/sample/00000.json"}``). changes: a line for each version so far.
+    (``{"value": 143, "source": "manifests/detect/sample/00000.json"}``; see `numbers`). changes: ``version``, ``at``
+    and ``text`` for each version so far. replaces: the version of which this one is what stayed. extra: ``run_id``, if
+    a run of an Airflow DAG has made it.
     """
 
     name: str

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -27,15 +27,15 @@ from laion_people.storage.versions import manifest_of, newest, versions
 # By table; what describe makes is published where it is there.
 WRITERS = {STEPS[name].writes: name for name in ("detect", "pose", "mesh", "facts", "subset_a", "compose", "caption")}
 OPTIONAL = {"subset_d": "describe"}
-BEHIND = ("download", "clip_filter", "assign", "embed")  # steps whose tables are not published, only their sums
+BEHIND = ("download", "clip_filter", "assign", "embed")  # steps whose tables are not published
 PARTITIONS_AT_ONCE = 4
 MANIFESTS_IN_MIND = 8  # of some megabytes each: those of one partition
 Shard = tuple[str, int]  # partition and index
 
 
 class Partition(NamedTuple):
-    """What is kept in mind of an audited partition, whose manifests can have megabytes: the sums of all steps, the
-    digest of what each table's step made, and the shards."""
+    """What is kept in mind of an audited partition, whose manifests can have megabytes: for each step the sums and a
+    digest of what it made, and the shards."""
 
     totals: dict[str, Totals]
     digests: dict[str, str]
@@ -84,6 +84,25 @@ class Sources:
         with LocalFiles(self.store) as files:
             return _read(files.verified(file), file.uri, table, columns)
 
+    def images(self, shard: Shard, keys: Iterable[str], columns: Sequence[str]) -> dict[str, dict[str, Any]]:
+        """What is known of some images of a shard, by key; a column that their table lacks is null. Of images that were
+        made elsewhere it is nothing."""
+        partition, index = shard
+        if "download" not in self.partitions[partition].digests:
+            return {}
+        file, wanted = self._entries("download", partition)[index].get("parquet"), set(keys)
+        if file is None or not wanted:
+            return {}
+        with LocalFiles(self.store) as files, _damaged(file.uri):
+            parquet = pq.ParquetFile(files.verified(file))
+            there = [name for name in columns if name in parquet.schema_arrow.names]
+            rows = (
+                row
+                for batch in parquet.iter_batches(columns=["key", *there])
+                for row in batch.filter(pa.array([key in wanted for key in batch["key"].to_pylist()])).to_pylist()
+            )
+            return {row["key"]: dict.fromkeys(columns) | row for row in rows}
+
     def clusters(self) -> pa.Table:
         """The clusters of the version, with their captions."""
         (entry,) = self.release["label"].shards
@@ -130,7 +149,7 @@ class Sources:
         behind = {step: index.partition(step, partition) for step in BEHIND}
         every = made | {step: manifest for step, manifest in behind.items() if manifest}
         totals = {step: totals_of(manifest) for step, manifest in every.items()}
-        return Partition(totals, {s: manifest.contents_digest() for s, manifest in made.items()}, tuple(shards))
+        return Partition(totals, {s: manifest.contents_digest() for s, manifest in every.items()}, tuple(shards))
 
     def _manifest(self, index: ManifestIndex, step: str, partition: str) -> PartitionManifest:
         """A partition manifest, if it is that of this cluster version and of the shards as they are now."""
@@ -200,14 +219,20 @@ def _unaudited(step: str, partition: str, version: str) -> LaionPeopleError:
 def _read(path: Path, uri: str, name: str, columns: Sequence[str] = ()) -> pa.Table:
     """Columns of a table, or all, as its schema has them; see `schemas.read_table`."""
     wanted = [field for field in SCHEMAS[name] if not columns or field.name in columns]
-    try:
+    with _damaged(uri):
         there = pq.read_schema(path).names
         if lacking := next((field.name for field in wanted if not field.nullable and field.name not in there), None):
             raise LaionPeopleError(
                 "outdated", f"{uri} is of an earlier version, without {lacking}: run again the step that writes it"
             )
-        names = [field.name for field in wanted]
-        return read_table(path, name, names).cast(pa.schema(wanted))
+        return read_table(path, name, [field.name for field in wanted]).cast(pa.schema(wanted))
+
+
+@contextmanager
+def _damaged(uri: str) -> Iterator[None]:
+    """Says of a file, which is what its manifest says, that it is no such table."""
+    try:
+        yield
     except (pa.ArrowException, OSError, KeyError, ValueError) as error:  # OSError: a page of it cannot be unpacked
         check_shortage(error)
         raise LaionPeopleError(

@@ -123,7 +123,11 @@ def faces(publication: Publication) -> str:
 def edition(publication: Publication) -> str:
     """What of images is in the publication."""
     if publication.edition == "geometry":
-        return "It has neither addresses nor pictures: poses, meshes, facts and captions alone."
+        return (
+            "It has neither addresses nor pictures: poses, meshes, facts and captions alone, with ids of its own. "
+            "It is not "
+            "anonymous: who has an edition with addresses too can put the same numbers side by side."
+        )
     if publication.options["pictures"]:
         return "Of images it has addresses; its only pictures are those of Subset B, composed of cut-outs of people."
     return "Of images it has addresses and no pixel; the pictures of Subset B were left out."

@@ -121,7 +121,8 @@ class Staging:
         if there != self._files.keys():
             raise LaionPeopleError(
                 "published-meanwhile",
-                f"{self.target}: another run has begun to publish this version: let one run at a time",
+                f"{self.target}: another run has begun to publish this version, or a removal has taken its files: "
+                "run it again, alone",
             )
         self.store.move_folder(self.folder, self.target, last=RECORD)
 
