@@ -24,6 +24,12 @@ from laion_people.web.rows import at_once
 router = APIRouter(prefix="/releases")
 CARD, CHECKSUMS = "README.md", "checksums.sha256"
 LONGEST_CARD = 1_000_000  # bytes of a card that are shown; ours have some thousands
+HUBS_OWN = {  # what the hub knows beside Markdown -> what stands for it here
+    r"(?s)\A---\n.*?\n---\n": "",
+    r"(?m)^<details><summary>(.*)</summary>$": r"**\1**",
+    r"(?m)^</details>$": "",
+    r"(?m)^> \[!WARNING\]$": "> **Warning**",
+}
 MOST_FILES = 500  # of a publication that are listed
 
 Name = Annotated[str, Path(pattern=f"^{NAME.pattern}$")]
@@ -80,10 +86,12 @@ def _bytes(publication: Publication) -> dict[str, int]:
 
 
 def _card(store: Store, name: str, version: str) -> str:
-    """The card as HTML, without the YAML that it begins with; empty when there is none."""
+    """The card as HTML; empty when there is none."""
     try:
         data = store.part(f"{release.folder(name, version)}/{CARD}", 0, LONGEST_CARD)
     except MissingError:
         return ""
-    text = re.sub(r"\A---\n.*?\n---\n", "", data.decode(errors="replace"), flags=re.DOTALL)
+    text = data.decode(errors="replace")
+    for pattern, replacement in HUBS_OWN.items():
+        text = re.sub(pattern, replacement, text)
     return rendered(plain(text), lambda address: False)[1]

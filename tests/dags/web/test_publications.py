@@ -31,6 +31,15 @@ pretty_name: not shown
 | config | rows |
 |---|---|
 | people | 143 |
+
+<details><summary>Columns of people</summary>
+
+Many.
+
+</details>
+
+> [!WARNING]
+> Nobody was asked.
 """
 PUBLISHED = Publication(
     name="laion-people",
@@ -128,6 +137,8 @@ def test_a_publication_tells_its_rows_files_changes_and_card(client: TestClient,
     card = page.split('<article class="document card">')[1].split("</article>")[0]
     assert "<td>143</td>" in card and "pretty_name" not in card
     assert '<a href="https://example.org/paper" target="_blank" rel="noreferrer">' in card
+    assert "<strong>Columns of people</strong>" in card and "details" not in card
+    assert "<strong>Warning</strong>\nNobody was asked." in card
     assert "croissant.json" not in card  # a link that leads nowhere here is text
 
 
