@@ -144,3 +144,24 @@ def test_a_damaged_mesh_table_is_one_readable_error(store: LocalStore) -> None:
     store.write("mesh/demo/00000/00000.parquet", b"PAR1 cut short")
     with pytest.raises(LaionPeopleError, match=r"^mesh/demo/00000/00000\.parquet .*\[damaged-file\]$"):
         partition_funnel(store, "demo/00000")
+
+
+def test_what_was_removed_is_lost_once(store: LocalStore) -> None:
+    """After `remove`: in each table that had it, and out of the input of each step but the first."""
+    make_store(store, images=12)
+    before = {stage.name: stage for stage in partition_funnel(store, "demo/00000")}
+    made = manifests(store, "demo/00000")
+    for step, removed_in in (("download", 0), ("detect", 1), ("pose", 2), ("subset_a", 2)):
+        rows, rejected = removed_in or 1, made[step].rejected
+        change_manifest(
+            store,
+            step,
+            "demo/00000",
+            rows=made[step].rows - rows,
+            rejected=rejected | {"removed": rows},
+            removed_in=removed_in,
+        )
+    after = {stage.name: stage for stage in partition_funnel(store, "demo/00000")}
+    assert after["downloaded"].rejected == before["downloaded"].rejected | {"removed": 1}
+    for name in ("images with people", "poses", "Subset A"):
+        assert after[name].rejected == before[name].rejected, name

@@ -21,6 +21,7 @@ from PIL import Image
 from laion_people import cli
 from laion_people.engine.runner import Runner
 from laion_people.removal.proof import prove
+from laion_people.removal.wanted import NEAR
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.removals import Removal, digest, path_of
@@ -148,7 +149,10 @@ LEFT: dict[str, Callable[[LocalStore], Any]] = {
     "a sha256 in a table": lambda s: change_row(s, table("people"), {"sha256": GONE.sha256}),
     "a sha256 in capitals": lambda s: change_row(s, table("people"), {"sha256": GONE.sha256.upper()}),
     "a key in a table": lambda s: change_row(s, table("people"), {"key": KEY}),
-    "a hash of the looks in a table": lambda s: change_row(s, table("people"), {"phash": looks(picture(77))}),
+    "a hash of the looks in a table, where near ones were asked for": lambda s: (
+        change_row(s, table("people"), {"phash": looks(picture(77))}),
+        s.write(path_of("0123456789abcdef"), GONE.removal(0).to_json()),
+    ),
     "a person in pose": lambda s: change_row(s, table("pose"), {"person_id": GONE.person}),
     "another person of the image": lambda s: change_row(s, table("facts"), {"person_id": f"{GONE.sample}/7"}),
     "a person in vectors": lambda s: change_row(s, table("vectors"), {"person_id": GONE.person}),
@@ -230,14 +234,29 @@ def test_a_line_says_where_it_was_found(copy: LocalStore) -> None:
     assert tar.startswith(f"{TAR}: x.jpg: ")
 
 
-def test_pictures_that_look_alike_count_as_far_as_the_removal_says(copy: LocalStore) -> None:
+def test_a_picture_without_a_name_counts_if_it_may_be_a_removed_one_compressed_again(copy: LocalStore) -> None:
     again = picture(77, 8)
     apart = (int(looks(again), 16) ^ int(looks(picture(77)), 16)).bit_count()
-    assert 0 < apart < 10
+    assert NEAR < apart < 10
     add_members(copy, TAR, {"x.jpg": again})
     for near, found in ((-1, 0), (apart - 1, 0), (apart, 1)):
         copy.write(path_of("0123456789abcdef"), GONE.removal(near).to_json())
         assert len(prove(copy).faults) == found
+    add_members(copy, TAR, {"y.jpg": picture(77, 30)})  # 2 bits apart
+    for near, found in ((-1, 1), (apart, 2)):
+        copy.write(path_of("0123456789abcdef"), GONE.removal(near).to_json())
+        assert len(prove(copy).faults) == found
+
+
+def test_the_next_frame_of_a_video_counts_only_where_near_ones_were_asked_for(copy: LocalStore) -> None:
+    frame = {"url": "https://example.org/next.jpg", "sha256": "5" * 64, "phash": looks(picture(77))}
+    add_members(copy, TAR, {"x.jpg": picture(77, 80), "x.json": json.dumps(frame).encode()})
+    for near, found in ((-1, 0), (0, 2)):  # by the picture, and by its json
+        copy.write(path_of("0123456789abcdef"), GONE.removal(near).to_json())
+        assert len(prove(copy).faults) == found
+    add_members(copy, TAR, {"y.jpg": picture(77, 80), "y.json": json.dumps(frame | {"url": GONE.url}).encode()})
+    copy.write(path_of("0123456789abcdef"), GONE.removal(-1).to_json())
+    assert len(prove(copy).faults) == 3  # the address, and then the picture and the hash are not another file's
 
 
 def test_the_row_that_says_that_an_image_was_removed_may_keep_its_key(copy: LocalStore) -> None:

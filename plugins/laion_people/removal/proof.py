@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import groupby, islice
 from typing import BinaryIO
 
 import numpy as np
@@ -33,6 +34,7 @@ from laion_people.publication.release import FOLDER as PUBLICATIONS
 from laion_people.removal.wanted import Wanted
 from laion_people.storage import removals, tars
 from laion_people.storage.layout import parse_shard
+from laion_people.storage.origin import json_object
 from laion_people.storage.removals import REMOVED, read_removals
 from laion_people.storage.store import Store
 from laion_people.vision import phash
@@ -42,6 +44,7 @@ log = logging.getLogger(__name__)
 
 PASSED_OVER = ("metadata", removals.FOLDER)
 MOST_LINES = 20  # of a file
+MOST_FILES = 1000  # of a sample that are in mind at a time
 ROWS = 4096  # of a table that are in memory at a time
 MOST_TEXT = 1 << 27  # bytes of a file, or of a file in a tar, that is looked at as a whole
 MOST_COLUMNS = 1 << 30  # bytes of texts of a row group
@@ -146,13 +149,13 @@ class _Hunt:
             json.loads(data)  # what is none is cut off
         yield from self._in_data(path, "", path.rpartition(".")[2].lower(), data)
 
-    def _in_data(self, path: str, where: str, suffix: str, data: bytes) -> Iterator[str]:
+    def _in_data(self, path: str, where: str, suffix: str, data: bytes, of_its_own: bool = False) -> Iterator[str]:
         """What is found in the content of a file, or of one in a tar."""
         if what := self.wanted.text(hashlib.sha256(data).hexdigest()):
             yield f"{where}its bytes have {what}"
         kind = tars.KINDS.get(suffix, ("",))[0]
         if kind == "image":
-            yield from self._in_picture(path, where, data)
+            yield from self._in_picture(path, where, data, of_its_own)
             return
         try:
             value = json.loads(data) if kind == "json" else data.decode("utf-8", errors="replace")
@@ -160,10 +163,10 @@ class _Hunt:
             value = data.decode("utf-8", errors="replace")
         yield from (f"{where}{what}" for what in self.wanted.strings(value))
         looks = value.get("phash") if isinstance(value, dict) else None
-        if isinstance(looks, str) and (what := self.wanted.looks(looks)):
+        if isinstance(looks, str) and (what := self.wanted.looks(looks, self.wanted.is_of_its_own(value))):
             yield f"{where}{what}"
 
-    def _in_picture(self, path: str, where: str, data: bytes) -> Iterator[str]:
+    def _in_picture(self, path: str, where: str, data: bytes, of_its_own: bool = False) -> Iterator[str]:
         if not self.wanted.has_looks:
             return
         try:
@@ -171,21 +174,27 @@ class _Hunt:
         except ImageError as error:
             log.debug("%s: %scannot be decoded: %s", path, where, error)
             return
-        if what := self.wanted.looks(looks):
+        if what := self.wanted.looks(looks, of_its_own):
             yield f"{where}{what}"
         elif self.wanted.nearly_looks(looks):
-            log.info("%s: %slooks nearly like a removed picture, and nobody asked for near ones", path, where)
+            log.info(
+                "%s: %slooks like a removed picture, and is of another file: nobody asked for near ones", path, where
+            )
 
     def _in_tar(self, path: str, file: BinaryIO) -> Iterator[str]:
-        keys: set[str] = set()
         folder = path.removesuffix(".tar").partition("/")[2]
-        for member in tars.members(file, path, 0, self.store.size(path)):
-            stem, _, suffix = member.name.rpartition("/")[2].partition(".")
+        members = tars.members(file, path, 0, self.store.size(path))
+        for stem, group in groupby(members, lambda member: member.name.rpartition("/")[2].partition(".")[0]):
             key = tars.printable(stem)
-            if path.startswith(f"{IMAGES}/") and key not in keys:
-                keys.add(key)
-                if what := self.wanted.sample(f"{folder}/{key}"):
-                    yield f"sample {key}: {what}"
+            if path.startswith(f"{IMAGES}/") and (what := self.wanted.sample(f"{folder}/{key}")):
+                yield f"sample {key}: {what}"
+            while some := list(islice(group, MOST_FILES)):
+                yield from self._in_sample(path, file, some)
+
+    def _in_sample(self, path: str, file: BinaryIO, members: Sequence[tars.Member]) -> Iterator[str]:
+        """What is found in the files of a sample: its json, which says whose the picture is, first."""
+        of_its_own = False
+        for member in sorted(members, key=lambda member: not member.name.lower().endswith(".json")):
             if what := self.wanted.text(member.name):
                 yield f"the name of {member.name}: {what}"
             if member.place:
@@ -193,7 +202,14 @@ class _Hunt:
                 if size > MOST_TEXT:
                     raise ValueError(f"{member.name} has more than {MOST_TEXT >> 20} MiB")
                 file.seek(start)
-                yield from self._in_data(path, f"{member.name}: ", suffix.rpartition(".")[2].lower(), file.read(size))
+                data = file.read(size)
+                suffix = member.name.rpartition(".")[2].lower()
+                yield from self._in_data(path, f"{member.name}: ", suffix, data, of_its_own)
+                of_its_own = of_its_own or (suffix == "json" and self.wanted.is_of_its_own(json_object(data)))
+
+    def _looks_near(self, looks: str) -> str:
+        """Of a row of a table, which has an address: only what near ones were asked for."""
+        return self.wanted.looks(looks, of_its_own=True)
 
     def _in_table(self, path: str, file: BinaryIO) -> Iterator[str]:
         with pq.ParquetFile(file) as table:
@@ -214,7 +230,7 @@ class _Hunt:
             for leaf, texts, of_rows in _leaves(name, column, rows):
                 if leaf in OTHER_IDS:
                     continue
-                check = self.wanted.looks if leaf == "phash" else self.wanted.text
+                check = self._looks_near if leaf == "phash" else self.wanted.text
                 found = {text: what for text in set(texts.to_pylist()) if text and (what := check(text))}
                 if found:
                     for row, text in zip(of_rows.tolist(), texts.to_pylist(), strict=True):

@@ -80,15 +80,24 @@ class Wanted:
                 case list(items):
                     waiting += items
 
-    def looks(self, phash: str) -> str:
-        """By a perceptual hash: as near as its removal says, or the very same where it does not ask for near ones."""
+    def looks(self, phash: str, of_its_own: bool) -> str:
+        """By a perceptual hash: as near as the removal asks for. A picture that has no address and body ``of_its_own``
+        is a removed one, too, where compressing it once more makes the difference."""
         apart = self._apart(phash)
-        near = np.flatnonzero(apart <= np.maximum(self._near, 0))
+        near = np.flatnonzero(apart <= (self._near if of_its_own else np.maximum(self._near, NEAR)))
         return "" if not len(near) else f"the looks of a removed picture ({apart[near].min()} of 64 bits differ)"
 
     def nearly_looks(self, phash: str) -> bool:
         """Whether a picture may be a removed one, though near ones were not asked for."""
         return bool((self._apart(phash) <= NEAR).any())
+
+    def is_of_its_own(self, fields: Any) -> bool:
+        """Whether the json of an image has an address or a body's sha256 that was not removed: of another file, that
+        only looks the same, such as the next frame of a video."""
+        if not isinstance(fields, dict):
+            return False
+        names = [fields.get("url"), fields.get("sha256")]
+        return any(names) and not any(isinstance(name, str) and self.text(name) for name in names)
 
     def _whole(self, text: str) -> str:
         what = self._digests.get(digest(text))

@@ -17,6 +17,7 @@ from laion_people.reports.tables import columns
 from laion_people.storage import metadata
 from laion_people.storage.manifest import Manifest, PartitionManifest
 from laion_people.storage.manifestindex import READERS, ManifestIndex
+from laion_people.storage.removals import REMOVED
 from laion_people.storage.store import Store
 from laion_people.storage.totals import Totals, TotalsReader, added_up, totals_of
 from laion_people.storage.versions import manifest_of, versions
@@ -129,7 +130,7 @@ def stages(store: Store, done: Mapping[str, Mapping[str, Totals]]) -> Iterator[S
 
 def made_elsewhere(steps: Mapping[str, Totals]) -> int:
     """How many images of a partition `download` did not fetch: it has not been run, and `detect` has read some."""
-    return steps["detect"].rows_in if "detect" in steps and "download" not in steps else 0
+    return steps["detect"].rows_in - steps["detect"].removed_in if "detect" in steps and "download" not in steps else 0
 
 
 def stages_of(steps: Mapping[str, Totals], elsewhere: int, meshes: int | None) -> Iterator[Stage]:
@@ -144,23 +145,30 @@ def stages_of(steps: Mapping[str, Totals], elsewhere: int, meshes: int | None) -
     if elsewhere:
         yield Stage("images made elsewhere", "images", elsewhere)
     if detect := steps.get("detect"):
-        yield Stage("images with people", "images", detect.rows_in - sum(detect.rejected.values()), detect.rejected)
+        yield Stage("images with people", "images", detect.rows_in - sum(detect.rejected.values()), _lost_in(detect))
         yield Stage("people", "people", detect.rows)
     if pose := steps.get("pose"):
-        yield Stage("poses", "people", pose.rows, pose.rejected)
+        yield Stage("poses", "people", pose.rows, _lost_in(pose))
     if meshes is not None:
         faceless = steps["mesh"].rows - meshes
         yield Stage("face meshes", "people", meshes, {"no_face_seen": faceless} if faceless else {})
     if subset_a := steps.get("subset_a"):
-        yield Stage("Subset A", "people", subset_a.rows, subset_a.rejected)
+        yield Stage("Subset A", "people", subset_a.rows, _lost_in(subset_a))
     if compose := steps.get("compose"):
         used = compose.rows_in - sum(compose.rejected.values())
-        yield Stage("people composed", "people", used, compose.rejected)
+        yield Stage("people composed", "people", used, _lost_in(compose))
         yield Stage("Subset B", "composed images", compose.rows)
     if caption := steps.get("caption"):
-        yield Stage("Subset C", "captions", caption.rows, caption.rejected)
+        yield Stage("Subset C", "captions", caption.rows, _lost_in(caption))
     if describe := steps.get("describe"):
-        yield Stage("Subset D", "descriptions", describe.rows, describe.rejected)
+        yield Stage("Subset D", "descriptions", describe.rows, _lost_in(describe))
+
+
+def _lost_in(step: Totals) -> dict[str, int]:
+    """The rows that were lost in a step by reason. Those that a removal took out of its input are lost before it."""
+    removed = step.rejected.get(REMOVED, 0) - step.removed_in
+    lost = {reason: rows for reason, rows in step.rejected.items() if reason != REMOVED}
+    return dict(sorted((lost | {REMOVED: removed}).items())) if removed > 0 else lost
 
 
 def bars(stages: Sequence[Stage]) -> list[Bar]:

@@ -31,7 +31,8 @@ class Totals:
     """The sums of a manifest; ``partition`` is the cluster version for a release step.
 
     ``shards`` are finished, ``planned`` is how many there should be; ``bytes`` counts what was written, sidecars
-    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC; ``models`` are the manifest's.
+    included; ``seconds`` is work time; ``ended`` an ISO 8601 time in UTC; ``models`` and ``removed_in`` are the
+    manifest's.
     """
 
     step: str
@@ -47,6 +48,7 @@ class Totals:
     seconds: float
     ended: str
     models: dict[str, str] = field(default_factory=dict)
+    removed_in: int = 0
 
     @property
     def done(self) -> bool:
@@ -97,6 +99,7 @@ def added_up(several: Sequence[Totals]) -> Totals:
         rejected=added(t.rejected for t in several),
         bytes=sum(t.bytes for t in several),
         seconds=sum(t.seconds for t in several),
+        removed_in=sum(t.removed_in for t in several),
     )
 
 
@@ -117,6 +120,7 @@ def totals_of(manifest: Manifest, planned: int | None = None) -> Totals:
         seconds=manifest.seconds,
         ended=datetime.now(UTC).isoformat(timespec="seconds"),
         models=manifest.models,
+        removed_in=manifest.removed_in,
     )
 
 
@@ -124,8 +128,10 @@ def _read(store: Store, path: str) -> Totals:
     data = store.read(path)
     try:
         totals = Totals(**json.loads(data))
-        counts = (totals.shards, totals.planned, totals.rows_in, totals.rows, totals.bytes, *totals.rejected.values())
-        check_values([totals.step, totals.partition, totals.run_id], counts, [totals.seconds])
+        sums = (totals.shards, totals.planned, totals.rows_in, totals.rows, totals.bytes, totals.removed_in)
+        check_values(
+            [totals.step, totals.partition, totals.run_id], [*sums, *totals.rejected.values()], [totals.seconds]
+        )
         datetime.fromisoformat(totals.ended)
         if not isinstance(totals.params, dict):
             raise ValueError("its parameters have no names")
