@@ -25,7 +25,7 @@ READERS = 16
 FRESH_SECONDS = 10.0  # for which what was read of the store counts
 REMOVED = "removed"  # the reason under which each step counts rows that are removed
 PHASH = re.compile("[0-9a-f]{16}")
-PATH = re.compile(rf"{FOLDER}/[0-9a-f]+\.json")
+PATH = re.compile(rf"{FOLDER}/(?!lock\.)[^/]+\.json")  # lock.json says who is at work
 
 
 def digest(text: str) -> str:
