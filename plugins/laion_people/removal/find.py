@@ -50,11 +50,14 @@ class Finder:
         self._indexes: dict[tuple[str, str], Index] = {}
         self._images = lru_cache(SHARDS_IN_MIND)(self._images_in)
 
-    def find(self, names: Names) -> Found:
+    def find(self, names: Names, before: Removed | None = None, again: bool = False) -> Found:
         """The images that are named, and those of the same address or body as one of them; where it is asked for, also
-        those that look like them. Raises UsageError for an id or a picture that is like nothing in the store."""
-        found = Found()
+        those that look like them. Raises UsageError for an id or a picture that is like nothing in the store, unless
+        a removal ``before`` has taken it out; ``again``: one of just these names."""
+        found, before = Found(), before or Removed([])
         for sample in names.samples:
+            if before.has_sample(sample) and not self._has_sample(sample):
+                continue
             place, images = self._sample(sample)
             found.images[place] |= images
         for person in names.persons:
