@@ -113,7 +113,9 @@ def test_other_addresses_are_others(other: str) -> None:
     assert of_value("url", other) != of_value("url", "http://a.example/b/c?d=1")
 
 
-@pytest.mark.parametrize("odd", ["http://", "http://[::1", "http://\u00fc" + "\u00fc" * 10_000, "http://..\u00fc/", "http://a/\ud800%"])
+@pytest.mark.parametrize(
+    "odd", ["http://", "http://[::1", "http://\u00fc" + "\u00fc" * 10_000, "http://..\u00fc/", "http://a/\ud800%"]
+)
 def test_odd_addresses_do_no_harm(odd: str) -> None:
     assert not Removed([_removal("http://a.example/")]).has_url(odd)
 
