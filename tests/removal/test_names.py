@@ -50,7 +50,8 @@ person {SAMPLE}/0
         b"", b"\n\n# nothing\n", b"\0" * 100_000, b"\xff\xfe\x00u", b"http://a/\n\xe4\n", b"somebody\n", b"sha256 12\n",
         b"sample ../../etc/passwd\n", b"person laion2B-en/00042/00007/000070012\n", b"url \n", b"sha256 " + b"0" * 65,
         b"x" * 10_000_000, b"url http://a.example/" + b"x" * 20_000, b"sample 99999999999999999999\n", b"url a\0.b\n",
-        b"url: http://a.example/1.jpg\n", b"\"http://a.example/1.jpg\"\n", b"1,http://a.example/1.jpg\n", b"url a.example/1.jpg\n",
+        b"url: http://a.example/1.jpg\n", b"\"http://a.example/1.jpg\"\n", b"1,http://a.example/1.jpg\n",
+        b"url a.example/1.jpg\n",
     ],
 )  # fmt: skip
 def test_what_is_no_list_is_wrong_usage_in_one_line(tmp_path: Path, content: bytes) -> None:

@@ -70,7 +70,7 @@ class Finder:
         missing = names.sample_ids - {image.sample_id for image in found.every()}
         if missing and not again:
             raise UsageError(
-                "nothing-to-remove", f"sample {min(missing)}: there is no such image in the store, or not now"
+                "nothing-to-remove", f"sample {min(missing)}: there is no such image in the store, or no longer"
             )
         found.looks = {looks for place, images in found.images.items() for looks in self._looks(place, images)}
         wanted = names.phashes | (found.looks if names.keep_out_near else set())
