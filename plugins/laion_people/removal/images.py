@@ -24,8 +24,8 @@ AHEAD = 1 << 16  # bytes of a bucket's file that a request brings: columns of id
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What is said of an image; "" and None where nothing is. ``url`` is as removals know it, ``sha256`` is of the body,
-    in small letters."""
+    """What is said of an image; "" and None where nothing is. ``url`` is as removals know it, ``sha256`` is of the
+    body, in small letters."""
 
     key: str
     url: str = ""

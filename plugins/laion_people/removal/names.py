@@ -23,8 +23,9 @@ PERSON = re.compile(rf"({KEY_PART}/{KEY_PART}/(?:{SHARD_NAME.pattern})/[^/]+)/\d
 @dataclass(frozen=True, slots=True)
 class Names:
     """What is to be removed. ``urls`` are as removals know them; ``pictures`` are the hex sha256 of bodies;
-    ``samples`` and ``persons`` are ids of this store; ``sample_ids`` are the collection's own. A picture is as near as ``bits`` bits of
-    its perceptual hash to one of ``phashes``; with ``keep_out_near`` none so near to what was removed may come in."""
+    ``samples`` and ``persons`` are ids of this store; ``sample_ids`` are the collection's own. A picture is as near as
+    ``bits`` bits of its perceptual hash to one of ``phashes``; with ``keep_out_near`` none so near to what was removed
+    may come in."""
 
     urls: frozenset[str] = frozenset()
     pictures: frozenset[str] = frozenset()
