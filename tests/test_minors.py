@@ -20,7 +20,8 @@ OF_MINORS = [
     "high school prom", "middle schoolers", "first graders", "4th grade science", "day care", "Boy Scouts",
     "Girl, 12 years old", "a 5-year-old", "5 yr old", "12yo", "12 y/o", "a seven-year-old", "aged 7", "Age 9",
     "ages 3 to 5", "at the age of eleven", "6 months old", "3-week-old", "under-12s", "U15 national team",
-    "first birthday", "her 10th birthday party", "Sweet 16", "mother and daughter", "father and son", "Beckham's son",
+    "first birthday", "her 10th birthday party", "Sweet 16", "mother and daughter", "father and son", "son and mother",
+    "stepsons", "minors at play", "Beckham's son",
     "grandchildren", "a childhood photo", "Quinceañera", "an underage model", "youth soccer", "17 years of age",
 ]  # fmt: skip
 NOT_OF_MINORS = [

@@ -80,7 +80,15 @@ def test_a_version_that_exists_ends_in_one_line(store: LocalStore) -> None:
     message = r"^laion-people 1.0.0 was published at 2026-11-30\S+, .* with another version, .*\[version-exists\]$"
     with pytest.raises(AirflowFailException, match=message):
         planned(context())
-    assert planned(context(version="1.0.1"))["published"] == ["1.0.0"]
+    assert planned(context(version="1.0.1", edition="geometry"))["published"] == ["1.0.0"]
+
+
+def test_a_name_of_another_edition_is_refused_before_anybody_is_asked(store: LocalStore) -> None:
+    published(store, "1.0.0")
+    with pytest.raises(
+        AirflowFailException, match=r"^laion-people 1.0.0 is of the edition geometry: .*\[bad-argument\]$"
+    ):
+        planned(context(version="1.1.0"))
 
 
 def test_a_version_that_exists_can_be_uploaded_as_it_is(store: LocalStore) -> None:

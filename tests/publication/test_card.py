@@ -166,6 +166,9 @@ def test_an_edition_without_addresses_says_so(publication: Publication) -> None:
     assert "this publication's own id" in body
     assert "text-to-image" not in head["task_categories"]
     assert "7 people in images" in body
+    for of_links in ("addresses lead to", "An address may", "phash finds", "or its `person_id`", "person_id` without"):
+        assert of_links in card(replace(publication, tombstones=1))
+        assert of_links not in card(replace(publication, edition="geometry", files=kept, options=options, tombstones=1))
 
 
 HOSTILE = [

@@ -541,6 +541,37 @@ def test_an_unwritable_target_is_one_line(
     assert "[cannot-write]" in capfd.readouterr().err.splitlines()[-1]
 
 
+def test_a_file_in_the_place_of_the_version_is_told_with_what_to_do(finished: LocalStore, tmp_path: Path) -> None:
+    place = tmp_path / "releases/people/1.0.0"
+    place.parent.mkdir(parents=True)
+    place.write_text("in the way")
+    with pytest.raises(UsageError, match="choose another -o") as error:
+        made(finished, target=LocalStore(tmp_path))
+    assert error.value.code == "version-exists" and place.read_text() == "in the way"
+
+
+def test_what_somebody_else_has_put_there_is_not_deleted(finished: LocalStore, tmp_path: Path) -> None:
+    for path in ("people/1.0.0/notes.txt", "people/1.0.0/people/train-00000-of-00001.parquet"):
+        (tmp_path / "releases" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "releases" / path).write_text("mine")
+    with pytest.raises(UsageError, match=r"notes\.txt is in the way") as error:
+        made(finished, target=LocalStore(tmp_path))
+    assert error.value.code == "version-exists"
+    assert (tmp_path / "releases/people/1.0.0/notes.txt").read_text() == "mine"
+    (tmp_path / "releases/people/1.0.0/notes.txt").unlink()
+    made(finished, target=LocalStore(tmp_path))  # the table alone is what a killed run leaves
+
+
+def test_a_name_has_one_edition(finished: LocalStore, tmp_path: Path) -> None:
+    """Tombstones of one edition say nothing to those who have the other, or too much."""
+    target = LocalStore(tmp_path)
+    made(finished, "1.1.0", target)
+    for version in ("1.0.0", "1.2.0"):
+        with pytest.raises(UsageError, match=r"people 1\.1\.0 is of the edition links"):
+            made(finished, version, target, edition="geometry")
+    assert release.published(target) == {"people": ["1.1.0"]}
+
+
 DRIVER = """
 import sys, time
 from pathlib import Path

@@ -21,11 +21,11 @@ WORDS = """
     child kid kiddo kiddie baby babygirl babyboy infant newborn neonate toddler tot tween preteen teen teenager
     adolescent juvenile youngster youth boy girl schoolboy schoolgirl schoolchild schoolkid pupil preschool preschooler
     kindergarten kindergartener kindergartner daycare highschool highschooler daughter granddaughter
-    grandson grandchild grandkid stepchild stepdaughter godchild goddaughter godson orphan quinceanera
+    grandson grandchild grandkid stepchild stepdaughter stepson godchild goddaughter godson orphan quinceanera
 """
 UNINFLECTED = """
     children schoolchildren grandchildren stepchildren godchildren teenage teenaged underage underaged childhood boyhood
-    girlhood babyhood adolescence infancy childcare
+    girlhood babyhood adolescence infancy childcare minors
 """
 NUMBERS = """
     one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen
@@ -58,6 +58,7 @@ PHRASES = (
     r"(?:cub|eagle) scouts?",
     r"(?:little league|(?:bar|bat) mitzvah|first communion)s?",
     r"(?:mother|father|mom|mum|dad|parents?|with|his|her|their|our|my|s)(?: and)? sons?",
+    r"sons? (?:and|with) (?:(?:his|her|their) )?(?:mother|father|mom|mum|dad|parent)s?",
 )
 # Tokens that are passed over before anything is looked for.
 INNOCENT = (

@@ -119,8 +119,8 @@ def planned(context: Any) -> dict[str, Any]:
     """What the form means: the cluster version, the partitions, and the rows that the store has of them, by table. Of a
     version that exists, which can only be uploaded, it is what that version has.
 
-    Raises AirflowFailException for a version that exists and is not to be uploaded, and where there is nothing to
-    publish.
+    Raises AirflowFailException for a version that exists and is not to be uploaded, for a name whose versions are of
+    another edition, and where there is nothing to publish.
     """
     params = context["params"]
     name, version = params["release"], params["version"]
@@ -129,6 +129,7 @@ def planned(context: Any) -> dict[str, Any]:
         known = {"push": params["push"], "published": release.published(store).get(name, [])}
         if before := release.read(store, name, version):
             return known | _as_published(before, params["push"])
+        release.check_edition(store, name, params["edition"])
         return known | _as_chosen(store, params)
     except LaionPeopleError as error:
         raise AirflowFailException(str(error)) from error

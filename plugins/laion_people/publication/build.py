@@ -62,6 +62,7 @@ def publish(
     clusters = chosen_version(store, settings.cluster_version)
     keys = chosen_partitions(store, clusters, partitions)
     with Staging(target, name, version, limits) as staging:
+        release.check_edition(target, name, options.edition)
         sources = Sources(store, clusters, keys)
         choice = Choice(sources, options, read_removed(store))
         if not choice.count():

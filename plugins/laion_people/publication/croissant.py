@@ -50,7 +50,9 @@ def croissant(publication: Publication) -> dict[str, Any]:
         "@type": "sc:Dataset",
         "conformsTo": CONFORMS_TO,
         "name": publication.name,
-        "description": " ".join((_purpose(publication), statements.edition(publication), statements.PERSONAL)),
+        "description": " ".join(
+            (_purpose(publication), statements.edition(publication), statements.personal(publication))
+        ),
         "version": publication.version,
         "datePublished": publication.at,
         "license": licence_url(publication.licence) or statements.NO_LICENCE,
@@ -93,10 +95,13 @@ def _responsibility(publication: Publication) -> dict[str, Any]:
         "rai:annotationsPerItem": "0 by people",
         "rai:machineAnnotationTools": [f"{name} (sha256 {digest})" for name, digest in publication.models.items()],
         "rai:dataBiases": list(statements.BIASES),
-        "rai:dataLimitations": [*statements.LIMITS, *(f"Not for {use}." for use in statements.OUT_OF_SCOPE)],
+        "rai:dataLimitations": [
+            *statements.limits(publication),
+            *(f"Not for {use}." for use in statements.OUT_OF_SCOPE),
+        ],
         "rai:dataUseCases": list(statements.USES),
         "rai:dataSocialImpact": statements.IMPACT,
-        "rai:personalSensitiveInformation": [statements.PERSONAL],
+        "rai:personalSensitiveInformation": [statements.personal(publication)],
         "rai:dataReleaseMaintenancePlan": f"{plan} {who}",
     }
 

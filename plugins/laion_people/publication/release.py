@@ -10,7 +10,7 @@ import re
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
 
-from laion_people.errors import LaionPeopleError, MissingError
+from laion_people.errors import LaionPeopleError, MissingError, UsageError
 from laion_people.storage.layout import KEY_PART
 from laion_people.storage.store import Store
 
@@ -116,3 +116,14 @@ def read(store: Store, name: str, version: str) -> Publication | None:
         return Publication.from_json(path, store.read(path))
     except MissingError:
         return None
+
+
+def check_edition(store: Store, name: str, edition: str) -> None:
+    """Raises UsageError when versions of the name are of another edition: ids, tombstones and configs are its own."""
+    versions = published(store).get(name)
+    newest = read(store, name, versions[-1]) if versions else None
+    if newest and newest.edition != edition:
+        raise UsageError(
+            "bad-argument",
+            f"{name} {newest.version} is of the edition {newest.edition}: give {edition} a release of another name",
+        )

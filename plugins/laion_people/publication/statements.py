@@ -29,9 +29,11 @@ STEPS = {  # what was done, in order, by the step of the software
 
 PERSONAL = (
     "Every image shows people who were not asked. Poses and faces are measured: in some laws, face landmarks and face "
-    "pictures are biometric data. Nobody is named, nobody was recognised, and no model of this data set tells who "
-    "somebody is; but captions from web pages (people, subset_a) may name people, and addresses lead to pictures of "
-    "them."
+    "pictures are biometric data. Nobody is named here, nobody was recognised, and no model of this data set tells who "
+    "somebody is."
+)
+PERSONAL_OF_LINKS = (
+    "But captions from web pages (people, subset_a) may name people, and addresses lead to pictures of them."
 )
 
 BIASES = (
@@ -47,12 +49,15 @@ BIASES = (
 
 LIMITS = (
     "Boxes, poses, meshes, facts and captions were made by models and rules; no person has checked each row.",
-    "An address may be dead, or show another image by now: compare sha256, or phash, before a box is trusted.",
     "What a caption does not say is not false: arms, legs, brows and eyes of which nothing is certain are left out.",
     "Similar and different in Subset B mean the distance of estimated poses, meshes and angles.",
-    "The same picture under several addresses, and cuts of it, can be there more than once: phash finds most of them.",
+    "The same picture under several addresses, and cuts of it, can be there more than once.",
     "There is no split but train: whoever tests on it must keep the pictures of one image, and near-equal ones, "
     "together.",
+)
+LIMITS_OF_LINKS = (
+    "An address may be dead, or show another image by now: compare sha256, or phash, before a box is trusted.",
+    "phash finds most of the pictures that are there more than once.",
 )
 
 USES = (
@@ -99,8 +104,7 @@ def choices(publication: Publication) -> list[str]:
         "Images that the collection flags as unsafe were not left out here."
         if options["nsfw"] == "keep"
         else "Images that the collection flags as unsafe were left out. Its flags miss some: nudity and violence "
-        "can be "
-        "in the images that addresses lead to.",
+        "can be in the images.",
         "Images were not left out for what their owners say of such use."
         if options["opt_outs"] == "keep"
         else "Images whose owner refused such use in the headers or robots.txt of the site were left out, as far as "
@@ -120,6 +124,16 @@ def faces(publication: Publication) -> str:
     }[publication.options["faces"]]
 
 
+def personal(publication: Publication) -> str:
+    """What of it is personal."""
+    return PERSONAL if publication.edition == "geometry" else f"{PERSONAL} {PERSONAL_OF_LINKS}"
+
+
+def limits(publication: Publication) -> tuple[str, ...]:
+    """What its rows do not tell, or not surely."""
+    return LIMITS if publication.edition == "geometry" else LIMITS + LIMITS_OF_LINKS
+
+
 def edition(publication: Publication) -> str:
     """What of images is in the publication."""
     if publication.edition == "geometry":
@@ -135,4 +149,4 @@ def edition(publication: Publication) -> str:
 
 def caveats(publication: Publication) -> list[str]:
     """All that is known to be wrong with it, or missing."""
-    return [*choices(publication), *filter(None, [faces(publication)]), *BIASES, *LIMITS]
+    return [*choices(publication), *filter(None, [faces(publication)]), *BIASES, *limits(publication)]

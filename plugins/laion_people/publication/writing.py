@@ -6,6 +6,7 @@ half-moved folder without a record, is no publication: the next run of the same 
 
 from __future__ import annotations
 
+import re
 import tarfile
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
@@ -25,6 +26,11 @@ from laion_people.publication.release import FOLDER, RECORD, PublishedFile, fold
 from laion_people.storage.store import Store
 
 STAGING, PROBE = f"{FOLDER}/.staging", "can-be-written"
+OURS = re.compile(  # the files that a publication has
+    r"[a-z_]+/(train-\d{5,}-of-)?\d{5,}\.(parquet|tar)"
+    r"|README\.md|croissant\.json|checksums\.sha256|tombstones\.parquet|release\.json",
+    re.ASCII,
+)
 ROWS = 256  # that are weighed at a time, at most, when row groups are made up
 Item = TypeVar("Item")
 Picture = tuple[str, Mapping[str, bytes]]  # a sample of a tar: its key, and its files by suffix
@@ -45,7 +51,7 @@ LIMITS = Limits()
 class Staging:
     """The hidden folder of a publication that is being written; what is left of an earlier one is deleted first.
 
-    Raises UsageError when the version exists.
+    Raises UsageError when the version exists, or its folder holds what no publication has.
     """
 
     def __init__(self, store: Store, name: str, version: str, limits: Limits = LIMITS):
@@ -57,6 +63,7 @@ class Staging:
 
     def __enter__(self) -> Self:
         self._check_free()
+        self._check_ours()
         try:
             self.store.delete_folder(self._all)
             self.store.delete_folder(self.target)
@@ -130,6 +137,17 @@ class Staging:
         if self.store.exists(f"{self.target}/{RECORD}"):
             raise UsageError(
                 "version-exists", f"{self.store.uri}/{self.target} exists, and is never changed: give another --version"
+            )
+
+    def _check_ours(self) -> None:
+        """The folder of the version is deleted with all that is in it: no file of somebody else may be there."""
+        others = (path for path in self.store.list(self.target) if not OURS.fullmatch(path[len(self.target) + 1 :]))
+        strange = self.target if self.store.exists(self.target) else next(others, "")
+        if strange:
+            raise UsageError(
+                "version-exists",
+                f"{self.store.uri}/{strange} is in the way, and of no publication: move it away, or choose another -o "
+                "or --version",
             )
 
     def _put(self, local: Path, path: str, config: str = "", rows: int = 0) -> PublishedFile:
