@@ -323,6 +323,23 @@ def test_a_person_of_an_image_who_is_not_in_it_is_wrong_usage(root: Path) -> Non
     assert remove(root, "--person", f"{ELSEWHERE}/00001/000010003/0") == 0
 
 
+def test_the_same_command_again_is_no_error_however_it_names_things(root: Path, tmp_path: Path) -> None:
+    """Who was killed gives it again, not knowing how far it came; and a list may name what is out already."""
+    image = f"{ELSEWHERE}/00001/000010003"
+    [number] = pq.read_table(root / f"images/{FETCHED}/00000.parquet")["sample_id"].to_pylist()[1:2]
+    (tmp_path / "list").write_text(f"sample {image}\nsample {FETCHED}/00000/000000002\n")
+    commands = [
+        ("--person", f"{image}/0"),
+        ("--sample", image),
+        ("--sample", str(number)),
+        ("--file", tmp_path / "list"),
+    ]
+    for name in [*commands, *commands]:
+        assert remove(root, *map(str, name)) == 0
+    assert made.faults(LocalStore(root)) == []
+    assert remove(root, "--person", f"{image}/77") == 2
+
+
 @pytest.mark.parametrize("number", ["987654321", "-5"])
 def test_a_number_that_no_image_has_is_wrong_usage(root: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert remove(root, f"--sample={number}") == 2

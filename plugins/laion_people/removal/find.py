@@ -21,6 +21,7 @@ from laion_people.removal.looks import looks_in, near
 from laion_people.removal.names import PERSON, SAMPLE, Names
 from laion_people.storage.layout import PartitionKey, parse_shard, shard_name
 from laion_people.storage.origin import made_elsewhere
+from laion_people.storage.removals import Removed
 from laion_people.storage.store import Store
 
 log = logging.getLogger(__name__)
@@ -50,26 +51,33 @@ class Finder:
         self._indexes: dict[tuple[str, str], Index] = {}
         self._images = lru_cache(SHARDS_IN_MIND)(self._images_in)
 
-    def find(self, names: Names) -> Found:
+    def find(self, names: Names, removed: Removed, again: bool = False) -> Found:
         """The images that are named, and those of the same address or body as one of them; where it is asked for, also
-        those that look like them. Raises UsageError for an id or a picture that is like nothing in the store."""
+        those that look like them. Raises UsageError for an id or a picture that is like nothing in the store, unless
+        it was ``removed`` before; ``again``: just these names were."""
         found = Found()
         for sample in names.samples:
             place, images = self._sample(sample)
+            if not images and not removed.has_sample(sample):
+                raise UsageError("nothing-to-remove", f"{sample}: there is no such image in the store")
             found.images[place] |= images
         for person in names.persons:
             place, images = self._sample(PERSON.sub(r"\1", person))
-            self._check_person(place, person)
+            if not removed.has_person(person) and not (images and self._has_person(place, person)):
+                raise UsageError("nothing-to-remove", f"{person}: there is no such person in the store")
             found.images[place] |= images
         self._add_same(found, names)
-        if missing := names.sample_ids - {image.sample_id for image in found.every()}:
-            raise UsageError("nothing-to-remove", f"sample {min(missing)}: there is no such image in the store")
+        missing = names.sample_ids - {image.sample_id for image in found.every()}
+        if missing and not again:
+            raise UsageError(
+                "nothing-to-remove", f"sample {min(missing)}: there is no such image in the store, or no longer"
+            )
         found.looks = {looks for place, images in found.images.items() for looks in self._looks(place, images)}
         wanted = names.phashes | (found.looks if names.keep_out_near else set())
         if wanted:
             self._add_near(found, wanted, names.bits)
             self._add_same(found, names)
-        if names.phashes and not found.images and not names.keep_out_near:
+        if names.phashes and not found.images and not names.keep_out_near and not again:
             raise UsageError(
                 "nothing-to-remove", f"no picture of the store is within {names.bits} bits of the given one"
             )
@@ -129,14 +137,11 @@ class Finder:
         images: set[Image] = set()
         if partition in self.partitions and index in self.files(partition):
             images = {image for image in self._images(partition, index) if image.key == key}
-        if not images:
-            raise UsageError("nothing-to-remove", f"{sample}: there is no such image in the store, or no longer")
         return (partition, index), images
 
-    def _check_person(self, place: Place, person: str) -> None:
+    def _has_person(self, place: Place, person: str) -> bool:
         people = self.files(place[0])[place[1]].people
-        if not people or person not in columns(self.store, people, ["person_id"])["person_id"].to_pylist():
-            raise UsageError("nothing-to-remove", f"{person}: there is no such person in the store, or no longer")
+        return bool(people) and person in columns(self.store, people, ["person_id"])["person_id"].to_pylist()
 
     def _places(self, wanted: Collection[str]) -> Iterator[Place]:
         """The shards in which something of this may be."""

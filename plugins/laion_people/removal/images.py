@@ -14,7 +14,7 @@ from laion_people.errors import LaionPeopleError, OutsideError, check_shortage, 
 from laion_people.steps.imagefields import READERS, of_image
 from laion_people.storage import layout
 from laion_people.storage.metadata import sample_id, text
-from laion_people.storage.removals import REMOVED, trimmed
+from laion_people.storage.removals import REMOVED, address
 from laion_people.storage.store import Store
 from laion_people.vision.images import TarImages
 
@@ -24,8 +24,8 @@ AHEAD = 1 << 16  # bytes of a bucket's file that a request brings: columns of id
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """What is said of an image; "" and None where nothing is. ``url`` is trimmed, ``sha256`` is of the body, in small
-    letters."""
+    """What is said of an image; "" and None where nothing is. ``url`` is as removals know it, ``sha256`` is of the
+    body, in small letters."""
 
     key: str
     url: str = ""
@@ -106,7 +106,7 @@ def _image(key: str, fields: Mapping[str, Any]) -> Image:
     """As `detect` reads the json of a sample, which anyone may have written."""
     sha256 = READERS["sha256"](fields.get("sha256")) or ""
     given = {"sample_id", "SAMPLE_ID", "hash"} & fields.keys()
-    return Image(key, trimmed(text(fields.get("url"))), sha256, sample_id(dict(fields)) if given else None)
+    return Image(key, address(text(fields.get("url"))), sha256, sample_id(dict(fields)) if given else None)
 
 
 def _folded(fields: dict[str, Any]) -> dict[str, Any]:

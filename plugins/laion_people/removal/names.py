@@ -10,10 +10,11 @@ from pathlib import Path
 
 from laion_people.errors import UsageError, one_line
 from laion_people.storage.layout import KEY_PART, SHARD_NAME
-from laion_people.storage.removals import trimmed
+from laion_people.storage.removals import address
 
 MOST_NAMES = 100_000  # of a removal
 MOST_LINE = 1 << 14  # bytes; metadata have no longer addresses
+URL = re.compile("[a-z][a-z0-9+.-]*://.", re.IGNORECASE)
 KINDS = ("url", "sha256", "sample", "person")
 SAMPLE = re.compile(rf"({KEY_PART}/{KEY_PART})/({SHARD_NAME.pattern})/([^/]+)", re.ASCII)
 PERSON = re.compile(rf"({KEY_PART}/{KEY_PART}/(?:{SHARD_NAME.pattern})/[^/]+)/\d{{1,6}}", re.ASCII)
@@ -21,9 +22,10 @@ PERSON = re.compile(rf"({KEY_PART}/{KEY_PART}/(?:{SHARD_NAME.pattern})/[^/]+)/\d
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """What is to be removed. ``urls`` are trimmed; ``pictures`` are the hex sha256 of bodies; ``samples`` and
-    ``persons`` are ids of this store; ``sample_ids`` are the collection's own. A picture is as near as ``bits`` bits of
-    its perceptual hash to one of ``phashes``; with ``keep_out_near`` none so near to what was removed may come in."""
+    """What is to be removed. ``urls`` are as removals know them; ``pictures`` are the hex sha256 of bodies;
+    ``samples`` and ``persons`` are ids of this store; ``sample_ids`` are the collection's own. A picture is as near as
+    ``bits`` bits of its perceptual hash to one of ``phashes``; with ``keep_out_near`` none so near to what was removed
+    may come in."""
 
     urls: frozenset[str] = frozenset()
     pictures: frozenset[str] = frozenset()
@@ -57,8 +59,8 @@ class _Gathered:
     def add(self, kind: str, value: str, where: str) -> None:
         """Raises UsageError for a value that is none of its kind."""
         match kind:
-            case "url" if "://" in value or "." in value:
-                self.url.add(trimmed(value))
+            case "url" if URL.match(value):
+                self.url.add(address(value))
             case "sha256" if re.fullmatch("[0-9a-fA-F]{64}", value):
                 self.sha256.add(value.lower())
             case "sample" if re.fullmatch(r"-?\d{1,19}", value, re.ASCII):
@@ -72,8 +74,8 @@ class _Gathered:
 
 
 FORMS = (
-    "an address has ://, a sha256 64 hex digits; a sample is COLLECTION/PART/SHARD/KEY, or a number of the collection; "
-    "a person is COLLECTION/PART/SHARD/KEY/INDEX"
+    "an address begins with http://, a sha256 has 64 hex digits; a sample is COLLECTION/PART/SHARD/KEY, or a number of "
+    "the collection; a person is COLLECTION/PART/SHARD/KEY/INDEX"
 )
 
 
@@ -133,15 +135,15 @@ def _parsed(line: bytes, where: str) -> tuple[str, str]:
         raise UsageError("bad-argument", f"{where}it has a NUL")
     if not text or text.startswith("#"):
         return "", ""
-    kind, _, value = text.partition(" ")
-    return (kind, value.strip()) if kind in KINDS and value else (_kind(text), text)
+    kind, *value = text.split(maxsplit=1)
+    return (kind.lower(), value[0]) if kind.lower() in KINDS and value else (_kind(text), text)
 
 
 def _kind(value: str) -> str:
     """The kind of a name that is plain without it; "" of none."""
     if re.fullmatch("[0-9a-fA-F]{64}", value):
         return "sha256"
-    if "://" in value:
+    if URL.match(value):
         return "url"
     return "person" if PERSON.fullmatch(value) else "sample" if SAMPLE.fullmatch(value) else ""
 

@@ -17,7 +17,7 @@ from laion_people.removal.tables import Scopes, scopes
 from laion_people.removal.versions import rewrite_versions
 from laion_people.storage import layout
 from laion_people.storage.manifestindex import ManifestIndex
-from laion_people.storage.removals import Removal, RemovalsReader, path_of, read_removed
+from laion_people.storage.removals import Removal, Removed, path_of, read_removals, read_removed
 from laion_people.storage.store import Store
 from laion_people.storage.totals import planned_shards, write_totals
 
@@ -28,12 +28,13 @@ def plan_removal(store: Store, partitions: Sequence[str], names: Names, by: str,
     """What a removal would do; nothing is changed but the index of the store.
 
     The same names have the same removal: one that was made before is gone on with, or done once more. Raises
-    LaionPeopleError for an id that nothing has, or a file that is damaged.
+    LaionPeopleError for an id that nothing has or had, or a file that is damaged.
     """
     removal_id = names.id()
-    before = next((each for each in RemovalsReader(store).removals() if each.id == removal_id), None)
+    removals = read_removals(store)
+    before = next((each for each in removals if each.id == removal_id), None)
     removal = before or Removal(id=removal_id, at=_now(), by=by, reason=reason, asked=names.asked())
-    found = Finder(store, partitions).find(names)
+    found = Finder(store, partitions).find(names, Removed(removals), again=before is not None)
     return planned(store, scopes(store), replace(removal, done=""), names, found)
 
 

@@ -9,7 +9,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from laion_people.storage.removals import Removal, digest
+from laion_people.storage.removals import Removal, address, digest
 
 NEAR = 3  # bits of 64 by which a picture that is compressed once more often differs from itself
 SHA256 = re.compile("[0-9a-fA-F]{64}")
@@ -103,6 +103,8 @@ class Wanted:
         what = self._digests.get(digest(text))
         if not what and (text.strip() != text or SHA256.fullmatch(text)):
             what = self._digests.get(digest(text.strip().lower() if SHA256.fullmatch(text) else text.strip()))
+        if not what and "://" in text:
+            what = self._digests.get(digest(address(text)))
         if not what and text.count("/") == IN_PERSON:
             what = self.sample(text.rpartition("/")[0])
         return what or ""

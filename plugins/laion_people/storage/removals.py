@@ -11,11 +11,14 @@ import hashlib
 import json
 import math
 import re
+import string
 import time
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Self
+from urllib.parse import quote
 
 from laion_people.errors import LaionPeopleError
 from laion_people.storage.store import Store
@@ -25,6 +28,12 @@ READERS = 16
 FRESH_SECONDS = 10.0  # for which what was read of the store counts
 REMOVED = "removed"  # the reason under which each step counts rows that are removed
 PHASH = re.compile("[0-9a-f]{16}")
+HTTP = re.compile(r"(https?)://([^/?#]*)(.*)", re.IGNORECASE | re.DOTALL)
+PORTS = {"http": ":80", "https": ":443"}
+LONGEST_HOST = 253
+BREAKS = re.compile(r"[\t\r\n]")  # which browsers take out of addresses
+ESCAPE = re.compile("%([0-9a-fA-F]{2})")
+UNRESERVED = frozenset(string.ascii_letters + string.digits + "-._~")  # the same quoted or not (RFC 3986, 2.3)
 PATH = re.compile(rf"{FOLDER}/(?!lock\.)[^/]+\.json")  # lock.json says who is at work
 
 
@@ -33,9 +42,26 @@ def digest(text: str) -> str:
     return hashlib.sha256(text.encode(errors="replace")).hexdigest()
 
 
-def trimmed(url: str) -> str:
-    """A URL as it is fetched, which is how removals know it."""
-    return url.strip()
+def address(url: str) -> str:
+    """A URL as removals know it: one text for all ways of writing what is the same request (letters of scheme and host,
+    port, fragment, quoting). What is no HTTP address is only trimmed."""
+    match = HTTP.fullmatch(BREAKS.sub("", url.strip()))
+    if not match:
+        return url.strip()
+    scheme, (user, at, host) = match[1].lower(), match[2].rpartition("@")
+    host = host.lower().removesuffix(PORTS[scheme])
+    if not host.isascii() and len(host) <= LONGEST_HOST:
+        with suppress(UnicodeError):  # of a host that cannot be: nobody ever fetched anything there
+            host = host.encode("idna").decode()
+    target = quote(match[3].partition("#")[0], safe=string.punctuation, errors="replace")
+    target = ESCAPE.sub(_plain, target)
+    return f"{scheme}://{user}{at}{host}{target if target.startswith('/') else f'/{target}'}"
+
+
+def _plain(escape: re.Match[str]) -> str:
+    """The character that is quoted, if it need not be."""
+    character = chr(int(escape[1], 16))
+    return character if character in UNRESERVED else escape[0].upper()
 
 
 def removed_row(columns: Iterable[str], key: Any) -> dict[str, Any]:
@@ -103,7 +129,7 @@ class Removed:
         return bool(self.removals)
 
     def has_url(self, url: str | None) -> bool:
-        return bool(url and self._urls) and digest(trimmed(url or "")) in self._urls
+        return bool(url and self._urls) and digest(address(url or "")) in self._urls
 
     def has_picture(self, sha256: str | None, phash: str | None = None) -> bool:
         """Whether the picture of a body with this hex sha256, or (16 hex digits) a near-equal one, was removed."""
