@@ -340,6 +340,18 @@ def test_the_same_command_again_is_no_error_however_it_names_things(root: Path, 
     assert remove(root, "--person", f"{image}/77") == 2
 
 
+def test_a_damaged_file_keeps_it_in_no_other_shard(root: Path, tmp_path: Path) -> None:
+    damaged = root / f"images/{ELSEWHERE}/00001.tar"
+    whole = damaged.read_bytes()
+    damaged.write_bytes(whole[: len(whole) // 2])
+    (tmp_path / "list").write_text(f"{ELSEWHERE}/00001/000010003/0\n{FETCHED}/00000/000000001/0\n")
+    assert remove(root, "--file", str(tmp_path / "list")) == 1
+    assert not {path for path in map(str, prove(LocalStore(root)).faults) if f"/{FETCHED}/" in path}
+    damaged.write_bytes(whole)
+    assert main(["remove", "--store", str(root), "--resume"]) == 0
+    assert made.faults(LocalStore(root)) == [] and prove(LocalStore(root)).faults == []
+
+
 @pytest.mark.parametrize("number", ["987654321", "-5"])
 def test_a_number_that_no_image_has_is_wrong_usage(root: Path, number: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert remove(root, f"--sample={number}") == 2

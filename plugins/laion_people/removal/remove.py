@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
+from laion_people.errors import LaionPeopleError, OutsideError
 from laion_people.removal.find import Finder
 from laion_people.removal.lock import alone
 from laion_people.removal.names import Names
@@ -62,18 +63,28 @@ def _resume(store: Store, check: Callable[[], None]) -> list[Removal]:
 
 
 def _carry_out(store: Store, plan: Plan, check: Callable[[], None]) -> Removal:
-    """From the record on no step brings back what is removed; the plan is deleted when nothing is left of it."""
+    """From the record on no step brings back what is removed; the plan is deleted when nothing is left of it. Raises
+    LaionPeopleError for a damaged file when everything else is done."""
     removal, of_store = plan.removal, scopes(store)
     store.write(path_of(removal.id), removal.to_json())
+    damaged: list[LaionPeopleError] = []
     rewrite_versions(store, plan.images())  # while assignments tell of people's clusters
     for done, shard in enumerate(plan.shards, 1):
         label = f"{shard.partition} shard {shard.index:05d} ({done} of {len(plan.shards)})"
         log.info("remove %s: %s", removal.id, label)
         check()
-        ShardRewriter(store, of_store, shard, folder(removal.id)).rewrite()
+        try:
+            ShardRewriter(store, of_store, shard, folder(removal.id)).rewrite()
+        except OutsideError:
+            raise
+        except LaionPeopleError as error:  # a damaged file is no reason to leave the others as they are
+            log.warning("%s: %s", label, error)
+            damaged.append(error)
     for partition in dict.fromkeys(shard.partition for shard in plan.shards):
         _write_sums(store, partition, of_store)
     rewrite_publications(store, read_removed(store), plan.images())
+    if damaged:  # the plan stays, and --resume goes on with it
+        raise damaged[0]
     removal = replace(removal, done=_now())
     store.write(path_of(removal.id), removal.to_json())
     for path in sorted(store.list(folder(removal.id)), key=lambda path: path == plan_path(removal.id)):
