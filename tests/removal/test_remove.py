@@ -196,6 +196,23 @@ def test_what_is_imported_once_more_is_refused(root: Path) -> None:
     assert made.faults(store) == [] and hunt(root, [url]) == []
 
 
+def test_an_image_without_address_and_sha256_is_refused_by_its_place(root: Path) -> None:
+    store, tar = LocalStore(root), root / f"images/{ELSEWHERE}/00001.tar"
+    images = {f"00001{i:04d}": stored(root, ELSEWHERE, f"00001{i:04d}") for i in (1, 2, 3)}
+    (root / f"images/{ELSEWHERE}/00001.parquet").unlink()
+
+    def import_again() -> None:
+        nameless = {"url": None, "SAMPLE_ID": None}
+        tar_of(images, tar, **dict.fromkeys(images, nameless))
+        made.runner(store).run("detect", ELSEWHERE)
+
+    import_again()
+    assert remove(root, "--sample", f"{ELSEWHERE}/00001/000010003") == 0
+    import_again()
+    people = pq.read_table(root / f"people/{ELSEWHERE}/00001.parquet")["key"].to_pylist()
+    assert people and "000010003" not in people
+
+
 def looks_like(root: Path, partition: str, key: str, target: Path) -> Path:
     """A smaller, worse copy of a stored picture."""
     picture = decode(stored(root, partition, key))

@@ -77,7 +77,7 @@ def _usable(shard: Shard) -> Iterator[tuple[Row, bytes]]:
             shard.reject(sample.unusable)
         elif shard.settings.nsfw_filter and flagged(sample.fields):
             shard.reject("nsfw")
-        elif shard.removed.has_image(source := _source(sample)):
+        elif shard.removed.has_image(source := _source(sample), f"{shard.id}/{sample.key}"):
             shard.reject(REMOVED)
         else:
             yield source, sample.image

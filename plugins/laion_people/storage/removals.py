@@ -139,10 +139,12 @@ class Removed:
             return False
         return any((int(phash, 16) ^ each).bit_count() <= near for each, near in self._near)
 
-    def has_image(self, fields: Mapping[str, Any]) -> bool:
-        """Whether the image of a sample was removed, by its json, which may come from anyone."""
+    def has_image(self, fields: Mapping[str, Any], sample: str) -> bool:
+        """Whether the image of a sample was removed, by its json, which may come from anyone; where that has neither
+        address nor body, by its id."""
         url, sha256, phash = (v if isinstance(v := fields.get(n), str) else None for n in ("url", "sha256", "phash"))
-        return self.has_url(url) or self.has_picture(sha256, phash)
+        nameless = not url and not sha256 and self.has_sample(sample)
+        return nameless or self.has_url(url) or self.has_picture(sha256, phash)
 
     def has_sample(self, sample: str) -> bool:
         return bool(self._samples) and digest(sample) in self._samples

@@ -97,7 +97,8 @@ def _backgrounds(
         names, read = sorted(set(images.keys()) - set(people.keys)), images.read
         nobody = functools.partial(_is_empty_scene, shard)
         if shard.removed:
-            names = [name for name in names if not shard.removed.has_image(images.fields(name))]
+            removed = shard.removed
+            names = [name for name in names if not removed.has_image(images.fields(name), f"{shard.id}/{name}")]
         if shard.settings.nsfw_filter:  # `detect` did not look for people in these
             names = [name for name in names if not flagged(images.fields(name))]
     usable = [names[i] for i in rng.permutation(len(names))]
