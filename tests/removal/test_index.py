@@ -18,6 +18,7 @@ from laion_people.removal.images import shard_files
 from laion_people.removal.index import Index
 from laion_people.removal.names import Names
 from laion_people.storage.layout import manifest_path
+from laion_people.storage.removals import Removed
 from laion_people.storage.store import LocalStore, Store, open_store
 from tests.bucket import bucket
 from tests.counting import CountingStore
@@ -56,7 +57,7 @@ def fill(store: Store, shards: int = SHARDS) -> None:
 
 
 def places(store: Store, *urls: str) -> set[tuple[str, int]]:
-    return set(Finder(store, PARTITIONS).find(Names(urls=frozenset(urls))).images)
+    return set(Finder(store, PARTITIONS).find(Names(urls=frozenset(urls)), Removed([])).images)
 
 
 @pytest.fixture
