@@ -126,7 +126,7 @@ def blank(sheet: bytes, slots: Sequence[Slot]) -> bytes:
             if file.width * file.height > MOST_PIXELS:
                 raise ValueError(f"it has {file.width} x {file.height} pixels")
             picture = file.convert("RGB")
-    except Exception as error:
+    except Exception as error:  # a damaged file: Pillow may raise anything
         check_shortage(error)
         raise LaionPeopleError("damaged-file", f"is no contact sheet ({one_line(repr(error), 200)})") from error
     if all(_is_blank(picture, slot) for slot in slots):
