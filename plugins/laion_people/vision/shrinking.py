@@ -9,10 +9,9 @@ from __future__ import annotations
 import cv2
 import numba
 import numpy as np
-from numba import float32, int32, uint8
+from numba import float32, int32, int64, uint8
 
 PIXELS = numba.types.Array(uint8, 2, "C", readonly=True)  # of Pillow's images; others may be written to
-SHARES = float32[:, ::1]
 LEAST = 1e-3  # of a pixel: OpenCV leaves out what is less
 
 
@@ -25,45 +24,42 @@ def shrunk(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     if not width % size[0] and not height % size[1]:
         return cv2.resize(image, size, interpolation=cv2.INTER_AREA)
     target = np.empty((size[1], 3 * size[0]), np.uint8)
-    rows, columns = _covered(height, size[1]), _covered(width, size[0])
-    _average(np.ascontiguousarray(image).reshape(height, 3 * width), target, *rows, *columns)
+    _average(np.ascontiguousarray(image).reshape(height, 3 * width), target)
     return target.reshape(size[1], size[0], 3)
 
 
+@numba.njit(numba.types.Tuple((int32[::1], float32[:, ::1]))(int64, int64), nogil=True)
 def _covered(length: int, wanted: int) -> tuple[np.ndarray, np.ndarray]:
     """The first pixel that each of the ``wanted`` ones covers, and its shares of this and the next ones [wanted, n].
 
     Exactly OpenCV's: means of few bits are halves often, and a share's last bit decides how they are rounded.
     """
     scale = 1 / (wanted / length)
-    starts = np.arange(wanted) * scale
-    ends = starts + scale
-    covered = np.minimum(scale, length - starts)
-    last = np.minimum(np.floor(ends), length - 1)
-    whole = np.minimum(np.ceil(starts), last)  # the first one that is covered wholly
     most = min(int(np.ceil(scale)) + 1, length)
-    first = (whole - 1).clip(0, length - most).astype(np.int32)
-    pixels = first[:, None] + np.arange(most)
-    before, after = whole - starts, np.minimum(ends - last, np.minimum(covered, 1))
-    shares = ((pixels >= whole[:, None]) & (pixels < last[:, None])) * 1.0
-    shares += (pixels == whole[:, None] - 1) * (before * (before > LEAST))[:, None]
-    shares += (pixels == last[:, None]) * (after * (after > LEAST))[:, None]
-    return first, (shares / covered[:, None]).astype(np.float32)
+    firsts, shares = np.empty(wanted, np.int32), np.zeros((wanted, most), np.float32)
+    for i in range(wanted):
+        start, end = i * scale, i * scale + scale
+        covered = min(scale, length - start)
+        last = min(int(np.floor(end)), length - 1)
+        whole = min(int(np.ceil(start)), last)  # the first one that is covered wholly
+        first = firsts[i] = min(max(whole - 1, 0), length - most)
+        if whole - start > LEAST:
+            shares[i, whole - 1 - first] = (whole - start) / covered
+        for pixel in range(whole, last):
+            shares[i, pixel - first] = 1 / covered
+        if end - last > LEAST:
+            shares[i, last - first] = min(end - last, covered, 1) / covered
+    return firsts, shares
 
 
-@numba.njit([numba.void(PIXELS, uint8[:, ::1], int32[::1], SHARES, int32[::1], SHARES)], nogil=True)
-def _average(
-    image: np.ndarray,
-    target: np.ndarray,
-    tops: np.ndarray,
-    row_shares: np.ndarray,
-    lefts: np.ndarray,
-    column_shares: np.ndarray,
-) -> None:
+@numba.njit(numba.void(PIXELS, uint8[:, ::1]), nogil=True)
+def _average(image: np.ndarray, target: np.ndarray) -> None:
     """Rows first: that is where processors can work on many values at a time. Colours lie side by side in a row.
 
     Indices without a sign are quicker: others may count from the end.
     """
+    tops, row_shares = _covered(len(image), len(target))
+    lefts, column_shares = _covered(image.shape[1] // 3, target.shape[1] // 3)
     row, means = np.empty(image.shape[1], np.float32), np.empty(target.shape[1], np.float32)
     for y in range(len(target)):
         row[:] = 0
