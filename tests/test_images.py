@@ -455,7 +455,7 @@ def test_whatever_a_library_raises_about_an_image_is_its_reason(
             decode(jpeg(9))
     with monkeypatch.context() as patch:
         patch.setattr("PIL.Image.open", fail)
-        (decoded,) = decode_ahead([("x", jpeg(9))], 2)
+        (decoded,) = decode_ahead([("x", encoded(UPRIGHT, "PNG"))], 2)
     assert str(decoded.image) == "not_an_image"
     assert [error.__name__ in line and "\n" not in line and len(line) < 300 for line in caplog.messages] == [True] * 2
 

@@ -20,13 +20,14 @@ from typing import Any, BinaryIO, Generic, TypeVar
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image, ImageChops, ImageFile
+from PIL import Image, ImageChops
+from PIL.ImageFile import ImageFile as PillowImage
 
 from laion_people.engine.concurrency import workers
 from laion_people.errors import check_shortage, one_line
 from laion_people.storage.metadata import text
 from laion_people.storage.tars import Contents, Files, Place
-from laion_people.vision.imagefiles import TooMuchWork, image_file, orientation, webp_size
+from laion_people.vision.imagefiles import ImageFile, TooMuchWork, image_file, orientation, webp_size
 
 log = logging.getLogger(__name__)
 
@@ -156,26 +157,34 @@ class _Source(io.BytesIO):
         return super().read(size)
 
 
+_Opened = tuple[PillowImage, _Source]
+
+
 @dataclass(frozen=True, slots=True)
 class Picture:
-    """An image of which only the header has been read; ``filled`` and ``scans``: see `imagefiles.ImageFile`."""
+    """An image of which only the header has been read.
 
-    image: ImageFile.ImageFile
-    source: _Source
+    ``stored``: width and height before it is turned; ``filled``: see `imagefiles.ImageFile`; ``opened``: by Pillow, but
+    for a JPEG without a known fault, which needs it only if decoding shows one.
+    """
+
+    data: bytes
+    stored: tuple[int, int]
     exif: bytes
     orientation: int
     filled: bytes | None
-    scans: int = 0
+    limited: bool
+    opened: _Opened | None
 
     @property
     def size(self) -> tuple[int, int]:
         """Width and height as shown."""
-        width, height = self.image.size
+        width, height = self.stored
         return (height, width) if self.orientation >= TURNED else (width, height)
 
     @property
     def pixels(self) -> int:
-        return self.image.width * self.image.height
+        return self.stored[0] * self.stored[1]
 
 
 @contextmanager
@@ -215,20 +224,23 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) 
             raise ImageError("decompression_bomb") from error
         except EOFError as error:
             raise ImageError("truncated") from error
+        if size := _jpeg_size(file):
+            _check_size(*size, max_pixels)
+            return Picture(file.data, size, file.exif, file.orientation, file.filled, limited, None)
         try:
-            image, source = _opened_by_pillow(file.data, limited)
+            opened = image, _ = _opened_by_pillow(file.data, limited)
         except Exception as error:
             if data[8:12] != b"avif":
                 raise
             check_shortage(error)
             no_exif = data.replace(b"Exif", b"skip")  # Pillow fails if EXIF is broken
-            image, source = _opened_by_pillow(no_exif, limited)
+            opened = image, _ = _opened_by_pillow(no_exif, limited)
     _check_size(*image.size, max_pixels)
     exif = file.exif or image.info.get("exif", b"")
     exif = exif.removeprefix(b"Exif\0\0") if isinstance(exif, bytes) else b""
     # For an AVIF, Pillow writes the turn by its boxes into EXIF. Browsers don't turn a WebP.
     turned = orientation(exif) if image.format == "AVIF" else file.orientation
-    return Picture(image, source, exif, turned, file.filled, file.scans)
+    return Picture(file.data, image.size, exif, turned, file.filled, limited, opened)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -236,7 +248,25 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         raise ImageError("decompression_bomb")
 
 
-def _opened_by_pillow(data: bytes, limited: bool) -> tuple[ImageFile.ImageFile, _Source]:
+def _jpeg_size(file: ImageFile) -> tuple[int, int] | None:
+    """Width and height of a JPEG that is decoded in one go; None for other files, and JPEG that have to be watched.
+
+    Pillow would read its header in Python, byte by byte.
+    """
+    import simplejpeg
+
+    if not file.scans or file.filled:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(file.data)
+    except (ValueError, RuntimeError) as error:  # a warning of libjpeg is enough
+        log.debug("left to Pillow: %s", one_line(error, 200))
+        return None
+    quick = colours in ("Gray", "YCbCr", "RGB") and file.scans * width * height <= QUICK_WORK
+    return (width, height) if quick else None
+
+
+def _opened_by_pillow(data: bytes, limited: bool) -> _Opened:
     source = _Source(data, limited)
     source.allow(OPENING_SECONDS)
     return Image.open(source, formats=FORMATS), source
@@ -248,11 +278,13 @@ def to_rgb(picture: Picture, side: int | None = None) -> Image.Image:
     With ``side``, a JPEG may be read at a half, a quarter or an eighth, and pixels may be averaged by a whole number,
     but no side gets shorter than ``side``. Raises ImageError: truncated, decompression_bomb.
     """
+    with reading("not_an_image", picture.pixels):
+        opened = picture.opened or _opened_by_pillow(picture.data, picture.limited)
     with reading("truncated", picture.pixels):
-        image = _loaded(picture.image, picture.source, side)
+        image = _loaded(*opened, side)
         if picture.filled is not None:
-            filled, source = _opened_by_pillow(picture.filled, limited=False)  # takes as long as the first
-            if ImageChops.difference(image, _loaded(filled, source, side)).getbbox():
+            filled = _opened_by_pillow(picture.filled, limited=False)  # takes as long as the first
+            if ImageChops.difference(image, _loaded(*filled, side)).getbbox():
                 raise ImageError("truncated")
         rgb = _rgb(image)
         if side and (factor := min(rgb.size) // side) > 1:
@@ -268,24 +300,23 @@ def to_array(picture: Picture, side: int | None = None) -> np.ndarray:
     twice and takes Python's lock for each part of the file. Whatever is unusual or damaged is left to Pillow.
     """
     with reading("truncated", picture.pixels):
-        array = _quick_jpeg(picture, side) if picture.scans else _quick_webp(picture, side)
+        array = _quick_webp(picture, side) if picture.opened else _quick_jpeg(picture, side)
         return _pixels(to_rgb(picture, side)) if array is None else _turned(array, picture.orientation)
 
 
 def _quick_jpeg(picture: Picture, side: int | None) -> np.ndarray | None:
-    """The pixels of a JPEG without any fault; None for one that has to be watched while it is decoded."""
+    """The pixels of a JPEG without any fault; None for others."""
     import simplejpeg
 
-    width, height = picture.image.size
-    if picture.filled or picture.image.mode not in ("RGB", "L") or picture.scans * picture.pixels > QUICK_WORK:
-        return None
+    width, height = picture.stored
     scale = min(8, 1 << (min(width, height) // side).bit_length() - 1) if side and side <= min(width, height) else 1
     size = -(-height // scale), -(-width // scale)
     if side and min(size) >= 2 * side:
         return None
     try:
-        data = picture.source.getvalue()
-        array: np.ndarray = simplejpeg.decode_jpeg(data, min_height=size[0], min_width=size[1], min_factor=scale)
+        array: np.ndarray = simplejpeg.decode_jpeg(
+            picture.data, min_height=size[0], min_width=size[1], min_factor=scale
+        )
     except (ValueError, RuntimeError) as error:  # a warning of libjpeg is enough
         log.debug("left to Pillow: %s", one_line(error, 200))
         return None
@@ -296,11 +327,12 @@ def _quick_webp(picture: Picture, side: int | None) -> np.ndarray | None:
     """The pixels of a WebP that is but one lossy image; None for other files and for damaged ones."""
     import cv2
 
-    data = picture.source.getbuffer()
-    if picture.image.format != "WEBP" or data[12:16] != b"VP8 " or (side and min(picture.size) >= 2 * side):
+    data = picture.data
+    is_plain = data[:4] == b"RIFF" and data[8:16] == b"WEBPVP8 "
+    if not is_plain or (side and min(picture.size) >= 2 * side):
         return None
     bgr = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
-    same = bgr is not None and bgr.shape[1::-1] == picture.image.size
+    same = bgr is not None and bgr.shape[1::-1] == picture.stored
     return cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB, dst=bgr) if same else None
 
 
@@ -315,7 +347,7 @@ def _turned(array: np.ndarray, orientation: int) -> np.ndarray:
     return np.ascontiguousarray(array)
 
 
-def _loaded(image: ImageFile.ImageFile, source: _Source, side: int | None) -> Image.Image:
+def _loaded(image: PillowImage, source: _Source, side: int | None) -> Image.Image:
     if side:
         image.draft(None, (side, side))
     source.allow(DECODING_SECONDS + SECONDS_A_PIXEL * image.width * image.height)
