@@ -38,22 +38,16 @@ def nms(boxes: torch.Tensor, scores: torch.Tensor, iou_threshold: float) -> torc
     """Non-maximum suppression: int64 indices of the kept boxes, best first; none overlaps a better one by more.
 
     boxes: float [n, 4], x1, y1, x2, y2, none empty; scores: float [n], of the same dtype. Uses torchvision's
-    operator if it loads (see torchvision_cpu), else NumPy.
+    operator if it loads (see torchvision_cpu), else OpenCV.
     """
     if _has_ops():
         return torchvision.ops.nms(boxes, scores, iou_threshold)
     order = scores.sort(descending=True, stable=True).indices.cpu().numpy()
-    x1, y1, x2, y2 = boxes.cpu().numpy()[order].T
-    areas = (x2 - x1) * (y2 - y1)
-    left, kept = np.arange(len(order)), []
-    while len(left):
-        best, left = left[0], left[1:]
-        kept.append(order[best])
-        width = np.minimum(x2[best], x2[left]) - np.maximum(x1[best], x1[left])
-        height = np.minimum(y2[best], y2[left]) - np.maximum(y1[best], y1[left])
-        shared = np.clip(width, 0, None) * np.clip(height, 0, None)
-        left = left[shared <= iou_threshold * (areas[best] + areas[left] - shared)]
-    return torch.tensor(np.array(kept, np.int64), device=boxes.device)
+    corners = boxes.double().cpu().numpy()[order]
+    regions = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)
+    ranks = list(range(len(order), 0, -1))  # a score of 0 would be left out
+    kept = cv2.dnn.NMSBoxes(regions, ranks, score_threshold=0, nms_threshold=iou_threshold)
+    return torch.from_numpy(order[np.array(kept, np.int64)]).to(boxes.device)
 
 
 class _StandIn(types.ModuleType):
