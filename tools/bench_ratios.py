@@ -84,7 +84,7 @@ def counted(count: Any, call: Any, *inputs: Any) -> int:
 def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
     """The steps mesh and clip_filter, tar to table, against loops of their models' calls on prepared input."""
     store = LocalStore(folder / "store")
-    photos = work.photos(192)  # three batches: in a single one, nothing would overlap
+    photos = work.photos(384)  # six batches: a shard has many more, in which its begin and end are lost
     packaged, weights = load_profile("packaged"), work.random_clip(CLIP, folder / "clip.safetensors")
     clip = OpenClip(weights, model=CLIP, tag="random", precision="fp32", device="cpu", batch_size=64)
     known = work.Known(photos)

@@ -366,7 +366,8 @@ def _with_outcomes(shard: Shard, rows: Iterator[Row], known: Known) -> Generator
     cv2.setNumThreads(1)  # else OpenCV's own threads wait in a loop beside the pool's
     settings = shard.settings
     waiting: deque[asyncio.Task[Row]] = deque()
-    with asyncio.Runner() as runner, workers(settings.threads) as pool:
+    threads = settings.threads + 1  # one of them often waits for Python's lock
+    with asyncio.Runner() as runner, workers(threads) as pool:
         loop = runner.get_loop()
 
         async def finish(row: Row) -> Row:
