@@ -18,7 +18,6 @@ from include.models.openclip import OpenClip
 from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
-from include.models.runtime import Pool
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -111,7 +110,7 @@ def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
 
 
 def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[int, work.Job]:
-    """A loop of the calls that MediaPipe gets for these people, recorded once, on all cores: the people with a face,
+    """A loop of the calls that MediaPipe gets for these people, recorded once, by as many threads: people with a face,
     and the job, which counts those for whom each call found as many faces again.
 
     chosen: of the landmarkers of one face and of two; that of two alone, as in MediaPipe's guide, finds the same.
@@ -151,8 +150,10 @@ def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[in
             replayer._local.tasks = tasks()
         return all(faces(replayer._local.tasks[place].detect(image)) == found for place, image, found in person)
 
-    pool = Pool()
-    return sum(known), lambda: sum(face and same for face, same in zip(known, pool.map(replay, calls), strict=True))
+    def loop() -> int:
+        return sum(face and same for face, same in zip(known, replayer._pool.map(replay, calls), strict=True))
+
+    return sum(known), loop
 
 
 def faces(result: Any) -> int:

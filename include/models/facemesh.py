@@ -23,7 +23,7 @@ from mediapipe.tasks.python import BaseOptions, vision
 
 from include.models import Mesh, native_logs
 from include.models.regions import Region, square
-from include.models.runtime import Pool
+from include.models.runtime import Pool, cores
 
 CROP = 256  # pixels: the landmark network's input
 FACE_PADDINGS = (2.0, 2.5)  # sides of the landmarker's crops, in sides of the detected face; tried one by one
@@ -139,9 +139,12 @@ class FaceMesh:
     def __init__(
         self, landmarker: Path, *, min_detection_score: float, min_presence: float, threads: int | None = None
     ) -> None:
-        """min_detection_score: of the face detector; min_presence: of the landmark network; threads: default all."""
+        """min_detection_score: of the face detector; min_presence: of the landmark network; threads: default all cores.
+
+        One more waits: MediaPipe computes in threads of its own, and a core would idle from one call to the next.
+        """
         self._options = landmarker, min_detection_score, min_presence
-        self._pool = Pool(threads)
+        self._pool = Pool(1 + (threads or cores()))
         self._local = threading.local()
 
     def estimate(
