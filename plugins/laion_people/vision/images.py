@@ -226,7 +226,7 @@ def open_image(data: bytes, max_pixels: int = MAX_PIXELS, limited: bool = True) 
             raise ImageError("truncated") from error
         if size := _jpeg_size(file):
             _check_size(*size, max_pixels)
-            return Picture(file.data, size, file.exif, file.orientation, file.filled, limited, None)
+            return Picture(file.data, size, file.exif, file.orientation, None, limited, opened=None)
         try:
             opened = image, _ = _opened_by_pillow(file.data, limited)
         except Exception as error:
@@ -305,7 +305,7 @@ def to_array(picture: Picture, side: int | None = None) -> np.ndarray:
 
 
 def _quick_jpeg(picture: Picture, side: int | None) -> np.ndarray | None:
-    """The pixels of a JPEG without any fault; None for others."""
+    """The pixels of a JPEG that has a `_jpeg_size`; None if decoding shows a fault."""
     import simplejpeg
 
     width, height = picture.stored
