@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+import threading
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
@@ -11,13 +12,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from mediapipe.tasks.python import vision
 from PIL import Image
 
 from include.models import facemesh
+from include.models.mediapipe_tasks import hidden
 from include.models.openclip import OpenClip
 from include.models.profiles import load_profile
 from include.models.rtmdet import RTMDet
 from include.models.rtmpose import RTMPose
+from include.models.runtime import Pool
 from laion_people.settings import Settings
 from laion_people.steps.registry import STEPS
 from laion_people.storage.store import LocalStore
@@ -110,8 +114,8 @@ def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
 
 
 def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[int, work.Job]:
-    """A loop of the calls that MediaPipe gets for these people, recorded once, by as many threads: people with a face,
-    and the job, which counts those for whom each call found as many faces again.
+    """A loop of the calls that MediaPipe gets for these people, recorded once, of tasks as in its guide: people with a
+    face, and the job, which counts those for whom each call found as many faces again.
 
     chosen: of the landmarkers of one face and of two; that of two alone, as in MediaPipe's guide, finds the same.
     """
@@ -131,13 +135,10 @@ def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[in
             calls[-1].append((self._place, image, faces(result)))
             return result
 
-    estimator, replayer = profile.load("mesh", threads=1), profile.load("mesh")  # whose threads have tasks of their own
-
-    def tasks() -> list[Any]:
-        made = facemesh._Tasks(*replayer._options)
-        return [made.detector, *made.landmarkers[chosen]]
-
-    detector, *landmarkers = [Recorded(place, task) for place, task in enumerate(tasks())]
+    estimator = profile.load("mesh", threads=1)
+    bundle, score, presence = estimator._options
+    own = facemesh._Tasks(bundle, score, presence)
+    detector, *landmarkers = [Recorded(n, task) for n, task in enumerate([own.detector, *own.landmarkers[chosen]])]
     estimator._local.tasks = SimpleNamespace(detector=detector, landmarkers=landmarkers)
     known: list[bool] = []
     for photo in photos:
@@ -145,13 +146,18 @@ def mesh_loop(profile: Any, photos: list[work.Photo], chosen: slice) -> tuple[in
             calls.append([])
             known.append(estimator._estimate(photo.pixels, box, body) is not None)  # this thread's tasks are recorded
 
+    pool, local = Pool(Settings().threads + 1), threading.local()  # MediaPipe computes in others, for which these wait
+
     def replay(person: list[tuple[int, Any, int]]) -> bool:
-        if not hasattr(replayer._local, "tasks"):
-            replayer._local.tasks = tasks()
-        return all(faces(replayer._local.tasks[place].detect(image)) == found for place, image, found in person)
+        if not hasattr(local, "tasks"):
+            each = [facemesh.landmarker_options(bundle, presence, most) for most in facemesh.FACES[chosen]]
+            with hidden():
+                detector = vision.FaceDetector.create_from_options(facemesh.detector_options(bundle, score))
+                local.tasks = [detector, *map(vision.FaceLandmarker.create_from_options, each)]
+        return all(faces(local.tasks[place].detect(image)) == found for place, image, found in person)
 
     def loop() -> int:
-        return sum(face and same for face, same in zip(known, replayer._pool.map(replay, calls), strict=True))
+        return sum(face and same for face, same in zip(known, pool.map(replay, calls), strict=True))
 
     return sum(known), loop
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import numpy as np
 
 from include.models import Detections
-from include.models.facemesh import as_mediapipe, face_detector
+from include.models.facemesh import face_detector
+from include.models.mediapipe_tasks import as_mediapipe
 from include.models.nanodet import NanoDet
 from include.models.regions import clip_boxes
 from include.models.runtime import Pool

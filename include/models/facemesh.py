@@ -21,9 +21,10 @@ import numpy as np
 from mediapipe.python import packet_creator, packet_getter
 from mediapipe.tasks.python import BaseOptions, vision
 
-from include.models import Mesh, native_logs
+from include.models import Mesh
+from include.models.mediapipe_tasks import OneThread, as_mediapipe, hidden
 from include.models.regions import Region, square
-from include.models.runtime import Pool, cores
+from include.models.runtime import Pool
 
 CROP = 256  # pixels: the landmark network's input
 FACE_PADDINGS = (2.0, 2.5)  # sides of the landmarker's crops, in sides of the detected face; tried one by one
@@ -71,7 +72,11 @@ class _Landmarks(NamedTuple):
     transformation: np.ndarray
 
 
-class FaceLandmarker(vision.FaceLandmarker):
+class FaceDetector(OneThread, vision.FaceDetector):
+    pass
+
+
+class FaceLandmarker(OneThread, vision.FaceLandmarker):
     """MediaPipe's, which gives its results as arrays, too. ``detect`` makes an object of each landmark: that takes a
     tenth of the networks' time, in Python, for which other threads have to wait."""
 
@@ -102,33 +107,38 @@ def _matrix(data: Any) -> np.ndarray:
     return np.array(data.packed_data).reshape(data.rows, data.cols, order="C" if by_rows else "F")
 
 
+def landmarker_options(bundle: Path, min_presence: float, faces: int) -> vision.FaceLandmarkerOptions:
+    """Of the landmarker for up to so many faces."""
+    return vision.FaceLandmarkerOptions(
+        base_options=BaseOptions(model_asset_path=str(bundle)),
+        num_faces=faces,
+        min_face_detection_confidence=MIN_SECOND_DETECTION,
+        min_face_presence_confidence=min_presence,
+        output_face_blendshapes=True,
+        output_facial_transformation_matrixes=True,
+    )
+
+
+def detector_options(bundle: Path, min_score: float) -> vision.FaceDetectorOptions:
+    """Of the face detector in the landmarker's bundle."""
+    with zipfile.ZipFile(bundle) as archive:
+        weights = archive.read("face_detector.tflite")
+    base = BaseOptions(model_asset_buffer=weights)
+    return vision.FaceDetectorOptions(base_options=base, min_detection_confidence=min_score)
+
+
 def face_landmarker(bundle: Path, min_presence: float, faces: int) -> FaceLandmarker:
-    """The landmarker for up to so many faces, for one thread."""
-    with native_logs.hidden():
-        landmarker = FaceLandmarker.create_from_options(
-            vision.FaceLandmarkerOptions(
-                base_options=BaseOptions(model_asset_path=str(bundle)),
-                num_faces=faces,
-                min_face_detection_confidence=MIN_SECOND_DETECTION,
-                min_face_presence_confidence=min_presence,
-                output_face_blendshapes=True,
-                output_facial_transformation_matrixes=True,
-            )
-        )
+    """A landmarker, for one thread."""
+    with hidden():
+        landmarker = FaceLandmarker.create_from_options(landmarker_options(bundle, min_presence, faces))
         landmarker.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
     return landmarker
 
 
-def face_detector(bundle: Path, min_score: float) -> vision.FaceDetector:
-    """The face detector in the landmarker's bundle, for one thread."""
-    with zipfile.ZipFile(bundle) as archive:
-        weights = archive.read("face_detector.tflite")
-    with native_logs.hidden():
-        detector = vision.FaceDetector.create_from_options(
-            vision.FaceDetectorOptions(
-                base_options=BaseOptions(model_asset_buffer=weights), min_detection_confidence=min_score
-            )
-        )
+def face_detector(bundle: Path, min_score: float) -> FaceDetector:
+    """A detector, for one thread."""
+    with hidden():
+        detector = FaceDetector.create_from_options(detector_options(bundle, min_score))
         detector.detect(as_mediapipe(np.zeros((CROP, CROP, 3), np.uint8)))
     return detector
 
@@ -139,12 +149,9 @@ class FaceMesh:
     def __init__(
         self, landmarker: Path, *, min_detection_score: float, min_presence: float, threads: int | None = None
     ) -> None:
-        """min_detection_score: of the face detector; min_presence: of the landmark network; threads: default all cores.
-
-        One more waits: MediaPipe computes in threads of its own, and a core would idle from one call to the next.
-        """
+        """min_detection_score: of the face detector; min_presence: of the landmark network; threads: default all."""
         self._options = landmarker, min_detection_score, min_presence
-        self._pool = Pool(1 + (threads or cores()))
+        self._pool = Pool(threads)
         self._local = threading.local()
 
     def estimate(
@@ -249,8 +256,3 @@ def _angles(body: np.ndarray, side: float) -> Iterator[float]:
     up = math.sin(angle), -math.cos(angle)
     if abs(angle) > TILTED and (body[FACE_KEYPOINTS, :2].mean(0) - body[SHOULDERS, :2].mean(0)) @ up > 0:
         yield angle
-
-
-def as_mediapipe(image: np.ndarray) -> mediapipe.Image:
-    """The image in the form for MediaPipe's tasks."""
-    return mediapipe.Image(mediapipe.ImageFormat.SRGB, np.ascontiguousarray(image))

@@ -31,16 +31,11 @@ def open_session(model: Path | bytes) -> onnxruntime.InferenceSession:
     )
 
 
-def cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0))
-
-
 class Pool:
     """Maps a function over items, in order, with a number of threads that all callers share."""
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = threads or cores()
+        self.threads = threads or len(os.sched_getaffinity(0))
         self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:

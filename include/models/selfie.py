@@ -15,14 +15,17 @@ import cv2
 import numpy as np
 from mediapipe.tasks.python import BaseOptions, vision
 
-from include.models import native_logs
-from include.models.facemesh import as_mediapipe
+from include.models.mediapipe_tasks import OneThread, as_mediapipe, hidden
 from include.models.regions import square
 from include.models.runtime import Pool
 
 SIDE = 256  # pixels: the network's input
 RADIUS, EPSILON = 3, 1e-3  # of the guided filter: cells of the mask; variance of an image without edges (0 to 1)
 DOUBT = 0.3, 0.7  # of the mask: above, a person is solid; between, at the edge only, partly transparent
+
+
+class ImageSegmenter(OneThread, vision.ImageSegmenter):
+    pass
 
 
 class SelfieSegmenter:
@@ -49,9 +52,9 @@ class SelfieSegmenter:
         fine = cv2.ximgproc.guidedFilter(image.astype(np.float32) / 255, coarse, radius, EPSILON)
         return _without_doubt(fine)
 
-    def _open(self) -> vision.ImageSegmenter:
-        with native_logs.hidden():
-            segmenter = vision.ImageSegmenter.create_from_options(
+    def _open(self) -> ImageSegmenter:
+        with hidden():
+            segmenter = ImageSegmenter.create_from_options(
                 vision.ImageSegmenterOptions(
                     base_options=BaseOptions(model_asset_path=str(self._weights)), output_confidence_masks=True
                 )

@@ -9,6 +9,7 @@ import pytest
 from mediapipe.tasks.python import vision
 
 from include.models import facemesh
+from include.models.mediapipe_tasks import as_mediapipe
 from include.models.profiles import load_profile
 from laion_people.vision.faces import blurred, head_boxes
 from tests.models.sample import load
@@ -48,7 +49,7 @@ def test_no_face_is_found_where_it_was_blurred_and_pixels_elsewhere_stay() -> No
 
 def _faces(detector: vision.FaceDetector, image: np.ndarray, heads: np.ndarray) -> int:
     """How many faces MediaPipe's detector finds in these boxes."""
-    found = [face.bounding_box for face in detector.detect(facemesh.as_mediapipe(image)).detections]
+    found = [face.bounding_box for face in detector.detect(as_mediapipe(image)).detections]
     middles = np.array([(box.origin_x + box.width / 2, box.origin_y + box.height / 2) for box in found]).reshape(
         -1, 1, 2
     )

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+from mediapipe.tasks.python import vision
 
 from include.models import facemesh
+from include.models.mediapipe_tasks import as_mediapipe
 from include.models.profiles import load_profile
 from include.models.runtime import Pool
 from tests.models.sample import load
@@ -90,11 +92,13 @@ def test_the_mesh_is_that_of_a_landmarker_of_two_faces(mesh, monkeypatch: pytest
 
 @pytest.mark.parametrize("most", facemesh.FACES)
 def test_faces_as_arrays_are_those_that_mediapipe_makes_objects_of(most: int):
-    landmarker = facemesh.face_landmarker(PROFILE.load("mesh")._options[0], 0.5, most)
+    bundle = PROFILE.load("mesh")._options[0]
+    landmarker = facemesh.face_landmarker(bundle, 0.5, most)
+    theirs = vision.FaceLandmarker.create_from_options(facemesh.landmarker_options(bundle, 0.5, most))
     seen = []
     for truth in load()[:12]:
-        image = facemesh.as_mediapipe(truth.image)
-        result, faces = landmarker.detect(image), landmarker.faces(image)
+        image = as_mediapipe(truth.image)
+        result, faces = theirs.detect(image), landmarker.faces(image)
         seen.append(len(faces))
         assert len(faces) == len(result.face_landmarks)
         for index, face in enumerate(faces):
