@@ -42,9 +42,9 @@ physics allows, ends the run with an error.
 {ratios}
 
 - *public functions* are mmdet's `inference_detector` and mmpose's `inference_topdown`, of RTMDet-tiny and RTMPose-s.
-- *MediaPipe's calls alone* get crops that are already cut, from the same number of threads; of two faces, as in its
-  guide, or exactly those that the step makes, which asks for one face first. The step reads, decodes, cuts and writes
-  beside them.
+- *MediaPipe's calls alone* get crops that are already cut; of two faces, as in its guide, or exactly those that the
+  step makes, which asks for one face first. Its tasks compute in threads of their own; one thread more than cores
+  waits for them. The step reads, decodes, cuts and writes beside them, and has its tasks compute in the calling thread.
 - *clip-retrieval* runs its own reader and mapper, without writing, with a CLIP so small that decoding and resizing are
   the work.
 
