@@ -11,6 +11,7 @@ import torch
 from include.models.errors import ModelUsageError
 from include.models.openclip import open_model
 from include.models.placement import Placement
+from include.models.runtime import Pool
 from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
 
 import open_clip  # isort: skip  (after torchvision has been made importable, by include.models.openclip)
@@ -46,7 +47,7 @@ class CoCa(Sampler):
         self.name = f"{model}/{tag}"
         # When OpenCLIP halves a model, CoCa's poolers stay in float32, and the model fails: we halve by autocast.
         whole = Placement(self._placement.device, torch.float32)
-        self._model, self._preprocess = open_model(weights, model, tag, whole, config=config, threads=threads)
+        self._model, self._preprocess = open_model(weights, model, tag, whole, pool=Pool(threads), config=config)
         self._tokenizer = open_clip.get_tokenizer(model)
         if not hasattr(self._model, "generate") or not isinstance(self._tokenizer, SimpleTokenizer):
             raise ModelUsageError("bad-profile", f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")

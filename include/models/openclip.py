@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from itertools import chain
 from pathlib import Path
-from threading import Lock
+from threading import Barrier, Lock
 from typing import Any, TypeVar
 
 import numpy as np
@@ -20,13 +22,15 @@ import open_clip  # isort: skip
 
 Item = TypeVar("Item")
 WORD, TOKEN = 200, 25  # characters: of a word, at most, and of CLIP's longest token with a space
+CPU_BATCH = 8  # images or texts a pass of one thread; with fewer than 4, the last bits of their vectors are others
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 
 class OpenClip:
     """A CLIP model of OpenCLIP, built in or described by a configuration file, with weights from a local file.
 
-    May be called from several threads: while one batch is in the model, others are resized.
+    May be called from several threads. On a GPU one batch is in the model while others are resized. On a CPU each core
+    has a batch of its own: torch's threads, with all of them in one batch, would wait for each other after each layer.
     """
 
     def __init__(
@@ -52,10 +56,13 @@ class OpenClip:
         Raises ModelUsageError for a model that OpenCLIP doesn't have, ModelError for weights of another model.
         """
         self.name = f"{model}/{tag}"
-        self._placement, self._batches, self._lock = place(device, precision), Batches(batch_size), Lock()
+        self._placement, self._pool = place(device, precision), Pool(threads)
+        self._turn = Lock() if self._placement.on_gpu else nullcontext()
+        self._batches = Batches(batch_size if self._placement.on_gpu else min(batch_size, CPU_BATCH))
         self._model, self._preprocess = open_model(
-            weights, model, tag, self._placement, config=config, resize_mode=resize_mode, threads=threads
+            weights, model, tag, self._placement, config=config, resize_mode=resize_mode, pool=self._pool
         )
+        _torch_on_one_thread(self._pool)
         self._tokenize = open_clip.get_tokenizer(model)
         self._dimensions = int(open_clip.get_model_config(model)["embed_dim"])
 
@@ -81,21 +88,41 @@ class OpenClip:
             return text
         return " ".join(word[:WORD] for word in text.split())[: TOKEN * self._tokenize.context_length]
 
-    @torch.inference_mode()
     def _encode(
         self,
         prepare: Callable[[Sequence[Item]], torch.Tensor],
         forward: Callable[[torch.Tensor], torch.Tensor],
         items: Sequence[Item],
     ) -> np.ndarray:
+        @torch.inference_mode()
         def encode(batch: Sequence[Item]) -> np.ndarray:
             prepared = prepare(batch)
-            with self._lock:
+            with self._turn:
                 vectors = forward(prepared)
             return np.asarray(torch.nn.functional.normalize(vectors.float(), dim=-1).cpu())
 
-        empty = np.empty((0, self._dimensions), np.float32)
-        return np.concatenate([empty, *self._batches.map(encode, items)])
+        def encoded(some: Sequence[Item]) -> list[np.ndarray]:
+            return list(self._batches.map(encode, some))
+
+        if self._placement.on_gpu:
+            vectors = encoded(items)
+        else:
+            parts = [items[start : start + CPU_BATCH] for start in range(0, len(items), CPU_BATCH)]
+            vectors = list(chain.from_iterable(self._pool.map(encoded, parts)))
+        return np.concatenate([np.empty((0, self._dimensions), np.float32), *vectors])
+
+
+def _torch_on_one_thread(pool: Pool) -> None:
+    """Has each thread of the pool compute alone in torch. What torch gives to other threads stays as it is."""
+    others, all_there = torch.get_num_threads(), Barrier(pool.threads)
+
+    def compute_alone(_: int) -> None:
+        all_there.wait()  # else one thread may take two turns
+        torch.get_num_threads()  # a thread's first look sets it to the number of all (aten/src/ATen/Parallel.h)
+        torch.set_num_threads(1)  # of this thread, and of all that begin later
+
+    pool.map(compute_alone, range(pool.threads))
+    torch.set_num_threads(others)
 
 
 def open_model(
@@ -104,12 +131,12 @@ def open_model(
     tag: str,
     placement: Placement,
     *,
+    pool: Pool,
     config: Path | None = None,
     resize_mode: str | None = None,
-    threads: int | None = None,
 ) -> tuple[Any, Preprocessing]:
     """A model of OpenCLIP's with weights from a local file, in evaluation mode, and how images become its input.
-    The parameters are those of ``OpenClip``.
+    The parameters are those of ``OpenClip``; pool: how many threads torch may use, and which resize for a GPU.
 
     Half precisions are OpenCLIP's own; they keep the layer norms in float32. The settings of the training (QuickGELU,
     normalisation, interpolation) come from OpenCLIP's list of tags. OpenCLIP doesn't read this list when it loads a
@@ -122,7 +149,6 @@ def open_model(
         open_clip.add_model_config(config)
     if open_clip.get_model_config(model) is None:
         raise ModelUsageError("bad-profile", f"open_clip {open_clip.__version__} has no model {model!r}")
-    pool = Pool(threads)
     torch.set_num_threads(pool.threads)
     published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
     try:

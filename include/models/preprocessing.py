@@ -1,8 +1,8 @@
 """Turns images into the input of an OpenCLIP model: resized, cropped or padded, and normalised, a batch at a time.
 
-On the CPU, a pool of threads resizes image by image and the batch is normalised as one. On a GPU, images are uploaded
-as they are, and two matrix products, one along each side, resize the whole batch. Both give the same result as
-open_clip's own transform of the model.
+On the CPU, images are resized one by one and the batch is normalised as one. On a GPU, images are uploaded as they are,
+and two matrix products, one along each side, resize the whole batch. Both give the same result as open_clip's own
+transform of the model.
 """
 
 from __future__ import annotations
@@ -72,7 +72,7 @@ class Preprocessing:
 
     def __call__(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """The model's input [images, 3, height, width] in its dtype and on its device, from uint8 RGB arrays."""
-        pixels = (self.resize_on_device if self._placement.on_gpu else self.resize_in_threads)(images)
+        pixels = (self.resize_on_device if self._placement.on_gpu else self.resize_on_cpu)(images)
         return pixels.mul_(self._scale).add_(self._offset).to(self._placement.dtype)
 
     def sides(self, height: int, width: int) -> tuple[Side, Side]:
@@ -127,9 +127,9 @@ class Preprocessing:
         part = part.resize((width, bottom - top), self._filter, (0, y1 - rows.start, part.width, y2 - rows.start))
         return np.asarray(part)
 
-    def resize_in_threads(self, images: Sequence[np.ndarray]) -> torch.Tensor:
+    def resize_on_cpu(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """All images, float32 [images, 3, height, width] with whole values from 0 to 255, channels last."""
-        return torch.from_numpy(np.stack(self._pool.map(self.resize, images))).permute(0, 3, 1, 2).float()
+        return torch.from_numpy(np.stack([self.resize(image) for image in images])).permute(0, 3, 1, 2).float()
 
     def resize_on_device(self, images: Sequence[np.ndarray]) -> torch.Tensor:
         """All images, float32 [images, 3, height, width] with whole values from 0 to 255, computed on the device.

@@ -7,6 +7,7 @@ preprocessing; one small model on many cores would mostly wait. Results don't de
 from __future__ import annotations
 
 import os
+import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,11 +37,12 @@ class Pool:
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = threads or len(os.sched_getaffinity(0))
-        self._executor = ThreadPoolExecutor(self.threads, thread_name_prefix="model")
+        self._here = threading.local()  # has `inside` in the pool's threads
+        self._executor = ThreadPoolExecutor(self.threads, "model", lambda: setattr(self._here, "inside", True))
 
     def map(self, function: Callable[..., Result], *items: Iterable[Item]) -> list[Result]:
-        """``function`` of each item, in order. A single one is left to the caller, which may be in the pool."""
+        """``function`` of each item, in order. A caller does a single one itself, and all if it is in the pool."""
         calls = list(zip(*items, strict=True))
-        if len(calls) == 1:
-            return [function(*calls[0])]
+        if len(calls) == 1 or hasattr(self._here, "inside"):
+            return [function(*call) for call in calls]
         return list(self._executor.map(lambda call: function(*call), calls))

@@ -125,6 +125,33 @@ def test_two_threads_get_what_one_gets(clip):
         np.testing.assert_array_equal(vector, vectors[4])
 
 
+def test_the_number_of_threads_decides_nothing(clip, monkeypatch: pytest.MonkeyPatch):
+    from include.models.runtime import Pool
+
+    many, texts = images() * 9, [f"a person and {n} others" for n in range(30)]
+    of_many, of_texts = clip.encode_images(many), clip.encode_texts(texts)
+    monkeypatch.setattr(clip, "_pool", Pool(3))
+    np.testing.assert_array_equal(clip.encode_images(many), of_many)
+    np.testing.assert_array_equal(clip.encode_texts(texts), of_texts)
+
+
+def test_each_thread_of_the_pool_computes_alone_and_others_as_before():
+    from include.models.openclip import _torch_on_one_thread
+    from include.models.runtime import Pool
+
+    import torch  # isort: skip  (after openclip, which declares torchvision's operators)
+
+    def threads(_: int = 0) -> int:
+        return torch.get_num_threads()
+
+    before, pool = threads(), Pool(3)
+    torch.set_num_threads(2)
+    _torch_on_one_thread(pool)
+    assert pool.map(threads, range(30)) == [1] * 30
+    assert [threads(), *Pool(2).map(threads, range(9))] == [2] * 10
+    torch.set_num_threads(before)
+
+
 def test_what_weights_were_published_with_is_kept_when_they_come_from_a_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

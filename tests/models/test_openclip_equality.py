@@ -75,7 +75,7 @@ def test_similarities_are_those_of_plain_open_clip(
     np.testing.assert_allclose(on_cpu @ of_texts.T, images @ texts.T, atol=1e-3)
     assert (on_cpu * images).sum(axis=1).min() > 1 - 1e-3
     # The work of a GPU on the pixels, done on the CPU.
-    monkeypatch.setattr(wrapper._preprocess, "resize_in_threads", wrapper._preprocess.resize_on_device)
+    monkeypatch.setattr(wrapper._preprocess, "resize_on_cpu", wrapper._preprocess.resize_on_device)
     on_device = wrapper.encode_images(crops)
     np.testing.assert_allclose(on_device @ of_texts.T, images @ texts.T, atol=1e-3)
     assert (on_device * images).sum(axis=1).min() > 1 - 1e-3
@@ -152,6 +152,6 @@ def test_one_large_crop_among_small_ones_takes_little_memory_on_a_gpu(monkeypatc
         return resize_chunk(images)
 
     monkeypatch.setattr(ours, "_resize_chunk", measured)
-    difference = (ours.resize_on_device(crops) - ours.resize_in_threads(crops)).abs()
+    difference = (ours.resize_on_device(crops) - ours.resize_on_cpu(crops)).abs()
     assert difference.mean() < 0.1
     assert max(areas) <= preprocessing.CHUNK_PIXELS and len(areas) < 5

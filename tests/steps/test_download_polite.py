@@ -181,7 +181,7 @@ def test_a_host_that_asks_to_wait_is_waited_for_and_others_go_on(status: str, wa
 
     with many_hosts(busy_once) as web:
         urls = [web.url(BIG, f"/{n}.jpg") for n in range(20)] + [web.url(host, "/a.jpg") for host in SMALL]
-        # On a busy machine a refusal may be read when others already wait: their 30 s take no time, and it asks for more.
+        # A busy machine may read a refusal when others already wait: their 30 s took no time, and it asks for more.
         assert set(outcomes(web, urls, replace(SETTINGS, url_timeout=2.0, url_wait=600.0))) == {""}
     assert len(came) == 24 and came[3] == 0.0
     assert came[4] >= (0.5 if wanted == "0" else 25), "asked during the pause"
