@@ -45,6 +45,8 @@ physics allows, ends the run with an error.
 - *MediaPipe's calls alone* get crops that are already cut; of two faces, as in its guide, or exactly those that the
   step makes, which asks for one face first. Its tasks compute in threads of their own; one thread more than cores
   waits for them. The step reads, decodes, cuts and writes beside them, and has its tasks compute in the calling thread.
+- *ViT-B-32-quickgelu alone* gets pixels and tokens that are already prepared, in batches of 64 for all of torch's
+  threads, as users of open_clip do. The step reads, decodes, cuts, resizes and writes beside it.
 - *clip-retrieval* runs its own reader and mapper, without writing, with a CLIP so small that decoding and resizing are
   the work.
 

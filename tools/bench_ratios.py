@@ -106,7 +106,7 @@ def steps(folder: Path, rounds: int) -> Iterator[work.Result]:
     for what, tasks, target in (("two faces", slice(1, 2), 1.0), ("exactly its own", slice(2), 0)):
         amount, loop = mesh_loop(packaged, photos, tasks)
         yield work.compare(f"mesh / MediaPipe's calls alone, {what}", "faces/s", amount, ours, loop, target, rounds, 2)
-    few = photos[:16]  # the model is slow
+    few = photos[:32]  # the model is slow
     ours = partial(made.rows, "clip_filter", prepared("clip_filter", few), "similarity")
     people = sum(len(photo.boxes) for photo in few)
     loop = clip_loop(weights, few)

@@ -11,7 +11,6 @@ import torch
 from include.models.errors import ModelUsageError
 from include.models.openclip import open_model
 from include.models.placement import Placement
-from include.models.runtime import Pool
 from include.models.sampling import MAX_TOKENS, TOP_P, Sampler
 
 import open_clip  # isort: skip  (after torchvision has been made importable, by include.models.openclip)
@@ -43,11 +42,11 @@ class CoCa(Sampler):
         Raises ModelUsageError if OpenCLIP doesn't have the model, or it gives no captions; ModelError for weights of
         another model.
         """
-        super().__init__(device, precision, batch_size)
+        super().__init__(device, precision, batch_size, threads)
         self.name = f"{model}/{tag}"
         # When OpenCLIP halves a model, CoCa's poolers stay in float32, and the model fails: we halve by autocast.
         whole = Placement(self._placement.device, torch.float32)
-        self._model, self._preprocess = open_model(weights, model, tag, whole, pool=Pool(threads), config=config)
+        self._model, self._preprocess = open_model(weights, model, tag, whole, pool=self._pool, config=config)
         self._tokenizer = open_clip.get_tokenizer(model)
         if not hasattr(self._model, "generate") or not isinstance(self._tokenizer, SimpleTokenizer):
             raise ModelUsageError("bad-profile", f"{model} gives no captions: choose coca_ViT-B-32 or coca_ViT-L-14")

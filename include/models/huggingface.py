@@ -43,17 +43,27 @@ PROMPTED_TOKENS = 60  # of a caption: two sentences, and as much as a CLIP reads
 class ImageToText(Sampler):
     """A captioner that needs no prompt; captions are drawn by nucleus sampling. May be called from several threads."""
 
-    def __init__(self, folder: Path, *, model: str, precision: str, device: str = "auto", batch_size: int = 16) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        model: str,
+        precision: str,
+        device: str = "auto",
+        batch_size: int = 16,
+        threads: int | None = None,
+    ) -> None:
         """Opens the model in ``folder``, a snapshot of its repository with weights as safetensors. Nothing is fetched,
         and code of the repository is not run.
 
         model: the repository's name, written with every caption; precision, device: see ``placement.place``;
-        batch_size: images a pass, at most; captions are drawn for a whole batch, so it decides results.
+        batch_size: images a pass, at most; captions are drawn for a whole batch, so it decides results; threads:
+        default all cores.
 
         Raises ModelError if the folder holds no such model, or not all of its weights; ModelUsageError for a model that
         needs a prompt.
         """
-        super().__init__(device, precision, batch_size)
+        super().__init__(device, precision, batch_size, threads)
         self.name = model
         with _opening(folder):
             self._processor = AutoImageProcessor.from_pretrained(folder, use_fast=False, **LOCAL)
@@ -89,6 +99,7 @@ class ImageTextToText(Sampler):
         batch_size: int = 8,
         max_tokens: int = PROMPTED_TOKENS,
         question: str = "",
+        threads: int | None = None,
     ) -> None:
         """Opens the model in ``folder``, as `ImageToText` does.
 
@@ -99,7 +110,7 @@ class ImageTextToText(Sampler):
         Raises ModelError if the folder holds no such model, or not all of its weights; ModelUsageError for a model
         without a chat template, and for a question to a model whose tokens know no yes.
         """
-        super().__init__(device, precision, batch_size)
+        super().__init__(device, precision, batch_size, threads)
         self.name, self._prompt, self._max_tokens, self._question = model, prompt, max_tokens, question
         with _opening(folder):
             self._processor: Any = AutoProcessor.from_pretrained(folder, **LOCAL)

@@ -22,7 +22,6 @@ from torch import nn
 import include.models.torchvision_cpu  # noqa: F401  (must come before transformers and open_clip: both import it)
 from include.models.errors import ModelError
 from include.models.preprocessing import Preprocessing
-from include.models.runtime import Pool
 from include.models.sampling import MAX_TOKENS, Sampler, whole_sentences
 from include.models.statedict import SHORTAGES
 
@@ -70,9 +69,8 @@ class Magma(Sampler):
 
         Raises ModelError for weights or a tokenizer of another model.
         """
-        super().__init__(device, precision, batch_size)
-        self.name, self._tokenizer, pool = model, _tokenizer(tokenizer), Pool(threads)
-        torch.set_num_threads(pool.threads)
+        super().__init__(device, precision, batch_size, threads)
+        self.name, self._tokenizer = model, _tokenizer(tokenizer)
         self._end = self._tokenizer.token_to_id(END_OF_TEXT)
         self._prompt = torch.tensor(self._tokenizer.encode(prompt).ids, dtype=torch.long, device=self._placement.device)
         config = GPTJConfig(
@@ -90,7 +88,7 @@ class Magma(Sampler):
         self._prefix.to(self._placement.device, self._placement.dtype).eval()
         clip = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
         clip |= {"size": vision["image_size"], "resize_mode": "shortest"}
-        self._preprocess = Preprocessing(clip, self._placement, pool)
+        self._preprocess = Preprocessing(clip, self._placement, self._pool)
 
     def _prepare(self, images: Sequence[np.ndarray]) -> Mapping[str, torch.Tensor]:
         seen = self._prefix(self._preprocess(images))

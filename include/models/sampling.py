@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from include.models.placement import Batches, place
+from include.models.runtime import Pool
 
 # As BLIP draws its candidates, of which a filter keeps the best (https://arxiv.org/abs/2201.12086, 4.3).
 TOP_P = 0.9
@@ -25,8 +26,9 @@ _lock = Lock()
 class Sampler(ABC):
     """A captioner that draws by nucleus sampling, batch by batch. May be called from several threads."""
 
-    def __init__(self, device: str, precision: str, batch_size: int) -> None:
-        self._placement, self._batches = place(device, precision), Batches(batch_size)
+    def __init__(self, device: str, precision: str, batch_size: int, threads: int | None) -> None:
+        self._placement, self._batches, self._pool = place(device, precision), Batches(batch_size), Pool(threads)
+        torch.set_num_threads(self._pool.threads)
 
     @torch.inference_mode()
     def describe(self, images: Sequence[np.ndarray], candidates: int, seed: int) -> list[list[str]]:

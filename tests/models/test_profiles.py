@@ -83,7 +83,7 @@ def test_every_wrapper_takes_what_the_profile_gives_it(name: str):
         module, _, wrapper = role.wrapper.partition(".")
         takes = inspect.signature(getattr(importlib.import_module(f"include.models.{module}"), wrapper))
         device = {"device": "cpu"} if "precision" in role.params else {}
-        takes.bind(**dict.fromkeys(role.checkpoints), **role.params, **role.options, **device)
+        takes.bind(**dict.fromkeys(role.checkpoints), **role.params, **role.options, **device, threads=3)
 
 
 @pytest.mark.parametrize("name", available())
