@@ -175,7 +175,7 @@ def clip_loop(weights: Path, photos: list[work.Photo], size: int = 64) -> work.J
     model.eval()
     crops = [crop(photo.pixels, box, Settings().crop_padding) for photo in photos for box in photo.boxes]
     pixels = torch.stack([prepare(Image.fromarray(c)) for c in crops]).split(size)
-    captions = [f"people in picture {i}" for i in range(len(photos))]
+    captions = [work.caption(i) for i in range(len(photos))]
     tokens = open_clip.get_tokenizer(CLIP)(captions).split(size)
 
     @torch.inference_mode()

@@ -251,10 +251,15 @@ def _photo(entry: dict[str, Any]) -> Photo:
     return Photo(file.getvalue(), boxes, keypoints)
 
 
+def caption(number: int) -> str:
+    """A caption of twenty tokens or so, as many in LAION are."""
+    return f"Two people in picture {number:,} walk along the beach in the evening sun, summer holidays - stock photo"
+
+
 def write_shard(tar: Path, images: list[bytes]) -> None:
     with tarfile.open(tar, "w") as archive:
         for i, data in enumerate(images):
-            fields = {"key": f"{i:09d}", "url": f"http://example.org/{i}.jpg", "caption": f"people in picture {i}"}
+            fields = {"key": f"{i:09d}", "url": f"http://example.org/{i}.jpg", "caption": caption(i)}
             for suffix, content in (
                 ("jpg", data),
                 ("txt", fields["caption"].encode()),

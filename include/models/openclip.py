@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from itertools import chain
@@ -21,6 +22,7 @@ from include.models.runtime import Pool
 import open_clip  # isort: skip
 
 Item = TypeVar("Item")
+ENDS = ("argmax", "eos")  # OpenCLIP's names for a text's vector that is that of its end
 WORD, TOKEN = 200, 25  # characters: of a word, at most, and of CLIP's longest token with a space
 CPU_BATCH = 8  # images or texts a pass of one thread; with fewer than 4, the last bits of their vectors are others
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
@@ -76,7 +78,21 @@ class OpenClip:
         def tokens(batch: Sequence[str]) -> torch.Tensor:
             return self._tokenize([self._shortened(text) for text in batch]).to(self._placement.device)
 
-        return self._encode(tokens, self._model.encode_text, texts)
+        return self._encode(tokens, self._encode_tokens, texts)
+
+    def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
+        """OpenCLIP's ``encode_text`` without the places behind the end of the longest text, most of all in captions.
+
+        In a causal model no place sees those behind it, and the vector is that of a text's end.
+        """
+        model = self._model
+        if not (isinstance(model, open_clip.CLIP) and model.attn_mask is not None and model.text_pool_type in ENDS):
+            return model.encode_text(tokens)
+        places = int(tokens.any(0).nonzero().max()) + 1
+        shorter = copy.copy(model)
+        shorter._parameters = model._parameters | {"positional_embedding": model.positional_embedding[:places]}
+        shorter._buffers = model._buffers | {"attn_mask": model.attn_mask[:places, :places]}
+        return shorter.encode_text(tokens[:, :places])
 
     def _shortened(self, text: str) -> str:
         """The text without the part after its last token: OpenCLIP's tokenizer reads all of it, in a time that grows
@@ -121,7 +137,11 @@ def _torch_on_one_thread(pool: Pool) -> None:
         torch.get_num_threads()  # a thread's first look sets it to the number of all (aten/src/ATen/Parallel.h)
         torch.set_num_threads(1)  # of this thread, and of all that begin later
 
-    pool.map(compute_alone, range(pool.threads))
+    try:
+        pool.map(compute_alone, range(pool.threads))
+    except RuntimeError:  # the machine has no thread left
+        all_there.abort()  # else those that have begun would wait for ever, and the process for them
+        raise
     torch.set_num_threads(others)
 
 

@@ -7,6 +7,7 @@ import random
 import string
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -69,6 +70,32 @@ def test_what_lies_beyond_the_last_token_takes_no_time_and_makes_no_difference(c
         np.testing.assert_array_equal(clip._tokenize([clip._shortened(text)]), clip._tokenize([text]))
 
 
+def test_the_places_behind_a_texts_end_are_left_out_and_change_nothing(clip, monkeypatch: pytest.MonkeyPatch):
+    import torch
+
+    texts = ["", "a person sits", "东京", "! ! !", "a person sits " * 300]
+    with torch.inference_mode():
+        whole = torch.nn.functional.normalize(clip._model.encode_text(clip._tokenize(texts)), dim=-1).numpy()
+    forward, seen = clip._model.transformer.forward, []
+    monkeypatch.setattr(
+        clip._model.transformer, "forward", lambda x, **options: seen.append(x.shape[1]) or forward(x, **options)
+    )
+    alone = np.concatenate([clip.encode_texts([text]) for text in texts])
+    assert seen[0] == 2 and seen[1] == 5 and seen[-1] == 77
+    np.testing.assert_allclose(alone, whole, atol=1e-5)
+    np.testing.assert_allclose(clip.encode_texts(texts), whole, atol=1e-5)
+
+
+def test_a_text_tower_that_sees_all_places_gets_all(clip, monkeypatch: pytest.MonkeyPatch):
+    clip.encode_texts(["a person sits"])
+    seen: list[int] = []
+    encode_text = clip._model.encode_text
+    monkeypatch.setattr(clip._model, "text_pool_type", "last")
+    monkeypatch.setattr(clip._model, "encode_text", lambda tokens: seen.append(tokens.shape[1]) or encode_text(tokens))
+    clip.encode_texts(["a person sits"])
+    assert seen == [77]
+
+
 def test_nothing_in_nothing_out(clip):
     assert clip.encode_images([]).shape == (0, 32)
     assert clip.encode_texts([]).shape == (0, 32)
@@ -98,8 +125,8 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(clip, items: str, mo
     import torch
 
     encode, given = (clip.encode_images, images()) if items == "images" else (clip.encode_texts, ["a", "b", "c"])
-    expected, method, sizes = encode(given), f"encode_{items[:-1]}", []
-    forward = getattr(clip._model, method)
+    owner, method = (clip._model, "encode_image") if items == "images" else (clip, "_encode_tokens")
+    expected, forward, sizes = encode(given), getattr(owner, method), []
 
     def small(batch: torch.Tensor) -> torch.Tensor:
         sizes.append(len(batch))
@@ -107,7 +134,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(clip, items: str, mo
             raise torch.OutOfMemoryError("CUDA out of memory.")
         return forward(batch)
 
-    monkeypatch.setattr(clip._model, method, small)
+    monkeypatch.setattr(owner, method, small)
     monkeypatch.setattr(clip._batches, "size", 2)
     np.testing.assert_allclose(encode(given), expected, atol=1e-5)
     assert sizes == [2] + [1] * len(given)
@@ -150,6 +177,26 @@ def test_each_thread_of_the_pool_computes_alone_and_others_as_before():
     assert pool.map(threads, range(30)) == [1] * 30
     assert [threads(), *Pool(2).map(threads, range(9))] == [2] * 10
     torch.set_num_threads(before)
+
+
+def test_a_machine_without_threads_ends_the_model_and_not_in_a_wait(monkeypatch: pytest.MonkeyPatch):
+    from include.models.openclip import _torch_on_one_thread
+    from include.models.runtime import Pool
+
+    start, begun = threading.Thread.start, []
+
+    def one_only(thread: threading.Thread) -> None:
+        if begun:
+            raise RuntimeError("can't start new thread")
+        begun.append(thread)
+        start(thread)
+
+    pool = Pool(3)
+    monkeypatch.setattr(threading.Thread, "start", one_only)
+    with pytest.raises(RuntimeError, match="can't start new thread"):
+        _torch_on_one_thread(pool)
+    pool._executor.shutdown()
+    assert not begun[0].is_alive()
 
 
 def test_what_weights_were_published_with_is_kept_when_they_come_from_a_file(
