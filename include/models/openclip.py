@@ -24,7 +24,7 @@ import open_clip  # isort: skip
 Item = TypeVar("Item")
 ENDS = ("argmax", "eos")  # OpenCLIP's names for a text's vector that is that of its end
 WORD, TOKEN = 200, 25  # characters: of a word, at most, and of CLIP's longest token with a space
-CPU_BATCH = 8  # images or texts a pass of one thread; with fewer than 4, the last bits of their vectors are others
+CPU_BATCH = 8  # images or texts a pass of one thread
 PRECISIONS = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -74,25 +74,25 @@ class OpenClip:
 
     def encode_texts(self, texts: Sequence[str]) -> np.ndarray:
         """Unit vectors float32 [texts, dimensions]; the tokenizer cuts texts off at the model's context length."""
+        causal = isinstance(self._model, open_clip.CLIP) and self._model.attn_mask is not None
+        to_the_end = causal and self._model.text_pool_type in ENDS
 
         def tokens(batch: Sequence[str]) -> torch.Tensor:
-            return self._tokenize([self._shortened(text) for text in batch]).to(self._placement.device)
+            padded = self._tokenize([self._shortened(text) for text in batch])
+            places = int(padded.any(0).nonzero().max()) + 1 if to_the_end else padded.shape[1]
+            return padded[:, :places].to(self._placement.device)
 
-        return self._encode(tokens, self._encode_tokens, texts)
+        return self._encode(tokens, self._encode_to_the_end if to_the_end else self._model.encode_text, texts)
 
-    def _encode_tokens(self, tokens: torch.Tensor) -> torch.Tensor:
-        """OpenCLIP's ``encode_text`` without the places behind the end of the longest text, most of all in captions.
+    def _encode_to_the_end(self, tokens: torch.Tensor) -> torch.Tensor:
+        """OpenCLIP's ``encode_text`` of texts [texts, places] up to the end of the longest, mostly a few of 77 places.
 
-        In a causal model no place sees those behind it, and the vector is that of a text's end.
+        In a causal model no place sees those behind it, and of these models a text's vector is that of its end.
         """
-        model = self._model
-        if not (isinstance(model, open_clip.CLIP) and model.attn_mask is not None and model.text_pool_type in ENDS):
-            return model.encode_text(tokens)
-        places = int(tokens.any(0).nonzero().max()) + 1
-        shorter = copy.copy(model)
-        shorter._parameters = model._parameters | {"positional_embedding": model.positional_embedding[:places]}
-        shorter._buffers = model._buffers | {"attn_mask": model.attn_mask[:places, :places]}
-        return shorter.encode_text(tokens[:, :places])
+        shorter, places = copy.copy(self._model), tokens.shape[1]
+        shorter._parameters = shorter._parameters | {"positional_embedding": shorter.positional_embedding[:places]}
+        shorter._buffers = shorter._buffers | {"attn_mask": shorter.attn_mask[:places, :places]}
+        return shorter.encode_text(tokens)
 
     def _shortened(self, text: str) -> str:
         """The text without the part after its last token: OpenCLIP's tokenizer reads all of it, in a time that grows

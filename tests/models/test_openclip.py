@@ -87,7 +87,6 @@ def test_the_places_behind_a_texts_end_are_left_out_and_change_nothing(clip, mon
 
 
 def test_a_text_tower_that_sees_all_places_gets_all(clip, monkeypatch: pytest.MonkeyPatch):
-    clip.encode_texts(["a person sits"])
     seen: list[int] = []
     encode_text = clip._model.encode_text
     monkeypatch.setattr(clip._model, "text_pool_type", "last")
@@ -125,7 +124,7 @@ def test_running_out_of_memory_halves_the_batch_and_goes_on(clip, items: str, mo
     import torch
 
     encode, given = (clip.encode_images, images()) if items == "images" else (clip.encode_texts, ["a", "b", "c"])
-    owner, method = (clip._model, "encode_image") if items == "images" else (clip, "_encode_tokens")
+    owner, method = (clip._model, "encode_image") if items == "images" else (clip, "_encode_to_the_end")
     expected, forward, sizes = encode(given), getattr(owner, method), []
 
     def small(batch: torch.Tensor) -> torch.Tensor:
