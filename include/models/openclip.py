@@ -129,8 +129,8 @@ class OpenClip:
 
 
 def _torch_on_one_thread(pool: Pool) -> None:
-    """Has each thread of the pool compute alone in torch. What torch gives to other threads stays as it is."""
-    others, all_there = torch.get_num_threads(), Barrier(pool.threads)
+    """Has each thread of the pool compute alone in torch, and any other thread with as many as the pool has."""
+    all_there = Barrier(pool.threads)
 
     def compute_alone(_: int) -> None:
         all_there.wait()  # else one thread may take two turns
@@ -142,7 +142,7 @@ def _torch_on_one_thread(pool: Pool) -> None:
     except RuntimeError:  # the machine has no thread left
         all_there.abort()  # else those that have begun would wait for ever, and the process for them
         raise
-    torch.set_num_threads(others)
+    torch.set_num_threads(pool.threads)
 
 
 def open_model(
@@ -156,7 +156,7 @@ def open_model(
     resize_mode: str | None = None,
 ) -> tuple[Any, Preprocessing]:
     """A model of OpenCLIP's with weights from a local file, in evaluation mode, and how images become its input.
-    The parameters are those of ``OpenClip``; pool: how many threads torch may use, and which resize for a GPU.
+    The parameters are those of ``OpenClip``; pool: whose threads make large images smaller for a GPU.
 
     Half precisions are OpenCLIP's own; they keep the layer norms in float32. The settings of the training (QuickGELU,
     normalisation, interpolation) come from OpenCLIP's list of tags. OpenCLIP doesn't read this list when it loads a
@@ -169,7 +169,6 @@ def open_model(
         open_clip.add_model_config(config)
     if open_clip.get_model_config(model) is None:
         raise ModelUsageError("bad-profile", f"open_clip {open_clip.__version__} has no model {model!r}")
-    torch.set_num_threads(pool.threads)
     published: dict[str, Any] = open_clip.get_pretrained_cfg(model, tag)
     try:
         opened = open_clip.create_model(
